@@ -1,0 +1,149 @@
+"""Checks of arguments, in one message format.
+
+Every message names the caller, the argument, the rule and what came::
+
+    mmd_loss: `target` must have shape (samples, features), got (4, 8, 2)
+
+The checks read shapes, dtypes and Python numbers only, never the values inside a tensor: a check costs no
+device synchronisation and does not break a compiled graph.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NoReturn
+
+from torch import Tensor
+
+
+def fail(caller: str, argument: str, rule: str, came: object) -> NoReturn:
+    """Raise ``ValueError`` in the house format."""
+    raise ValueError(f"{caller}: `{argument}` must {rule}, got {came}")
+
+
+def fail_type(caller: str, argument: str, rule: str, came: object) -> NoReturn:
+    """Raise ``TypeError`` in the house format; ``came`` is the offending value, its type is printed."""
+    raise TypeError(f"{caller}: `{argument}` must {rule}, got {type(came).__name__}")
+
+
+def shape_text(tensor: Tensor) -> str:
+    """``(4, 8, 2)`` for a tensor of that shape."""
+    return str(tuple(tensor.shape))
+
+
+def check_tensor(caller: str, argument: str, value: object) -> None:
+    """The value is a tensor."""
+    if not isinstance(value, Tensor):
+        fail_type(caller, argument, "be a torch.Tensor", value)
+
+
+def check_floating(caller: str, argument: str, value: Tensor) -> None:
+    """The value is a real floating-point tensor."""
+    check_tensor(caller, argument, value)
+    if not value.is_floating_point():
+        raise TypeError(f"{caller}: `{argument}` must be a floating-point tensor, got {value.dtype}")
+
+
+def check_features(
+    caller: str, argument: str, value: Tensor, *, axes: str = "(samples, features)", ndim: int = 2
+) -> None:
+    """The value is a floating-point tensor with ``ndim`` axes, none of them empty."""
+    check_floating(caller, argument, value)
+    if value.ndim != ndim:
+        fail(caller, argument, f"have shape {axes}", shape_text(value))
+    if any(size == 0 for size in value.shape):
+        fail(caller, argument, f"have shape {axes} with no empty axis", shape_text(value))
+
+
+def check_samples(caller: str, argument: str, value: Tensor, *, mask: Tensor | None = None) -> None:
+    """``(n, d)``, or with a mask ``(b, t, d)``; the mask, if any, is bool and covers all axes but the last."""
+    check_floating(caller, argument, value)
+    if value.ndim == 3 and mask is None:
+        fail(caller, argument, "have shape (samples, features)", shape_text(value))
+    if value.ndim not in (2, 3):
+        rule = "have shape (samples, features)"
+        fail(caller, argument, rule + (" or (batch, time, features)" if mask is not None else ""), shape_text(value))
+    if any(size == 0 for size in value.shape):
+        fail(caller, argument, "have no empty axis", shape_text(value))
+    if mask is not None:
+        check_mask(caller, argument + "_mask", mask, value.shape[:-1])
+
+
+def check_mask(caller: str, argument: str, mask: Tensor, shape: Sequence[int]) -> None:
+    """The mask is a bool tensor of exactly this shape (True = keep)."""
+    check_tensor(caller, argument, mask)
+    if str(mask.dtype) != "torch.bool":
+        raise TypeError(f"{caller}: `{argument}` must be a bool tensor (True = keep), got {mask.dtype}")
+    if tuple(mask.shape) != tuple(shape):
+        fail(caller, argument, f"have shape {tuple(shape)}", shape_text(mask))
+
+
+def check_weight(caller: str, argument: str, weight: Tensor, shape: Sequence[int]) -> None:
+    """The weight is a real tensor of exactly this shape; its values (>= 0) are the caller's promise."""
+    check_tensor(caller, argument, weight)
+    if weight.is_complex() or str(weight.dtype) == "torch.bool":
+        raise TypeError(f"{caller}: `{argument}` must be a real tensor, got {weight.dtype}")
+    if tuple(weight.shape) != tuple(shape):
+        fail(caller, argument, f"have shape {tuple(shape)}", shape_text(weight))
+
+
+def check_same_width(caller: str, first: str, a: Tensor, second: str, b: Tensor) -> None:
+    """Both have the same number of features."""
+    if a.shape[-1] != b.shape[-1]:
+        fail(caller, second, f"have as many features as `{first}` ({a.shape[-1]})", b.shape[-1])
+
+
+def check_same_shape(caller: str, first: str, a: Tensor, second: str, b: Tensor) -> None:
+    """Both have the same shape."""
+    if a.shape != b.shape:
+        fail(caller, second, f"have the shape of `{first}` {shape_text(a)}", shape_text(b))
+
+
+def check_choice(caller: str, argument: str, value: object, choices: Sequence[str]) -> None:
+    """The value is one of the named choices."""
+    if value not in choices:
+        fail(caller, argument, "be one of " + ", ".join(repr(c) for c in choices), repr(value))
+
+
+def check_number(
+    caller: str,
+    argument: str,
+    value: object,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+) -> None:
+    """The value is a finite Python number inside the bounds."""
+    bounds = [
+        text
+        for bound, text in (
+            (above, f"> {above:g}" if above is not None else ""),
+            (at_least, f">= {at_least:g}" if at_least is not None else ""),
+            (at_most, f"<= {at_most:g}" if at_most is not None else ""),
+            (below, f"< {below:g}" if below is not None else ""),
+        )
+        if bound is not None
+    ]
+    rule = "be a finite number" + (" " + " and ".join(bounds) if bounds else "")
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        fail_type(caller, argument, rule, value)
+    outside = (
+        not math.isfinite(value)
+        or (above is not None and value <= above)
+        or (at_least is not None and value < at_least)
+        or (at_most is not None and value > at_most)
+        or (below is not None and value >= below)
+    )
+    if outside:
+        fail(caller, argument, rule, value)
+
+
+def check_count(caller: str, argument: str, value: object, *, at_least: int = 1) -> None:
+    """The value is an integer of at least ``at_least``."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        fail_type(caller, argument, f"be an integer >= {at_least}", value)
+    if value < at_least:
+        fail(caller, argument, f"be an integer >= {at_least}", value)

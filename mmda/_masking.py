@@ -1,0 +1,96 @@
+"""Masked reductions and the one place where samples, masks and weights become rows and row weights.
+
+Masks are bool, True = keep. What padding holds never matters, NaN and infinities included: values and
+gradients on padding are exactly zero. A reduction over an empty row gives zero, never NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from mmda._checks import check_samples, check_weight
+
+
+def working_dtype(*tensors: Tensor) -> torch.dtype:
+    """float64 if any input has it, else float32: half precision is widened, never computed in."""
+    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+
+
+@contextmanager
+def full_precision(tensor: Tensor) -> Iterator[None]:
+    """Autocast off for this tensor's device; free when autocast is not on."""
+    device = tensor.device.type
+    if torch.is_autocast_enabled(device):
+        with torch.autocast(device_type=device, enabled=False):
+            yield
+    else:
+        yield
+
+
+def zero_padding(x: Tensor, mask: Tensor) -> Tensor:
+    """``x`` with exact zeros where ``mask`` (all axes of ``x`` but the last) is False, whatever was there."""
+    return torch.where(mask.unsqueeze(-1), x, torch.zeros((), dtype=x.dtype, device=x.device))
+
+
+def as_rows(
+    caller: str, argument: str, x: Tensor, *, mask: Tensor | None, weight: Tensor | None, dtype: torch.dtype
+) -> tuple[Tensor, Tensor | None]:
+    """Check and flatten samples ``(n, d)`` or ``(b, t, d)`` to rows ``(n, d)`` and row weights ``(n,)``.
+
+    The weights are ``None`` where every row counts once; a masked row gets weight 0 and a row of zeros.
+    """
+    check_samples(caller, argument, x, mask=mask)
+    if weight is not None:
+        check_weight(caller, argument + "_weight", weight, x.shape[:-1])
+    rows = x.to(dtype)
+    row_weight = None if weight is None else weight.to(dtype)
+    if mask is not None:
+        rows = zero_padding(rows, mask)
+        ones = torch.ones((), dtype=dtype, device=x.device)
+        row_weight = torch.where(mask, ones if row_weight is None else row_weight, torch.zeros_like(ones))
+    if row_weight is not None:
+        row_weight = row_weight.reshape(-1)
+    return rows.reshape(-1, rows.shape[-1]), row_weight
+
+
+def safe_divide(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """``numerator / denominator``, zero (with zero gradient) where the denominator is not positive."""
+    positive = denominator > 0
+    one = torch.ones((), dtype=denominator.dtype, device=denominator.device)
+    quotient = numerator / torch.where(positive, denominator, one)
+    return torch.where(positive, quotient, torch.zeros_like(quotient))
+
+
+def masked_mean(x: Tensor, mask: Tensor, dim: int) -> Tensor:
+    """Mean of ``x`` over ``dim`` where ``mask`` (same shape as ``x``) is True; zero where none is."""
+    kept = torch.where(mask, x, torch.zeros((), dtype=x.dtype, device=x.device))
+    return safe_divide(kept.sum(dim), mask.sum(dim).to(x.dtype))
+
+
+def masked_logsumexp(x: Tensor, mask: Tensor, dim: int) -> Tensor:
+    """log sum exp over ``dim`` where ``mask`` is True; zero where none is."""
+    floor = torch.finfo(x.dtype).min
+    some = mask.any(dim)
+    filled = torch.where(mask, x, torch.full((), floor, dtype=x.dtype, device=x.device))
+    top = filled.detach().amax(dim, keepdim=True)
+    total = torch.where(mask, (filled - top).exp(), torch.zeros((), dtype=x.dtype, device=x.device)).sum(dim)
+    one = torch.ones((), dtype=x.dtype, device=x.device)
+    value = torch.where(some, total, one).log() + torch.where(some, top.squeeze(dim), 0 * one)
+    return torch.where(some, value, 0 * one)
+
+
+def masked_log_softmax(x: Tensor, mask: Tensor, dim: int) -> Tensor:
+    """Log-softmax over the kept entries; zero on the others."""
+    clean = torch.where(mask, x, torch.zeros((), dtype=x.dtype, device=x.device))
+    value = clean - masked_logsumexp(clean, mask, dim).unsqueeze(dim)
+    return torch.where(mask, value, torch.zeros((), dtype=x.dtype, device=x.device))
+
+
+def masked_softmax(x: Tensor, mask: Tensor, dim: int) -> Tensor:
+    """Softmax over the kept entries; zero on the others, all zero where none is kept."""
+    value = masked_log_softmax(x, mask, dim).exp()
+    return torch.where(mask, value, torch.zeros((), dtype=x.dtype, device=x.device))

@@ -1,0 +1,70 @@
+"""Named terms and their weighted sum."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from torch import Tensor
+
+from mmda._checks import fail
+
+
+class Objective(NamedTuple):
+    """What a training step minimises and the terms it was summed from.
+
+    Attributes:
+        total: scalar, the weighted sum.
+        terms: each term raw, by role, before its weight.
+    """
+
+    total: Tensor
+    terms: dict[str, Tensor]
+
+
+def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float] | None = None) -> Objective:
+    r"""Sum of named scalar terms, each times its weight.
+
+    .. math:: L = \sum_r w_r L_r
+
+    A sum, never a mean: switching a term off does not change the scale of the others. A role without a
+    weight counts once; a weight of 0 leaves the term out of the graph.
+
+    Args:
+        terms: scalar tensors by role; at least one.
+        weights: factors by role. Every key must be a role in ``terms``.
+
+    Returns:
+        :class:`Objective` with the scalar total and the raw terms.
+
+    Raises:
+        ValueError: ``terms`` is empty, a term is not a scalar, or ``weights`` names an unknown role (the
+            message lists both sets).
+
+    Example:
+        >>> import torch
+        >>> objective = weighted_sum({"moment": torch.tensor(2.0), "video": torch.tensor(3.0)}, {"video": 0.5})
+        >>> objective.total.item()
+        3.5
+    """
+    weights = weights or {}
+    unknown = sorted(set(weights) - set(terms))
+    if unknown:
+        fail("weighted_sum", "weights", f"name roles among {sorted(terms)}", unknown)
+    if not terms:
+        fail("weighted_sum", "terms", "hold at least one term", "none")
+    for role, term in terms.items():
+        if term.ndim != 0:
+            fail("weighted_sum", f"terms[{role!r}]", "be a scalar", tuple(term.shape))
+    total: Tensor | None = None
+    for role, term in terms.items():
+        weight = weights.get(role, 1.0)
+        if weight != 0:
+            part = term if weight == 1 else weight * term
+            total = part if total is None else total + part
+    if total is None:
+        total = 0.0 * next(iter(terms.values()))
+    return Objective(total, dict(terms))
+
+
+__all__ = ["Objective", "weighted_sum"]

@@ -1,0 +1,24 @@
+"""Shared fixtures: where the real data lives, and one thread so that tests do not fight for cores."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of real data sets: ``$MMDA_DATA``, else ``../shared/data`` beside the checkout."""
+    root = Path(os.environ.get("MMDA_DATA", ROOT.parent / "shared" / "data"))
+    if not root.is_dir():
+        pytest.skip(f"real data not found at {root}; set MMDA_DATA to run this test")
+    return root
