@@ -63,7 +63,8 @@ def check_samples(caller: str, argument: str, value: Tensor, *, mask: Tensor | N
         fail(caller, argument, "have shape (samples, features)", shape_text(value))
     if value.ndim not in (2, 3):
         rule = "have shape (samples, features)"
-        fail(caller, argument, rule + (" or (batch, time, features)" if mask is not None else ""), shape_text(value))
+        rule += " or (batch, time, features)" if mask is not None else ""
+        fail(caller, argument, rule, shape_text(value))
     if any(size == 0 for size in value.shape):
         fail(caller, argument, "have no empty axis", shape_text(value))
     if mask is not None:

@@ -1,0 +1,99 @@
+"""Weighted sums of kernel values over all pairs of rows: the one engine behind every kernel discrepancy."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mmda._masking import safe_divide
+from mmda.kernels import Kernel, centred_squared_distances
+
+
+class PairMeans(NamedTuple):
+    """Means of k over the pairs within each sample and across."""
+
+    within_x: Tensor
+    within_y: Tensor
+    across: Tensor
+
+
+def pooled_centre(x: Tensor, y: Tensor, x_weight: Tensor | None, y_weight: Tensor | None) -> Tensor:
+    """Mean of the kept rows of both samples, detached: any common shift leaves distances alone."""
+    x, y = x.detach(), y.detach()
+    x_sum = x.sum(0) if x_weight is None else x_weight.detach() @ x
+    y_sum = y.sum(0) if y_weight is None else y_weight.detach() @ y
+    if x_weight is None and y_weight is None:
+        return (x_sum + y_sum) / (x.shape[0] + y.shape[0])
+    return safe_divide(x_sum + y_sum, total_weight(x, x_weight) + total_weight(y, y_weight))
+
+
+def total_weight(x: Tensor, weight: Tensor | None) -> Tensor:
+    """Number of rows, counting weights."""
+    return torch.full((), float(x.shape[0]), dtype=x.dtype, device=x.device) if weight is None else weight.sum()
+
+
+def settle_bandwidth(
+    kernel: Kernel, x: Tensor, y: Tensor, x_weight: Tensor | None, y_weight: Tensor | None
+) -> Tensor:
+    """The kernel's bandwidth on the pooled sample."""
+    pooled = torch.cat([x.detach(), y.detach()])
+    weight: Tensor | None = None
+    if x_weight is not None or y_weight is not None:
+        parts = [
+            torch.ones(rows.shape[0], dtype=rows.dtype, device=rows.device) if w is None else w.detach()
+            for rows, w in ((x, x_weight), (y, y_weight))
+        ]
+        weight = torch.cat(parts)
+    return kernel.settle(pooled, weight)
+
+
+def pair_means(
+    x: Tensor,
+    y: Tensor,
+    x_weight: Tensor | None,
+    y_weight: Tensor | None,
+    *,
+    kernel: Kernel,
+    unbiased: bool = False,
+    bandwidth: Tensor | None = None,
+) -> PairMeans:
+    """Means of k(x_i, x_j), k(y_i, y_j) and k(x_i, y_j) over all pairs; ``unbiased`` leaves out i = j.
+
+    Rows are (n, d) in the working dtype, weights are counts (n,) or None. A mean over no pair is zero.
+    """
+    if bandwidth is None:
+        bandwidth = settle_bandwidth(kernel, x, y, x_weight, y_weight)
+    centre = pooled_centre(x, y, x_weight, y_weight)
+    x, y = x - centre, y - centre
+    return PairMeans(
+        _within(x, x_weight, kernel, bandwidth, unbiased),
+        _within(y, y_weight, kernel, bandwidth, unbiased),
+        _across(x, y, x_weight, y_weight, kernel, bandwidth),
+    )
+
+
+def _within(x: Tensor, weight: Tensor | None, kernel: Kernel, bandwidth: Tensor, unbiased: bool) -> Tensor:
+    gram = kernel.evaluate(centred_squared_distances(x, x, same=True), bandwidth)
+    n = x.shape[0]
+    if weight is None:
+        if unbiased:
+            return (gram.sum() - n * kernel.at_zero) / (n * (n - 1))
+        return gram.mean()
+    total = weight.sum()
+    product = weight @ gram @ weight
+    if unbiased:
+        return safe_divide(product - total * kernel.at_zero, total.square() - total)
+    return safe_divide(product, total.square())
+
+
+def _across(
+    x: Tensor, y: Tensor, x_weight: Tensor | None, y_weight: Tensor | None, kernel: Kernel, bandwidth: Tensor
+) -> Tensor:
+    gram = kernel.evaluate(centred_squared_distances(x, y), bandwidth)
+    if x_weight is None and y_weight is None:
+        return gram.mean()
+    a = torch.ones(x.shape[0], dtype=x.dtype, device=x.device) if x_weight is None else x_weight
+    b = torch.ones(y.shape[0], dtype=y.dtype, device=y.device) if y_weight is None else y_weight
+    return safe_divide(a @ gram @ b, a.sum() * b.sum())
