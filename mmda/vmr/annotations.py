@@ -1,0 +1,493 @@
+"""Moment annotations as researchers have them on disk, read into one validated form.
+
+Five layouts are known: Charades-STA, ActivityNet Captions, TACoS, QVHighlights and NExT-GQA. Times become
+continuous seconds, moments are cut to the video once, here, and a report counts what was cut and dropped.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, NoReturn, cast, get_args
+
+from mmda.vmr.reports import ClosedMomentsError, Findings, Report, VMRDataError
+
+Layout = Literal["charades", "activitynet", "tacos", "qvhighlights", "nextgqa"]
+Window = tuple[float, float]
+
+_VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".webm")
+
+
+@dataclass(frozen=True)
+class VMRQuery:
+    """One sentence about one video and the moments it names, in seconds.
+
+    Args:
+        qid: name of the query, unique in its annotations.
+        vid: name of the video, without a file suffix.
+        text: the sentence, blanks collapsed.
+        duration: length of the video in seconds.
+        windows: the moments ``(start, end)`` with ``0 <= start < end <= duration``; empty where unlabelled.
+    """
+
+    qid: str
+    vid: str
+    text: str
+    duration: float
+    windows: tuple[Window, ...] = ()
+
+
+class _ClosedQuery(VMRQuery):
+    """A query whose moments are not there: not hidden, not copied; reading them raises."""
+
+    def __init__(self, query: VMRQuery) -> None:
+        for name in ("qid", "vid", "text", "duration"):
+            object.__setattr__(self, name, getattr(query, name))
+
+    @property
+    def windows(self) -> NoReturn:
+        raise ClosedMomentsError(
+            f"the moments of query `{self.qid}` are closed: a target domain is trained without its boundaries; "
+            "read them from the annotations that `without_moments()` was called on, in evaluation only"
+        )
+
+    def _key(self) -> tuple[object, ...]:
+        return self.qid, self.vid, self.text, self.duration
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ClosedQuery) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __repr__(self) -> str:
+        return f"VMRQuery(qid={self.qid!r}, vid={self.vid!r}, text={self.text!r}, duration={self.duration}, closed)"
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """Validated queries of one split, in file order, with the report of what was cut and dropped.
+
+    Args:
+        queries: the queries kept.
+        report: what was read, cut and dropped.
+        source: the file they came from, for messages.
+        closed: the moments are not readable (the target's view).
+
+    Example:
+        >>> notes = validate_queries([VMRQuery("q1", "v", "a dog runs", 10.0, ((4.0, 12.0),))], source="mine")
+        >>> notes[0].windows, notes.report.count("clipped")
+        (((4.0, 10.0),), 1)
+        >>> notes.without_moments()[0].windows
+        Traceback (most recent call last):
+        ...
+        ClosedMomentsError: the moments of query `q1` are closed: ...
+    """
+
+    queries: tuple[VMRQuery, ...]
+    report: Report = field(repr=False)
+    source: str = "memory"
+    closed: bool = False
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    def __iter__(self) -> Iterator[VMRQuery]:
+        return iter(self.queries)
+
+    def __getitem__(self, index: int) -> VMRQuery:
+        return self.queries[index]
+
+    @property
+    def vids(self) -> tuple[str, ...]:
+        """Every video once, in order of first mention."""
+        return tuple(dict.fromkeys(query.vid for query in self.queries))
+
+    @property
+    def durations(self) -> dict[str, float]:
+        """Length of every video in seconds."""
+        return {query.vid: query.duration for query in self.queries}
+
+    def select(self, vids: Collection[str]) -> Annotations:
+        """The queries of these videos, in the same order.
+
+        Raises:
+            VMRDataError: if none of the videos is known.
+        """
+        wanted = set(vids)
+        kept = tuple(query for query in self.queries if query.vid in wanted)
+        if not kept:
+            some = ", ".join(sorted(wanted)[:3])
+            raise VMRDataError(self.source, None, "have a query on one of the selected videos", f"none on {some}")
+        return replace(self, queries=kept)
+
+    def without_moments(self) -> Annotations:
+        """The target's view: the same pairs, whose moments are gone; reading ``windows`` raises."""
+        if self.closed:
+            return self
+        return replace(self, queries=tuple(_ClosedQuery(query) for query in self.queries), closed=True)
+
+
+def validate_queries(
+    queries: Iterable[VMRQuery],
+    *,
+    source: str | Path = "memory",
+    facts: Mapping[str, object] | None = None,
+    findings: Findings | None = None,
+) -> Annotations:
+    """Bring raw queries into the validated form: cut moments to the video, drop what names no moment.
+
+    A moment that ends after the video is cut and counted (``clipped``), one with ``end <= start`` is dropped and
+    counted (``inverted``); a moment may count under both. A query that loses all its moments, has no words or
+    belongs to a video of unknown length is dropped and counted. A query that never had a moment is kept.
+
+    Args:
+        queries: raw queries, in order.
+        source: the file they came from, for messages.
+        facts: what to say first in the report.
+        findings: what the caller has counted already.
+
+    Returns:
+        The annotations with their report.
+
+    Raises:
+        VMRDataError: if a qid comes twice, or a time is not a finite number.
+    """
+    found = findings if findings is not None else Findings()
+    kept: list[VMRQuery] = []
+    seen: set[str] = set()
+    rows = moments = 0
+    for query in queries:
+        rows += 1
+        if query.qid in seen:
+            raise VMRDataError(source, query.qid, "name one query only", "the same qid twice")
+        seen.add(query.qid)
+        text = " ".join(query.text.split())
+        if not text:
+            found.add("no_text", query.qid)
+            continue
+        if not (math.isfinite(query.duration) and query.duration > 0):
+            found.add("no_duration", query.qid)
+            continue
+        windows = tuple(_clip(query, found, source))
+        if query.windows and not windows:
+            found.add("no_moment", query.qid)
+            continue
+        moments += len(windows)
+        kept.append(replace(query, text=text, duration=float(query.duration), windows=windows))
+    said: dict[str, object] = dict(facts or {})
+    said |= {"rows": rows, "queries": len(kept), "videos": len({query.vid for query in kept}), "moments": moments}
+    if not kept:
+        raise VMRDataError(source, None, "hold at least one usable query", f"{rows} rows, none usable")
+    return Annotations(tuple(kept), found.report(str(source), said), str(source))
+
+
+def _clip(query: VMRQuery, found: Findings, source: str | Path) -> Iterator[Window]:
+    for start, end in query.windows:
+        if not (math.isfinite(start) and math.isfinite(end)):
+            raise VMRDataError(source, query.qid, "have finite moment times", f"({start}, {end})")
+        if end > query.duration:
+            found.add("clipped", query.qid)
+        if start < 0 < end:
+            found.add("negative", query.qid)
+        low, high = max(start, 0.0), min(end, query.duration)
+        if end <= start:
+            found.add("inverted", query.qid)
+        elif high <= low:
+            found.add("outside", query.qid)
+        else:
+            yield float(low), float(high)
+
+
+def read_annotations(
+    path: str | Path,
+    layout: Layout | None = None,
+    *,
+    split: str | None = None,
+    durations: str | Path | Mapping[str, float] | None = None,
+) -> Annotations:
+    """Read one split of moment annotations in any of the five layouts.
+
+    Args:
+        path: the annotation file; or its folder, with ``split``. For NExT-GQA either the questions (``val.csv``)
+            or the grounded spans (``gsub_val.json``); the other is found beside it.
+        layout: one of ``"charades"``, ``"activitynet"``, ``"tacos"``, ``"qvhighlights"``, ``"nextgqa"``;
+            recognised from the file where left out.
+        split: which file of a folder: the word in its name (``"train"``, ``"val"``, ``"test"``).
+        durations: length of every video, only for Charades-STA: a mapping, a ``csv`` with columns ``id`` and
+            ``length``, or a ``json`` of numbers or ``{"duration": number}``; by default
+            ``Charades_v1_<split>.csv`` beside the file.
+
+    Returns:
+        The queries in file order. Query names: the file's own ``qid`` (QVHighlights), ``<vid>_<qid>`` (NExT-GQA),
+        the audio's stem where given, else ``<vid>_<split>_<k>``, k from 1 within the video.
+
+    Raises:
+        VMRDataError: if the layout is not recognised or the file breaks it.
+        OSError: if a file cannot be read.
+
+    Notes:
+        Differs from the published files: moments are cut to the video, rows with ``end <= start`` dropped;
+        TACoS frames become seconds by the video's own frame rate; file suffixes of ids are removed; blanks
+        collapse. For NExT-GQA the text is ``question? answer``.
+
+    References:
+        Gao et al., "TALL", ICCV 2017 (Charades-STA); Krishna et al., "Dense-Captioning Events in Videos", ICCV
+        2017; Regneri et al., "Grounding Action Descriptions in Videos", TACL 2013; Lei et al., "QVHighlights",
+        NeurIPS 2021; Xiao et al., "Can I Trust Your Answer?", CVPR 2024.
+    """
+    file = _pick_file(Path(path), split)
+    if layout is None:
+        layout = detect_layout(file)
+    elif layout not in get_args(Layout):
+        known = ", ".join(repr(name) for name in get_args(Layout))
+        raise ValueError(f"read_annotations: `layout` must be one of {known}, got {layout!r}")
+    if durations is not None and layout != "charades":
+        raise ValueError(
+            f"read_annotations: `durations` must be left out for {layout!r}, whose files hold them, got {durations!r}"
+        )
+    findings = Findings()
+    if layout == "charades":
+        rows = _read_charades(file, durations, findings)
+    else:
+        rows = _READERS[layout](file)
+    try:
+        return validate_queries(rows, source=file, facts={"layout": layout}, findings=findings)
+    except UnicodeDecodeError as error:
+        raise VMRDataError(file, None, "be UTF-8 text", error) from None
+
+
+def detect_layout(path: str | Path) -> Layout:
+    """Recognise the layout of an annotation file from its suffix and first entry.
+
+    Raises:
+        VMRDataError: if it is none of the five.
+    """
+    file = Path(path)
+    suffix = file.suffix.lower()
+    if suffix == ".jsonl":
+        return "qvhighlights"
+    if suffix == ".txt":
+        with _open(file) as stream:
+            if "##" in stream.readline():
+                return "charades"
+    elif suffix == ".csv":
+        with _open(file) as stream:
+            if {"video_id", "question", "answer", "qid"} <= set(stream.readline().strip().split(",")):
+                return "nextgqa"
+    elif suffix == ".json":
+        loaded = _load_json(file)
+        first = next(iter(loaded.values()), None) if isinstance(loaded, dict) else None
+        if isinstance(first, dict):
+            if "location" in first:
+                return "nextgqa"
+            if "timestamps" in first and "num_frames" in first:
+                return "tacos"
+            if "timestamps" in first:
+                return "activitynet"
+    rule = (
+        "be in a known layout (Charades-STA .txt with `##`, ActivityNet Captions or TACoS .json with `timestamps`, "
+        "QVHighlights .jsonl, NExT-GQA .csv or .json with `location`)"
+    )
+    raise VMRDataError(file, None, rule, f"a {suffix or 'suffixless'} file that fits none")
+
+
+def _pick_file(path: Path, split: str | None) -> Path:
+    if not path.exists():
+        raise VMRDataError(path, None, "exist", "no such file or folder")
+    if not path.is_dir():
+        return path
+    names = sorted(entry.name for entry in path.iterdir() if entry.suffix in (".txt", ".json", ".jsonl", ".csv"))
+    aside = re.compile(r"^(Charades_v1|gsub_|valid_videos|.*durations)")
+    candidates = [name for name in names if not aside.match(name)]
+    if split is not None:
+        candidates = [name for name in candidates if split in re.split(r"[._\-]", name)]
+    if len(candidates) != 1:
+        word = f"exactly one annotation file for split {split!r}" if split else "exactly one annotation file"
+        raise VMRDataError(path, None, f"hold {word} (or name the file)", ", ".join(candidates) or "none")
+    return path / candidates[0]
+
+
+def _open(file: Path) -> Any:
+    try:
+        return file.open(encoding="utf-8", newline="")
+    except FileNotFoundError:
+        raise VMRDataError(file, None, "exist", "no such file") from None
+
+
+def _load_json(file: Path) -> Any:
+    try:
+        with _open(file) as stream:
+            return json.load(stream)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise VMRDataError(file, None, "be valid JSON", error) from None
+
+
+def _number(file: Path, id: str, name: str, value: object) -> float:
+    if isinstance(value, bool):
+        raise VMRDataError(file, id, f"have a number as `{name}`", value)
+    try:
+        return float(cast(Any, value))
+    except (TypeError, ValueError):
+        raise VMRDataError(file, id, f"have a number as `{name}`", repr(value)) from None
+
+
+def _windows(file: Path, id: str, name: str, value: object) -> tuple[Window, ...]:
+    if not isinstance(value, list) or any(not isinstance(pair, list) or len(pair) != 2 for pair in value):
+        raise VMRDataError(file, id, f"have a list of [start, end] as `{name}`", repr(value))
+    return tuple((_number(file, id, name, start), _number(file, id, name, end)) for start, end in value)
+
+
+def video_id(name: str) -> str:
+    """A video's name without a file suffix: ``s13-d21.avi`` is ``s13-d21``; dots elsewhere stay."""
+    for suffix in _VIDEO_SUFFIXES:
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+def _split_word(file: Path) -> str:
+    words = re.split(r"[._\-]", file.stem)
+    return next((f"{word}_" for word in words if word in ("train", "val", "test")), "")
+
+
+def _read_charades(
+    file: Path, durations: str | Path | Mapping[str, float] | None, findings: Findings
+) -> Iterator[VMRQuery]:
+    lengths = _charades_durations(file, durations)
+    split, counts = _split_word(file), dict[str, int]()
+    with _open(file) as stream:
+        for number, line in enumerate(stream, start=1):
+            if not line.strip():
+                continue
+            head, mark, text = line.partition("##")
+            parts = head.split()
+            if not mark or len(parts) != 3:
+                raise VMRDataError(file, f"line {number}", "read `VID START END##sentence`", repr(line.strip()))
+            vid = video_id(parts[0])
+            counts[vid] = counts.get(vid, 0) + 1
+            qid = f"{vid}_{split}{counts[vid]}"
+            window = _number(file, qid, "start", parts[1]), _number(file, qid, "end", parts[2])
+            yield VMRQuery(qid, vid, text, lengths.get(vid, math.nan), (window,))
+
+
+def _charades_durations(file: Path, given: str | Path | Mapping[str, float] | None) -> Mapping[str, float]:
+    if isinstance(given, Mapping):
+        return given
+    if given is None:
+        word = _split_word(file).rstrip("_")
+        beside = file.parent / f"Charades_v1_{word}.csv"
+        if not beside.is_file():
+            rule = f"have its videos' lengths beside it ({beside.name}) or in `durations`"
+            raise VMRDataError(file, None, rule, "neither")
+        given = beside
+    table = Path(given)
+    if table.suffix == ".csv":
+        with _open(table) as stream:
+            reader = csv.DictReader(stream)
+            if not {"id", "length"} <= set(reader.fieldnames or ()):
+                raise VMRDataError(table, None, "have the columns `id` and `length`", reader.fieldnames)
+            return {row["id"]: _number(table, row["id"], "length", row["length"]) for row in reader}
+    loaded = _load_json(table)
+    if not isinstance(loaded, dict):
+        raise VMRDataError(table, None, "map video ids to lengths", type(loaded).__name__)
+    return {
+        vid: _number(table, vid, "duration", entry.get("duration") if isinstance(entry, dict) else entry)
+        for vid, entry in loaded.items()
+    }
+
+
+def _read_timestamps(file: Path, *, frames: bool) -> Iterator[VMRQuery]:
+    """The layout of ActivityNet Captions (seconds) and of TACoS (frames, with the video's frame rate)."""
+    split = _split_word(file)
+    loaded = _load_json(file)
+    if not isinstance(loaded, dict):
+        raise VMRDataError(file, None, "map video ids to their captions", type(loaded).__name__)
+    for name, entry in loaded.items():
+        vid = video_id(name)
+        needed = ("timestamps", "sentences", *(("fps", "num_frames") if frames else ("duration",)))
+        missing = [key for key in needed if not isinstance(entry, dict) or key not in entry]
+        if missing:
+            raise VMRDataError(file, name, f"have the keys {', '.join(needed)}", f"no {', '.join(missing)}")
+        times, sentences = entry["timestamps"], entry["sentences"]
+        audios = entry.get("audios", [])
+        if not isinstance(times, list) or not isinstance(sentences, list):
+            raise VMRDataError(file, name, "have lists of timestamps and sentences", type(times).__name__)
+        if len(times) != len(sentences):
+            rule = "have as many timestamps as sentences"
+            raise VMRDataError(file, name, rule, f"{len(times)} and {len(sentences)}")
+        rate = _number(file, name, "fps", entry["fps"]) if frames else 1.0
+        if not rate > 0:
+            raise VMRDataError(file, name, "have a positive `fps`", rate)
+        length = _number(file, name, "length", entry["num_frames" if frames else "duration"]) / rate
+        for k, (window, text) in enumerate(zip(times, sentences)):
+            named = len(audios) == len(sentences)
+            qid = Path(audios[k]).stem if named else f"{vid}_{split}{k + 1}"
+            (start, end), *more = _windows(file, qid, "timestamps", [window])
+            yield VMRQuery(qid, vid, str(text), length, ((start / rate, end / rate), *more))
+
+
+def _read_activitynet(file: Path) -> Iterator[VMRQuery]:
+    return _read_timestamps(file, frames=False)
+
+
+def _read_tacos(file: Path) -> Iterator[VMRQuery]:
+    return _read_timestamps(file, frames=True)
+
+
+def _read_qvhighlights(file: Path) -> Iterator[VMRQuery]:
+    with _open(file) as stream:
+        for number, line in enumerate(stream, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise VMRDataError(file, f"line {number}", "be valid JSON", error) from None
+            needed = ("qid", "vid", "query", "duration")
+            missing = [key for key in needed if not isinstance(row, dict) or key not in row]
+            if missing:
+                rule = f"have the keys {', '.join(needed)}"
+                raise VMRDataError(file, f"line {number}", rule, f"no {', '.join(missing)}")
+            qid = str(row["qid"])
+            windows = row.get("relevant_windows") or []
+            yield VMRQuery(
+                qid,
+                video_id(str(row["vid"])),
+                str(row["query"]),
+                _number(file, qid, "duration", row["duration"]),
+                _windows(file, qid, "relevant_windows", windows),
+            )
+
+
+def _read_nextgqa(file: Path) -> Iterator[VMRQuery]:
+    if file.suffix == ".csv":
+        questions, spans = file, file.with_name(f"gsub_{file.stem}.json")
+    else:
+        questions, spans = file.with_name(f"{file.stem.removeprefix('gsub_')}.csv"), file
+    grounded = _load_json(spans)
+    with _open(questions) as stream:
+        for row in csv.DictReader(stream):
+            missing = [key for key in ("video_id", "qid", "question", "answer") if row.get(key) is None]
+            if missing:
+                raise VMRDataError(questions, row.get("video_id"), "have every column", f"no {', '.join(missing)}")
+            vid, qid = row["video_id"], f"{row['video_id']}_{row['qid']}"
+            entry = grounded.get(vid)
+            if not isinstance(entry, dict) or "duration" not in entry or "location" not in entry:
+                raise VMRDataError(spans, vid, "have `duration` and `location`", "no such entry")
+            windows = _windows(spans, qid, "location", entry["location"].get(row["qid"], []))
+            duration = _number(spans, vid, "duration", entry["duration"])
+            yield VMRQuery(qid, vid, f"{row['question']}? {row['answer']}", duration, windows)
+
+
+_READERS: Mapping[str, Callable[[Path], Iterator[VMRQuery]]] = {
+    "activitynet": _read_activitynet,
+    "tacos": _read_tacos,
+    "qvhighlights": _read_qvhighlights,
+    "nextgqa": _read_nextgqa,
+}
