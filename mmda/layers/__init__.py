@@ -1,3 +1,9 @@
 """Layers: the building blocks that the losses and the reference model share."""
+from mmda.layers.attention import FrameQueryAttention
+from mmda.layers.pooling import AttentionPool, MaskedMeanPool
 
-__all__: list[str] = []
+__all__ = [
+    "AttentionPool",
+    "FrameQueryAttention",
+    "MaskedMeanPool",
+]

@@ -1,0 +1,98 @@
+"""Similarity of frames and queries, and pooling by it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mmda._checks import check_features, check_mask, check_number, fail, shape_text
+from mmda._masking import full_precision, masked_softmax, working_dtype, zero_padding
+
+
+def unit_rows(x: Tensor, *, eps: float = 1e-12) -> Tensor:
+    r"""Rows scaled to length one, :math:`x / \sqrt{\lVert x \rVert^2 + \epsilon}`: smooth at zero, no NaN."""
+    return x * (x.square().sum(-1, keepdim=True) + eps).rsqrt()
+
+
+def check_frames_and_queries(caller: str, frames: Tensor, queries: Tensor, frame_mask: Tensor | None) -> None:
+    """``frames`` (b, t, d), ``queries`` (n, d) of one width, ``frame_mask`` (b, t)."""
+    check_features(caller, "frames", frames, axes="(videos, frames, features)", ndim=3)
+    check_features(caller, "queries", queries, axes="(queries, features)")
+    if frames.shape[-1] != queries.shape[-1]:
+        fail(caller, "queries", f"have as many features as `frames` ({frames.shape[-1]})", queries.shape[-1])
+    if frame_mask is not None:
+        check_mask(caller, "frame_mask", frame_mask, frames.shape[:2])
+
+
+class FrameQueryAttention(nn.Module):
+    r"""Pools the frames of a video by their similarity to a query.
+
+    .. math::
+
+       s_{ijt} = \cos(f_{it}, q_j), \qquad
+       a_{ijt} = \frac{\exp(s_{ijt} / \tau)}{\sum_{t'} \exp(s_{ijt'} / \tau)}, \qquad
+       p_{ij} = \sum_t a_{ijt} \frac{f_{it}}{\lVert f_{it} \rVert}
+
+    Frame t of video i, query j, temperature :math:`\tau`. The sums run over frames that the mask keeps.
+
+    Args:
+        temperature: :math:`\tau` > 0; small values pick the best frame, large ones average.
+        detach_weights: stop the gradient through :math:`a`, so that the pooled frames learn and the choice of
+            frames does not chase itself.
+
+    Shape:
+        ``frames`` (b, t, d), ``queries`` (b, d) and ``frame_mask`` (b, t) give ``pooled`` (b, d) and
+        ``similarity`` (b, t), row i with query i; with ``every_pair=True`` and ``queries`` (n, d) they give
+        ``pooled`` (b, n, d) and ``similarity`` (b, n, t).
+
+    Returns:
+        ``pooled`` and ``similarity`` (cosines, zero on padding), float32 or wider. A video without a frame pools
+        to zero.
+
+    Raises:
+        ValueError: wrong shapes or widths, a temperature that is not positive.
+
+    Example:
+        >>> attention = FrameQueryAttention(temperature=0.1)
+        >>> frames = torch.eye(3).unsqueeze(0)
+        >>> pooled, similarity = attention(frames, torch.tensor([[0.0, 2.0, 0.0]]))
+        >>> similarity
+        tensor([[0., 1., 0.]])
+    """
+
+    def __init__(self, *, temperature: float = 0.1, detach_weights: bool = False) -> None:
+        super().__init__()
+        check_number("FrameQueryAttention", "temperature", temperature, above=0)
+        self.temperature = temperature
+        self.detach_weights = detach_weights
+
+    def forward(
+        self, frames: Tensor, queries: Tensor, *, frame_mask: Tensor | None = None, every_pair: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Pooled frames and similarities; see the class."""
+        check_frames_and_queries("FrameQueryAttention", frames, queries, frame_mask)
+        if not every_pair and frames.shape[0] != queries.shape[0]:
+            rule = f"have one row a video ({frames.shape[0]}) unless every_pair=True"
+            fail("FrameQueryAttention", "queries", rule, shape_text(queries))
+        dtype = working_dtype(frames, queries)
+        with full_precision(frames):
+            f, mask = frames.to(dtype), frame_mask
+            if mask is None:
+                mask = torch.ones(f.shape[:2], dtype=torch.bool, device=f.device)
+            else:
+                f = zero_padding(f, mask)
+            f, q = unit_rows(f), unit_rows(queries.to(dtype))
+            if every_pair:
+                similarity = torch.einsum("btd,nd->bnt", f, q)
+                weights = self._weights(similarity, mask.unsqueeze(1).expand_as(similarity))
+                return torch.bmm(weights, f), similarity
+            similarity = torch.bmm(f, q.unsqueeze(2)).squeeze(2)
+            weights = self._weights(similarity, mask)
+            return torch.bmm(weights.unsqueeze(1), f).squeeze(1), similarity
+
+    def _weights(self, similarity: Tensor, mask: Tensor) -> Tensor:
+        logits = (similarity.detach() if self.detach_weights else similarity) / self.temperature
+        return masked_softmax(logits, mask, -1)
+
+    def extra_repr(self) -> str:
+        return f"temperature={self.temperature:g}, detach_weights={self.detach_weights}"

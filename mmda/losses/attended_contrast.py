@@ -1,0 +1,144 @@
+"""Contrast of videos and queries where each query pools the frames it attends to."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mmda._checks import check_number, fail, shape_text
+from mmda._masking import full_precision, masked_softmax, working_dtype, zero_padding
+from mmda._pair_logits import candidate_mask, pair_counts, pair_cross_entropy
+from mmda.layers.attention import check_frames_and_queries, unit_rows
+
+
+def attended_contrastive_loss(
+    frames: Tensor,
+    queries: Tensor,
+    *,
+    temperature: float | Tensor = 0.1,
+    attention_temperature: float = 0.1,
+    frame_mask: Tensor | None = None,
+    negative_mask: Tensor | None = None,
+    mask: Tensor | None = None,
+    weight: Tensor | None = None,
+) -> Tensor:
+    r"""Symmetric contrast of known (video, query) pairs over query-attended frames; lower means better matched.
+
+    .. math::
+
+       a_{ijt} = \operatorname{softmax}_t(\cos(f_{it}, q_j) / \tau_a)\ \text{(no gradient)}, \qquad
+       p_{ij} = \sum_t a_{ijt} \frac{f_{it}}{\lVert f_{it} \rVert}, \qquad S_{ij} = \cos(p_{ij}, q_j) / \tau
+
+       L = - \frac{1}{2 n} \sum_i \log \frac{\exp S_{ii}}{\sum_{j \in N_i} \exp S_{ij}}
+           - \frac{1}{2 n} \sum_j \log \frac{\exp S_{jj}}{\sum_{i \in N_j} \exp S_{ij}}
+
+    Video i and query i belong together; :math:`N` holds the pair itself and its negatives. Pooling by the query
+    matters: a mean over all frames makes every concept of the video a positive of every query.
+
+    Args:
+        frames: frame features in the joint space, one video a pair; they are normalised here.
+        queries: query features, row i with video i.
+        temperature: :math:`\tau` > 0, a number or a scalar tensor.
+        attention_temperature: :math:`\tau_a` > 0.
+        frame_mask: bool, True = keep. Padding may hold anything.
+        negative_mask: bool, entry (i, j) True where query j may serve as a negative of video i and conversely: False
+            for queries of the same video and for duplicate texts.
+        mask: bool, True = a real pair.
+        weight: how often each pair counts.
+
+    Shape:
+        ``frames`` (n, t, d), ``queries`` (n, d), ``frame_mask`` (n, t), ``negative_mask`` (n, n), ``mask`` and
+        ``weight`` (n,).
+
+    Returns:
+        Scalar >= 0, float32 (float64 for float64 input); a connected zero where no pair counts.
+
+    Raises:
+        ValueError: wrong shapes, a temperature that is not positive.
+        TypeError: a mask that is not bool.
+
+    Notes:
+        O(n^2 t d) time, O(n^2 (t + d)) memory. The form is chosen here.
+
+    Example:
+        >>> frames = torch.eye(2).unsqueeze(1)
+        >>> round(attended_contrastive_loss(frames, torch.eye(2), temperature=1.0).item(), 4)  # log(1 + 1/e)
+        0.3133
+
+    References:
+        Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021,
+        figure 3, for the symmetric cross-entropy.
+    """
+    caller = "attended_contrastive_loss"
+    check_frames_and_queries(caller, frames, queries, frame_mask)
+    n = frames.shape[0]
+    if queries.shape[0] != n:
+        fail(caller, "queries", f"have one row a video ({n})", shape_text(queries))
+    check_number(caller, "attention_temperature", attention_temperature, above=0)
+    if not isinstance(temperature, Tensor):
+        check_number(caller, "temperature", temperature, above=0)
+    dtype = working_dtype(frames, queries)
+    with full_precision(frames):
+        f, keep = frames.to(dtype), frame_mask
+        if keep is None:
+            keep = torch.ones(f.shape[:2], dtype=torch.bool, device=f.device)
+        else:
+            f = zero_padding(f, keep)
+        counts = pair_counts(caller, n, mask, weight, f)
+        candidates = candidate_mask(caller, n, negative_mask, f.device)
+        q = queries.to(dtype)
+        if mask is not None:
+            f = zero_padding(f, mask.unsqueeze(1).expand(f.shape[:2]))
+            q = zero_padding(q, mask)
+        f, q = unit_rows(f), unit_rows(q)
+        similarity = torch.matmul(f, q.T).transpose(1, 2)  # (video, query, t)
+        attention = masked_softmax(similarity.detach() / attention_temperature, keep.unsqueeze(1), -1)
+        pooled = torch.bmm(attention, f)  # (video, query, d)
+        cosine = (attention * similarity).sum(-1) * (pooled.square().sum(-1) + 1e-12).rsqrt()
+        return pair_cross_entropy(cosine / temperature, candidates, counts)
+
+
+class AttendedContrastiveLoss(nn.Module):
+    """Module form of :func:`attended_contrastive_loss`, which holds the formula, shapes and errors.
+
+    Args:
+        temperature: of the contrast, > 0.
+        attention_temperature: of the pooling, > 0.
+
+    Example:
+        >>> AttendedContrastiveLoss(temperature=0.2)
+        AttendedContrastiveLoss(temperature=0.2, attention_temperature=0.1)
+    """
+
+    def __init__(self, *, temperature: float | Tensor = 0.1, attention_temperature: float = 0.1) -> None:
+        super().__init__()
+        if not isinstance(temperature, Tensor):
+            check_number("AttendedContrastiveLoss", "temperature", temperature, above=0)
+        check_number("AttendedContrastiveLoss", "attention_temperature", attention_temperature, above=0)
+        self.temperature = temperature
+        self.attention_temperature = attention_temperature
+
+    def forward(
+        self,
+        frames: Tensor,
+        queries: Tensor,
+        *,
+        frame_mask: Tensor | None = None,
+        negative_mask: Tensor | None = None,
+        mask: Tensor | None = None,
+        weight: Tensor | None = None,
+    ) -> Tensor:
+        """See :func:`attended_contrastive_loss`."""
+        return attended_contrastive_loss(
+            frames,
+            queries,
+            temperature=self.temperature,
+            attention_temperature=self.attention_temperature,
+            frame_mask=frame_mask,
+            negative_mask=negative_mask,
+            mask=mask,
+            weight=weight,
+        )
+
+    def extra_repr(self) -> str:
+        return f"temperature={self.temperature}, attention_temperature={self.attention_temperature:g}"

@@ -1,0 +1,119 @@
+"""Fine-grained similarity of frames and their query, where the moment is known."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mmda._checks import check_mask, check_number, check_weight, fail, shape_text
+from mmda._masking import full_precision, masked_log_softmax, masked_mean, safe_divide, working_dtype, zero_padding
+from mmda.layers.attention import check_frames_and_queries, unit_rows
+
+
+def frame_query_loss(
+    frames: Tensor,
+    queries: Tensor,
+    moment_mask: Tensor,
+    *,
+    temperature: float | Tensor = 0.1,
+    frame_mask: Tensor | None = None,
+    weight: Tensor | None = None,
+) -> Tensor:
+    r"""Listwise log-likelihood of the frames inside the moment; lower means the query finds its own frames.
+
+    .. math::
+
+       L = - \frac{1}{\sum_i w_i} \sum_i w_i \frac{1}{|M_i|} \sum_{t \in M_i}
+           \log \frac{\exp(s_{it})}{\sum_{t'} \exp(s_{it'})}, \qquad s_{it} = \cos(f_{it}, q_i) / \tau
+
+    Frame t of video i, its query i, moment frames :math:`M_i`; the inner sum runs over all frames that the mask
+    keeps. The least value of a row is :math:`\log |M_i|`, reached when the moment's frames share all of the mass.
+
+    Args:
+        frames: frame features in the joint space; they are normalised here.
+        queries: one query feature a video.
+        moment_mask: bool, True inside the moment (or moments). A row without a moment frame counts as absent.
+        temperature: :math:`\tau` > 0, a number or a scalar tensor.
+        frame_mask: bool, True = keep. Padding may hold anything.
+        weight: how often each row counts.
+
+    Shape:
+        ``frames`` (b, t, d), ``queries`` (b, d), ``moment_mask`` and ``frame_mask`` (b, t), ``weight`` (b,).
+
+    Returns:
+        Scalar >= 0, float32 (float64 for float64 input); a connected zero where no row has a moment frame.
+
+    Raises:
+        ValueError: wrong shapes, a temperature that is not positive.
+        TypeError: a mask that is not bool.
+
+    Notes:
+        O(b t d). The form is chosen here: the listwise likelihood ranks frames of one video against each other,
+        so it is untouched by how similar videos are on the whole.
+
+    Example:
+        >>> frames = torch.eye(2).unsqueeze(0)
+        >>> inside = torch.tensor([[True, False]])
+        >>> round(frame_query_loss(frames, frames[:, 0], inside, temperature=1.0).item(), 4)  # log(1 + 1/e)
+        0.3133
+
+    References:
+        Cao et al., "Learning to Rank: From Pairwise Approach to Listwise Approach", ICML 2007, equation 4.
+    """
+    check_frames_and_queries("frame_query_loss", frames, queries, frame_mask)
+    if frames.shape[0] != queries.shape[0]:
+        fail("frame_query_loss", "queries", f"have one row a video ({frames.shape[0]})", shape_text(queries))
+    check_mask("frame_query_loss", "moment_mask", moment_mask, frames.shape[:2])
+    if weight is not None:
+        check_weight("frame_query_loss", "weight", weight, frames.shape[:1])
+    if not isinstance(temperature, Tensor):
+        check_number("frame_query_loss", "temperature", temperature, above=0)
+    dtype = working_dtype(frames, queries)
+    with full_precision(frames):
+        f, keep = frames.to(dtype), frame_mask
+        if keep is None:
+            keep = torch.ones(f.shape[:2], dtype=torch.bool, device=f.device)
+        else:
+            f = zero_padding(f, keep)
+        scores = torch.bmm(unit_rows(f), unit_rows(queries.to(dtype)).unsqueeze(2)).squeeze(2) / temperature
+        inside = moment_mask & keep
+        row = -masked_mean(masked_log_softmax(scores, keep, 1), inside, 1)
+        counts = inside.any(1).to(dtype)
+        if weight is not None:
+            counts = counts * weight.to(dtype)
+        return safe_divide((row * counts).sum(), counts.sum())
+
+
+class FrameQueryLoss(nn.Module):
+    """Module form of :func:`frame_query_loss`, which holds the formula, shapes and errors.
+
+    Args:
+        temperature: > 0.
+
+    Example:
+        >>> FrameQueryLoss(temperature=0.2)
+        FrameQueryLoss(temperature=0.2)
+    """
+
+    def __init__(self, *, temperature: float | Tensor = 0.1) -> None:
+        super().__init__()
+        if not isinstance(temperature, Tensor):
+            check_number("FrameQueryLoss", "temperature", temperature, above=0)
+        self.temperature = temperature
+
+    def forward(
+        self,
+        frames: Tensor,
+        queries: Tensor,
+        moment_mask: Tensor,
+        *,
+        frame_mask: Tensor | None = None,
+        weight: Tensor | None = None,
+    ) -> Tensor:
+        """See :func:`frame_query_loss`."""
+        return frame_query_loss(
+            frames, queries, moment_mask, temperature=self.temperature, frame_mask=frame_mask, weight=weight
+        )
+
+    def extra_repr(self) -> str:
+        return f"temperature={self.temperature}"

@@ -1,0 +1,177 @@
+"""Where a moment starts, ends and lies: the supervised loss of moment retrieval."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mmda._checks import check_features, check_mask, check_same_shape, check_weight, fail, shape_text
+from mmda._masking import full_precision, masked_log_softmax, masked_mean, safe_divide, working_dtype
+
+
+class MomentTargets(NamedTuple):
+    """Clip-level targets of moments given in seconds.
+
+    Attributes:
+        start: (b, t), share of the moments that start in this clip; rows sum to 1, or to 0 without a moment.
+        end: (b, t), the same for the ends.
+        inside: (b, t) bool, the clip's centre lies in a moment (a moment shorter than a clip owns the clip it is in).
+    """
+
+    start: Tensor
+    end: Tensor
+    inside: Tensor
+
+
+def moment_targets(windows: Tensor, window_mask: Tensor, clip_times: Tensor, frame_mask: Tensor) -> MomentTargets:
+    r"""Clip-level targets for :func:`moment_localization_loss`.
+
+    A window (a, e) owns the clips whose centre lies in [a, e), or where there is none the clip whose centre is
+    nearest to (a + e) / 2; its start target is the first of them, its end target the last. Several windows of a
+    query share the mass equally.
+
+    Args:
+        windows: starts and ends in seconds.
+        window_mask: bool, True = a real window.
+        clip_times: start and end of each clip in seconds.
+        frame_mask: bool, True = a real clip.
+
+    Shape:
+        ``windows`` (b, w, 2), ``window_mask`` (b, w), ``clip_times`` (b, t, 2), ``frame_mask`` (b, t).
+
+    Returns:
+        :class:`MomentTargets` of shape (b, t) each.
+
+    Raises:
+        ValueError: wrong shapes.
+        TypeError: a mask that is not bool.
+
+    Example:
+        >>> clips = torch.tensor([[[0.0, 2.0], [2.0, 4.0], [4.0, 6.0]]])
+        >>> one = torch.ones(1, 1, dtype=torch.bool)
+        >>> moment_targets(torch.tensor([[[2.0, 6.0]]]), one, clips, torch.ones(1, 3, dtype=torch.bool)).start
+        tensor([[0., 1., 0.]])
+    """
+    caller = "moment_targets"
+    check_features(caller, "windows", windows, axes="(batch, windows, 2)", ndim=3)
+    check_features(caller, "clip_times", clip_times, axes="(batch, clips, 2)", ndim=3)
+    check_mask(caller, "window_mask", window_mask, windows.shape[:2])
+    check_mask(caller, "frame_mask", frame_mask, clip_times.shape[:2])
+    if windows.shape[0] != clip_times.shape[0]:
+        fail(caller, "windows", f"have as many rows as `clip_times` ({clip_times.shape[0]})", shape_text(windows))
+    with full_precision(windows):
+        zero = torch.zeros((), dtype=windows.dtype, device=windows.device)
+        starts, ends = torch.where(window_mask.unsqueeze(-1), windows, zero).unsqueeze(2).unbind(-1)  # (b, w, 1)
+        centre = torch.where(frame_mask, clip_times.to(windows.dtype).mean(-1), zero).unsqueeze(1)  # (b, 1, t)
+        keep = frame_mask.unsqueeze(1)
+        owned = (centre >= starts) & (centre < ends) & keep
+        distance = torch.where(keep, (centre - (starts + ends) / 2).abs(), torch.full_like(zero, torch.inf))
+        steps = torch.arange(clip_times.shape[1], device=windows.device)
+        nearest = (steps == distance.argmin(-1, keepdim=True)) & keep
+        owned = torch.where(owned.any(-1, keepdim=True), owned, nearest) & window_mask.unsqueeze(-1)
+        first = owned & (owned.cumsum(-1) == 1)
+        last = owned & (owned.flip(-1).cumsum(-1) == 1).flip(-1)
+        count = window_mask.sum(1, keepdim=True).to(windows.dtype)
+        return MomentTargets(
+            safe_divide(first.sum(1).to(windows.dtype), count.expand(-1, first.shape[-1])),
+            safe_divide(last.sum(1).to(windows.dtype), count.expand(-1, last.shape[-1])),
+            owned.any(1),
+        )
+
+
+def moment_localization_loss(
+    start_logits: Tensor,
+    end_logits: Tensor,
+    inside_logits: Tensor,
+    targets: MomentTargets,
+    *,
+    frame_mask: Tensor | None = None,
+    weight: Tensor | None = None,
+) -> Tensor:
+    r"""Cross-entropy of start and end plus binary cross-entropy of inside; lower means better placed moments.
+
+    .. math::
+
+       L = \frac{1}{\sum_i w_i} \sum_i w_i \Bigl[ -\sum_t y^s_{it} \log \operatorname{softmax}(z^s_i)_t
+           - \sum_t y^e_{it} \log \operatorname{softmax}(z^e_i)_t
+           + \frac{1}{T_i} \sum_t \operatorname{BCE}(\sigma(z^m_{it}), y^m_{it}) \Bigr]
+
+    Args:
+        start_logits: :math:`z^s`, one a clip.
+        end_logits: :math:`z^e`.
+        inside_logits: :math:`z^m`.
+        targets: :math:`y^s, y^e, y^m` from :func:`moment_targets`. A row without a moment counts as absent.
+        frame_mask: bool, True = keep. Softmax and mean run over the kept clips; padding may hold anything.
+        weight: how often each row counts.
+
+    Shape:
+        all (b, t); ``weight`` (b,).
+
+    Returns:
+        Scalar >= 0, float32 (float64 for float64 input); a connected zero where no row counts.
+
+    Raises:
+        ValueError: wrong shapes.
+        TypeError: a mask that is not bool.
+
+    Example:
+        >>> targets = MomentTargets(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]), torch.tensor([[True, True]]))
+        >>> zeros = torch.zeros(1, 2)
+        >>> round(moment_localization_loss(zeros, zeros, zeros, targets).item(), 4)  # 3 log 2
+        2.0794
+
+    References:
+        Zhang et al., "Span-based Localizing Network for Natural Language Video Localization", ACL 2020,
+        equations 6 and 9, for the span and inside terms.
+    """
+    caller = "moment_localization_loss"
+    check_features(caller, "start_logits", start_logits, axes="(batch, clips)")
+    check_same_shape(caller, "start_logits", start_logits, "end_logits", end_logits)
+    check_same_shape(caller, "start_logits", start_logits, "inside_logits", inside_logits)
+    for name, target in zip(targets._fields, targets):
+        check_same_shape(caller, "start_logits", start_logits, f"targets.{name}", target)
+    if frame_mask is not None:
+        check_mask(caller, "frame_mask", frame_mask, start_logits.shape)
+    if weight is not None:
+        check_weight(caller, "weight", weight, start_logits.shape[:1])
+    dtype = working_dtype(start_logits, end_logits, inside_logits)
+    with full_precision(start_logits):
+        keep = frame_mask
+        if keep is None:
+            keep = torch.ones(start_logits.shape, dtype=torch.bool, device=start_logits.device)
+        start, end, inside = targets.start.to(dtype), targets.end.to(dtype), targets.inside.to(dtype)
+        span = -(start * masked_log_softmax(start_logits.to(dtype), keep, 1)).sum(1)
+        span = span - (end * masked_log_softmax(end_logits.to(dtype), keep, 1)).sum(1)
+        z = torch.where(keep, inside_logits.to(dtype), torch.zeros((), dtype=dtype, device=inside.device))
+        binary = nn.functional.softplus(z) - z * inside
+        row = span + masked_mean(binary, keep, 1)
+        counts = (start.sum(1) > 0).to(dtype)
+        if weight is not None:
+            counts = counts * weight.to(dtype)
+        return safe_divide((row * counts).sum(), counts.sum())
+
+
+class MomentLocalizationLoss(nn.Module):
+    """Module form of :func:`moment_localization_loss`, which holds the formula, shapes and errors.
+
+    Example:
+        >>> MomentLocalizationLoss()
+        MomentLocalizationLoss()
+    """
+
+    def forward(
+        self,
+        start_logits: Tensor,
+        end_logits: Tensor,
+        inside_logits: Tensor,
+        targets: MomentTargets,
+        *,
+        frame_mask: Tensor | None = None,
+        weight: Tensor | None = None,
+    ) -> Tensor:
+        """See :func:`moment_localization_loss`."""
+        return moment_localization_loss(
+            start_logits, end_logits, inside_logits, targets, frame_mask=frame_mask, weight=weight
+        )

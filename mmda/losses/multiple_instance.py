@@ -1,0 +1,164 @@
+"""Contrast of videos and queries through their best frames, where no moment is known."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mmda._checks import check_number, fail, shape_text
+from mmda._masking import full_precision, safe_divide, working_dtype, zero_padding
+from mmda._pair_logits import candidate_mask, pair_counts, pair_cross_entropy
+from mmda.layers.attention import check_frames_and_queries, unit_rows
+
+
+def multiple_instance_loss(
+    frames: Tensor,
+    queries: Tensor,
+    *,
+    temperature: float | Tensor = 0.1,
+    top: float = 0.125,
+    in_video: float = 0.0,
+    frame_mask: Tensor | None = None,
+    negative_mask: Tensor | None = None,
+    mask: Tensor | None = None,
+    weight: Tensor | None = None,
+) -> Tensor:
+    r"""Symmetric contrast of known (video, query) pairs over each video's best frames; lower means better matched.
+
+    .. math::
+
+       s_{ijt} = \cos(f_{it}, q_j) / \tau, \qquad S_{ij} = \frac{1}{k_i} \sum_{t \in \operatorname{top}_{k_i}} s_{ijt},
+       \qquad k_i = \lceil \rho T_i \rceil
+
+       L = - \frac{1}{2 n} \sum_i \log \frac{\exp S_{ii}}{\sum_{j \in N_i} \exp S_{ij}}
+           - \frac{1}{2 n} \sum_j \log \frac{\exp S_{jj}}{\sum_{i \in N_j} \exp S_{ij}}
+           + \frac{\gamma}{n} \sum_i \log\left(1 + \exp(\bar s^{\text{rest}}_{ii} - S_{ii})\right)
+
+    A video is a bag of frames and some of them, nobody says which, match its query: the mean of the best share
+    :math:`\rho` stands for the bag. The last term, off by default, pushes the best frames of a video above its
+    rest.
+
+    Args:
+        frames: frame features in the joint space, one video a pair; they are normalised here.
+        queries: query features, row i with video i.
+        temperature: :math:`\tau` > 0, a number or a scalar tensor.
+        top: :math:`\rho` in (0, 1], share of the frames that stands for the video, at least one frame.
+        in_video: :math:`\gamma` >= 0, weight of the contrast inside the video.
+        frame_mask: bool, True = keep. Padding may hold anything.
+        negative_mask: bool, entry (i, j) True where query j may serve as a negative of video i and conversely.
+        mask: bool, True = a real pair.
+        weight: how often each pair counts.
+
+    Shape:
+        ``frames`` (n, t, d), ``queries`` (n, d), ``frame_mask`` (n, t), ``negative_mask`` (n, n), ``mask`` and
+        ``weight`` (n,).
+
+    Returns:
+        Scalar >= 0, float32 (float64 for float64 input); a connected zero where no pair counts.
+
+    Raises:
+        ValueError: wrong shapes, a temperature that is not positive, a share outside (0, 1].
+        TypeError: a mask that is not bool.
+
+    Notes:
+        O(n^2 t (d + log t)) time, O(n^2 t) memory. The form is chosen here.
+
+    Example:
+        >>> frames = torch.eye(2).unsqueeze(1)
+        >>> round(multiple_instance_loss(frames, torch.eye(2), temperature=1.0).item(), 4)  # log(1 + 1/e)
+        0.3133
+
+    References:
+        Maron & Lozano-Perez, "A Framework for Multiple-Instance Learning", NIPS 1997, for the bag; Sultani et al.,
+        "Real-world Anomaly Detection in Surveillance Videos", CVPR 2018, for ranking by the best segments.
+    """
+    caller = "multiple_instance_loss"
+    check_frames_and_queries(caller, frames, queries, frame_mask)
+    n = frames.shape[0]
+    if queries.shape[0] != n:
+        fail(caller, "queries", f"have one row a video ({n})", shape_text(queries))
+    check_number(caller, "top", top, above=0, at_most=1)
+    check_number(caller, "in_video", in_video, at_least=0)
+    if not isinstance(temperature, Tensor):
+        check_number(caller, "temperature", temperature, above=0)
+    dtype = working_dtype(frames, queries)
+    with full_precision(frames):
+        f, keep = frames.to(dtype), frame_mask
+        if keep is None:
+            keep = torch.ones(f.shape[:2], dtype=torch.bool, device=f.device)
+        else:
+            f = zero_padding(f, keep)
+        counts = pair_counts(caller, n, mask, weight, f)
+        candidates = candidate_mask(caller, n, negative_mask, f.device)
+        q = queries.to(dtype)
+        if mask is not None:
+            f = zero_padding(f, mask.unsqueeze(1).expand(f.shape[:2]))
+            q = zero_padding(q, mask)
+        similarity = torch.matmul(unit_rows(f), unit_rows(q).T).transpose(1, 2) / temperature  # (video, query, t)
+        low = torch.full((), torch.finfo(dtype).min, dtype=dtype, device=f.device)
+        frames_kept = keep.sum(1)
+        best_count = (frames_kept * top).ceil()  # (n,)
+        ranked = torch.where(keep.unsqueeze(1), similarity, low).sort(dim=-1, descending=True).values
+        rank = torch.arange(f.shape[1], device=f.device)
+        is_best = (rank < best_count.unsqueeze(1)).unsqueeze(1)
+        best_sum = torch.where(is_best, ranked, torch.zeros_like(low)).sum(-1)
+        best = safe_divide(best_sum, best_count.to(dtype).unsqueeze(1).expand_as(best_sum))
+        loss = pair_cross_entropy(best, candidates, counts)
+        if in_video == 0:
+            return loss
+        everything = torch.where(keep, similarity.diagonal(dim1=0, dim2=1).T, torch.zeros_like(low)).sum(1)
+        rest_count = (frames_kept - best_count).to(dtype)
+        rest = safe_divide(everything - best_sum.diagonal(), rest_count)
+        margin = nn.functional.softplus(rest - best.diagonal())
+        counted = torch.where(rest_count > 0, counts, torch.zeros_like(counts))
+        return loss + in_video * safe_divide((margin * counted).sum(), counted.sum())
+
+
+class MultipleInstanceLoss(nn.Module):
+    """Module form of :func:`multiple_instance_loss`, which holds the formula, shapes and errors.
+
+    Args:
+        temperature: > 0.
+        top: share of the frames that stands for the video, in (0, 1].
+        in_video: weight of the contrast inside the video, >= 0.
+
+    Example:
+        >>> MultipleInstanceLoss(top=0.25)
+        MultipleInstanceLoss(temperature=0.1, top=0.25, in_video=0)
+    """
+
+    def __init__(self, *, temperature: float | Tensor = 0.1, top: float = 0.125, in_video: float = 0.0) -> None:
+        super().__init__()
+        check_number("MultipleInstanceLoss", "top", top, above=0, at_most=1)
+        check_number("MultipleInstanceLoss", "in_video", in_video, at_least=0)
+        if not isinstance(temperature, Tensor):
+            check_number("MultipleInstanceLoss", "temperature", temperature, above=0)
+        self.temperature = temperature
+        self.top = top
+        self.in_video = in_video
+
+    def forward(
+        self,
+        frames: Tensor,
+        queries: Tensor,
+        *,
+        frame_mask: Tensor | None = None,
+        negative_mask: Tensor | None = None,
+        mask: Tensor | None = None,
+        weight: Tensor | None = None,
+    ) -> Tensor:
+        """See :func:`multiple_instance_loss`."""
+        return multiple_instance_loss(
+            frames,
+            queries,
+            temperature=self.temperature,
+            top=self.top,
+            in_video=self.in_video,
+            frame_mask=frame_mask,
+            negative_mask=negative_mask,
+            mask=mask,
+            weight=weight,
+        )
+
+    def extra_repr(self) -> str:
+        return f"temperature={self.temperature}, top={self.top:g}, in_video={self.in_video:g}"
