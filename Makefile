@@ -1,0 +1,51 @@
+# make run | test | lint | docs | bench | bench-quick | clean
+#
+# Nothing has to be done before: each target first sets up .venv, once, with the versions of .ci/constraints.txt.
+# Another interpreter: make test PYTHON=python3.12
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+# Tests and documents run many small operations: one thread each is fastest, and two jobs do not fight for cores.
+test lint docs: export OMP_NUM_THREADS ?= 1
+export PYTHONUNBUFFERED := 1
+
+.DELETE_ON_ERROR:
+.PHONY: run test lint docs bench bench-quick clean
+
+run: $(VENV)/.run
+	$(BIN)/python examples/mmcda_vmr.py
+
+# Cheap checks first; pytest last, so that its closing line ends the output.
+test: lint docs
+	$(BIN)/python -m pytest --doctest-modules mmda tests
+
+lint: $(VENV)/.dev
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m mypy
+
+docs: $(VENV)/.dev
+	$(BIN)/python -m sphinx -W --keep-going -q -d docs/_build/doctrees -b html docs docs/_build/html
+	$(BIN)/python -m sphinx -W --keep-going -q -d docs/_build/doctrees -b doctest docs docs/_build/doctest
+
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks
+
+bench-quick: $(VENV)/.bench
+	$(BIN)/python -m benchmarks --quick
+
+clean:
+	rm -rf build docs/_build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find mmda tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp a set of extras; the larger sets hold the smaller ones.
+$(VENV)/.run: EXTRAS := vmr,plots
+$(VENV)/.dev: EXTRAS := dev
+$(VENV)/.bench: EXTRAS := dev,bench
+
+$(VENV)/.run $(VENV)/.dev $(VENV)/.bench: pyproject.toml .ci/constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -c .ci/constraints.txt -e '.[$(EXTRAS)]'
+	@touch $@ $(if $(filter dev%,$(EXTRAS)),$(VENV)/.run $(VENV)/.dev)
