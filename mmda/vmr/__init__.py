@@ -1,7 +1,45 @@
-"""Video moment retrieval: annotations and features on disk, one validated form in memory, batches."""
+"""Video moment retrieval: annotations and features on disk, one validated form in memory, batches.
+
+Read annotations with :func:`read_annotations`, features with :func:`open_features`, join and check them in a
+:class:`VMRDataset`, batch them with a :class:`VMRLoader`. ``python -m mmda.vmr check`` says what is wrong with a
+folder.
+"""
 
 from __future__ import annotations
 
+from mmda.vmr.annotations import Annotations, VMRQuery, detect_layout, read_annotations, validate_queries
 from mmda.vmr.batch import VMRBatch
+from mmda.vmr.collation import VMRLoader, bucketed_batches, collate
+from mmda.vmr.data import VMRDataset, VMRExample, load_packed, read_splits
+from mmda.vmr.features import ArrayStore, FeatureStore, open_features, pack_features, pool_clips
+from mmda.vmr.reports import ClosedMomentsError, Report, VMRDataError
+from mmda.vmr.text import TextFeatures, Vocabulary, WordVectors, read_glove, tokenize
 
-__all__ = ["VMRBatch"]
+__all__ = [
+    "Annotations",
+    "ArrayStore",
+    "ClosedMomentsError",
+    "FeatureStore",
+    "Report",
+    "TextFeatures",
+    "VMRBatch",
+    "VMRDataError",
+    "VMRDataset",
+    "VMRExample",
+    "VMRLoader",
+    "VMRQuery",
+    "Vocabulary",
+    "WordVectors",
+    "bucketed_batches",
+    "collate",
+    "detect_layout",
+    "load_packed",
+    "open_features",
+    "pack_features",
+    "pool_clips",
+    "read_annotations",
+    "read_glove",
+    "read_splits",
+    "tokenize",
+    "validate_queries",
+]

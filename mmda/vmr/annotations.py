@@ -83,10 +83,8 @@ class Annotations:
         >>> notes = validate_queries([VMRQuery("q1", "v", "a dog runs", 10.0, ((4.0, 12.0),))], source="mine")
         >>> notes[0].windows, notes.report.count("clipped")
         (((4.0, 10.0),), 1)
-        >>> notes.without_moments()[0].windows
-        Traceback (most recent call last):
-        ...
-        ClosedMomentsError: the moments of query `q1` are closed: ...
+        >>> notes.without_moments()[0]
+        VMRQuery(qid='q1', vid='v', text='a dog runs', duration=10.0, closed)
     """
 
     queries: tuple[VMRQuery, ...]

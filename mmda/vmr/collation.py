@@ -1,0 +1,230 @@
+"""From examples to batches: rows of like length together, padded once, made one step ahead of the model."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from mmda._checks import check_count
+from mmda.vmr.batch import VMRBatch
+from mmda.vmr.data import VMRDataset, VMRExample
+
+
+def bucketed_batches(
+    lengths: Sequence[int],
+    batch_size: int,
+    *,
+    shuffle: bool = True,
+    seed: int = 0,
+    generator: torch.Generator | None = None,
+    pool: int = 32,
+    drop_last: bool = False,
+) -> list[list[int]]:
+    """Batches of indices whose lengths are alike, so that little is padding.
+
+    Shuffled: a random order is cut into pools of ``pool`` batches, each pool is sorted by length and cut into
+    batches, and the batches come in random order. Not shuffled: one pool, shortest first.
+
+    Args:
+        lengths: length of every example.
+        batch_size: examples a batch; the last of a pool may have fewer.
+        shuffle: random batches in random order.
+        seed: of the order, where no generator is given.
+        generator: source of randomness; it advances.
+        pool: batches a pool: few mix lengths more, many pad less.
+        drop_last: leave out batches of fewer than ``batch_size``.
+
+    Returns:
+        Lists of indices; without ``drop_last`` every index comes exactly once.
+
+    Raises:
+        ValueError: if a count is below 1.
+
+    Example:
+        >>> bucketed_batches([5, 1, 4, 2, 3], 2, shuffle=False)
+        [[1, 3], [4, 2], [0]]
+    """
+    check_count("bucketed_batches", "batch_size", batch_size)
+    check_count("bucketed_batches", "pool", pool)
+    count = len(lengths)
+    if not shuffle:
+        order = sorted(range(count), key=lambda i: lengths[i])
+        batches = [order[i : i + batch_size] for i in range(0, count, batch_size)]
+    else:
+        if generator is None:
+            generator = torch.Generator().manual_seed(seed)
+        drawn = torch.randperm(count, generator=generator).tolist()
+        batches = []
+        for first in range(0, count, pool * batch_size):
+            part = sorted(drawn[first : first + pool * batch_size], key=lambda i: lengths[i])
+            # the short batch, if any, comes from anywhere among the lengths: else it would always be the longest
+            whole, rest = divmod(len(part), batch_size)
+            short = int(torch.randint(whole + 1, (), generator=generator)) if rest else whole
+            cuts = [i * batch_size + (rest - batch_size if i > short else 0) for i in range(whole + 1 + (rest > 0))]
+            batches += [part[i:j] for i, j in zip(cuts, cuts[1:])]
+        batches = [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+    return [batch for batch in batches if len(batch) == batch_size] if drop_last else batches
+
+
+def collate(examples: Sequence[VMRExample]) -> VMRBatch:
+    """Pad examples to one batch; padding holds zeros.
+
+    Args:
+        examples: pairs with equal widths, all with moments or all without.
+
+    Returns:
+        The batch. ``windows`` is ``None`` where the examples' moments are closed.
+
+    Raises:
+        ValueError: if there is no example, widths differ, or only some have closed moments.
+
+    Example:
+        >>> import torch
+        >>> def example(t: int) -> VMRExample:
+        ...     times = torch.arange(2 * t).view(t, 2).float()
+        ...     return VMRExample("q", "v", "hi", torch.ones(t, 3), torch.ones(1, 4), times, 2.0 * t, None, 0, 0)
+        >>> batch = collate([example(2), example(5)])
+        >>> batch.frames.shape, batch.frame_mask.sum(1).tolist(), batch.windows
+        (torch.Size([2, 5, 3]), [2, 5], None)
+    """
+    if not examples:
+        raise ValueError("collate: `examples` must hold at least one example, got none")
+    closed = {example.windows is None for example in examples}
+    if len(closed) > 1:
+        raise ValueError("collate: `examples` must all have their moments or all have them closed, got both")
+    frames, frame_mask = _pad("frames", [example.frames for example in examples])
+    words, word_mask = _pad("words", [example.words for example in examples])
+    clip_times, _ = _pad("clip_times", [example.clip_times for example in examples])
+    windows = window_mask = None
+    if closed == {False}:
+        moments = [torch.tensor(example.windows or (), dtype=torch.float32).view(-1, 2) for example in examples]
+        windows, window_mask = _pad("windows", moments)
+    return VMRBatch(
+        frames=frames,
+        frame_mask=frame_mask,
+        words=words,
+        word_mask=word_mask,
+        clip_times=clip_times,
+        duration=torch.tensor([example.duration for example in examples], dtype=torch.float32),
+        windows=windows,
+        window_mask=window_mask,
+        video_index=torch.tensor([example.video_index for example in examples]),
+        text_index=torch.tensor([example.text_index for example in examples]),
+        qids=tuple(example.qid for example in examples),
+    )
+
+
+class VMRLoader:
+    """Batches of a data set, length-bucketed, the next one made by a thread while the model works.
+
+    Each pass over the loader is one epoch; its order depends on ``(seed, epoch)`` alone, so that a resumed run that
+    sets ``epoch`` sees the batches it would have seen.
+
+    Args:
+        dataset: what to batch.
+        batch_size: pairs a batch.
+        seed: of the order.
+        shuffle: random order each epoch; else shortest first, the same each time.
+        labels: give the moments; ``False`` takes the closed view, which cannot read them.
+        prefetch: how many batches to keep ready; 0 makes them when asked for, without a thread.
+        drop_last: leave out batches of fewer pairs than ``batch_size``.
+
+    Raises:
+        ValueError: if a count is out of range, or labels are asked of a closed data set.
+
+    Example:
+        >>> from mmda.vmr import load_packed
+        >>> data = load_packed("video.npz", "query.npz", "train.jsonl")  # doctest: +SKIP
+        >>> for batch in VMRLoader(data, 32, labels=False):  # doctest: +SKIP
+        ...     assert batch.windows is None
+    """
+
+    def __init__(
+        self,
+        dataset: VMRDataset,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        labels: bool = True,
+        prefetch: int = 1,
+        drop_last: bool = False,
+    ) -> None:
+        check_count("VMRLoader", "batch_size", batch_size)
+        check_count("VMRLoader", "prefetch", prefetch, at_least=0)
+        if labels and dataset.closed:
+            raise ValueError("VMRLoader: `labels` must be False for a data set whose moments are closed, got True")
+        self.dataset = dataset if labels else dataset.without_moments()
+        self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
+        self.prefetch, self.drop_last = prefetch, drop_last
+        #: number of the next pass; every pass adds one
+        self.epoch = 0
+        self._lengths = dataset.lengths
+
+    def __len__(self) -> int:
+        """Number of batches of a pass."""
+        whole, rest = divmod(len(self.dataset), self.batch_size)
+        return whole + (1 if rest and not self.drop_last else 0)
+
+    def __iter__(self) -> Iterator[VMRBatch]:
+        # one stream for each (seed, epoch): neighbours share nothing, as they would with seed + epoch
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % (1 << 63))
+        self.epoch += 1
+        batches = bucketed_batches(
+            self._lengths,
+            self.batch_size,
+            shuffle=self.shuffle,
+            generator=generator,
+            drop_last=self.drop_last,
+        )
+        made = (collate([self.dataset[i] for i in batch]) for batch in batches)
+        return _ahead(made, self.prefetch) if self.prefetch else made
+
+
+def _pad(name: str, rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Rows ``(t_i, d)`` as ``(b, t, d)`` with zeros after each, and the mask ``(b, t)`` of what is real."""
+    widths = {row.shape[1] for row in rows}
+    if len(widths) > 1:
+        raise ValueError(f"collate: `{name}` must have one width in a batch, got {sorted(widths)}")
+    lengths = torch.tensor([len(row) for row in rows])
+    padded = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+    return padded, torch.arange(padded.shape[1]) < lengths.unsqueeze(1)
+
+
+def _ahead(batches: Iterator[VMRBatch], depth: int) -> Iterator[VMRBatch]:
+    """The same batches, made by a thread that stays at most ``depth`` ahead and ends when the reader stops."""
+    ready: queue.Queue[VMRBatch | BaseException | None] = queue.Queue(maxsize=depth)
+    stop = threading.Event()
+
+    def put(item: VMRBatch | BaseException | None) -> bool:
+        while not stop.is_set():
+            try:
+                ready.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work() -> None:
+        try:
+            for batch in batches:
+                if not put(batch):
+                    return
+            put(None)
+        except BaseException as error:  # handed to the reader, who raises it
+            put(error)
+
+    thread = threading.Thread(target=work, name="mmda-vmr-loader", daemon=True)
+    thread.start()
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+        thread.join()

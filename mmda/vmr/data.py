@@ -1,0 +1,374 @@
+"""One validated form in memory: every kept query has a moment list, video features and words that fit together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mmda.vmr.annotations import Annotations, VMRQuery, Window, read_annotations
+from mmda.vmr.features import (
+    Array,
+    FeatureStore,
+    PathLike,
+    check_finite,
+    clip_bounds,
+    open_features,
+    pool_clips,
+)
+from mmda.vmr.reports import Findings, Report, VMRDataError
+
+
+@dataclass(frozen=True)
+class VMRExample:
+    """One (video, query) pair, ready to be batched.
+
+    Args:
+        qid: name of the query.
+        vid: name of the video.
+        text: the sentence.
+        frames: clip features.
+        words: word features.
+        clip_times: start and end of every clip in seconds.
+        duration: length of the video in seconds.
+        windows: the moments in seconds; ``None`` where they are closed.
+        video_index: the video's number in its data set.
+        text_index: the number of its text in its data set; equal texts share it.
+
+    Shape:
+        frames ``(t, d_v)``, words ``(l, d_q)``, clip_times ``(t, 2)``.
+    """
+
+    qid: str
+    vid: str
+    text: str
+    frames: Tensor
+    words: Tensor
+    clip_times: Tensor
+    duration: float
+    windows: tuple[Window, ...] | None
+    video_index: int
+    text_index: int
+
+
+class VMRDataset:
+    """Annotations joined with video and query features, checked once, read from memory ever after.
+
+    Args:
+        annotations: the queries; closed ones (:meth:`Annotations.without_moments`) make a closed data set.
+        video: features by video id.
+        query: features by query id.
+        max_clips: average-pool longer videos to this many clips.
+        max_words: keep the first so many words of a query.
+        clip_seconds: length of a clip; by default what the store says, else the video's length over its clips.
+        on_bad: ``"raise"`` at the first missing or unusable feature; ``"drop"`` its queries and count them.
+        in_memory: hold the features (after pooling) in memory; else read the store whenever an example is asked
+            for, which is fast from a packed folder.
+
+    Raises:
+        VMRDataError: if features are missing, empty, not finite or of another width and ``on_bad`` is
+            ``"raise"``; if no query is left; if annotations made by hand break the form.
+        ValueError: if an option is out of range.
+
+    Notes:
+        Every feature is read once at construction to be checked. Clips of ``clip_seconds`` that start after the
+        video's end are cut; the last clip reaches to the video's end if that is less than a clip away.
+
+    Example:
+        >>> import numpy as np
+        >>> from mmda.vmr import ArrayStore, VMRQuery, validate_queries
+        >>> notes = validate_queries([VMRQuery("q", "v", "a dog runs", 10.0, ((4.0, 8.0),))])
+        >>> data = VMRDataset(notes, ArrayStore({"v": np.ones((5, 3))}), ArrayStore({"q": np.ones(4)}))
+        >>> data[0].clip_times[2].tolist(), data[0].windows, data.frame_width, data.word_width
+        ([4.0, 6.0], ((4.0, 8.0),), 3, 4)
+    """
+
+    def __init__(
+        self,
+        annotations: Annotations,
+        video: FeatureStore,
+        query: FeatureStore,
+        *,
+        max_clips: int | None = None,
+        max_words: int | None = None,
+        clip_seconds: float | None = None,
+        on_bad: Literal["raise", "drop"] = "raise",
+        in_memory: bool = True,
+    ) -> None:
+        for name, value in (("max_clips", max_clips), ("max_words", max_words), ("clip_seconds", clip_seconds)):
+            if value is not None and not value > 0:
+                raise ValueError(f"VMRDataset: `{name}` must be above 0, got {value}")
+        if on_bad not in ("raise", "drop"):
+            raise ValueError(f"VMRDataset: `on_bad` must be one of 'raise', 'drop', got {on_bad!r}")
+        self._video, self._query = video, query
+        self._max_clips, self._max_words = max_clips, max_words
+        self._clip_seconds = video.clip_seconds if clip_seconds is None else clip_seconds
+        self._in_memory = in_memory
+        self._frames: dict[str, Tensor] = {}
+        self._words: dict[str, Tensor] = {}
+        self._clip_times: dict[str, Tensor] = {}
+        self._clip_rows: dict[str, int] = {}  # rows of the stored array inside the video, before pooling
+        found = Findings()
+        if not annotations.closed:
+            _check_windows(annotations)
+        self.frame_width, self.word_width = video.width, query.width
+        durations = annotations.durations
+        good = {vid for vid in annotations.vids if self._take_video(vid, durations[vid], found, on_bad)}
+        kept = tuple(q for q in annotations if q.vid in good and self._take_query(q.qid, found, on_bad))
+        if not kept:
+            rule = "share at least one usable query with the features"
+            raise VMRDataError(annotations.source, None, rule, f"{video.source} and {query.source} with none")
+        self.annotations = Annotations(kept, annotations.report, annotations.source, annotations.closed)
+        self._number()
+        facts: dict[str, object] = {
+            "queries": len(kept),
+            "videos": len(self.annotations.vids),
+            "frame width": self.frame_width,
+            "word width": self.word_width,
+            "clips": _range(self._clip_times[vid].shape[0] for vid in self.annotations.vids),
+            "clip seconds": "from duration" if self._clip_seconds is None else f"{self._clip_seconds:g}",
+        }
+        unused = len(video) - sum(vid in video for vid in annotations.vids)
+        if unused > 0:
+            facts["videos without query"] = unused
+        self.report: Report = found.report(f"{annotations.source} with features", facts)
+
+    def __len__(self) -> int:
+        """Number of (video, query) pairs."""
+        return len(self.annotations)
+
+    def __getitem__(self, index: int) -> VMRExample:
+        query = self.annotations[index]
+        return VMRExample(
+            qid=query.qid,
+            vid=query.vid,
+            text=query.text,
+            frames=self.frames(query.vid),
+            words=self.words(query.qid),
+            clip_times=self._clip_times[query.vid],
+            duration=query.duration,
+            windows=None if self.annotations.closed else query.windows,
+            video_index=self._vid_number[query.vid],
+            text_index=self._text_number[_plain(query.text)],
+        )
+
+    def __iter__(self) -> Iterator[VMRExample]:
+        return (self[index] for index in range(len(self)))
+
+    def __repr__(self) -> str:
+        closed = ", closed" if self.closed else ""
+        return (
+            f"VMRDataset({self.annotations.source!r}, {len(self)} queries, {len(self.vids)} videos, "
+            f"widths {self.frame_width} and {self.word_width}{closed})"
+        )
+
+    @property
+    def queries(self) -> tuple[VMRQuery, ...]:
+        """The queries kept, in order."""
+        return self.annotations.queries
+
+    @property
+    def vids(self) -> tuple[str, ...]:
+        """Every video once, in order of first mention."""
+        return self.annotations.vids
+
+    @property
+    def closed(self) -> bool:
+        """The moments are not readable."""
+        return self.annotations.closed
+
+    @property
+    def lengths(self) -> list[int]:
+        """Number of clips of every example, for bucketing; nothing is read."""
+        return [self._clip_times[query.vid].shape[0] for query in self.queries]
+
+    def frames(self, vid: str) -> Tensor:
+        """Clip features ``(t, d_v)`` of a video, pooled and cut as the options say."""
+        held = self._frames.get(vid)
+        return held if held is not None else self._pooled(self._video[vid][: self._clip_rows[vid]])
+
+    def words(self, qid: str) -> Tensor:
+        """Word features ``(l, d_q)`` of a query."""
+        held = self._words.get(qid)
+        return held if held is not None else _tensor(self._query[qid][: self._max_words])
+
+    def clip_times(self, vid: str) -> Tensor:
+        """Start and end of every clip of a video in seconds, ``(t, 2)``."""
+        return self._clip_times[vid]
+
+    def select(self, vids: Collection[str]) -> VMRDataset:
+        """The queries of these videos, in order; features are shared, not copied."""
+        return self._with(self.annotations.select(vids))
+
+    def without_moments(self) -> VMRDataset:
+        """The target's view: the same pairs, whose moments are gone; features are shared."""
+        return self._with(self.annotations.without_moments())
+
+    def _with(self, annotations: Annotations) -> VMRDataset:
+        view = object.__new__(VMRDataset)
+        view.__dict__.update(self.__dict__)
+        view.annotations = annotations
+        view._number()
+        return view
+
+    def _number(self) -> None:
+        self._vid_number = {vid: k for k, vid in enumerate(self.annotations.vids)}
+        texts = dict.fromkeys(_plain(query.text) for query in self.annotations)
+        self._text_number = {text: k for k, text in enumerate(texts)}
+
+    def _take_video(self, vid: str, duration: float, found: Findings, on_bad: str) -> bool:
+        array = _take(self._video, vid, "video", found, on_bad)
+        if array is None:
+            return False
+        times, rows, gap = _clip_times(len(array), duration, self._clip_seconds)
+        if gap > 0:
+            found.add("short_video", vid)
+        elif gap < 0:
+            found.add("long_video", vid)
+        if self._max_clips is not None and rows > self._max_clips:
+            bounds = clip_bounds(rows, self._max_clips)
+            times = np.stack([times[bounds[:-1], 0], times[bounds[1:] - 1, 1]], axis=1)
+        self._clip_rows[vid] = rows
+        self._clip_times[vid] = torch.from_numpy(times)
+        if self._in_memory:
+            self._frames[vid] = self._pooled(array[:rows])
+        return True
+
+    def _take_query(self, qid: str, found: Findings, on_bad: str) -> bool:
+        array = _take(self._query, qid, "query", found, on_bad)
+        if array is None:
+            return False
+        if self._in_memory:
+            self._words[qid] = _tensor(array[: self._max_words])
+        return True
+
+    def _pooled(self, array: Array) -> Tensor:
+        return _tensor(array if self._max_clips is None else pool_clips(array, self._max_clips))
+
+
+def load_packed(
+    video: PathLike,
+    query: PathLike,
+    annotations: PathLike,
+    *,
+    max_clips: int | None = None,
+    on_bad: Literal["raise", "drop"] = "raise",
+) -> VMRDataset:
+    """Open annotations with one file or folder of video features and one of query features.
+
+    Args:
+        video: video features, in any layout of :func:`open_features`.
+        query: query features; unnamed rows are taken in the order of the annotations.
+        annotations: moment annotations, in any layout of :func:`read_annotations`.
+        max_clips: average-pool longer videos to this many clips.
+        on_bad: as in :class:`VMRDataset`.
+
+    Raises:
+        VMRDataError: if anything on disk breaks its layout, or the three do not fit.
+    """
+    notes = read_annotations(annotations)
+    order = [q.qid for q in notes]
+    return VMRDataset(
+        notes,
+        open_features(video),
+        open_features(query, kind="query", ids=order),
+        max_clips=max_clips,
+        on_bad=on_bad,
+    )
+
+
+def read_splits(path: PathLike) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Read splits by video: ``{data set: {split: [video id, ...]}}``, as JSON.
+
+    Returns:
+        The same mapping; ``dataset.select(splits[name]["train"])`` applies it.
+
+    Raises:
+        VMRDataError: if the file has another form, or a video is in two splits of one data set.
+    """
+    file = Path(path)
+    try:
+        loaded = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise VMRDataError(file, None, "be valid JSON", error) from None
+    except FileNotFoundError:
+        raise VMRDataError(file, None, "exist", "no such file") from None
+    splits: dict[str, dict[str, tuple[str, ...]]] = {}
+    for name, parts in loaded.items() if isinstance(loaded, dict) else [("the file", None)]:
+        if not isinstance(parts, dict) or not all(isinstance(vids, list) for vids in parts.values()):
+            raise VMRDataError(file, name, "map splits to lists of video ids", type(parts).__name__)
+        home: dict[str, str] = {}
+        for split, vids in parts.items():
+            for vid in vids:
+                if home.setdefault(vid, split) != split:
+                    raise VMRDataError(file, vid, f"be in one split of {name}", f"{home[vid]} and {split}")
+        splits[name] = {split: tuple(vids) for split, vids in parts.items()}
+    return splits
+
+
+def _take(store: FeatureStore, id: str, what: Literal["video", "query"], found: Findings, on_bad: str) -> Array | None:
+    """Features of ``id`` if they are there and fit for use; else raise, or count and give ``None``."""
+    rule = f"no_{what}"
+    try:
+        if id not in store:
+            raise VMRDataError(store.source, id, f"have features ({what}): the annotations name it", "none")
+        rule = f"bad_{what}"
+        array = store[id]
+        if array.shape[1] != store.width:
+            raise VMRDataError(store.source, id, f"have width {store.width} like the others", array.shape[1])
+        check_finite(array, store.source, id)
+    except VMRDataError as error:
+        if on_bad == "raise":
+            raise
+        found.add(rule, id, error)
+        return None
+    return array
+
+
+def _clip_times(clips: int, duration: float, clip_seconds: float | None) -> tuple[NDArray[np.float32], int, int]:
+    """Start and end of each clip in seconds, how many clips begin inside the video, and how the rest fits.
+
+    The last number is 1 where more than a clip of the video has no feature, -1 where features run on for more
+    than a clip past its end, else 0.
+    """
+    if clip_seconds is None:
+        edges = np.linspace(0.0, duration, clips + 1)
+        return np.stack([edges[:-1], edges[1:]], axis=1).astype(np.float32), clips, 0
+    starts = np.arange(clips) * clip_seconds
+    inside = max(1, int((starts < duration).sum()))
+    starts = starts[:inside]
+    ends = np.minimum(starts + clip_seconds, duration)
+    covered = clips * clip_seconds
+    if 0 < duration - covered <= clip_seconds:
+        ends[-1] = duration
+    gap = 1 if duration - covered > clip_seconds else -1 if covered - duration > clip_seconds else 0
+    return np.stack([starts, ends], axis=1).astype(np.float32), inside, gap
+
+
+def _check_windows(annotations: Annotations) -> None:
+    for query in annotations:
+        for start, end in query.windows:
+            if not 0 <= start < end <= query.duration:
+                rule = f"have moments with 0 <= start < end <= {query.duration:g} (see `validate_queries`)"
+                raise VMRDataError(annotations.source, query.qid, rule, f"({start:g}, {end:g})")
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split()).rstrip(".?! ")
+
+
+def _range(counts: Iterable[int]) -> str:
+    numbers = list(counts)
+    return f"{min(numbers)} to {max(numbers)}"
+
+
+def _tensor(array: Array) -> Tensor:
+    """A tensor of its own memory: a memory map must stay a file, and a read-only array has no tensor."""
+    return torch.from_numpy(array if array.flags.owndata and array.flags.writeable else array.copy())
