@@ -5,8 +5,16 @@ Discrepancies compare two unpaired samples, ``loss(source, target)``; pair losse
 """
 
 from mmda.losses._protocols import Discrepancy, PairLoss
+from mmda.losses.adversarial import (
+    DomainAdversarialLoss,
+    MultiDomainAdversarialLoss,
+    domain_adversarial_loss,
+    multi_domain_adversarial_loss,
+)
 from mmda.losses.attended_contrast import AttendedContrastiveLoss, attended_contrastive_loss
+from mmda.losses.coral import CORALLoss, coral_loss
 from mmda.losses.frame_query import FrameQueryLoss, frame_query_loss
+from mmda.losses.info_nce import InfoNCELoss, domain_negative_mask, duplicate_mask, info_nce_loss
 from mmda.losses.mmd import MMDLoss, mmd_loss
 from mmda.losses.moment_localization import (
     MomentLocalizationLoss,
@@ -18,17 +26,27 @@ from mmda.losses.multiple_instance import MultipleInstanceLoss, multiple_instanc
 
 __all__ = [
     "AttendedContrastiveLoss",
+    "CORALLoss",
     "Discrepancy",
+    "DomainAdversarialLoss",
     "FrameQueryLoss",
+    "InfoNCELoss",
     "MMDLoss",
     "MomentLocalizationLoss",
     "MomentTargets",
+    "MultiDomainAdversarialLoss",
     "MultipleInstanceLoss",
     "PairLoss",
     "attended_contrastive_loss",
+    "coral_loss",
+    "domain_adversarial_loss",
+    "domain_negative_mask",
+    "duplicate_mask",
     "frame_query_loss",
+    "info_nce_loss",
     "mmd_loss",
     "moment_localization_loss",
     "moment_targets",
+    "multi_domain_adversarial_loss",
     "multiple_instance_loss",
 ]

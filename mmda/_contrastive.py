@@ -1,0 +1,126 @@
+"""What the losses on paired rows share: rows and counts of both sides, unit length, weighted log-sum-exp."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mmda._checks import check_mask, check_number, check_same_width, check_weight, fail, shape_text
+from mmda._logits import as_weighted_rows
+
+
+class Pairs(NamedTuple):
+    """Rows of both sides and how often each counts (``None``: once). Rows that count 0 are zeros."""
+
+    anchor: Tensor
+    positive: Tensor
+    anchor_count: Tensor | None
+    positive_count: Tensor | None
+
+
+def pair_rows(
+    caller: str,
+    anchor: Tensor,
+    positive: Tensor,
+    *,
+    mask: Tensor | None,
+    weight: Tensor | None,
+    dtype: torch.dtype,
+    candidate_mask: Tensor | None = None,
+    normalize: bool = True,
+    same_size: bool = True,
+) -> Pairs:
+    """Check both sides and flatten them to rows; ``mask`` and ``weight`` hold for both where the sizes agree."""
+    paired = anchor.shape[:-1] == positive.shape[:-1]
+    if candidate_mask is None and paired:
+        candidate_mask = mask
+        mask_name = "mask"
+    else:
+        mask_name = "candidate_mask"
+    x, x_count = as_weighted_rows(caller, "anchor", anchor, dtype=dtype, mask=mask, weight=weight)
+    y, y_count = as_weighted_rows(
+        caller,
+        "positive",
+        positive,
+        dtype=dtype,
+        mask=candidate_mask,
+        weight=weight if paired else None,
+        mask_name=mask_name,
+    )
+    check_same_width(caller, "anchor", x, "positive", y)
+    if same_size and x.shape[0] != y.shape[0]:
+        fail(caller, "positive", f"have as many rows as `anchor` ({x.shape[0]})", y.shape[0])
+    if normalize:
+        x, y = normalized_rows(x), normalized_rows(y)
+    return Pairs(x, y, x_count, y_count)
+
+
+def normalized_rows(x: Tensor) -> Tensor:
+    """Rows divided by their length, whatever their scale (no overflow or underflow of squares); zero rows stay."""
+    top = x.detach().abs().amax(-1, keepdim=True)
+    x = x / torch.where(top > 0, top, torch.ones_like(top))
+    squared = x.square().sum(-1, keepdim=True)
+    return x * torch.where(squared > 0, squared, torch.ones_like(squared)).rsqrt()
+
+
+def counts(rows: Tensor, count: Tensor | None) -> Tensor:
+    """``count``, or ones."""
+    return torch.ones(rows.shape[0], dtype=rows.dtype, device=rows.device) if count is None else count
+
+
+def check_temperature(caller: str, temperature: float | Tensor, argument: str = "temperature") -> None:
+    """A number > 0, or a tensor with one value."""
+    if not isinstance(temperature, Tensor):
+        check_number(caller, argument, temperature, above=0.0)
+    elif temperature.ndim != 0:
+        fail(caller, argument, "have shape ()", shape_text(temperature))
+
+
+def check_pairing(caller: str, n: int, m: int, positive_mask: Tensor | None, negative_mask: Tensor | None) -> None:
+    """Masks over pairs are bool and (n, m)."""
+    if positive_mask is not None:
+        check_mask(caller, "positive_mask", positive_mask, (n, m))
+    if negative_mask is not None:
+        check_mask(caller, "negative_mask", negative_mask, (n, m))
+
+
+def pairing(
+    caller: str,
+    pairs: Pairs,
+    positive_mask: Tensor | None,
+    positive_weight: Tensor | None,
+) -> Tensor | None:
+    """How much each candidate is a positive of each anchor (n, m), zero off the valid rows; None: row i of row i."""
+    n, m = pairs.anchor.shape[0], pairs.positive.shape[0]
+    zero = torch.zeros((), dtype=pairs.anchor.dtype, device=pairs.anchor.device)
+    share: Tensor | None = None
+    if positive_weight is not None:
+        check_weight(caller, "positive_weight", positive_weight, (n, m))
+        share = positive_weight.to(pairs.anchor.dtype)
+        if positive_mask is not None:
+            share = torch.where(positive_mask, share, zero)
+    elif positive_mask is not None:
+        share = positive_mask.to(pairs.anchor.dtype)
+    elif n != m:
+        fail(caller, "positive_mask", f"be given where `anchor` has {n} rows and `positive` another number", m)
+    if share is None:
+        return None
+    if pairs.anchor_count is not None:
+        share = torch.where((pairs.anchor_count > 0).unsqueeze(1), share, zero)
+    if pairs.positive_count is not None:
+        share = torch.where((pairs.positive_count > 0).unsqueeze(0), share, zero)
+    return share
+
+
+def weighted_logsumexp(x: Tensor, weight: Tensor) -> Tensor:
+    """log sum_j w_ij exp(x_ij) over the last axis; zero where no weight is positive."""
+    some = weight > 0
+    floor = torch.full((), torch.finfo(x.dtype).min, dtype=x.dtype, device=x.device)
+    top = torch.where(some, x.detach(), floor).amax(-1, keepdim=True)
+    shifted = torch.where(some, x - top, torch.zeros_like(top))
+    total = (torch.where(some, weight, torch.zeros_like(weight)) * shifted.exp()).sum(-1)
+    any_left = some.any(-1)
+    value = torch.where(any_left, total, torch.ones_like(total)).log() + top.squeeze(-1)
+    return torch.where(any_left, value, torch.zeros_like(value))

@@ -1,0 +1,75 @@
+"""Domain discriminator: the network that an adversarial loss plays against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from mmda._checks import check_count, check_number, fail, shape_text
+
+
+class DomainDiscriminator(nn.Module):
+    """Logits of the domain that a feature comes from: a perceptron with rectified hidden layers.
+
+    Args:
+        features: width of the input.
+        hidden: widths of the hidden layers, from the input on; empty for a linear discriminator.
+        domains: number of domains. Two give one logit (of domain 1, the target), more give one each.
+        dropout: share of hidden units dropped in training.
+
+    Shape:
+        (..., features) to (...) for two domains, (..., domains) for more.
+
+    Returns:
+        Logits, never probabilities: the losses apply the log-sigmoid or log-softmax themselves.
+
+    Raises:
+        ValueError: a width or number out of range; an input of another width.
+        TypeError: a width that is not an integer.
+
+    Notes:
+        It keeps no statistics over the batch, so padding rows and the other domain change no logit. Dropout, off by
+        default, draws from the global random state as :class:`torch.nn.Dropout` does.
+
+    Example:
+        >>> import torch
+        >>> DomainDiscriminator(16, hidden=[8])(torch.zeros(5, 16)).shape
+        torch.Size([5])
+        >>> DomainDiscriminator(16, hidden=[8], domains=3)(torch.zeros(5, 16)).shape
+        torch.Size([5, 3])
+
+    References:
+        Ganin et al., "Domain-Adversarial Training of Neural Networks", JMLR 17 (2016), section 4.
+    """
+
+    def __init__(
+        self, features: int, *, hidden: Sequence[int] = (256, 256), domains: int = 2, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        check_count("DomainDiscriminator", "features", features)
+        for width in hidden:
+            check_count("DomainDiscriminator", "hidden", width)
+        check_count("DomainDiscriminator", "domains", domains, at_least=2)
+        check_number("DomainDiscriminator", "dropout", dropout, at_least=0.0, below=1.0)
+        self.features = features
+        self.domains = domains
+        layers: list[nn.Module] = []
+        width = features
+        for size in hidden:
+            layers += [nn.Linear(width, size), nn.ReLU()]
+            if dropout > 0:
+                layers.append(nn.Dropout(dropout))
+            width = size
+        layers.append(nn.Linear(width, 1 if domains == 2 else domains))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of the rows of ``x``."""
+        if x.ndim == 0 or x.shape[-1] != self.features:
+            fail("DomainDiscriminator", "x", f"have shape (..., {self.features})", shape_text(x))
+        logits: Tensor = self.layers(x)
+        return logits.squeeze(-1) if self.domains == 2 else logits
+
+
+__all__ = ["DomainDiscriminator"]

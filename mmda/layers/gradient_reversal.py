@@ -1,0 +1,124 @@
+"""Gradient reversal: the identity forward, a turned and scaled gradient backward."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mmda._checks import check_floating, check_number, fail, shape_text
+
+
+def gradient_reversal(x: Tensor, strength: float | Tensor = 1.0) -> Tensor:
+    r"""The input itself; what flows back through it is multiplied by minus the strength.
+
+    With :math:`\operatorname{sg}` for the value without its gradient and strength :math:`\lambda`,
+
+    .. math::
+
+       r(x) = \operatorname{sg}(x) - \lambda\, (x - \operatorname{sg}(x)), \qquad
+       r(x) = x, \qquad \frac{\partial L}{\partial x} = -\lambda\, \frac{\partial L}{\partial r}
+
+    Args:
+        x: any floating-point tensor.
+        strength: :math:`\lambda`; a number, a scalar tensor, or one value a sample. It carries no gradient.
+
+    Shape:
+        ``x`` (n, ...); ``strength`` () or (n,).
+
+    Returns:
+        A tensor equal to ``x`` bit for bit, infinities and NaN included, of the same dtype. (A negative zero
+        keeps its sign for strengths >= 0.)
+
+    Raises:
+        ValueError: a strength that is neither a finite number, a scalar nor of shape (n,).
+        TypeError: ``x`` is not floating point.
+
+    Notes:
+        Plain differentiable operations, so that reverse and forward mode, ``vmap``, ``torch.compile`` and
+        ``torch.export`` see the same function; a custom ``autograd.Function`` with a forward-mode rule cannot be
+        compiled into one graph. The bracket is exactly zero where ``x`` is finite, and left out where it is not:
+        the gradient of an entry that is not finite is zero.
+
+        The reversal is linear, so every pass through it turns the sign once more: the gradient of f(r(x)) is
+        :math:`-\lambda f'(x)`, its own gradient :math:`\lambda^2 f''(x)` (not :math:`-\lambda f''(x)`). Forward mode
+        turns tangents in the same way. Numerical differentiation sees the identity and disagrees by design.
+
+        A Python number is a constant of a compiled graph: pass a tensor (or use :class:`GradientReversal`, which
+        holds one) where the strength changes from step to step.
+
+    Example:
+        >>> import torch
+        >>> x = torch.tensor([1.0, 2.0], requires_grad=True)
+        >>> gradient_reversal(x, 0.5).square().sum().backward()
+        >>> x.grad
+        tensor([-1., -2.])
+
+    References:
+        Ganin and Lempitsky, "Unsupervised Domain Adaptation by Backpropagation", ICML 2015, equations 7 and 8.
+    """
+    check_floating("gradient_reversal", "x", x)
+    held = x.detach()
+    if isinstance(strength, Tensor):
+        factor = -strength.detach()
+        if factor.ndim > 0:
+            if factor.ndim != 1 or x.ndim == 0 or factor.shape[0] != x.shape[0]:
+                fail("gradient_reversal", "strength", f"have shape () or ({_samples(x)},)", shape_text(strength))
+            factor = factor.reshape(-1, *(1,) * (x.ndim - 1))
+        carried = (factor * (x - held)).to(x.dtype)
+    else:
+        check_number("gradient_reversal", "strength", strength)
+        carried = -strength * (x - held)
+    return torch.where(held.isfinite(), held + carried, held)
+
+
+def _samples(x: Tensor) -> str:
+    return str(x.shape[0]) if x.ndim else "n"
+
+
+class GradientReversal(nn.Module):
+    """Module form of :func:`gradient_reversal`, which holds the formula; the strength is a buffer.
+
+    Args:
+        strength: a number. Schedules are pure functions and the training loop sets it, :meth:`set_strength`;
+            nothing advances in ``forward``.
+
+    Shape:
+        (n, ...) to the same.
+
+    Notes:
+        The strength is read when ``forward`` runs: a later :meth:`set_strength` leaves graphs already built alone,
+        and does not recompile a compiled model. It is saved in the ``state_dict``.
+
+    Example:
+        >>> reversal = GradientReversal(0.1)
+        >>> reversal.set_strength(0.5)
+        >>> reversal
+        GradientReversal(strength=0.5)
+    """
+
+    strength: Tensor
+
+    def __init__(self, strength: float = 1.0) -> None:
+        super().__init__()
+        check_number("GradientReversal", "strength", strength)
+        self.register_buffer("strength", torch.tensor(float(strength)))
+
+    def set_strength(self, strength: float | Tensor) -> None:
+        """Set the strength of the calls that follow: a number or a scalar tensor."""
+        if isinstance(strength, Tensor):
+            if strength.ndim != 0:
+                fail("GradientReversal.set_strength", "strength", "have shape ()", shape_text(strength))
+        else:
+            check_number("GradientReversal.set_strength", "strength", strength)
+        with torch.no_grad():
+            self.strength.fill_(strength)
+
+    def forward(self, x: Tensor, *, strength: Tensor | None = None) -> Tensor:
+        """See :func:`gradient_reversal`; ``strength`` (n,), one value a sample, multiplies the layer's."""
+        return gradient_reversal(x, self.strength if strength is None else self.strength * strength)
+
+    def extra_repr(self) -> str:
+        return "strength=?" if self.strength.is_meta else f"strength={self.strength.item():.7g}"
+
+
+__all__ = ["GradientReversal", "gradient_reversal"]

@@ -1,0 +1,67 @@
+"""A temperature that is learned between bounds."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from mmda._checks import check_number, fail
+
+
+class LearnableTemperature(nn.Module):
+    r"""A positive number that is trained and cannot leave its bounds.
+
+    With one unbounded parameter :math:`\theta` and bounds :math:`a < b`,
+
+    .. math:: \tau = a \, (b / a)^{\sigma(\theta)}
+
+    Args:
+        initial: the value to start from, strictly between the bounds.
+        minimum: :math:`a` > 0. Logits of cosines stay within :math:`\pm 1 / a`.
+        maximum: :math:`b`.
+
+    Shape:
+        No input; a scalar comes back.
+
+    Returns:
+        :math:`\tau`, float32 unless the module was converted.
+
+    Raises:
+        ValueError: numbers out of order.
+
+    Notes:
+        Smooth, so that the gradient never dies as it does at the end of a clamp. Keep the parameter out of weight
+        decay: its zero is the geometric mean of the bounds.
+
+    Example:
+        >>> temperature = LearnableTemperature(0.07)
+        >>> round(temperature().item(), 6)
+        0.07
+
+    References:
+        Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021, section
+        2.5: learned in the logarithm, 0.07 at the start, 0.01 the least; the clamp there is smooth here.
+    """
+
+    def __init__(self, initial: float = 0.07, *, minimum: float = 0.01, maximum: float = 1.0) -> None:
+        super().__init__()
+        check_number("LearnableTemperature", "minimum", minimum, above=0.0)
+        check_number("LearnableTemperature", "maximum", maximum, above=minimum)
+        check_number("LearnableTemperature", "initial", initial)
+        if not minimum < initial < maximum:
+            fail("LearnableTemperature", "initial", f"lie strictly between {minimum:g} and {maximum:g}", initial)
+        self.minimum = float(minimum)
+        self.maximum = float(maximum)
+        self.raw = nn.Parameter(torch.tensor(math.log(initial / minimum) / math.log(maximum / initial)).log())
+
+    def forward(self) -> Tensor:
+        """The temperature."""
+        return self.minimum * (math.log(self.maximum / self.minimum) * self.raw.sigmoid()).exp()
+
+    def extra_repr(self) -> str:
+        return f"minimum={self.minimum:g}, maximum={self.maximum:g}"
+
+
+__all__ = ["LearnableTemperature"]

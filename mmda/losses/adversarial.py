@@ -1,0 +1,266 @@
+"""Domain-adversarial losses: a discriminator tells the domains apart, reversed gradients make it fail."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmda._adversarial import ask, balanced_binary, logit_rows
+from mmda._checks import check_same_width, check_tensor, fail, shape_text
+from mmda._logits import as_weighted_rows
+from mmda._masking import as_rows, full_precision, safe_divide, working_dtype
+from mmda.layers.gradient_reversal import GradientReversal
+
+
+def domain_adversarial_loss(
+    source_logits: Tensor,
+    target_logits: Tensor,
+    *,
+    source_weight: Tensor | None = None,
+    target_weight: Tensor | None = None,
+    source_mask: Tensor | None = None,
+    target_mask: Tensor | None = None,
+) -> Tensor:
+    r"""Cross-entropy of a discriminator's logits; lower means that it tells the domains apart better.
+
+    Source is domain 0, target is domain 1, and each domain counts the same however many rows it has:
+
+    .. math::
+
+       L = \frac{1}{2} \cdot \frac{1}{n} \sum_{i} \log(1 + e^{a_i}) + \frac{1}{2} \cdot \frac{1}{m} \sum_{j}
+           \log(1 + e^{-b_j})
+
+    with logits :math:`a` of the source and :math:`b` of the target. Logits of zero give log 2.
+
+    Args:
+        source_logits: logits (of being target) of the source rows.
+        target_logits: logits of the target rows.
+        source_weight: how often each source row counts: 2 is a repeated row, 0 an absent one.
+        target_weight: the same for the target.
+        source_mask: bool, True = keep. Padding may hold anything.
+        target_mask: the same for the target.
+
+    Shape:
+        ``source_logits`` (n,), ``target_logits`` (m,), or (b, t); weights and masks have the shape of their logits.
+
+    Returns:
+        Scalar >= 0, float32 (float64 for float64 input). A side with no row left gives zero.
+
+    Raises:
+        ValueError: empty logits, a mask or weight of another shape.
+        TypeError: a mask that is not bool, logits that are not floating point.
+
+    Notes:
+        The gradient is what a discriminator descends; features behind a
+        :class:`~mmda.layers.GradientReversal` ascend it. From the log-sigmoid: a logit of 1000 on the wrong side has
+        gradient one, not zero. Differs from a mean over the joined batch (the same for n = m): there the larger
+        domain counts more.
+
+    Example:
+        >>> import torch
+        >>> round(domain_adversarial_loss(torch.zeros(4), torch.zeros(6)).item(), 6)
+        0.693147
+
+    References:
+        Ganin et al., "Domain-Adversarial Training of Neural Networks", JMLR 17 (2016), equations 6 and 9.
+    """
+    caller = "domain_adversarial_loss"
+    dtype = working_dtype(source_logits, target_logits)
+    with full_precision(source_logits):
+        x, x_weight = logit_rows(
+            caller, "source_logits", source_logits, mask=source_mask, weight=source_weight, dtype=dtype
+        )
+        y, y_weight = logit_rows(
+            caller, "target_logits", target_logits, mask=target_mask, weight=target_weight, dtype=dtype
+        )
+        return balanced_binary(x, y, x_weight, y_weight)
+
+
+class DomainAdversarialLoss(nn.Module):
+    r"""Discriminator and gradient reversal behind the call of a discrepancy; the loss is the discriminator's.
+
+    Computes :func:`domain_adversarial_loss` of ``discriminator(reversal(features))``. One optimiser and one backward
+    train both sides: the discriminator's parameters descend the loss, the features receive its gradient times
+    :math:`-\lambda`.
+
+    Args:
+        discriminator: maps rows (n, d) to logits (n,) or (n, 1), as :class:`~mmda.layers.DomainDiscriminator` does.
+        strength: :math:`\lambda`, see :class:`~mmda.layers.GradientReversal`; :meth:`set_strength` changes it.
+
+    Shape:
+        ``source`` (n, d), ``target`` (m, d), or with a mask (b, t, d); weights and masks (n,) and (m,), or (b, t).
+
+    Returns:
+        Scalar >= 0, float32 (float64 for float64 input); log 2 where the discriminator sees no difference. A side
+        with no row left gives zero.
+
+    Raises:
+        ValueError: wrong shapes, of the features or of the discriminator's logits.
+        TypeError: a mask that is not bool, features that are not floating point.
+
+    Notes:
+        The value is a loss of the discriminator, so a rising one means that the features win. Rows are cast to the
+        dtype of the discriminator's parameters and autocast is off inside. Source and target rows go through the
+        discriminator in one batch, padding as rows of zeros: a discriminator with statistics over the batch would
+        see them.
+
+    Example:
+        >>> import torch
+        >>> from mmda.layers import DomainDiscriminator
+        >>> _ = torch.manual_seed(0)
+        >>> adversary = DomainAdversarialLoss(DomainDiscriminator(16, hidden=[32]), strength=0.5)
+        >>> adversary.set_strength(1.0)
+        >>> bool(adversary(torch.randn(8, 16), torch.randn(12, 16)) > 0)
+        True
+    """
+
+    def __init__(self, discriminator: nn.Module, *, strength: float = 1.0) -> None:
+        super().__init__()
+        self.discriminator = discriminator
+        self.reversal = GradientReversal(strength)
+
+    def set_strength(self, strength: float | Tensor) -> None:
+        """Set the strength of the calls that follow."""
+        self.reversal.set_strength(strength)
+
+    def forward(
+        self,
+        source: Tensor,
+        target: Tensor,
+        *,
+        source_weight: Tensor | None = None,
+        target_weight: Tensor | None = None,
+        source_mask: Tensor | None = None,
+        target_mask: Tensor | None = None,
+    ) -> Tensor:
+        """See the class."""
+        caller = "DomainAdversarialLoss"
+        dtype = working_dtype(source, target)
+        with full_precision(source):
+            x, x_weight = as_rows(caller, "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
+            y, y_weight = as_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
+            check_same_width(caller, "source", x, "target", y)
+            logits = ask(caller, self.discriminator, self.reversal(torch.cat([x, y])), None, dtype)
+            n = x.shape[0]
+            return balanced_binary(logits[:n], logits[n:], x_weight, y_weight)
+
+
+def multi_domain_adversarial_loss(
+    logits: Tensor, domain_index: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None
+) -> Tensor:
+    r"""Cross-entropy of a discriminator of K domains; lower means that it tells the domains apart better.
+
+    With :math:`p` the softmax of the logits, :math:`k_i` the domain of row i, and each domain that is present
+    counting the same,
+
+    .. math::
+
+       L = \frac{1}{|D|} \sum_{k \in D} \frac{1}{n_k} \sum_{i:\, k_i = k} -\log p_{i k},
+       \qquad D = \{k : n_k > 0\}
+
+    Args:
+        logits: one logit a domain.
+        domain_index: the domain of each row, an integer from 0 to K - 1. Rows with any other index are left out.
+        weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        mask: bool, True = keep. Padding may hold anything.
+
+    Shape:
+        ``logits`` (n, K); ``domain_index``, ``weight`` and ``mask`` (n,). Or (b, t, K) and (b, t).
+
+    Returns:
+        Scalar >= 0, float32 (float64 for float64 input); zero where no row is left.
+
+    Raises:
+        ValueError: wrong shapes, fewer than two domains.
+        TypeError: an index that is not an integer, a mask that is not bool, logits that are not floating point.
+
+    Notes:
+        For K = 2 and logits (0, a) this is :func:`domain_adversarial_loss` of a. A domain that is absent from the
+        batch changes nothing.
+
+    Example:
+        >>> import torch
+        >>> round(multi_domain_adversarial_loss(torch.zeros(4, 3), torch.tensor([0, 1, 1, 2])).item(), 6)
+        1.098612
+
+    References:
+        Ganin et al., "Domain-Adversarial Training of Neural Networks", JMLR 17 (2016), for two domains; Zhao et al.,
+        "Adversarial Multiple Source Domain Adaptation", NeurIPS 2018, for several.
+    """
+    caller = "multi_domain_adversarial_loss"
+    dtype = working_dtype(logits)
+    with full_precision(logits):
+        rows, count = as_weighted_rows(
+            caller, "logits", logits, dtype=dtype, mask=mask, weight=weight, axis="domains", least=2
+        )
+        _check_index(caller, domain_index, logits)
+        return _balanced(rows, domain_index.reshape(-1), count)
+
+
+def _check_index(caller: str, domain_index: Tensor, rows: Tensor) -> None:
+    check_tensor(caller, "domain_index", domain_index)
+    if domain_index.is_floating_point() or domain_index.is_complex() or domain_index.dtype == torch.bool:
+        raise TypeError(f"{caller}: `domain_index` must be an integer tensor, got {domain_index.dtype}")
+    if domain_index.shape != rows.shape[:-1]:
+        fail(caller, "domain_index", f"have shape {tuple(rows.shape[:-1])}", shape_text(domain_index))
+
+
+def _balanced(logits: Tensor, domain_index: Tensor, count: Tensor | None) -> Tensor:
+    domains = torch.arange(logits.shape[1], device=logits.device)
+    member = (domain_index.unsqueeze(1) == domains).to(logits.dtype)
+    if count is not None:
+        member = member * count.unsqueeze(1)
+    total = member.sum(0)
+    each = safe_divide(-(member * F.log_softmax(logits, 1)).sum(0), total)
+    return safe_divide(each.sum(), (total > 0).to(logits.dtype).sum())
+
+
+class MultiDomainAdversarialLoss(nn.Module):
+    r"""Discriminator of K domains behind a gradient reversal; the loss is the discriminator's.
+
+    Computes :func:`multi_domain_adversarial_loss` of ``discriminator(reversal(features))``.
+
+    Args:
+        discriminator: maps rows (n, d) to logits (n, K), K >= 2.
+        strength: see :class:`~mmda.layers.GradientReversal`; :meth:`set_strength` changes it.
+
+    Shape:
+        ``features`` (n, d) with ``domain_index``, ``weight``, ``mask`` (n,); or with a mask (b, t, d) and (b, t).
+
+    Returns:
+        Scalar >= 0, float32 (float64 for float64 input); zero where no row is left.
+
+    Raises:
+        ValueError: wrong shapes, of the features or of the discriminator's logits.
+        TypeError: an index that is not an integer, a mask that is not bool, features that are not floating point.
+
+    Example:
+        >>> import torch
+        >>> from mmda.layers import DomainDiscriminator
+        >>> _ = torch.manual_seed(0)
+        >>> adversary = MultiDomainAdversarialLoss(DomainDiscriminator(16, hidden=[32], domains=3))
+        >>> bool(adversary(torch.randn(6, 16), torch.tensor([0, 0, 1, 1, 2, 2])) > 0)
+        True
+    """
+
+    def __init__(self, discriminator: nn.Module, *, strength: float = 1.0) -> None:
+        super().__init__()
+        self.discriminator = discriminator
+        self.reversal = GradientReversal(strength)
+
+    def set_strength(self, strength: float | Tensor) -> None:
+        """Set the strength of the calls that follow."""
+        self.reversal.set_strength(strength)
+
+    def forward(
+        self, features: Tensor, domain_index: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """See the class."""
+        caller = "MultiDomainAdversarialLoss"
+        dtype = working_dtype(features)
+        with full_precision(features):
+            x, count = as_weighted_rows(caller, "features", features, dtype=dtype, mask=mask, weight=weight)
+            _check_index(caller, domain_index, features)
+            logits = ask(caller, self.discriminator, self.reversal(x), 2, dtype)
+            return _balanced(logits, domain_index.reshape(-1), count)

@@ -1,0 +1,164 @@
+"""Correlation alignment."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mmda._checks import check_same_width, fail, shape_text
+from mmda._kernel_sums import pooled_centre
+from mmda._masking import as_rows, full_precision, safe_divide, working_dtype
+
+
+def coral_loss(
+    source: Tensor,
+    target: Tensor,
+    *,
+    match_mean: bool = False,
+    source_weight: Tensor | None = None,
+    target_weight: Tensor | None = None,
+    source_mask: Tensor | None = None,
+    target_mask: Tensor | None = None,
+) -> Tensor:
+    r"""Squared distance between the covariances of two samples; lower means closer second moments.
+
+    With d features, covariances :math:`C_s, C_t` and means :math:`\mu_s, \mu_t`,
+
+    .. math::
+
+       L = \frac{1}{4 d^2} \lVert C_s - C_t \rVert_F^2
+           \;\Big[ + \frac{1}{4 d} \lVert \mu_s - \mu_t \rVert^2 \text{ if } \texttt{match\_mean} \Big],
+       \qquad C = \frac{1}{W - 1} \sum_i w_i (x_i - \mu)(x_i - \mu)^\top,
+       \quad \mu = \frac{1}{W} \sum_i w_i x_i
+
+    where :math:`W = \sum_i w_i` is the number of rows, counting weights.
+
+    Args:
+        source: source features.
+        target: target features; the number of rows may differ.
+        match_mean: add the term in brackets; both terms are then mean squared differences of entries, over 4.
+        source_weight: how often each source row counts: 2 is a repeated row, 0 an absent one.
+        target_weight: the same for the target.
+        source_mask: bool, True = keep. Padding may hold anything.
+        target_mask: the same for the target.
+
+    Shape:
+        ``source`` (n, d), ``target`` (m, d), or with a mask (b, t, d); weights and masks (n,) and (m,), or (b, t).
+
+    Returns:
+        Scalar >= 0, float32 (float64 for float64 input). Zero where masks and weights leave a side with no more
+        than one row, whose covariance is undefined.
+
+    Raises:
+        ValueError: wrong shapes; a side with a single row.
+        TypeError: a mask that is not bool, features that are not floating point.
+
+    Notes:
+        O((n + m) d min(n + m, d)) time and O(min(n + m, d)^2) memory: with fewer rows than features the norm is
+        taken through the Gram matrices of the rows and no d x d matrix exists; the two paths agree to rounding.
+        The value grows with the fourth power of the features' scale. Under autocast everything is computed in
+        float32. The paper has no term for the means.
+
+    Example:
+        >>> import torch
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> source = torch.randn(64, 16, generator=generator)
+        >>> target = torch.randn(48, 16, generator=generator)
+        >>> bool(coral_loss(source, 2 * target) > 10 * coral_loss(source, target + 1.0))
+        True
+
+    References:
+        Sun and Saenko, "Deep CORAL: Correlation Alignment for Deep Domain Adaptation", ECCV 2016 Workshops,
+        equations 1 to 3.
+    """
+    dtype = working_dtype(source, target)
+    with full_precision(source):
+        x, x_weight = as_rows("coral_loss", "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
+        y, y_weight = as_rows("coral_loss", "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
+        check_same_width("coral_loss", "source", x, "target", y)
+        for name, rows in (("source", x), ("target", y)):
+            if rows.shape[0] < 2:
+                fail("coral_loss", name, "have at least 2 samples", shape_text(rows))
+        width = x.shape[1]
+        centre = pooled_centre(x, y, x_weight, y_weight)
+        x_mean, x, x_share = _centred(x - centre, x_weight)
+        y_mean, y, y_share = _centred(y - centre, y_weight)
+        norm = _through_rows if x.shape[0] + y.shape[0] < width else _through_features
+        value = norm(x, y, x_share, y_share) / (4 * width * width)
+        if match_mean:
+            value = value + (x_mean - y_mean).square().sum() / (4 * width)
+        if x_weight is None and y_weight is None:
+            return value
+        enough = torch.stack([w.sum() > 1 for w in (x_weight, y_weight) if w is not None]).all()
+        return torch.where(enough, value, 0 * value)
+
+
+def _centred(x: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor | float]:
+    """Mean, rows less their mean, and the factor of each row in the covariance."""
+    if weight is None:
+        mean = x.mean(0)
+        return mean, x - mean, 1.0 / (x.shape[0] - 1)
+    total = weight.sum()
+    mean = safe_divide(weight @ x, total)
+    return mean, x - mean, safe_divide(weight, total - 1)
+
+
+def _through_features(x: Tensor, y: Tensor, x_share: Tensor | float, y_share: Tensor | float) -> Tensor:
+    """||C_x - C_y||_F^2 from the d x d covariances of centred rows."""
+    return (_covariance(x, x_share) - _covariance(y, y_share)).square().sum()
+
+
+def _covariance(x: Tensor, share: Tensor | float) -> Tensor:
+    return (x * share.unsqueeze(1)).T @ x if isinstance(share, Tensor) else (x.T @ x) * share
+
+
+def _through_rows(x: Tensor, y: Tensor, x_share: Tensor | float, y_share: Tensor | float) -> Tensor:
+    """The same from inner products of rows: <A^T A, B^T B> = ||A B^T||_F^2."""
+    within = _inner(x, x, x_share, x_share) + _inner(y, y, y_share, y_share)
+    return (within - 2 * _inner(x, y, x_share, y_share)).clamp_min(0)
+
+
+def _inner(x: Tensor, y: Tensor, x_share: Tensor | float, y_share: Tensor | float) -> Tensor:
+    squared = (x @ y.T).square()
+    squared = x_share @ squared if isinstance(x_share, Tensor) else squared.sum(0) * x_share
+    return squared @ y_share if isinstance(y_share, Tensor) else squared.sum() * y_share
+
+
+class CORALLoss(nn.Module):
+    """Module form of :func:`coral_loss`, which holds the formula, shapes and errors.
+
+    Args:
+        match_mean: add the squared distance between the means.
+
+    Example:
+        >>> CORALLoss(match_mean=True)
+        CORALLoss(match_mean=True)
+    """
+
+    def __init__(self, *, match_mean: bool = False) -> None:
+        super().__init__()
+        self.match_mean = match_mean
+
+    def forward(
+        self,
+        source: Tensor,
+        target: Tensor,
+        *,
+        source_weight: Tensor | None = None,
+        target_weight: Tensor | None = None,
+        source_mask: Tensor | None = None,
+        target_mask: Tensor | None = None,
+    ) -> Tensor:
+        """See :func:`coral_loss`."""
+        return coral_loss(
+            source,
+            target,
+            match_mean=self.match_mean,
+            source_weight=source_weight,
+            target_weight=target_weight,
+            source_mask=source_mask,
+            target_mask=target_mask,
+        )
+
+    def extra_repr(self) -> str:
+        return f"match_mean={self.match_mean}"

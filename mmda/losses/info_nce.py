@@ -1,0 +1,322 @@
+"""InfoNCE: each anchor picks its positive among the candidates of the batch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mmda._checks import check_choice, check_tensor, fail, shape_text
+from mmda._contrastive import (
+    Pairs,
+    check_pairing,
+    check_temperature,
+    counts,
+    pair_rows,
+    pairing,
+    weighted_logsumexp,
+)
+from mmda._masking import full_precision, safe_divide, working_dtype
+from mmda.layers.temperature import LearnableTemperature
+
+Several = Literal["mean", "sum"]
+_SEVERAL = ("mean", "sum")
+Negatives = Literal["within", "across", "all"]
+_NEGATIVES = ("within", "across", "all")
+
+
+def info_nce_loss(
+    anchor: Tensor,
+    positive: Tensor,
+    *,
+    temperature: float | Tensor = 0.07,
+    symmetric: bool = True,
+    normalize: bool = True,
+    several: Several = "mean",
+    weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    candidate_mask: Tensor | None = None,
+    positive_mask: Tensor | None = None,
+    positive_weight: Tensor | None = None,
+    negative_mask: Tensor | None = None,
+) -> Tensor:
+    r"""Cross-entropy of finding each anchor's positive among all candidates; lower means better matched.
+
+    With similarities :math:`s_{ij} = \cos(x_i, y_j) / \tau` of anchors x and candidates y, the candidates
+    :math:`A_i` that are positives or negatives of anchor i, and :math:`q_{ij} \ge 0` how much j is a positive of i
+    (by default :math:`q_{ii} = 1` and nothing else),
+
+    .. math::
+
+       L_{x \to y} &= \frac{1}{n} \sum_i \ell_i, \qquad
+           \log p_{ij} = s_{ij} - \log \sum_{k \in A_i} \exp s_{ik} \\
+       \texttt{several="mean":}\quad \ell_i &= - \frac{\sum_j q_{ij} \log p_{ij}}{\sum_j q_{ij}}, \qquad
+       \texttt{several="sum":}\quad \ell_i = - \log \sum_j q_{ij}\, p_{ij}
+
+    and symmetric, :math:`L = (L_{x \to y} + L_{y \to x}) / 2` with the roles exchanged.
+
+    Args:
+        anchor: anchor features x.
+        positive: candidates y; without ``positive_mask`` and ``positive_weight``, row i belongs to anchor i.
+        temperature: :math:`\tau` > 0, a number or a scalar tensor.
+        symmetric: average both directions (CLIP's loss); False takes anchors to candidates alone.
+        normalize: divide rows by their length; False takes inner products as they are.
+        several: with several positives, ``"mean"`` asks for all of them, ``"sum"`` for any of them.
+        weight: how often each pair counts, as anchor and as candidate: 2 is a repeated pair (whose twin is a
+            negative, as every other row), 0 an absent one. With n != m, how often each anchor counts.
+        mask: bool, True = valid pair. Padding may hold anything. With n != m, of the anchors.
+        candidate_mask: bool, True = valid candidate; ``mask`` by default where n = m.
+        positive_mask: bool, True where candidate j is a positive of anchor i.
+        positive_weight: :math:`q_{ij}`, for soft positives such as temporal IoU; with ``positive_mask`` too, zero
+            outside of it.
+        negative_mask: bool, True where candidate j may be a negative of anchor i; all by default. Positives are
+            always among the candidates. See :func:`domain_negative_mask` and :func:`duplicate_mask`.
+
+    Shape:
+        ``anchor`` (n, d), ``positive`` (m, d), or with masks (b, t, d), whose rows are flattened; ``weight`` and
+        ``mask`` (n,) or (b, t), ``candidate_mask`` (m,) or (b, t); masks and weights of pairs (n, m).
+
+    Returns:
+        Scalar, float32 (float64 for float64 input). Not negative, unless :math:`q > 1` with ``"sum"``. Anchors
+        without a positive are left out of the mean; zero where none is left.
+
+    Raises:
+        ValueError: wrong shapes, a temperature that is not positive, n != m without positives.
+        TypeError: a mask that is not bool, features that are not floating point.
+
+    Notes:
+        O(n m d) time, O(n m) memory. From log-softmax, never log(p + eps): where the positive is less similar than
+        a negative by far more than the temperature, the gradient is one over the temperature, not zero. A value of
+        a tensor temperature <= 0 is not looked at. Under autocast everything is computed in float32.
+
+        Three numbers go by this name. This function, one-way, is InfoNCE proper; symmetric, it is CLIP's; with
+        candidates from both sides it is :func:`nt_xent_loss`.
+
+    Example:
+        >>> import torch
+        >>> rows = torch.eye(4)
+        >>> round(info_nce_loss(rows, rows, temperature=1.0).item(), 4)  # log(e + 3) - 1
+        0.7437
+        >>> pairs = torch.eye(2, dtype=torch.bool).repeat(1, 2)  # two positives an anchor
+        >>> round(info_nce_loss(rows[:2], rows, temperature=1.0, positive_mask=pairs, symmetric=False).item(), 4)
+        1.2437
+
+    References:
+        van den Oord et al., "Representation Learning with Contrastive Predictive Coding", arXiv 1807.03748, equation
+        4; Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021, figure
+        3 (symmetric); Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020, equation 2 (``"mean"``); Miech
+        et al., "End-to-End Learning of Visual Representations from Uncurated Instructional Videos", CVPR 2020,
+        equation 1 (``"sum"``).
+    """
+    caller = "info_nce_loss"
+    check_choice(caller, "several", several, _SEVERAL)
+    check_temperature(caller, temperature)
+    dtype = working_dtype(anchor, positive)
+    with full_precision(anchor):
+        pairs = pair_rows(
+            caller,
+            anchor,
+            positive,
+            mask=mask,
+            weight=weight,
+            dtype=dtype,
+            candidate_mask=candidate_mask,
+            normalize=normalize,
+            same_size=False,
+        )
+        check_pairing(caller, pairs.anchor.shape[0], pairs.positive.shape[0], positive_mask, negative_mask)
+        share = pairing(caller, pairs, positive_mask, positive_weight)
+        if isinstance(temperature, Tensor):
+            temperature = temperature.to(dtype)
+        if share is None and negative_mask is None and pairs.anchor_count is None and pairs.positive_count is None:
+            return _plain(pairs.anchor, pairs.positive, temperature, symmetric)
+        return _general(pairs, temperature, share, negative_mask, symmetric, several)
+
+
+def _plain(x: Tensor, y: Tensor, temperature: float | Tensor, symmetric: bool) -> Tensor:
+    """Row i belongs to row i, everything counts once."""
+    similarity = (x / temperature) @ y.T
+    own = similarity.diagonal()
+    one_way = (similarity.logsumexp(1) - own).mean()
+    return (one_way + (similarity.logsumexp(0) - own).mean()) / 2 if symmetric else one_way
+
+
+def _general(
+    pairs: Pairs,
+    temperature: float | Tensor,
+    share: Tensor | None,
+    negative_mask: Tensor | None,
+    symmetric: bool,
+    several: Several,
+) -> Tensor:
+    """With positives ``share`` (n, m) or None for row i of row i, negatives (n, m) or None for all, and counts."""
+    similarity = (pairs.anchor / temperature) @ pairs.positive.T
+    x_count, y_count = counts(pairs.anchor, pairs.anchor_count), counts(pairs.positive, pairs.positive_count)
+    negative = torch.ones_like(similarity) if negative_mask is None else negative_mask.to(similarity.dtype)
+
+    def one_way(s: Tensor, q: Tensor | None, others: Tensor, row_count: Tensor, column_count: Tensor) -> Tensor:
+        each, has_positive = _rows(s, q, others, column_count, several)
+        kept = torch.where(has_positive, row_count, torch.zeros_like(row_count))
+        return safe_divide((kept * torch.where(kept > 0, each, torch.zeros_like(each))).sum(), kept.sum())
+
+    value = one_way(similarity, share, negative, x_count, y_count)
+    if symmetric:
+        turned = None if share is None else share.T
+        value = (value + one_way(similarity.T, turned, negative.T, y_count, x_count)) / 2
+    return value
+
+
+def _rows(s: Tensor, q: Tensor | None, negative: Tensor, count: Tensor, several: Several) -> tuple[Tensor, Tensor]:
+    """Loss of each row, and whether it has a positive; ``count`` is how often each column counts."""
+    if q is None:
+        eye = torch.eye(s.shape[0], dtype=torch.bool, device=s.device)
+        columns = torch.where(eye, 1 + (count - 1) * negative, count * negative)
+        return weighted_logsumexp(s, columns) - s.diagonal(), count > 0
+    columns = torch.where(q > 0, count.expand_as(s), count * negative)
+    numerator = q * count
+    total = numerator.sum(1)
+    if several == "mean":
+        return weighted_logsumexp(s, columns) - safe_divide((numerator * s).sum(1), total), total > 0
+    return weighted_logsumexp(s, columns) - weighted_logsumexp(s, numerator), total > 0
+
+
+def domain_negative_mask(anchor_domain: Tensor, positive_domain: Tensor, mode: Negatives = "within") -> Tensor:
+    """Which pairs may be negatives by their domains, for ``negative_mask``.
+
+    Args:
+        anchor_domain: the domain of each anchor, integers.
+        positive_domain: the domain of each candidate.
+        mode: ``"within"`` keeps negatives of the anchor's own domain (the loss then cannot be lowered by telling
+            domains apart), ``"across"`` those of other domains, ``"all"`` all.
+
+    Shape:
+        (n,) and (m,) to (n, m).
+
+    Returns:
+        Bool, True where the pair may be a negative.
+
+    Raises:
+        ValueError: wrong shapes, an unknown mode.
+
+    Example:
+        >>> import torch
+        >>> domain_negative_mask(torch.tensor([0, 1]), torch.tensor([0, 1, 1]))
+        tensor([[ True, False, False],
+                [False,  True,  True]])
+    """
+    caller = "domain_negative_mask"
+    check_choice(caller, "mode", mode, _NEGATIVES)
+    for name, index in (("anchor_domain", anchor_domain), ("positive_domain", positive_domain)):
+        check_tensor(caller, name, index)
+        if index.ndim != 1:
+            fail(caller, name, "have shape (samples,)", shape_text(index))
+    same = anchor_domain.unsqueeze(1) == positive_domain.unsqueeze(0)
+    if mode == "within":
+        return same
+    return ~same if mode == "across" else torch.ones_like(same)
+
+
+def duplicate_mask(ids: Tensor) -> Tensor:
+    """Which rows are copies of one another, such as one caption under two videos.
+
+    Pass it as ``positive_mask`` to make copies positives of each other, or its negation as ``negative_mask`` to
+    leave them out of the negatives (a row stays its own positive).
+
+    Args:
+        ids: one integer a row; equal integers mean equal content.
+
+    Shape:
+        (n,) to (n, n).
+
+    Returns:
+        Bool, True where the ids are equal, the diagonal included.
+
+    Raises:
+        ValueError: a wrong shape.
+
+    Example:
+        >>> import torch
+        >>> duplicate_mask(torch.tensor([7, 8, 7]))
+        tensor([[ True, False,  True],
+                [False,  True, False],
+                [ True, False,  True]])
+    """
+    check_tensor("duplicate_mask", "ids", ids)
+    if ids.ndim != 1:
+        fail("duplicate_mask", "ids", "have shape (samples,)", shape_text(ids))
+    return ids.unsqueeze(1) == ids.unsqueeze(0)
+
+
+class InfoNCELoss(nn.Module):
+    """Module form of :func:`info_nce_loss`, which holds the formula, shapes and errors.
+
+    Args:
+        temperature: a number, a scalar tensor (a buffer here, or a parameter if it is one), or a
+            :class:`~mmda.layers.LearnableTemperature`, whose parameter is then one of this module's.
+        symmetric: average both directions.
+        normalize: divide rows by their length.
+        several: ``"mean"`` or ``"sum"`` over several positives.
+
+    Notes:
+        A number is a constant of a compiled graph: give a tensor where the temperature changes while training.
+
+    Example:
+        >>> InfoNCELoss(temperature=0.1, symmetric=False)
+        InfoNCELoss(temperature=0.1, symmetric=False, normalize=True, several='mean')
+    """
+
+    temperature: float | Tensor | LearnableTemperature
+
+    def __init__(
+        self,
+        *,
+        temperature: float | Tensor | LearnableTemperature = 0.07,
+        symmetric: bool = True,
+        normalize: bool = True,
+        several: Several = "mean",
+    ) -> None:
+        super().__init__()
+        check_choice("InfoNCELoss", "several", several, _SEVERAL)
+        if not isinstance(temperature, LearnableTemperature):
+            check_temperature("InfoNCELoss", temperature)
+        if isinstance(temperature, Tensor) and not isinstance(temperature, nn.Parameter):
+            self.register_buffer("temperature", temperature)
+        else:
+            self.temperature = temperature
+        self.symmetric = symmetric
+        self.normalize = normalize
+        self.several: Several = several
+
+    def forward(
+        self,
+        anchor: Tensor,
+        positive: Tensor,
+        *,
+        weight: Tensor | None = None,
+        mask: Tensor | None = None,
+        candidate_mask: Tensor | None = None,
+        positive_mask: Tensor | None = None,
+        positive_weight: Tensor | None = None,
+        negative_mask: Tensor | None = None,
+    ) -> Tensor:
+        """See :func:`info_nce_loss`."""
+        temperature = self.temperature
+        return info_nce_loss(
+            anchor,
+            positive,
+            temperature=temperature() if isinstance(temperature, LearnableTemperature) else temperature,
+            symmetric=self.symmetric,
+            normalize=self.normalize,
+            several=self.several,
+            weight=weight,
+            mask=mask,
+            candidate_mask=candidate_mask,
+            positive_mask=positive_mask,
+            positive_weight=positive_weight,
+            negative_mask=negative_mask,
+        )
+
+    def extra_repr(self) -> str:
+        shown = f"temperature={self.temperature:g}, " if isinstance(self.temperature, (int, float)) else ""
+        return f"{shown}symmetric={self.symmetric}, normalize={self.normalize}, several={self.several!r}"
