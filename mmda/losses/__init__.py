@@ -12,7 +12,12 @@ from mmda.losses.adversarial import (
     multi_domain_adversarial_loss,
 )
 from mmda.losses.attended_contrast import AttendedContrastiveLoss, attended_contrastive_loss
+from mmda.losses.class_confusion import MinimumClassConfusionLoss, minimum_class_confusion_loss
+from mmda.losses.classifier_discrepancy import ClassifierDiscrepancyLoss, classifier_discrepancy_loss
 from mmda.losses.coral import CORALLoss, coral_loss
+from mmda.losses.disparity import MarginDisparityLoss, margin_disparity_loss
+from mmda.losses.entropy import EntropyLoss, InformationMaximisationLoss, entropy_loss, information_maximisation_loss
+from mmda.losses.feature_norm import AdaptiveFeatureNormLoss, adaptive_feature_norm_loss
 from mmda.losses.frame_query import FrameQueryLoss, frame_query_loss
 from mmda.losses.info_nce import InfoNCELoss, domain_negative_mask, duplicate_mask, info_nce_loss
 from mmda.losses.mmd import MMDLoss, mmd_loss
@@ -23,27 +28,42 @@ from mmda.losses.moment_localization import (
     moment_targets,
 )
 from mmda.losses.multiple_instance import MultipleInstanceLoss, multiple_instance_loss
+from mmda.losses.nuclear_norm import BatchNuclearNormLoss, batch_nuclear_norm_loss
 
 __all__ = [
+    "AdaptiveFeatureNormLoss",
     "AttendedContrastiveLoss",
+    "BatchNuclearNormLoss",
     "CORALLoss",
+    "ClassifierDiscrepancyLoss",
     "Discrepancy",
     "DomainAdversarialLoss",
+    "EntropyLoss",
     "FrameQueryLoss",
     "InfoNCELoss",
+    "InformationMaximisationLoss",
     "MMDLoss",
+    "MarginDisparityLoss",
+    "MinimumClassConfusionLoss",
     "MomentLocalizationLoss",
     "MomentTargets",
     "MultiDomainAdversarialLoss",
     "MultipleInstanceLoss",
     "PairLoss",
+    "adaptive_feature_norm_loss",
     "attended_contrastive_loss",
+    "batch_nuclear_norm_loss",
+    "classifier_discrepancy_loss",
     "coral_loss",
     "domain_adversarial_loss",
     "domain_negative_mask",
     "duplicate_mask",
+    "entropy_loss",
     "frame_query_loss",
     "info_nce_loss",
+    "information_maximisation_loss",
+    "margin_disparity_loss",
+    "minimum_class_confusion_loss",
     "mmd_loss",
     "moment_localization_loss",
     "moment_targets",

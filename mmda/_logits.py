@@ -1,0 +1,110 @@
+"""Class logits as rows, and the few numbers that every loss on predictions takes from log-softmax."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mmda._checks import check_floating, check_mask, check_weight, fail, shape_text
+from mmda._masking import masked_logsumexp, safe_divide, zero_padding
+
+
+def as_weighted_rows(
+    caller: str,
+    argument: str,
+    x: Tensor,
+    *,
+    dtype: torch.dtype,
+    mask: Tensor | None,
+    weight: Tensor | None,
+    mask_name: str = "mask",
+    weight_name: str = "weight",
+    axis: str = "features",
+    least: int = 1,
+) -> tuple[Tensor, Tensor | None]:
+    """Rows ``(n, k)`` and row weights ``(n,)`` of ``(n, k)`` or, with a mask, ``(b, t, k)``; k at least ``least``.
+
+    The weights are ``None`` where every row counts once. A row of weight 0 becomes zeros, whatever it held.
+    """
+    check_floating(caller, argument, x)
+    rule = f"have shape (samples, {axis})" + ("" if mask is None else f" or (batch, time, {axis})")
+    if x.ndim not in ((2,) if mask is None else (2, 3)):
+        fail(caller, argument, rule, shape_text(x))
+    if any(size == 0 for size in x.shape):
+        fail(caller, argument, "have no empty axis", shape_text(x))
+    if x.shape[-1] < least:
+        fail(caller, argument, f"have at least {least} {axis}", x.shape[-1])
+    if mask is not None:
+        check_mask(caller, mask_name, mask, x.shape[:-1])
+    if weight is not None:
+        check_weight(caller, weight_name, weight, x.shape[:-1])
+    rows, counts = x.to(dtype), None if weight is None else weight.to(dtype)
+    if mask is not None:
+        one = torch.ones((), dtype=dtype, device=x.device)
+        counts = torch.where(mask, one if counts is None else counts, torch.zeros_like(one))
+    if counts is None:
+        return rows.reshape(-1, rows.shape[-1]), None
+    rows = zero_padding(rows, counts != 0)
+    return rows.reshape(-1, rows.shape[-1]), counts.reshape(-1)
+
+
+def as_logit_rows(
+    caller: str,
+    argument: str,
+    logits: Tensor,
+    *,
+    dtype: torch.dtype,
+    mask: Tensor | None,
+    weight: Tensor | None,
+    mask_name: str = "mask",
+    weight_name: str = "weight",
+) -> tuple[Tensor, Tensor | None]:
+    """:func:`as_weighted_rows` for logits over at least two classes: one class has nothing to decide."""
+    return as_weighted_rows(
+        caller,
+        argument,
+        logits,
+        dtype=dtype,
+        mask=mask,
+        weight=weight,
+        mask_name=mask_name,
+        weight_name=weight_name,
+        axis="classes",
+        least=2,
+    )
+
+
+def weighted_mean(values: Tensor, weight: Tensor | None) -> Tensor:
+    """Mean of values ``(n,)`` under counts; zero, still connected, where nothing counts."""
+    return values.mean() if weight is None else safe_divide(weight @ values, weight.sum())
+
+
+def entropy_of(log_probability: Tensor) -> Tensor:
+    """Entropy in nats over the last axis of log-probabilities."""
+    return -(log_probability.exp() * log_probability).sum(-1)
+
+
+def log_mean_probability(log_probability: Tensor, weight: Tensor | None) -> Tensor:
+    """log of the mean probability over rows ``(n, k)`` under counts, without leaving the log domain; ``(k,)``."""
+    if weight is None:
+        rows = torch.full((), float(log_probability.shape[0]), dtype=log_probability.dtype)
+        return log_probability.logsumexp(0) - rows.to(log_probability.device).log()
+    counted = weight > 0
+    one = torch.ones((), dtype=weight.dtype, device=weight.device)
+    shifted = log_probability + torch.where(counted, weight, one).log().unsqueeze(1)
+    total = weight.sum()
+    kept = counted.unsqueeze(1).expand_as(shifted)
+    return masked_logsumexp(shifted, kept, 0) - torch.where(total > 0, total, one).log()
+
+
+def log_one_minus(log_probability: Tensor, chosen: Tensor) -> Tensor:
+    """log(1 - p) of one chosen class a row, ``(n, k)`` and ``(n,)`` to ``(n,)``, exact at both ends.
+
+    Up to one half it is log1p(-p). Above, the other classes are summed in the log domain, so that a certain
+    prediction keeps its margin and its slope where log(1 - p) of a p that rounds to 1 is minus infinity.
+    """
+    p = log_probability.gather(1, chosen.unsqueeze(1)).squeeze(1).exp()
+    low = p < 0.5
+    others = torch.arange(log_probability.shape[1], device=chosen.device) != chosen.unsqueeze(1)
+    near_zero = torch.log1p(-torch.where(low, p, torch.zeros_like(p)))
+    return torch.where(low, near_zero, masked_logsumexp(log_probability, others, 1))

@@ -1,0 +1,147 @@
+"""Margin disparity discrepancy."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from mmda._checks import check_number, check_same_shape, check_same_width
+from mmda._logits import as_logit_rows, log_one_minus, weighted_mean
+from mmda._masking import full_precision, working_dtype
+
+
+def margin_disparity_loss(
+    source_logits: Tensor,
+    source_adversary_logits: Tensor,
+    target_logits: Tensor,
+    target_adversary_logits: Tensor,
+    *,
+    margin: float = 4.0,
+    source_weight: Tensor | None = None,
+    target_weight: Tensor | None = None,
+    source_mask: Tensor | None = None,
+    target_mask: Tensor | None = None,
+) -> Tensor:
+    r"""How badly an adversary agrees with the classifier on the source and departs from it on the target.
+
+    Lower means that the adversary tells the domains apart better. With classifier logits f, adversary logits f',
+    the classifier's choice :math:`\hat y = \arg\max_k f_k` in each row and
+    :math:`\sigma = \mathrm{softmax}(f')`,
+
+    .. math:: -D_\gamma = - \frac{\gamma}{n} \sum_{i \in S} \log \sigma_{\hat y_i}(f'(x_i))
+              - \frac{1}{m} \sum_{j \in T} \log \bigl(1 - \sigma_{\hat y_j}(f'(x_j))\bigr)
+
+    The adversary minimises it. Put :class:`mmda.layers.GradientReversal` between the features and the adversary,
+    and the features maximise it: the min-max game of the paper in one backward pass.
+
+    Args:
+        source_logits: the classifier's logits on the source; only their arg max is used.
+        source_adversary_logits: the adversary's logits on the same rows.
+        target_logits: the classifier's logits on the target; only their arg max is used.
+        target_adversary_logits: the adversary's logits on the same rows.
+        margin: :math:`\gamma = e^\rho`, for the margin :math:`\rho`; above 0.
+        source_weight: how often each source row counts: 2 is a repeated row, 0 an absent one.
+        target_weight: the same for the target.
+        source_mask: bool, True = keep. Padding may hold anything.
+        target_mask: the same for the target.
+
+    Shape:
+        Source logits (n, K), target logits (m, K), or with a mask (b, t, K); weights and masks (n,) and (m,), or
+        (b, t).
+
+    Returns:
+        Scalar >= 0, float32 (float64 for float64 input). A side with no row left adds zero.
+
+    Raises:
+        ValueError: wrong or different shapes, fewer than two classes, a margin that is not above 0.
+        TypeError: a mask that is not bool, logits that are not floating point.
+
+    Notes:
+        O((n + m) K). No gradient reaches the classifier's logits: a choice has none. Of equal logits the first
+        is chosen. log(1 - p) is the log-sum-exp of the other classes, so an adversary that is certain keeps its
+        slope. Sign: this is what :class:`mmda.losses.DomainAdversarialLoss` is to its discriminator; the
+        discrepancy of the paper is minus this value.
+
+    Example:
+        >>> import torch
+        >>> agree, chosen = 9 * torch.eye(3), torch.eye(3)
+        >>> print(f"{margin_disparity_loss(chosen, agree, chosen, -agree):.4f}")  # told apart
+        0.0010
+        >>> print(f"{margin_disparity_loss(chosen, agree, chosen, agree):.4f}")  # both sides alike
+        8.3081
+
+    References:
+        Zhang, Liu, Long & Jordan, "Bridging Theory and Algorithm for Domain Adaptation", ICML 2019, section 4.2:
+        the combined cross-entropy losses and the minimax problem.
+    """
+    caller = "margin_disparity_loss"
+    check_number(caller, "margin", margin, above=0)
+    check_same_shape(caller, "source_logits", source_logits, "source_adversary_logits", source_adversary_logits)
+    check_same_shape(caller, "target_logits", target_logits, "target_adversary_logits", target_adversary_logits)
+    check_same_width(caller, "source_logits", source_logits, "target_logits", target_logits)
+    dtype = working_dtype(source_logits, source_adversary_logits, target_logits, target_adversary_logits)
+
+    def chosen_log_p(
+        side: str, logits: Tensor, adversary: Tensor, mask: Tensor | None, weight: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        def rows(argument: str, x: Tensor) -> tuple[Tensor, Tensor | None]:
+            names = {"mask_name": f"{side}_mask", "weight_name": f"{side}_weight"}
+            return as_logit_rows(caller, argument, x, dtype=dtype, mask=mask, weight=weight, **names)
+
+        choice = rows(f"{side}_logits", logits)[0].detach().argmax(1)
+        adversary_rows, counts = rows(f"{side}_adversary_logits", adversary)
+        return adversary_rows.log_softmax(1), choice, counts
+
+    with full_precision(source_logits):
+        log_p, choice, counts = chosen_log_p(
+            "source", source_logits, source_adversary_logits, source_mask, source_weight
+        )
+        agreement = weighted_mean(-log_p.gather(1, choice.unsqueeze(1)).squeeze(1), counts)
+        log_p, choice, counts = chosen_log_p(
+            "target", target_logits, target_adversary_logits, target_mask, target_weight
+        )
+        return margin * agreement + weighted_mean(-log_one_minus(log_p, choice), counts)
+
+
+class MarginDisparityLoss(nn.Module):
+    """Module form of :func:`margin_disparity_loss`, which holds the formula, shapes and errors.
+
+    Args:
+        margin: weight of the source side, above 0.
+
+    Example:
+        >>> MarginDisparityLoss(margin=2)
+        MarginDisparityLoss(margin=2)
+    """
+
+    def __init__(self, *, margin: float = 4.0) -> None:
+        super().__init__()
+        check_number("MarginDisparityLoss", "margin", margin, above=0)
+        self.margin = margin
+
+    def forward(
+        self,
+        source_logits: Tensor,
+        source_adversary_logits: Tensor,
+        target_logits: Tensor,
+        target_adversary_logits: Tensor,
+        *,
+        source_weight: Tensor | None = None,
+        target_weight: Tensor | None = None,
+        source_mask: Tensor | None = None,
+        target_mask: Tensor | None = None,
+    ) -> Tensor:
+        """See :func:`margin_disparity_loss`."""
+        return margin_disparity_loss(
+            source_logits,
+            source_adversary_logits,
+            target_logits,
+            target_adversary_logits,
+            margin=self.margin,
+            source_weight=source_weight,
+            target_weight=target_weight,
+            source_mask=source_mask,
+            target_mask=target_mask,
+        )
+
+    def extra_repr(self) -> str:
+        return f"margin={self.margin:g}"
