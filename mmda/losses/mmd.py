@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mmda._checks import check_choice, check_same_width, fail, shape_text
-from mmda._kernel_sums import pair_means, pooled_centre, settle_bandwidth, total_weight
+from mmda._checks import check_choice, check_count, check_same_width, fail, shape_text
+from mmda._kernel_sums import pooled_centre, settle_bandwidth, squared_mmd, total_weight
 from mmda._masking import as_rows, full_precision, working_dtype
 from mmda.kernels import Gaussian, Kernel
 
@@ -22,6 +22,7 @@ def mmd_loss(
     *,
     kernel: Kernel = Gaussian(),
     estimator: Estimator = "biased",
+    block_size: int | None = None,
     source_weight: Tensor | None = None,
     target_weight: Tensor | None = None,
     source_mask: Tensor | None = None,
@@ -45,6 +46,7 @@ def mmd_loss(
         target: target features; the number of rows may differ (except for ``"linear"``).
         kernel: any :class:`mmda.kernels.Kernel`; its bandwidth is settled on the pooled sample of this call.
         estimator: ``"biased"`` (V-statistic), ``"unbiased"`` (U-statistic) or ``"linear"`` (disjoint pairs).
+        block_size: rows of a tile of the matrix of pairs, a matter of speed and memory only; by size by default.
         source_weight: how often each source row counts: 2 is a repeated row, 0 an absent one.
         target_weight: the same for the target.
         source_mask: bool, True = keep. Padding may hold anything.
@@ -59,12 +61,15 @@ def mmd_loss(
 
     Raises:
         ValueError: wrong shapes; one row and ``"unbiased"``; fewer than two rows, unequal sizes, weights or masks
-            and ``"linear"``.
+            and ``"linear"``; a block size below one.
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:
-        O((n + m)^2 d) time. Linear: O((n + m) d) beside the bandwidth. Under autocast everything is computed in
-        float32. The bandwidth carries no gradient unless the kernel was given a tensor that requires one.
+        O((n + m)^2 d) time and O((n + m) d) memory: the pairs are swept in tiles and the gradient is made in the
+        same sweep (see the page on performance). A kernel of your own, a bandwidth or weight that carries a
+        gradient, function transforms, forward-mode and second derivatives use the dense formula, O((n + m)^2)
+        memory. Linear: O((n + m) d) time beside the bandwidth. Under autocast everything is computed in float32. The
+        bandwidth carries no gradient unless the kernel was given a tensor that requires one.
         With ``"unbiased"`` and weights, totals must exceed one count a side (weights are counts, not shares).
 
     Example:
@@ -81,6 +86,8 @@ def mmd_loss(
         for the kernel averaged over bandwidths.
     """
     check_choice("mmd_loss", "estimator", estimator, _ESTIMATORS)
+    if block_size is not None:
+        check_count("mmd_loss", "block_size", block_size)
     dtype = working_dtype(source, target)
     with full_precision(source):
         x, x_weight = as_rows("mmd_loss", "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
@@ -94,8 +101,8 @@ def mmd_loss(
             for name, rows in (("source", x), ("target", y)):
                 if rows.shape[0] < 2:
                     fail("mmd_loss", name, "have at least 2 samples for estimator='unbiased'", shape_text(rows))
-        means = pair_means(x, y, x_weight, y_weight, kernel=kernel, unbiased=estimator == "unbiased")
-        value = means.within_x + means.within_y - 2 * means.across
+        unbiased = estimator == "unbiased"
+        value = squared_mmd(x, y, x_weight, y_weight, kernel=kernel, unbiased=unbiased, block_size=block_size)
         if x_weight is None and y_weight is None:
             return value
         both = (total_weight(x, x_weight) > 0) & (total_weight(y, y_weight) > 0)
@@ -128,17 +135,23 @@ class MMDLoss(nn.Module):
     Args:
         kernel: any :class:`mmda.kernels.Kernel`.
         estimator: ``"biased"``, ``"unbiased"`` or ``"linear"``.
+        block_size: rows of a tile, or None.
 
     Example:
         >>> MMDLoss(kernel=Gaussian("mean"), estimator="unbiased")
         MMDLoss(kernel=Gaussian(bandwidth='mean', scales=(0.25, 0.5, 1, 2, 4)), estimator='unbiased')
     """
 
-    def __init__(self, *, kernel: Kernel = Gaussian(), estimator: Estimator = "biased") -> None:
+    def __init__(
+        self, *, kernel: Kernel = Gaussian(), estimator: Estimator = "biased", block_size: int | None = None
+    ) -> None:
         super().__init__()
         check_choice("MMDLoss", "estimator", estimator, _ESTIMATORS)
+        if block_size is not None:
+            check_count("MMDLoss", "block_size", block_size)
         self.kernel = kernel
         self.estimator: Estimator = estimator
+        self.block_size = block_size
 
     def forward(
         self,
@@ -156,6 +169,7 @@ class MMDLoss(nn.Module):
             target,
             kernel=self.kernel,
             estimator=self.estimator,
+            block_size=self.block_size,
             source_weight=source_weight,
             target_weight=target_weight,
             source_mask=source_mask,
@@ -163,4 +177,5 @@ class MMDLoss(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        return f"kernel={self.kernel!r}, estimator={self.estimator!r}"
+        shown = "" if self.block_size is None else f", block_size={self.block_size}"
+        return f"kernel={self.kernel!r}, estimator={self.estimator!r}{shown}"
