@@ -1,0 +1,59 @@
+"""The examples run, explain themselves, and show what they say they show."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_example_runs_in_its_smoke_form(example: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(example), "--smoke"],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_example_explains_itself(
+    example: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [str(example), "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(example), run_name="__main__")
+    assert ended.value.code in (None, 0)
+    shown = capsys.readouterr().out
+    assert "--smoke" in shown
+    documented = str(runpy.run_path(str(example))["__doc__"])
+    assert " ".join(documented.split()[:5]) in " ".join(shown.split())
+
+
+def test_mmd_wins_back_target_accuracy() -> None:
+    train = runpy.run_path(str(ROOT / "examples" / "mmd_in_your_loop.py"))["train"]
+    alone, adapted = (train(weight, steps=200, seed=0) for weight in (0.0, 1.0))
+    assert alone < 0.85
+    assert adapted > alone + 0.1
+
+
+def test_each_alignment_beats_source_only() -> None:
+    example = runpy.run_path(str(ROOT / "examples" / "swap_alignment.py"))
+    scores = {}
+    for name, (build, weight) in example["ALIGNMENTS"].items():
+        example["torch"].manual_seed(0)
+        scores[name] = example["train"](build(), weight=weight, steps=200, seed=0)
+    alone = scores.pop("none")
+    assert min(scores.values()) > alone + 0.05, (alone, scores)
