@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -65,7 +66,7 @@ def bucketed_batches(
             whole, rest = divmod(len(part), batch_size)
             short = int(torch.randint(whole + 1, (), generator=generator)) if rest else whole
             cuts = [i * batch_size + (rest - batch_size if i > short else 0) for i in range(whole + 1 + (rest > 0))]
-            batches += [part[i:j] for i, j in zip(cuts, cuts[1:])]
+            batches += [part[i:j] for i, j in pairwise(cuts)]
         batches = [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
     return [batch for batch in batches if len(batch) == batch_size] if drop_last else batches
 

@@ -123,8 +123,9 @@ class VMRDataset:
         good = {vid for vid in annotations.vids if self._take_video(vid, durations[vid], found, on_bad)}
         kept = tuple(q for q in annotations if q.vid in good and self._take_query(q.qid, found, on_bad))
         if not kept:
-            rule = "share at least one usable query with the features"
-            raise VMRDataError(annotations.source, None, rule, f"{video.source} and {query.source} with none")
+            first = next(iter(found.report("", {}).errors), "none")
+            rule = "share a usable query with the features"
+            raise VMRDataError(annotations.source, None, rule, f"none; the first fault: {first}")
         self.annotations = Annotations(kept, annotations.report, annotations.source, annotations.closed)
         self._number()
         facts: dict[str, object] = {
@@ -318,7 +319,8 @@ def _take(store: FeatureStore, id: str, what: Literal["video", "query"], found: 
     rule = f"no_{what}"
     try:
         if id not in store:
-            raise VMRDataError(store.source, id, f"have features ({what}): the annotations name it", "none")
+            rule_text = f"have {what} features: the annotations name it"
+            raise VMRDataError(store.source, id, rule_text, f"none; it has {', '.join([*store.ids[:3], '...'])}")
         rule = f"bad_{what}"
         array = store[id]
         if array.shape[1] != store.width:

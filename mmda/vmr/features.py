@@ -541,6 +541,10 @@ def _open_packed_npz(file: Path, archive: Any, ids: Sequence[str] | None) -> Fea
 
 def _load(file: Path) -> Any:
     """``np.load`` without pickles, its failures as one line."""
+    if file.suffix == ".npz" and not zipfile.is_zipfile(file):
+        with file.open("rb") as stream:
+            if stream.read(2) == b"PK":  # numpy would raise too, but leave the file open
+                raise VMRDataError(file, None, "be a complete npz or npy file", "a zip without its end")
     try:
         return np.load(file, allow_pickle=False)
     except (ValueError, EOFError, zipfile.BadZipFile) as error:

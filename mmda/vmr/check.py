@@ -1,0 +1,222 @@
+"""``python -m mmda.vmr check | pack``: say what is wrong with a folder, and pack features for fast reading.
+
+Exit code 0: fit for training. Exit code 2: bad input, told in one line on standard error that names file, id and
+rule; nothing half-written stays behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmda.vmr.annotations import Annotations, Layout, read_annotations
+from mmda.vmr.data import VMRDataset
+from mmda.vmr.features import FeatureStore, open_features, pack_features
+from mmda.vmr.reports import PROBLEMS, Report, VMRDataError
+from mmda.vmr.text import TextFeatures, read_glove, tokenize
+
+_DESCRIPTION = """\
+Look at moment-retrieval data on disk before training on it.
+
+layouts of annotations   Charades-STA .txt, ActivityNet Captions .json, TACoS .json, QVHighlights .jsonl,
+                         NExT-GQA .csv + .json; recognised from the file
+layouts of features      folder of <id>.npz or <id>.npy, HDF5, packed npz, npz keyed by id, packed folder;
+                         several --video folders are joined on the feature axis
+"""
+
+
+def check_data(
+    annotations: Annotations,
+    video: FeatureStore | None = None,
+    query: FeatureStore | None = None,
+    *,
+    clip_seconds: float | None = None,
+) -> tuple[Report, ...]:
+    """Check annotations, and features where given, without stopping at the first fault.
+
+    Args:
+        annotations: the queries.
+        video: video features, or ``None`` to leave them unchecked.
+        query: query features, or ``None`` to leave them unchecked.
+        clip_seconds: length of a clip; by default what the store says.
+
+    Returns:
+        The report of the annotations, of word vectors where there are any, and of the features as joined; where
+        any has ``ok`` False, its ``errors`` name file, id and rule.
+
+    Raises:
+        VMRDataError: if nothing is left after dropping what is at fault.
+
+    Example:
+        >>> import numpy as np
+        >>> from mmda.vmr import ArrayStore, VMRQuery, validate_queries
+        >>> notes = validate_queries([VMRQuery("q", "v", "hi", 9.0), VMRQuery("p", "w", "hi", 9.0)])
+        >>> reports = check_data(notes, ArrayStore({"v": np.ones((3, 4))}))
+        >>> reports[-1].ok, reports[-1].errors
+        (False, ('memory: `w` must have video features: the annotations name it, got none; it has v, ...',))
+    """
+    reports = [annotations.report]
+    if isinstance(query, TextFeatures):
+        reports.append(query.report)
+    if video is not None or query is not None:
+        joined = VMRDataset(
+            annotations.without_moments(),
+            video if video is not None else _Anything(),
+            query if query is not None else _Anything(),
+            clip_seconds=clip_seconds,
+            on_bad="drop",
+            in_memory=False,
+        )
+        reports.append(_without_stand_ins(joined.report, video is None, query is None))
+    return tuple(reports)
+
+
+class _Anything:
+    """Stands in for features that were not given: one zero for every id."""
+
+    source, layout, clip_seconds, width, ids = "not given", "none", None, 1, ()
+
+    def __len__(self) -> int:
+        return 0
+
+    def __contains__(self, id: object) -> bool:
+        return True
+
+    def __getitem__(self, id: str) -> NDArray[np.float32]:
+        return np.zeros((1, 1), dtype=np.float32)
+
+
+def _without_stand_ins(report: Report, no_video: bool, no_query: bool) -> Report:
+    """The joined report without the facts of features that were not given."""
+    hidden = {"frame width", "clips", "clip seconds"} if no_video else set[str]()
+    hidden |= {"word width"} if no_query else set()
+    facts = {key: value for key, value in report.facts.items() if key not in hidden}
+    return Report(report.name, facts, report.findings, report.errors)
+
+
+def _check(options: argparse.Namespace) -> int:
+    notes = read_annotations(options.annotations, options.layout, split=options.split, durations=options.durations)
+    video = query = None
+    stores: list[tuple[str, FeatureStore]] = []
+    if options.video:
+        video = open_features(options.video, key=options.video_key)
+        stores.append(("video", video))
+    if options.query:
+        order = [q.qid for q in notes]
+        query = open_features(options.query, kind="query", key=options.query_key, ids=order)
+        stores.append(("query", query))
+    elif options.glove:
+        words = {word for q in notes for word in tokenize(q.text)}
+        query = TextFeatures(notes, read_glove(options.glove, words))
+    reports = check_data(notes, video, query, clip_seconds=options.clip_seconds)
+    lines = [str(reports[0])]
+    lines += [f"{what} features, {store.source}: {_describe(store)}" for what, store in stores]
+    lines += [str(report) for report in reports[1:]]
+    errors = [line for report in reports for line in report.errors]
+    if options.json:
+        described = {what: {"layout": s.layout, "ids": len(s), "width": s.width} for what, s in stores}
+        print(json.dumps({"reports": [r.as_dict() for r in reports], "features": described}, indent=1))
+    else:
+        print("\n".join(lines))
+        for line in errors[: options.show]:
+            print(f"  ! {line}")
+        if len(errors) > options.show:
+            print(f"  ! ... {len(errors) - options.show} more (--show {len(errors)} lists them all)")
+    if errors and not options.drop:
+        counts = {rule: sum(report.count(rule) for report in reports) for rule in PROBLEMS}
+        print(f"error: {errors[0]} {_more(counts)}", file=sys.stderr)
+        return 2
+    if not options.json:
+        print("fit for training")
+    return 0
+
+
+def _more(counts: Mapping[str, int]) -> str:
+    names = {
+        "no_video": "videos without features",
+        "bad_video": "videos with unusable features",
+        "no_query": "queries without features",
+        "bad_query": "queries with unusable features",
+    }
+    return "(in all " + ", ".join(f"{count} {names[rule]}" for rule, count in counts.items() if count) + ")"
+
+
+def _describe(store: FeatureStore) -> str:
+    clip = "" if store.clip_seconds is None else f", clips of {store.clip_seconds:g} s"
+    return f"{store.layout}, {len(store)} ids, width {store.width}{clip}"
+
+
+def _pack(options: argparse.Namespace) -> int:
+    packed = pack_features(
+        open_features(options.features, kind=options.kind, key=options.key),
+        options.out,
+        dtype=options.dtype,
+        max_clips=options.max_clips,
+        overwrite=options.overwrite,
+        progress=_progress if sys.stderr.isatty() else None,
+    )
+    size = (Path(options.out) / "features.npy").stat().st_size
+    print(f"{options.out}: {_describe(packed)}, {size / 1e6:.1f} MB of {options.dtype}")
+    return 0
+
+
+def _progress(done: int, total: int) -> None:
+    if done == total or done % max(1, total // 200) == 0:
+        print(f"\rpacking {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m mmda.vmr",
+        description=_DESCRIPTION,
+        epilog="exit code 0: fit for training; 2: bad input, named in one line",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    check = commands.add_parser("check", help="say what is wrong with annotations and features")
+    check.set_defaults(run=_check)
+    check.add_argument("--annotations", required=True, metavar="PATH", help="annotation file, or folder with --split")
+    check.add_argument("--layout", choices=get_args(Layout), help="layout of the annotations (default: recognised)")
+    check.add_argument("--split", help="which file of an annotation folder: the word in its name, as train")
+    check.add_argument("--durations", metavar="PATH", help="lengths of the videos (Charades-STA), csv or json")
+    check.add_argument("--video", nargs="+", metavar="PATH", help="video features; several are joined")
+    check.add_argument("--video-key", metavar="KEY", help="array to take from each video file")
+    words = check.add_mutually_exclusive_group()
+    words.add_argument("--query", metavar="PATH", help="query features")
+    words.add_argument("--glove", metavar="PATH", help="GloVe text vectors for the queries' words")
+    check.add_argument("--query-key", metavar="KEY", help="array to take from each query file, as pooler_output")
+    check.add_argument("--clip-seconds", type=float, metavar="S", help="length of a clip, if the file does not say")
+    check.add_argument("--drop", action="store_true", help="missing and unusable features are fine: drop them")
+    check.add_argument("--show", type=int, default=10, metavar="N", help="list so many faults (default 10)")
+    check.add_argument("--json", action="store_true", help="print the report as JSON, with every id")
+
+    pack = commands.add_parser("pack", help="copy features into one folder that is read through a memory map")
+    pack.set_defaults(run=_pack)
+    pack.add_argument("--features", required=True, nargs="+", metavar="PATH", help="features; several are joined")
+    pack.add_argument("--out", required=True, metavar="PATH", help="folder to make")
+    pack.add_argument("--kind", choices=("video", "query"), default="video", help="how files are named")
+    pack.add_argument("--key", metavar="KEY", help="array to take from each file")
+    pack.add_argument("--dtype", choices=("float16", "float32"), default="float16", help="numbers on disk")
+    pack.add_argument("--max-clips", type=int, metavar="N", help="average-pool longer videos to N clips")
+    pack.add_argument("--overwrite", action="store_true", help="replace a packed folder that is there")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except VMRDataError as error:
+        print(f"error: {error}", file=sys.stderr)
+    except (OSError, ValueError) as error:
+        print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+    return 2

@@ -1,0 +1,247 @@
+"""Annotation readers: every layout from a file written here by hand, and the published files by their counts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from mmda.vmr import (
+    Annotations,
+    ClosedMomentsError,
+    VMRDataError,
+    VMRQuery,
+    detect_layout,
+    read_annotations,
+    validate_queries,
+)
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def charades(tmp_path: Path) -> Path:
+    write(tmp_path / "Charades_v1_train.csv", 'id,script,length\nAAA,"x, y",10.5\nBBB,z,20\n')
+    rows = "AAA 1.0 4.0##a person sits.\nAAA 2.0 11.0## stands  up\nBBB 9.0 9.0##nothing\nCCC 0.0 1.0##lost\n"
+    return write(tmp_path / "charades_sta_train.txt", rows)
+
+
+class TestLayouts:
+    def test_charades(self, tmp_path: Path) -> None:
+        notes = read_annotations(charades(tmp_path))
+        assert notes.queries == (
+            VMRQuery("AAA_train_1", "AAA", "a person sits.", 10.5, ((1.0, 4.0),)),
+            VMRQuery("AAA_train_2", "AAA", "stands up", 10.5, ((2.0, 10.5),)),
+        )
+        assert notes.report.findings == {
+            "clipped": ("AAA_train_2",),
+            "inverted": ("BBB_train_1",),
+            "no_moment": ("BBB_train_1",),
+            "no_duration": ("CCC_train_1",),
+        }
+        assert notes.report.facts == {"layout": "charades", "rows": 4, "queries": 2, "videos": 1, "moments": 2}
+
+    def test_charades_durations_can_be_given(self, tmp_path: Path) -> None:
+        file = write(tmp_path / "mine.txt", "AAA 1.0 4.0##sits\n")
+        with pytest.raises(VMRDataError, match=r"mine\.txt: must have its videos' lengths"):
+            read_annotations(file)
+        as_json = write(tmp_path / "lengths.json", json.dumps({"AAA": {"duration": 3.0}, "BBB": 4}))
+        for given in (as_json, {"AAA": 3.0}):
+            assert read_annotations(file, durations=given)[0].windows == ((1.0, 3.0),)
+
+    def test_activitynet(self, tmp_path: Path) -> None:
+        entry = {"duration": 30, "timestamps": [[0, 10], [20, 15], [-1, 5]], "sentences": [" A.", "B", "C"]}
+        notes = read_annotations(write(tmp_path / "val.json", json.dumps({"v_1": entry})))
+        assert [(q.qid, q.text, q.windows) for q in notes] == [
+            ("v_1_val_1", "A.", ((0.0, 10.0),)),
+            ("v_1_val_3", "C", ((0.0, 5.0),)),
+        ]
+        assert notes.report.count("inverted") == notes.report.count("negative") == 1
+
+    def test_tacos_frames_become_seconds(self, tmp_path: Path) -> None:
+        entry = {"fps": 25.0, "num_frames": 1000, "timestamps": [[50, 500], [900, 1100]], "sentences": ["a", "b"]}
+        notes = read_annotations(write(tmp_path / "train.json", json.dumps({"s1-d2.avi": entry})))
+        assert [(q.vid, q.duration, q.windows) for q in notes] == [
+            ("s1-d2", 40.0, ((2.0, 20.0),)),
+            ("s1-d2", 40.0, ((36.0, 40.0),)),
+        ]
+        assert notes.report.facts["layout"] == "tacos"
+
+    def test_qvhighlights_keeps_unlabelled_and_loses_only_the_bad_window(self, tmp_path: Path) -> None:
+        rows = [
+            {"qid": 7, "query": "x", "vid": "a_60.0_210.0", "duration": 150, "relevant_windows": [[0, 2], [9, 4]]},
+            {"qid": 8, "query": "y", "vid": "b", "duration": 10},
+            {"qid": 9, "query": " ", "vid": "b", "duration": 10},
+            {"qid": 10, "query": "z", "vid": "b", "duration": 10, "relevant_windows": [[12, 14]]},
+        ]
+        notes = read_annotations(write(tmp_path / "t.jsonl", "\n".join(map(json.dumps, rows)) + "\n\n"))
+        assert [(q.qid, q.vid, q.windows) for q in notes] == [("7", "a_60.0_210.0", ((0.0, 2.0),)), ("8", "b", ())]
+        counts = {rule: notes.report.count(rule) for rule in ("inverted", "no_text", "outside", "no_moment", "clipped")}
+        assert counts == {"inverted": 1, "no_text": 1, "outside": 1, "no_moment": 1, "clipped": 1}
+
+    def test_nextgqa_from_either_file_or_the_folder(self, tmp_path: Path) -> None:
+        write(tmp_path / "val.csv", "video_id,question,answer,qid\n42,why,for fun ,1\n42,how,fast,3\n")
+        spans = {"42": {"duration": 9, "location": {"1": [[0, 1], [3, 4.5]]}, "fps": 30}}
+        write(tmp_path / "gsub_val.json", json.dumps(spans))
+        notes = read_annotations(tmp_path / "val.csv")
+        assert notes.queries == (
+            VMRQuery("42_1", "42", "why? for fun", 9.0, ((0.0, 1.0), (3.0, 4.5))),
+            VMRQuery("42_3", "42", "how? fast", 9.0),
+        )
+        assert read_annotations(tmp_path / "gsub_val.json").queries == notes.queries
+        assert read_annotations(tmp_path, split="val").queries == notes.queries
+
+    def test_audio_names_become_query_names(self, tmp_path: Path) -> None:
+        entry = {"duration": 9, "timestamps": [[0, 1]], "sentences": ["a"], "audios": ["AAA_train_3.wav"]}
+        file = write(tmp_path / "annotations.json", json.dumps({"AAA": entry}))
+        assert read_annotations(file)[0].qid == "AAA_train_3"
+
+
+class TestBadFiles:
+    @pytest.mark.parametrize(
+        ("name", "text", "message"),
+        [
+            ("a.txt", "hello\n", r"a\.txt: must be in a known layout .* got a \.txt file that fits none"),
+            ("a.bin", "", r"a\.bin: must be in a known layout"),
+            ("a.json", "{", r"a\.json: must be valid JSON"),
+            ("a.json", "[]", r"a\.json: must be in a known layout"),
+            ("a.json", '{"v": {"timestamps": []}}', r"a\.json: `v` must have the keys .*, got no sentences, duration"),
+            (
+                "a.json",
+                '{"v": {"duration": 1, "timestamps": [[0, 1]], "sentences": []}}',
+                r"`v` must have as many timestamps as sentences, got 1 and 0",
+            ),
+            (
+                "a.json",
+                '{"v": {"duration": 9, "timestamps": [[0]], "sentences": ["x"]}}',
+                r"`v_1` must have a list of \[start, end\]",
+            ),
+            (
+                "a.json",
+                '{"v": {"duration": 9, "timestamps": [[NaN, 1]], "sentences": ["x"]}}',
+                r"`v_1` must have finite moment times",
+            ),
+            ("a.jsonl", '{"qid": 1}\n', r"a\.jsonl: `line 1` must have the keys .* got no vid, query, duration"),
+            ("a.jsonl", "nope\n", r"a\.jsonl: `line 1` must be valid JSON"),
+            (
+                "a.jsonl",
+                '{"qid": 1, "vid": "v", "query": "x", "duration": "long"}\n',
+                r"`1` must have a number as `duration`, got 'long'",
+            ),
+            (
+                "a.jsonl",
+                '{"qid": 1, "vid": "v", "query": "x", "duration": 2}\n' * 2,
+                r"`1` must name one query only, got the same qid twice",
+            ),
+            ("a.jsonl", "", r"a\.jsonl: must hold at least one usable query, got 0 rows"),
+        ],
+    )
+    def test_one_line_names_file_and_rule(self, tmp_path: Path, name: str, text: str, message: str) -> None:
+        with pytest.raises(VMRDataError, match=message) as caught:
+            read_annotations(write(tmp_path / name, text))
+        assert "\n" not in str(caught.value)
+
+    def test_not_text(self, tmp_path: Path) -> None:
+        (tmp_path / "a.jsonl").write_bytes(b"\xff\xfe")
+        with pytest.raises(VMRDataError, match="must be UTF-8 text"):
+            read_annotations(tmp_path / "a.jsonl")
+
+    def test_missing_and_ambiguous(self, tmp_path: Path) -> None:
+        with pytest.raises(VMRDataError, match=r"nope: must exist"):
+            read_annotations(tmp_path / "nope")
+        write(tmp_path / "train.json", "{}")
+        write(tmp_path / "test.json", "{}")
+        with pytest.raises(VMRDataError, match=r"exactly one annotation file .* got test\.json, train\.json"):
+            read_annotations(tmp_path)
+
+    def test_options(self, tmp_path: Path) -> None:
+        file = charades(tmp_path)
+        with pytest.raises(ValueError, match="`layout` must be one of 'charades'"):
+            read_annotations(file, "msrvtt")  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="`durations` must be left out for 'qvhighlights'"):
+            read_annotations(write(tmp_path / "a.jsonl", ""), durations={})
+
+
+class TestClosedMoments:
+    notes = validate_queries([VMRQuery("q", "v", "x", 9.0, ((1.0, 2.0),)), VMRQuery("p", "w", "y", 9.0, ((1, 2),))])
+
+    def test_any_way_to_the_moments_raises(self) -> None:
+        closed = self.notes.without_moments()
+        for read in (
+            lambda: closed[0].windows,
+            lambda: [q.windows for q in closed],
+            lambda: getattr(closed[0], "windows", ()),
+            lambda: hasattr(closed[0], "windows"),
+            lambda: asdict(closed[0]),
+            lambda: replace(closed[0], text="z"),
+            lambda: closed.select(["v"])[0].windows,
+            lambda: closed.without_moments()[0].windows,
+        ):
+            with pytest.raises(ClosedMomentsError, match=r"the moments of query `q` are closed"):
+                read()
+        assert "windows" not in vars(closed[0])
+        assert "1.0" not in repr(closed[0])
+
+    def test_the_pairs_stay(self) -> None:
+        closed = self.notes.without_moments()
+        assert [(q.qid, q.vid, q.text, q.duration) for q in closed] == [("q", "v", "x", 9.0), ("p", "w", "y", 9.0)]
+        assert closed[0] == self.notes.without_moments()[0] != closed[1]
+        assert len({closed[0], self.notes.without_moments()[0]}) == 1
+        assert self.notes[0].windows == ((1.0, 2.0),)
+
+    def test_select(self) -> None:
+        assert [q.qid for q in self.notes.select({"w", "unknown"})] == ["p"]
+        with pytest.raises(VMRDataError, match="none on unknown"):
+            self.notes.select(["unknown"])
+
+
+def count(notes: Annotations, *rules: str) -> tuple[int, ...]:
+    return (int(str(notes.report.facts["rows"])), len(notes), *(notes.report.count(rule) for rule in rules))
+
+
+@pytest.mark.data
+class TestPublishedFiles:
+    """Counts as the data's own documentation gives them."""
+
+    @pytest.mark.parametrize(
+        ("file", "layout", "expected", "videos"),
+        [
+            ("charades_sta/charades_sta_train.txt", "charades", (12408, 12404, 1805, 4), None),
+            ("charades_sta/charades_sta_test.txt", "charades", (3720, 3720, 562, 0), 1334),
+            ("activitynet_captions/train.json", "activitynet", (37421, 37417, None, 4), None),
+            ("activitynet_captions/val.json", "activitynet", (17505, 17505, None, 0), None),
+            ("activitynet_captions/test.json", "activitynet", (17031, 17031, None, 0), None),
+            ("tacos/train.json", "tacos", (9790, 9790, 43, 0), 75),
+            ("tacos/val.json", "tacos", (4436, 4436, None, 0), 27),
+            ("tacos/test.json", "tacos", (4001, 4001, None, 0), 25),
+            ("qvhighlights/highlight_val_release.jsonl", "qvhighlights", (1550, 1550, 0, 0), 1519),
+            ("nextgqa/val.csv", "nextgqa", (3358, 3358, None, 0), 567),
+        ],
+    )
+    def test_counts(
+        self, data_root: Path, file: str, layout: str, expected: tuple[int | None, ...], videos: int | None
+    ) -> None:
+        path = data_root / "vmr" / "annotations" / file
+        assert detect_layout(path) == layout
+        notes = read_annotations(path)
+        for came, wanted in zip(count(notes, "clipped", "inverted"), expected):
+            assert wanted is None or came == wanted
+        assert videos is None or len(notes.vids) == videos
+        assert not any(q.vid.endswith(".avi") or q.text != q.text.strip() for q in notes)
+        assert all(0 <= s < e <= q.duration for q in notes for s, e in q.windows)
+
+    def test_charades_train_videos_before_dropping(self, data_root: Path) -> None:
+        file = data_root / "vmr" / "annotations" / "charades_sta" / "charades_sta_train.txt"
+        notes = read_annotations(file)
+        dropped = {id.split("_")[0] for id in notes.report.findings["inverted"]}
+        assert len(set(notes.vids) | dropped) == 5338
+
+    def test_nextgqa_equals_the_prepared_jsonl(self, data_root: Path) -> None:
+        ours = read_annotations(data_root / "vmr" / "annotations" / "nextgqa" / "gsub_val.json")
+        prepared = read_annotations(data_root / "vmr" / "features" / "caption_lsa128" / "nextgqa_val.jsonl")
+        assert ours.queries == prepared.queries
+        assert prepared.report.facts["layout"] == "qvhighlights"

@@ -1,0 +1,222 @@
+"""The joined form: what is dropped, what is raised, times of clips, views, and the real pair."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mmda.vmr import (
+    Annotations,
+    ArrayStore,
+    ClosedMomentsError,
+    Report,
+    VMRDataError,
+    VMRDataset,
+    VMRLoader,
+    VMRQuery,
+    load_packed,
+    pack_features,
+    read_splits,
+    validate_queries,
+)
+
+NOTES = validate_queries(
+    [
+        VMRQuery("q1", "a", "The dog runs.", 10.0, ((2.0, 6.0), (8.0, 12.0))),
+        VMRQuery("q2", "b", "a cat", 7.0, ((0.0, 3.0),)),
+        VMRQuery("q3", "a", "the dog  runs", 10.0, ((1.0, 2.0),)),
+    ]
+)
+
+
+def video(**changed: Any) -> ArrayStore:
+    rng = np.random.default_rng(0)
+    arrays = {"a": rng.standard_normal((5, 4)), "b": rng.standard_normal((3, 4)), **changed}
+    return ArrayStore({vid: x for vid, x in arrays.items() if x is not None}, source="clips")
+
+
+def query(**changed: Any) -> ArrayStore:
+    arrays = {"q1": np.ones((3, 6)), "q2": np.ones((2, 6)), "q3": np.ones(6), **changed}
+    return ArrayStore({qid: x for qid, x in arrays.items() if x is not None}, source="words")
+
+
+class TestJoin:
+    def test_examples(self) -> None:
+        data = VMRDataset(NOTES, video(), query())
+        assert (len(data), data.vids, data.frame_width, data.word_width) == (3, ("a", "b"), 4, 6)
+        assert data.lengths == [5, 3, 5]
+        first, second, third = data
+        assert (first.qid, first.windows) == ("q1", ((2.0, 6.0), (8.0, 10.0)))
+        np.testing.assert_allclose(first.frames, video()["a"])
+        assert first.words.shape == (3, 6)
+        assert [x.video_index for x in (first, second, third)] == [0, 1, 0]
+        assert [x.text_index for x in (first, second, third)] == [0, 1, 0]
+        assert data.report.ok
+
+    @pytest.mark.parametrize(
+        ("videos", "queries", "rule", "id", "message"),
+        [
+            ({"b": None}, {}, "no_video", "b", "clips: `b` must have video features: .* got none; it has a, ..."),
+            ({"b": np.full((3, 4), np.nan)}, {}, "bad_video", "b", "clips: `b` must hold finite numbers, got 12 NaN"),
+            ({"b": np.zeros((0, 4))}, {}, "bad_video", "b", "clips: `b` must hold a non-empty array"),
+            ({"b": np.ones((3, 5))}, {}, "bad_video", "b", "clips: `b` must have width 4 like the others, got 5"),
+            ({}, {"q2": None}, "no_query", "q2", "words: `q2` must have query features"),
+            ({}, {"q2": np.full((1, 6), np.inf)}, "bad_query", "q2", "words: `q2` must hold finite .* 6 infinite"),
+            ({}, {"q2": np.zeros((0, 6))}, "bad_query", "q2", "words: `q2` must hold a non-empty array"),
+        ],
+    )
+    def test_faults_raise_or_are_dropped(
+        self, videos: dict[str, Any], queries: dict[str, Any], rule: str, id: str, message: str
+    ) -> None:
+        with pytest.raises(VMRDataError, match=message):
+            VMRDataset(NOTES, video(**videos), query(**queries))
+        data = VMRDataset(NOTES, video(**videos), query(**queries), on_bad="drop")
+        assert [q.qid for q in data.queries] == ["q1", "q3"]
+        assert data.report.findings == {rule: (id,)}
+        assert not data.report.ok
+        assert len(data.report.errors) == 1
+
+    def test_nothing_left(self) -> None:
+        with pytest.raises(VMRDataError, match=r"must share a usable query .* first fault: clips: `a` must have video"):
+            VMRDataset(NOTES, ArrayStore({"z": np.ones((2, 4))}, source="clips"), query(), on_bad="drop")
+
+    def test_moments_made_by_hand_are_checked(self) -> None:
+        for window in ((2.0, 11.0), (3.0, 3.0), (-1.0, 2.0)):
+            raw = Annotations((VMRQuery("q1", "a", "x", 10.0, (window,)),), Report("mine"), "mine")
+            with pytest.raises(VMRDataError, match=r"mine: `q1` must have moments with 0 <= start < end <= 10"):
+                VMRDataset(raw, video(), query())
+
+    @pytest.mark.parametrize("option", ["max_clips", "max_words", "clip_seconds"])
+    def test_options(self, option: str) -> None:
+        with pytest.raises(ValueError, match=f"`{option}` must be above 0, got 0"):
+            VMRDataset(NOTES, video(), query(), **{option: 0})
+        with pytest.raises(ValueError, match="`on_bad` must be one of"):
+            VMRDataset(NOTES, video(), query(), on_bad="warn")  # type: ignore[arg-type]
+
+    def test_max_words(self) -> None:
+        assert [len(x.words) for x in VMRDataset(NOTES, video(), query(), max_words=2)] == [2, 2, 1]
+
+    def test_from_the_store_each_time_equals_memory(self, tmp_path: Path) -> None:
+        packed = pack_features(video(), tmp_path / "p", dtype="float32")
+        held = VMRDataset(NOTES, video(), query(), max_clips=2, max_words=2)
+        read = VMRDataset(NOTES, packed, query(), max_clips=2, max_words=2, in_memory=False)
+        for one, two in zip(held, read):
+            torch.testing.assert_close(one.frames, two.frames, rtol=0, atol=0)
+            torch.testing.assert_close(one.words, two.words, rtol=0, atol=0)
+
+    def test_examples_do_not_write_into_the_store(self) -> None:
+        arrays = {"a": np.ones((5, 4), np.float32), "b": np.ones((3, 4), np.float32)}
+        VMRDataset(NOTES, ArrayStore(arrays), query())[0].frames.zero_()
+        assert arrays["a"].sum() == 20
+
+
+class TestClipTimes:
+    def one(self, clips: int, duration: float, seconds: float | None, **options: Any) -> VMRDataset:
+        notes = validate_queries([VMRQuery("q", "v", "x", duration)])
+        store = ArrayStore({"v": np.arange(clips, dtype=np.float32)[:, None]}, clip_seconds=seconds)
+        return VMRDataset(notes, store, ArrayStore({"q": np.ones(2)}), **options)
+
+    @pytest.mark.parametrize(
+        ("clips", "duration", "seconds", "ends", "finding"),
+        [
+            (4, 10.0, None, [2.5, 5.0, 7.5, 10.0], None),
+            (4, 8.0, 2.0, [2, 4, 6, 8], None),
+            (4, 7.0, 2.0, [2, 4, 6, 7], None),  # the last clip is cut with the video
+            (4, 9.5, 2.0, [2, 4, 6, 9.5], None),  # or reaches to its end
+            (4, 8.0, 1.0, [1, 2, 3, 4], "short_video"),
+            (4, 3.0, 1.0, [1, 2, 3], None),  # one clip too many is rounding
+            (6, 3.0, 1.0, [1, 2, 3], "long_video"),
+        ],
+    )
+    def test_cover_the_video(
+        self, clips: int, duration: float, seconds: float | None, ends: list[float], finding: str | None
+    ) -> None:
+        data = self.one(clips, duration, seconds)
+        times = data.clip_times("v")
+        assert times[:, 1].tolist() == ends
+        assert times[:, 0].tolist() == [0.0, *times[:-1, 1].tolist()]
+        assert len(data.frames("v")) == len(ends)
+        assert list(data.report.findings) == ([finding] if finding else [])
+
+    def test_pooled_clips_span_what_they_average(self) -> None:
+        data = self.one(7, 7.0, 1.0, max_clips=3)
+        assert data.clip_times("v").tolist() == [[0, 2], [2, 4], [4, 7]]
+        # clip k holds the number k, the mean number is the middle of the span less half a clip
+        torch.testing.assert_close(data.frames("v")[:, 0], data.clip_times("v").mean(1) - 0.5)
+
+
+class TestViews:
+    data = VMRDataset(NOTES, video(), query())
+
+    def test_select(self) -> None:
+        part = self.data.select(["a"])
+        assert [x.qid for x in part] == ["q1", "q3"]
+        assert part[0].frames.data_ptr() == self.data[0].frames.data_ptr()
+        assert len(self.data) == 3
+        with pytest.raises(VMRDataError, match="none on zzz"):
+            self.data.select(["zzz"])
+
+    def test_closed(self) -> None:
+        closed = self.data.without_moments()
+        assert closed.closed
+        assert closed.select(["a"]).closed
+        assert [x.windows for x in closed] == [None, None, None]
+        with pytest.raises(ClosedMomentsError):
+            _ = closed.queries[0].windows
+        assert self.data[0].windows is not None
+
+    def test_closed_annotations_never_need_moments(self) -> None:
+        assert VMRDataset(NOTES.without_moments(), video(), query()).closed
+
+
+class TestSplits:
+    def test_reads(self, tmp_path: Path) -> None:
+        (tmp_path / "s.json").write_text(json.dumps({"x": {"train": ["a"], "test": ["b", "c"]}}))
+        assert read_splits(tmp_path / "s.json") == {"x": {"train": ("a",), "test": ("b", "c")}}
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("[", "s.json: must be valid JSON"),
+            ("[]", "`the file` must map splits"),
+            ('{"x": ["a"]}', "s.json: `x` must map splits to lists"),
+            ('{"x": {"train": ["a"], "test": ["a"]}}', "s.json: `a` must be in one split of x, got train and test"),
+        ],
+    )
+    def test_bad(self, tmp_path: Path, text: str, message: str) -> None:
+        (tmp_path / "s.json").write_text(text)
+        with pytest.raises(VMRDataError, match=message):
+            read_splits(tmp_path / "s.json")
+        with pytest.raises(VMRDataError, match="nope: must exist"):
+            read_splits(tmp_path / "nope")
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("name", "queries", "videos", "splits"),
+    [("qvhighlights_val", 1550, 1519, (912, 151, 456)), ("nextgqa_val", 3358, 567, (340, 56, 171))],
+)
+def test_the_real_pair(data_root: Path, name: str, queries: int, videos: int, splits: tuple[int, ...]) -> None:
+    features = data_root / "vmr" / "features"
+    data = load_packed(
+        features / "caption_lsa128" / f"{name}_video.npz",
+        features / "caption_minilm256" / f"{name}_query.npz",
+        features / "caption_lsa128" / f"{name}.jsonl",
+    )
+    assert (len(data), len(data.vids), data.frame_width, data.word_width) == (queries, videos, 128, 256)
+    assert data.report.ok
+    parts = read_splits(features / "splits.json")[name]
+    assert tuple(len(data.select(parts[part]).vids) for part in ("train", "val", "test")) == splits
+    for vid in data.vids:
+        times = data.clip_times(vid)
+        assert bool((times[1:, 0] == times[:-1, 1]).all()), "clips touch"
+        assert times[0, 0] == 0
+        assert times[-1, 1] == data.annotations.durations[vid]
+    batch = next(iter(VMRLoader(data.select(parts["train"]), 16, labels=False)))
+    assert batch.windows is None
+    assert bool(torch.isfinite(batch.frames).all())
