@@ -223,6 +223,9 @@ def evaluate(
     for query in rows:
         if len(query.windows) == 0:
             fail("evaluate", "queries", "each have at least one moment", f"none for query {query.qid!r}")
+    check_floating("evaluate", "predictions", predictions)
+    if predictions.ndim == 0 or len(predictions) != len(rows):
+        fail("evaluate", "predictions", f"have one row for each of {len(rows)} queries", shape_text(predictions))
     windows, window_mask = pad_spans([query.windows for query in rows])
     duration = torch.tensor([query.duration for query in rows], dtype=torch.float64)
     return evaluate_windows(
