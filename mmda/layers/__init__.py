@@ -1,6 +1,12 @@
 """Layers: the building blocks that the losses and the reference model share."""
 
 from mmda.layers.attention import FrameQueryAttention
+from mmda.layers.batch_norm import (
+    DomainSpecificBatchNorm1d,
+    DomainSpecificBatchNorm2d,
+    DomainSpecificBatchNorm3d,
+    adapt_batch_norm,
+)
 from mmda.layers.discriminator import DomainDiscriminator
 from mmda.layers.gradient_reversal import GradientReversal, gradient_reversal
 from mmda.layers.pooling import AttentionPool, MaskedMeanPool
@@ -9,9 +15,13 @@ from mmda.layers.temperature import LearnableTemperature
 __all__ = [
     "AttentionPool",
     "DomainDiscriminator",
+    "DomainSpecificBatchNorm1d",
+    "DomainSpecificBatchNorm2d",
+    "DomainSpecificBatchNorm3d",
     "FrameQueryAttention",
     "GradientReversal",
     "LearnableTemperature",
     "MaskedMeanPool",
+    "adapt_batch_norm",
     "gradient_reversal",
 ]

@@ -1,0 +1,481 @@
+"""Batch normalisation for several domains: statistics of their own for each, and their re-estimation (AdaBN)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmda._checks import (
+    check_count,
+    check_floating,
+    check_mask,
+    check_number,
+    fail,
+    fail_type,
+    shape_text,
+)
+from mmda._masking import full_precision, safe_divide, working_dtype
+
+
+class _Moments(NamedTuple):
+    """Of each domain: number of values a channel (k,), their mean and biased variance (k, d)."""
+
+    number: Tensor
+    mean: Tensor
+    variance: Tensor
+
+
+def _centred(x: Tensor, mask: Tensor | None, belongs: Tensor, domain: Tensor | int) -> tuple[Tensor, _Moments]:
+    """``x`` (n, d, p) less the mean of its domain, and the moments by domain; ``belongs`` (n, k) is one-hot.
+
+    The mean is taken twice: the second time of what the first has left, so that a large common offset, of which a
+    float32 mean keeps few digits, leaves no trace in the centred values.
+    """
+    shape = (-1, x.shape[1], 1)
+    if mask is None:
+        number = belongs.sum(0) * x.shape[2]
+    else:
+        number = mask.sum(1).to(x.dtype) @ belongs
+
+    def means(values: Tensor) -> Tensor:
+        return safe_divide(belongs.transpose(0, 1) @ values.sum(2), number.unsqueeze(1))
+
+    def keep(values: Tensor) -> Tensor:
+        if mask is None:
+            return values
+        return torch.where(mask.unsqueeze(1), values, torch.zeros((), dtype=x.dtype, device=x.device))
+
+    first = means(x.detach())
+    x = keep(x - first[domain].reshape(shape))
+    second = means(x)
+    x = keep(x - second[domain].reshape(shape))
+    return x, _Moments(number, first + second, means(x.square()))
+
+
+class _DomainSpecificBatchNorm(nn.Module):
+    """What the three public classes share; they differ in the shapes they take."""
+
+    _axes: ClassVar[dict[int, str]] = {}
+
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    num_batches_tracked: Tensor | None
+
+    def __init__(
+        self,
+        features: int,
+        domains: int,
+        *,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        check_count(name, "features", features)
+        check_count(name, "domains", domains)
+        check_number(name, "eps", eps, above=0)
+        if momentum is not None:
+            check_number(name, "momentum", momentum, at_least=0, at_most=1)
+        self.features = features
+        self.domains = domains
+        self.eps = eps
+        self.momentum = momentum
+        self.affine = affine
+        self.track_running_stats = track_running_stats
+        size = (domains, features)
+        if affine:
+            self.weight: nn.Parameter | None = nn.Parameter(torch.ones(size, device=device, dtype=dtype))
+            self.bias: nn.Parameter | None = nn.Parameter(torch.zeros(size, device=device, dtype=dtype))
+        else:
+            self.register_parameter("weight", None)
+            self.register_parameter("bias", None)
+        tracked = track_running_stats
+        counts = torch.zeros(domains, dtype=torch.long, device=device)
+        self.register_buffer("running_mean", torch.zeros(size, device=device, dtype=dtype) if tracked else None)
+        self.register_buffer("running_var", torch.ones(size, device=device, dtype=dtype) if tracked else None)
+        self.register_buffer("num_batches_tracked", counts if tracked else None)
+
+    def forward(self, x: Tensor, domain: int | Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """Normalise each row by its own domain's statistics; see the class for shapes."""
+        self._check(x, domain, mask)
+        if isinstance(domain, int) and mask is None and self._plain(x):
+            return self._one_domain(x, domain)
+        dtype, shape = working_dtype(x), (-1, self.features, 1)
+        with full_precision(x):
+            rows, kept = self._flat(x, mask)
+            if self.training or self.running_mean is None or self.running_var is None:
+                rows, moments = _centred(rows, kept, self._belongs(rows, domain), domain)
+                variance = moments.variance
+                if self.training and self.track_running_stats:
+                    self._track(moments)
+            else:
+                rows = rows - self.running_mean[domain].to(dtype).reshape(shape)
+                variance = self.running_var.to(dtype)
+            out = rows * (variance + self.eps).rsqrt()[domain].reshape(shape)
+            if self.weight is not None and self.bias is not None:
+                weight, bias = self.weight.to(dtype), self.bias.to(dtype)
+                out = out * weight[domain].reshape(shape) + bias[domain].reshape(shape)
+            if kept is not None:
+                out = torch.where(kept.unsqueeze(1), out, torch.zeros((), dtype=dtype, device=x.device))
+            return out.reshape(x.shape).to(x.dtype)
+
+    def batch_moments(self, x: Tensor, domain: int | Tensor, *, mask: Tensor | None = None) -> _Moments:
+        """Count, mean and biased variance of this batch, by domain: what training would normalise with."""
+        self._check(x, domain, mask)
+        with full_precision(x):
+            rows, kept = self._flat(x, mask)
+            return _centred(rows, kept, self._belongs(rows, domain), domain)[1]
+
+    @staticmethod
+    def _flat(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Rows (n, d, p) in the working dtype, zeros on padding, and the mask (n, p)."""
+        rows = x.to(working_dtype(x))
+        rows = rows.flatten(2) if x.ndim > 2 else rows.unsqueeze(2)
+        if mask is None:
+            return rows, None
+        kept = mask.reshape(mask.shape[0], -1)
+        return torch.where(kept.unsqueeze(1), rows, torch.zeros((), dtype=rows.dtype, device=x.device)), kept
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.features}, domains={self.domains}, eps={self.eps:g}, momentum={self.momentum}, "
+            f"affine={self.affine}, track_running_stats={self.track_running_stats}"
+        )
+
+    def _check(self, x: Tensor, domain: int | Tensor, mask: Tensor | None) -> None:
+        name = type(self).__name__
+        check_floating(name, "x", x)
+        if x.ndim not in self._axes:
+            fail(name, "x", "have shape " + " or ".join(self._axes.values()), shape_text(x))
+        if x.shape[1] != self.features:
+            fail(name, "x", f"have {self.features} channels on axis 1", shape_text(x))
+        if mask is not None:
+            check_mask(name, "mask", mask, (x.shape[0], *x.shape[2:]))
+        if isinstance(domain, Tensor):
+            if domain.is_floating_point() or domain.is_complex() or domain.dtype == torch.bool:
+                raise TypeError(f"{name}: `domain` must be an int or an integer tensor, got {domain.dtype}")
+            if domain.shape != x.shape[:1]:
+                fail(name, "domain", f"have one index a row {tuple(x.shape[:1])}", shape_text(domain))
+        elif isinstance(domain, bool) or not isinstance(domain, int):
+            fail_type(name, "domain", "be an int or an integer tensor", domain)
+        elif not 0 <= domain < self.domains:
+            fail(name, "domain", f"be in 0 .. {self.domains - 1}", domain)
+        values = x.shape[0] if mask is None else 2  # a mask is not read: how much it keeps is not known here
+        for size in x.shape[2:]:
+            values *= size
+        if self.training and values < 2:
+            fail(name, "x", "hold more than one value a channel in training", shape_text(x))
+
+    def _plain(self, x: Tensor) -> bool:
+        """torch's own kernel computes exactly this case."""
+        held = self.running_mean if self.running_mean is not None else self.weight
+        return self.momentum is not None and (held is None or held.dtype == x.dtype)
+
+    def _one_domain(self, x: Tensor, domain: int) -> Tensor:
+        update = self.training and self.track_running_stats
+        if update and self.num_batches_tracked is not None:
+            self.num_batches_tracked[domain].add_(1)
+        use_running = update or not self.training
+        with full_precision(x):
+            return F.batch_norm(
+                x,
+                self.running_mean[domain] if self.running_mean is not None and use_running else None,
+                self.running_var[domain] if self.running_var is not None and use_running else None,
+                None if self.weight is None else self.weight[domain],
+                None if self.bias is None else self.bias[domain],
+                self.training or self.running_mean is None,
+                0.0 if self.momentum is None else self.momentum,
+                self.eps,
+            )
+
+    def _belongs(self, rows: Tensor, domain: int | Tensor) -> Tensor:
+        every = torch.arange(self.domains, device=rows.device)
+        if isinstance(domain, int):
+            return (every == domain).to(rows.dtype).expand(rows.shape[0], -1)
+        return (domain.unsqueeze(1) == every).to(rows.dtype)
+
+    @torch.no_grad()
+    def _track(self, moments: _Moments) -> None:
+        mean, var, tracked = self.running_mean, self.running_var, self.num_batches_tracked
+        if mean is None or var is None or tracked is None:
+            return
+        seen = moments.number > 1
+        tracked.add_(seen)
+        one = torch.ones_like(moments.number)
+        if self.momentum is None:
+            factor = (1 / tracked.clamp(min=1).to(moments.mean.dtype)).unsqueeze(1)
+        else:
+            factor = self.momentum * one.unsqueeze(1)
+        unbiased = moments.variance * (moments.number / torch.where(seen, moments.number - 1, one)).unsqueeze(1)
+        for buffer, value in ((mean, moments.mean), (var, unbiased)):
+            moved = buffer + factor * (value - buffer)
+            buffer.copy_(torch.where(seen.unsqueeze(1), moved, buffer))
+
+
+class DomainSpecificBatchNorm1d(_DomainSpecificBatchNorm):
+    r"""Batch normalisation with statistics and affine parameters of its own for each domain, for vectors.
+
+    .. math:: y = \gamma_k \, \frac{x - \mu_k}{\sqrt{\sigma_k^2 + \epsilon}} + \beta_k
+
+    for a row of domain k, with the mean and biased variance of that domain's rows in this batch (training) or its
+    running ones (evaluation). Nothing remembers a current domain: it comes with the call,
+    ``layer(x, domain, mask=None)``.
+
+    Args:
+        features: d, channels.
+        domains: K, number of domains.
+        eps: :math:`\epsilon > 0`.
+        momentum: share of the new batch in the running statistics; None averages over all batches.
+        affine: learn :math:`\gamma_k` and :math:`\beta_k`, (K, d).
+        track_running_stats: keep running statistics; without them evaluation uses the batch's.
+        device: where parameters and buffers live.
+        dtype: their dtype.
+
+    Shape:
+        ``x`` (n, d) or (n, d, t). ``domain``: an int for the whole batch, or an integer tensor (n,) with one index a
+        row. ``mask`` (n,) or (n, t), bool, True = keep. Result as ``x``.
+
+    Returns:
+        The normalised rows in the dtype of ``x``, zeros where the mask is False.
+
+    Raises:
+        ValueError: wrong shapes, an int outside 0 .. K - 1, a single value a channel in training.
+        TypeError: ``domain`` is neither an int nor an integer tensor, a mask that is not bool.
+
+    Notes:
+        An index in a tensor is not read on the host: outside 0 .. K - 1 the indexing itself fails. A domain absent
+        from the batch keeps its running statistics; so does one of which a batch of several holds a single value a
+        channel, and that value comes out as the bias. Half precision is normalised in float32 and comes back as it
+        came. Padding enters no statistic, whatever it holds.
+
+    Example:
+        >>> import torch
+        >>> norm = DomainSpecificBatchNorm1d(1, 2)
+        >>> x = torch.tensor([[0.0], [2.0], [10.0], [14.0]])
+        >>> norm(x, torch.tensor([0, 0, 1, 1])).flatten().round(decimals=3).tolist()
+        [-1.0, 1.0, -1.0, 1.0]
+
+    References:
+        Chang, You, Seo, Kwak & Han, "Domain-Specific Batch Normalization for Unsupervised Domain Adaptation",
+        CVPR 2019, equations 4 to 6.
+    """
+
+    _axes: ClassVar[dict[int, str]] = {2: "(samples, channels)", 3: "(samples, channels, time)"}
+
+
+class DomainSpecificBatchNorm2d(_DomainSpecificBatchNorm):
+    """:class:`DomainSpecificBatchNorm1d`, which holds formula and arguments, for images.
+
+    Shape:
+        ``x`` (n, d, h, w), ``domain`` an int or (n,), ``mask`` (n, h, w); result as ``x``.
+
+    Example:
+        >>> import torch
+        >>> DomainSpecificBatchNorm2d(3, 2)(torch.randn(4, 3, 5, 5), 1).shape
+        torch.Size([4, 3, 5, 5])
+    """
+
+    _axes: ClassVar[dict[int, str]] = {4: "(samples, channels, height, width)"}
+
+
+class DomainSpecificBatchNorm3d(_DomainSpecificBatchNorm):
+    """:class:`DomainSpecificBatchNorm1d`, which holds formula and arguments, for clips.
+
+    Shape:
+        ``x`` (n, d, t, h, w), ``domain`` an int or (n,), ``mask`` (n, t, h, w); result as ``x``.
+
+    Example:
+        >>> import torch
+        >>> DomainSpecificBatchNorm3d(3, 2)(torch.randn(4, 3, 2, 5, 5), 1).shape
+        torch.Size([4, 3, 2, 5, 5])
+    """
+
+    _axes: ClassVar[dict[int, str]] = {5: "(samples, channels, time, height, width)"}
+
+
+class _Pool:
+    """Count, mean and sum of squared deviations of everything a layer was shown, in float64, by domain."""
+
+    def __init__(self) -> None:
+        self.batches: Tensor | None = None
+        self.count = self.mean = self.squares = torch.zeros(())
+
+    def add(self, moments: _Moments) -> None:
+        count, mean, variance = (part.detach().cpu().double() for part in moments)
+        count = count.unsqueeze(1)
+        if self.batches is None:
+            self.batches = torch.zeros(count.shape[0], dtype=torch.long)
+            self.count, self.mean, self.squares = (torch.zeros_like(t) for t in (count, mean, mean))
+        total = self.count + count
+        gap = mean - self.mean
+        self.mean = self.mean + safe_divide(gap * count, total)
+        self.squares = self.squares + variance * count + safe_divide(gap.square() * self.count * count, total)
+        self.count = total
+        self.batches = self.batches + (count.squeeze(1) > 0)
+
+    def write(self, layer: _Normaliser) -> None:
+        if self.batches is None or layer.running_mean is None or layer.running_var is None:
+            return
+        enough = self.count > 1
+        variance = self.squares / torch.where(enough, self.count - 1, torch.ones_like(self.count))
+        for buffer, value in ((layer.running_mean, self.mean), (layer.running_var, variance)):
+            new = value.to(device=buffer.device, dtype=buffer.dtype).reshape(buffer.shape)
+            buffer.copy_(torch.where(enough.to(buffer.device).reshape(-1, *[1] * (buffer.ndim - 1)), new, buffer))
+        if layer.num_batches_tracked is not None:
+            counted = self.batches.to(layer.num_batches_tracked.device).reshape(layer.num_batches_tracked.shape)
+            layer.num_batches_tracked.copy_(counted)
+
+
+_Normaliser = _BatchNorm | _DomainSpecificBatchNorm
+
+
+def _input_moments(layer: _Normaliser, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Moments:
+    if isinstance(layer, _DomainSpecificBatchNorm):
+        return layer.batch_moments(*args, **kwargs)
+    x: Tensor = args[0] if args else kwargs["input"]
+    with full_precision(x):
+        rows = x.to(working_dtype(x))
+        rows = rows.flatten(2) if rows.ndim > 2 else rows.unsqueeze(2)
+        everything = torch.ones(rows.shape[0], 1, dtype=rows.dtype, device=rows.device)
+        return _centred(rows, None, everything, 0)[1]
+
+
+def _call(model: nn.Module, batch: object) -> None:
+    if isinstance(batch, Mapping):
+        model(**batch)
+    elif isinstance(batch, (tuple, list)):
+        model(*batch)
+    else:
+        model(batch)
+
+
+@torch.no_grad()
+def adapt_batch_norm(
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    forward: Callable[[nn.Module, Any], object] | None = None,
+    layerwise: bool = False,
+) -> int:
+    r"""Re-estimate every batch normalisation's running statistics on unlabelled data (AdaBN); the number of layers.
+
+    Each layer gets the mean and the unbiased variance of all values that its input took over all batches,
+
+    .. math:: \mu = \frac{1}{n} \sum_i x_i, \qquad \sigma^2 = \frac{1}{n - 1} \sum_i (x_i - \mu)^2
+
+    pooled over batches of any sizes, not averaged over them. No weight is touched.
+
+    Args:
+        model: any module with :class:`torch.nn.BatchNorm1d` to ``3d`` or the domain-specific layers of this library
+            that keep running statistics. Of the latter, the domains that the batches name are re-estimated.
+        batches: target inputs: a tensor goes in as ``model(x)``, a tuple as ``model(*x)``, a mapping as ``model(**x)``.
+        forward: instead, called as ``forward(model, batch)``; say ``lambda model, batch: model(batch[0])`` for batches
+            that carry labels.
+        layerwise: False: one pass, in which layers before normalise by the statistics of each batch. True: one pass a
+            layer, from the first that is reached to the last, in evaluation mode throughout: every layer then holds
+            the exact statistics of its input in the adapted model, whatever the batch sizes.
+
+    Returns:
+        How many layers were re-estimated (a layer that no batch reaches stays as it was).
+
+    Raises:
+        ValueError: no batch, no layer to re-estimate, or ``layerwise`` with an iterator that can be read only once.
+
+    Notes:
+        Everything else runs in evaluation mode (no dropout), without gradients; all modes are restored, and nothing
+        is written if a forward pass fails. Pools are kept in float64 on the CPU. On several processes each sees its
+        own batches: gather first.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Sequential(torch.nn.BatchNorm1d(1), torch.nn.Dropout())
+        >>> adapt_batch_norm(model, [torch.tensor([[1.0], [3.0]]), torch.tensor([[5.0]]).expand(2, 1)])
+        1
+        >>> model[0].running_mean.item(), round(model[0].running_var.item(), 4)
+        (3.5, 3.6667)
+
+    References:
+        Li, Wang, Shi, Hou & Liu, "Adaptive Batch Normalization for practical domain adaptation", Pattern Recognition
+        80 (2018), algorithm 1.
+    """
+    found = (module for module in model.modules() if isinstance(module, (_BatchNorm, _DomainSpecificBatchNorm)))
+    layers: list[_Normaliser] = [layer for layer in found if layer.running_mean is not None]
+    if not layers:
+        fail("adapt_batch_norm", "model", "hold a batch normalisation with running statistics", type(model).__name__)
+    if layerwise and iter(batches) is batches:
+        fail("adapt_batch_norm", "batches", "be readable more than once with layerwise=True", type(batches).__name__)
+    run = _call if forward is None else forward
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        if not layerwise:
+            pools = _collect(model, batches, layers, run, training=True)
+            for layer, pool in pools.items():
+                pool.write(layer)
+            return len(pools)
+        before = [{name: b.clone() for name, b in layer.named_buffers()} for layer in layers]
+        try:
+            order = list(_collect(model, batches, layers, run, training=False))
+            for layer in order:
+                for reached, pool in _collect(model, batches, [layer], run, training=False).items():
+                    pool.write(reached)
+        except BaseException:
+            for layer, buffers in zip(layers, before):
+                for name, buffer in layer.named_buffers():
+                    buffer.copy_(buffers[name])
+            raise
+        return len(order)
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _collect(
+    model: nn.Module,
+    batches: Iterable[Any],
+    layers: list[_Normaliser],
+    run: Callable[[nn.Module, Any], object],
+    *,
+    training: bool,
+) -> dict[_Normaliser, _Pool]:
+    """Moments of what each layer is shown, in the order in which layers are reached."""
+    pools: dict[_Normaliser, _Pool] = {}
+
+    def look(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        assert isinstance(layer, (_BatchNorm, _DomainSpecificBatchNorm))
+        pools.setdefault(layer, _Pool()).add(_input_moments(layer, args, kwargs))
+
+    tracked = [layer.track_running_stats for layer in layers]
+    handles = [layer.register_forward_pre_hook(look, with_kwargs=True) for layer in layers]
+    seen = 0
+    try:
+        for layer in layers if training else ():
+            layer.training, layer.track_running_stats = True, False  # by the batch, and without a trace
+        for batch in batches:
+            run(model, batch)
+            seen += 1
+    finally:
+        for handle in handles:
+            handle.remove()
+        for layer, value in zip(layers, tracked):
+            layer.training, layer.track_running_stats = False, value
+    if seen == 0:
+        fail("adapt_batch_norm", "batches", "hold at least one batch", 0)
+    return pools
+
+
+__all__ = [
+    "DomainSpecificBatchNorm1d",
+    "DomainSpecificBatchNorm2d",
+    "DomainSpecificBatchNorm3d",
+    "adapt_batch_norm",
+]
