@@ -78,8 +78,9 @@ def check_temperature(caller: str, temperature: float | Tensor, argument: str = 
         fail(caller, argument, "have shape ()", shape_text(temperature))
 
 
-def check_pairing(caller: str, n: int, m: int, positive_mask: Tensor | None, negative_mask: Tensor | None) -> None:
+def check_pairing(caller: str, pairs: Pairs, positive_mask: Tensor | None, negative_mask: Tensor | None) -> None:
     """Masks over pairs are bool and (n, m)."""
+    n, m = pairs.anchor.shape[0], pairs.positive.shape[0]
     if positive_mask is not None:
         check_mask(caller, "positive_mask", positive_mask, (n, m))
     if negative_mask is not None:
@@ -112,6 +113,26 @@ def pairing(
     if pairs.positive_count is not None:
         share = torch.where((pairs.positive_count > 0).unsqueeze(0), share, zero)
     return share
+
+
+def negative_counts(like: Tensor, share: Tensor | None, negative_mask: Tensor | None, count: Tensor) -> Tensor:
+    """How often each column is a negative of each row (n, m), where column j counts ``count[j]``.
+
+    Positives (``share`` > 0; None: row i of row i) are none. Without ``share``, the twins of a column that counts
+    more than once are negatives as every other row is.
+    """
+    each = count.expand_as(like)
+    if share is None:
+        twins = (count - 1).clamp_min(0)
+        each = torch.where(own_pairs(like), twins.expand_as(like), each)
+    else:
+        each = torch.where(share > 0, torch.zeros_like(like), each)
+    return each if negative_mask is None else torch.where(negative_mask, each, torch.zeros_like(like))
+
+
+def own_pairs(like: Tensor) -> Tensor:
+    """The diagonal, bool."""
+    return torch.eye(like.shape[0], dtype=torch.bool, device=like.device)
 
 
 def weighted_logsumexp(x: Tensor, weight: Tensor) -> Tensor:

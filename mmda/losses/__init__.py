@@ -14,6 +14,12 @@ from mmda.losses.adversarial import (
 from mmda.losses.attended_contrast import AttendedContrastiveLoss, attended_contrastive_loss
 from mmda.losses.class_confusion import MinimumClassConfusionLoss, minimum_class_confusion_loss
 from mmda.losses.classifier_discrepancy import ClassifierDiscrepancyLoss, classifier_discrepancy_loss
+from mmda.losses.conditional_adversarial import (
+    ConditionalAdversarialLoss,
+    RandomMultilinearMap,
+    conditional_adversarial_loss,
+    multilinear_map,
+)
 from mmda.losses.coral import CORALLoss, coral_loss
 from mmda.losses.disparity import MarginDisparityLoss, margin_disparity_loss
 from mmda.losses.entropy import EntropyLoss, InformationMaximisationLoss, entropy_loss, information_maximisation_loss
@@ -28,7 +34,11 @@ from mmda.losses.moment_localization import (
     moment_targets,
 )
 from mmda.losses.multiple_instance import MultipleInstanceLoss, multiple_instance_loss
+from mmda.losses.nt_xent import NTXentLoss, nt_xent_loss
 from mmda.losses.nuclear_norm import BatchNuclearNormLoss, batch_nuclear_norm_loss
+from mmda.losses.prototypes import PrototypeContrastiveLoss, prototype_contrastive_loss
+from mmda.losses.sigmoid_contrastive import SigmoidContrastiveLoss, sigmoid_contrastive_loss
+from mmda.losses.triplet import TripletRankingLoss, triplet_ranking_loss
 
 __all__ = [
     "AdaptiveFeatureNormLoss",
@@ -36,6 +46,7 @@ __all__ = [
     "BatchNuclearNormLoss",
     "CORALLoss",
     "ClassifierDiscrepancyLoss",
+    "ConditionalAdversarialLoss",
     "Discrepancy",
     "DomainAdversarialLoss",
     "EntropyLoss",
@@ -49,11 +60,17 @@ __all__ = [
     "MomentTargets",
     "MultiDomainAdversarialLoss",
     "MultipleInstanceLoss",
+    "NTXentLoss",
     "PairLoss",
+    "PrototypeContrastiveLoss",
+    "RandomMultilinearMap",
+    "SigmoidContrastiveLoss",
+    "TripletRankingLoss",
     "adaptive_feature_norm_loss",
     "attended_contrastive_loss",
     "batch_nuclear_norm_loss",
     "classifier_discrepancy_loss",
+    "conditional_adversarial_loss",
     "coral_loss",
     "domain_adversarial_loss",
     "domain_negative_mask",
@@ -68,5 +85,10 @@ __all__ = [
     "moment_localization_loss",
     "moment_targets",
     "multi_domain_adversarial_loss",
+    "multilinear_map",
     "multiple_instance_loss",
+    "nt_xent_loss",
+    "prototype_contrastive_loss",
+    "sigmoid_contrastive_loss",
+    "triplet_ranking_loss",
 ]

@@ -33,6 +33,19 @@ class Discrepancy(Protocol):
 class PairLoss(Protocol):
     """A loss on paired rows: row i of ``anchor`` belongs to row i of ``positive``."""
 
-    def __call__(self, anchor: Tensor, positive: Tensor) -> Tensor:
-        """One scalar; smaller means better matched."""
+    def __call__(
+        self,
+        anchor: Tensor,
+        positive: Tensor,
+        *,
+        weight: Tensor | None = None,
+        mask: Tensor | None = None,
+        positive_mask: Tensor | None = None,
+        negative_mask: Tensor | None = None,
+    ) -> Tensor:
+        """One scalar; smaller means better matched.
+
+        ``weight`` and ``mask`` (n,) say how often each pair counts and which are valid; ``positive_mask`` and
+        ``negative_mask`` (n, n) which candidate j is a positive, or may be a negative, of anchor i.
+        """
         ...

@@ -13,6 +13,8 @@ from mmda._contrastive import (
     check_pairing,
     check_temperature,
     counts,
+    negative_counts,
+    own_pairs,
     pair_rows,
     pairing,
     weighted_logsumexp,
@@ -125,7 +127,7 @@ def info_nce_loss(
             normalize=normalize,
             same_size=False,
         )
-        check_pairing(caller, pairs.anchor.shape[0], pairs.positive.shape[0], positive_mask, negative_mask)
+        check_pairing(caller, pairs, positive_mask, negative_mask)
         share = pairing(caller, pairs, positive_mask, positive_weight)
         if isinstance(temperature, Tensor):
             temperature = temperature.to(dtype)
@@ -153,32 +155,32 @@ def _general(
     """With positives ``share`` (n, m) or None for row i of row i, negatives (n, m) or None for all, and counts."""
     similarity = (pairs.anchor / temperature) @ pairs.positive.T
     x_count, y_count = counts(pairs.anchor, pairs.anchor_count), counts(pairs.positive, pairs.positive_count)
-    negative = torch.ones_like(similarity) if negative_mask is None else negative_mask.to(similarity.dtype)
 
-    def one_way(s: Tensor, q: Tensor | None, others: Tensor, row_count: Tensor, column_count: Tensor) -> Tensor:
-        each, has_positive = _rows(s, q, others, column_count, several)
+    def one_way(s: Tensor, q: Tensor | None, allowed: Tensor | None, row_count: Tensor, column_count: Tensor) -> Tensor:
+        each, has_positive = _rows(s, q, allowed, column_count, several)
         kept = torch.where(has_positive, row_count, torch.zeros_like(row_count))
         return safe_divide((kept * torch.where(kept > 0, each, torch.zeros_like(each))).sum(), kept.sum())
 
-    value = one_way(similarity, share, negative, x_count, y_count)
+    value = one_way(similarity, share, negative_mask, x_count, y_count)
     if symmetric:
-        turned = None if share is None else share.T
-        value = (value + one_way(similarity.T, turned, negative.T, y_count, x_count)) / 2
+        turned = (None if share is None else share.T, None if negative_mask is None else negative_mask.T)
+        value = (value + one_way(similarity.T, *turned, y_count, x_count)) / 2
     return value
 
 
-def _rows(s: Tensor, q: Tensor | None, negative: Tensor, count: Tensor, several: Several) -> tuple[Tensor, Tensor]:
+def _rows(
+    s: Tensor, q: Tensor | None, allowed: Tensor | None, count: Tensor, several: Several
+) -> tuple[Tensor, Tensor]:
     """Loss of each row, and whether it has a positive; ``count`` is how often each column counts."""
+    negative = negative_counts(s, q, allowed, count)
     if q is None:
-        eye = torch.eye(s.shape[0], dtype=torch.bool, device=s.device)
-        columns = torch.where(eye, 1 + (count - 1) * negative, count * negative)
-        return weighted_logsumexp(s, columns) - s.diagonal(), count > 0
-    columns = torch.where(q > 0, count.expand_as(s), count * negative)
+        return weighted_logsumexp(s, negative + own_pairs(s).to(s.dtype)) - s.diagonal(), count > 0
+    everything = weighted_logsumexp(s, torch.where(q > 0, count.expand_as(s), negative))
     numerator = q * count
     total = numerator.sum(1)
     if several == "mean":
-        return weighted_logsumexp(s, columns) - safe_divide((numerator * s).sum(1), total), total > 0
-    return weighted_logsumexp(s, columns) - weighted_logsumexp(s, numerator), total > 0
+        return everything - safe_divide((numerator * s).sum(1), total), total > 0
+    return everything - weighted_logsumexp(s, numerator), total > 0
 
 
 def domain_negative_mask(anchor_domain: Tensor, positive_domain: Tensor, mode: Negatives = "within") -> Tensor:

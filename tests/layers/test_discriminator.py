@@ -53,7 +53,7 @@ def test_errors() -> None:
         DomainDiscriminator(4)(torch.zeros(2, 3))
     with pytest.raises(ValueError, match="`domains` must be an integer >= 2, got 1"):
         DomainDiscriminator(4, domains=1)
-    with pytest.raises(ValueError, match="`dropout` must be a finite number >= 0 and < 1, got 1.0"):
+    with pytest.raises(ValueError, match=r"`dropout` must be a finite number >= 0 and < 1, got 1.0"):
         DomainDiscriminator(4, dropout=1.0)
     with pytest.raises(TypeError, match="`hidden` must be an integer >= 1, got float"):
         DomainDiscriminator(4, hidden=[2.5])  # type: ignore[list-item]

@@ -178,7 +178,7 @@ def test_errors() -> None:
     x = torch.ones(4, 3)
     with pytest.raises(ValueError, match=r"gradient_reversal: `strength` must have shape \(\) or \(4,\), got \(3,\)"):
         gradient_reversal(x, torch.ones(3))
-    with pytest.raises(TypeError, match="gradient_reversal: `x` must be a floating-point tensor, got torch.int64"):
+    with pytest.raises(TypeError, match=r"gradient_reversal: `x` must be a floating-point tensor, got torch.int64"):
         gradient_reversal(torch.ones(3, dtype=torch.int64))
     with pytest.raises(ValueError, match="GradientReversal: `strength` must be a finite number, got nan"):
         GradientReversal(float("nan"))

@@ -33,7 +33,7 @@ def test_gradient_against_the_derivative() -> None:
 
 
 def test_errors() -> None:
-    with pytest.raises(ValueError, match="`initial` must lie strictly between 0.01 and 1, got 2"):
+    with pytest.raises(ValueError, match=r"`initial` must lie strictly between 0.01 and 1, got 2"):
         LearnableTemperature(2.0)
-    with pytest.raises(ValueError, match="`maximum` must be a finite number > 0.1, got 0.05"):
+    with pytest.raises(ValueError, match=r"`maximum` must be a finite number > 0.1, got 0.05"):
         LearnableTemperature(minimum=0.1, maximum=0.05)

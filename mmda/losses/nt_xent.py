@@ -1,0 +1,182 @@
+"""NT-Xent: every row of both sides looks for its partner among all other rows of both sides."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mmda._contrastive import (
+    Pairs,
+    check_pairing,
+    check_temperature,
+    counts,
+    own_pairs,
+    pair_rows,
+    weighted_logsumexp,
+)
+from mmda._masking import full_precision, safe_divide, working_dtype
+from mmda.layers.temperature import LearnableTemperature
+
+
+def nt_xent_loss(
+    anchor: Tensor,
+    positive: Tensor,
+    *,
+    temperature: float | Tensor = 0.5,
+    normalize: bool = True,
+    weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    positive_mask: Tensor | None = None,
+    negative_mask: Tensor | None = None,
+) -> Tensor:
+    r"""Cross-entropy of finding each row's partner among all 2n - 1 other rows; lower means better matched.
+
+    With the rows of both sides as one list :math:`z_1 \dots z_{2n}`, :math:`s_{uv} = \cos(z_u, z_v) / \tau`, partner
+    :math:`p(u)` and positives :math:`P_u` (by default the partner alone),
+
+    .. math::
+
+       L = \frac{1}{2 n} \sum_u \frac{1}{|P_u|} \sum_{v \in P_u} \Bigl( \log \sum_{w \ne u} \exp s_{uw} - s_{uv} \Bigr)
+
+    where w runs over positives and negatives.
+
+    Args:
+        anchor: features of the first view.
+        positive: features of the second view; row i belongs to row i.
+        temperature: :math:`\tau` > 0, a number or a scalar tensor.
+        normalize: divide rows by their length; False takes inner products as they are.
+        weight: how often each pair counts: 2 is a repeated pair (whose twin is a negative), 0 an absent one.
+        mask: bool, True = valid pair. Padding may hold anything.
+        positive_mask: bool, True where both rows of pair j are positives of both rows of pair i (a row is never its
+            own positive); the supervised form.
+        negative_mask: bool, True where the rows of pair j may be negatives of those of pair i; all by default.
+
+    Shape:
+        ``anchor`` and ``positive`` (n, d), or with a mask (b, t, d), whose rows are flattened; ``weight`` and
+        ``mask`` (n,) or (b, t); masks of pairs (n, n).
+
+    Returns:
+        Scalar >= 0, float32 (float64 for float64 input). Rows without a positive are left out of the mean; zero
+        where none is left.
+
+    Raises:
+        ValueError: wrong shapes, a temperature that is not positive.
+        TypeError: a mask that is not bool, features that are not floating point.
+
+    Notes:
+        O(n^2 d) time, O(n^2) memory. Not :func:`info_nce_loss`: negatives come from the own side too.
+
+    Example:
+        >>> import torch
+        >>> rows = torch.eye(2)
+        >>> round(nt_xent_loss(rows, rows, temperature=1.0).item(), 4)  # log(e + 2) - 1
+        0.5514
+
+    References:
+        Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020, equation 1;
+        Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020, equation 2 (``positive_mask``).
+    """
+    caller = "nt_xent_loss"
+    check_temperature(caller, temperature)
+    dtype = working_dtype(anchor, positive)
+    with full_precision(anchor):
+        pairs = pair_rows(caller, anchor, positive, mask=mask, weight=weight, dtype=dtype, normalize=normalize)
+        check_pairing(caller, pairs, positive_mask, negative_mask)
+        if isinstance(temperature, Tensor):
+            temperature = temperature.to(dtype)
+        if positive_mask is None and negative_mask is None and pairs.anchor_count is None:
+            return _plain(pairs.anchor, pairs.positive, temperature)
+        return _general(pairs, temperature, positive_mask, negative_mask)
+
+
+def _plain(x: Tensor, y: Tensor, temperature: float | Tensor) -> Tensor:
+    """Row i belongs to row i, everything counts once."""
+    rows = torch.cat([x, y])
+    similarity = (rows / temperature) @ rows.T
+    others = similarity.masked_fill(own_pairs(similarity), -torch.inf)
+    return (others.logsumexp(1) - similarity.diagonal(x.shape[0]).repeat(2)).mean()
+
+
+def _general(
+    pairs: Pairs, temperature: float | Tensor, positive_mask: Tensor | None, negative_mask: Tensor | None
+) -> Tensor:
+    """With positives (n, n) or None for partners, negatives (n, n) or None for all, and counts."""
+    n = pairs.anchor.shape[0]
+    rows = torch.cat([pairs.anchor, pairs.positive])
+    similarity = (rows / temperature) @ rows.T
+    count = counts(pairs.anchor, pairs.anchor_count).repeat(2)
+    zero = torch.zeros_like(similarity)
+    itself = own_pairs(similarity)
+    partner = itself.roll(n, 1)
+    # A row is not among its own candidates, its twins are.
+    twins = (count - 1).clamp_min(0).expand_as(similarity)
+    present = torch.where(itself, twins, count.expand_as(similarity))
+    allowed = None if negative_mask is None else negative_mask.repeat(2, 2)
+    if positive_mask is None:
+        share = partner.to(similarity.dtype)
+        others = torch.where(partner, twins, present)
+        columns = (others if allowed is None else torch.where(allowed, others, zero)) + share
+    else:
+        chosen = positive_mask.repeat(2, 2)
+        share = torch.where(chosen, present, zero)
+        columns = present if allowed is None else torch.where(allowed | chosen, present, zero)
+    total = share.sum(1)
+    each = weighted_logsumexp(similarity, columns) - safe_divide((share * similarity).sum(1), total)
+    kept = torch.where(total > 0, count, torch.zeros_like(count))
+    return safe_divide((kept * torch.where(kept > 0, each, torch.zeros_like(each))).sum(), kept.sum())
+
+
+class NTXentLoss(nn.Module):
+    """Module form of :func:`nt_xent_loss`, which holds the formula, shapes and errors.
+
+    Args:
+        temperature: a number, a scalar tensor (a buffer here, or a parameter if it is one), or a
+            :class:`~mmda.layers.LearnableTemperature`.
+        normalize: divide rows by their length.
+
+    Notes:
+        A number is a constant of a compiled graph: give a tensor where the temperature changes while training.
+
+    Example:
+        >>> NTXentLoss(temperature=0.1)
+        NTXentLoss(temperature=0.1, normalize=True)
+    """
+
+    temperature: float | Tensor | LearnableTemperature
+
+    def __init__(self, *, temperature: float | Tensor | LearnableTemperature = 0.5, normalize: bool = True) -> None:
+        super().__init__()
+        if not isinstance(temperature, LearnableTemperature):
+            check_temperature("NTXentLoss", temperature)
+        if isinstance(temperature, Tensor) and not isinstance(temperature, nn.Parameter):
+            self.register_buffer("temperature", temperature)
+        else:
+            self.temperature = temperature
+        self.normalize = normalize
+
+    def forward(
+        self,
+        anchor: Tensor,
+        positive: Tensor,
+        *,
+        weight: Tensor | None = None,
+        mask: Tensor | None = None,
+        positive_mask: Tensor | None = None,
+        negative_mask: Tensor | None = None,
+    ) -> Tensor:
+        """See :func:`nt_xent_loss`."""
+        temperature = self.temperature
+        return nt_xent_loss(
+            anchor,
+            positive,
+            temperature=temperature() if isinstance(temperature, LearnableTemperature) else temperature,
+            normalize=self.normalize,
+            weight=weight,
+            mask=mask,
+            positive_mask=positive_mask,
+            negative_mask=negative_mask,
+        )
+
+    def extra_repr(self) -> str:
+        shown = f"temperature={self.temperature:g}, " if isinstance(self.temperature, (int, float)) else ""
+        return f"{shown}normalize={self.normalize}"

@@ -1,0 +1,232 @@
+"""Prototypes across domains: rows of one domain find their class among the class means of the other."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mmda._checks import check_count, check_same_width, check_tensor, fail, shape_text
+from mmda._contrastive import check_temperature, normalized_rows, weighted_logsumexp
+from mmda._masking import as_rows, full_precision, safe_divide, working_dtype
+from mmda.layers.temperature import LearnableTemperature
+
+
+def prototype_contrastive_loss(
+    source: Tensor,
+    target: Tensor,
+    source_assignment: Tensor,
+    target_assignment: Tensor,
+    *,
+    classes: int | None = None,
+    temperature: float | Tensor = 0.1,
+    symmetric: bool = True,
+    normalize: bool = True,
+    source_weight: Tensor | None = None,
+    target_weight: Tensor | None = None,
+    source_mask: Tensor | None = None,
+    target_mask: Tensor | None = None,
+) -> Tensor:
+    r"""Cross-entropy of rows against the other domain's class means; lower means classes agree across domains.
+
+    With shares :math:`a_{ik}` of source row i and :math:`b_{jk}` of target row j in class k, prototypes
+    :math:`c^s_k` and the classes :math:`K_s` that have any source row,
+
+    .. math::
+
+       c^s_k = \frac{\sum_i a_{ik} x_i}{\lVert \sum_i a_{ik} x_i \rVert}, \qquad
+       L_{t \to s} = \frac{1}{|J|} \sum_{j \in J} - \frac{1}{\sum_{k \in K_s} b_{jk}} \sum_{k \in K_s} b_{jk}
+           \log \frac{\exp(y_j \cdot c^s_k / \tau)}{\sum_{k' \in K_s} \exp(y_j \cdot c^s_{k'} / \tau)}
+
+    over the rows J with a share in :math:`K_s`, and symmetric, :math:`L = (L_{t \to s} + L_{s \to t}) / 2` with the
+    roles exchanged. Rows :math:`x_i, y_j` have length one.
+
+    Args:
+        source: source features.
+        target: target features; the number of rows may differ.
+        source_assignment: the class (or concept) of each source row, integers; or its share in each class.
+        target_assignment: the same for the target: pseudo-labels, or soft assignments.
+        classes: the number of classes; needed where both assignments are integers.
+        temperature: :math:`\tau` > 0, a number or a scalar tensor.
+        symmetric: average both directions; False takes target rows to source prototypes alone.
+        normalize: lengths of one; False takes rows as they are and prototypes as weighted means.
+        source_weight: how often each source row counts: 2 is a repeated row, 0 an absent one.
+        target_weight: the same for the target.
+        source_mask: bool, True = keep. Padding may hold anything.
+        target_mask: the same for the target.
+
+    Shape:
+        ``source`` (n, d), ``target`` (m, d), or with a mask (b, t, d). Assignments have the shape of the rows, (n,),
+        for integers and (n, classes) for shares; weights and masks (n,).
+
+    Returns:
+        Scalar >= 0, float32 (float64 for float64 input). Classes absent from a domain are left out, and so are rows
+        without a class that is left; zero where no row is left.
+
+    Raises:
+        ValueError: wrong shapes, an unknown number of classes, a temperature that is not positive.
+        TypeError: a mask that is not bool, features that are not floating point.
+
+    Notes:
+        O((n + m) d classes). Assignments carry no gradient; prototypes do. A row whose integer is outside
+        0 to classes - 1 belongs to no class. The form is chosen here: the paper's prototypes come from k-means in
+        each domain and a momentum memory, here from the batch and the caller's assignments.
+
+    Example:
+        >>> import torch
+        >>> rows, labels = torch.eye(2), torch.tensor([0, 1])
+        >>> loss = prototype_contrastive_loss(rows, rows, labels, labels, classes=2, temperature=1.0)
+        >>> round(loss.item(), 4)  # log(1 + 1/e)
+        0.3133
+
+    References:
+        Yue et al., "Prototypical Cross-domain Self-supervised Learning for Few-shot Unsupervised Domain Adaptation",
+        CVPR 2021, section 3.2.
+    """
+    caller = "prototype_contrastive_loss"
+    check_temperature(caller, temperature)
+    dtype = working_dtype(source, target)
+    with full_precision(source):
+        x, x_count = as_rows(caller, "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
+        y, y_count = as_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
+        check_same_width(caller, "source", x, "target", y)
+        size = _classes(caller, classes, source, source_assignment, target, target_assignment)
+        a = _shares(caller, "source_assignment", source_assignment, source, x_count, size, dtype)
+        b = _shares(caller, "target_assignment", target_assignment, target, y_count, size, dtype)
+        if normalize:
+            x, y = normalized_rows(x), normalized_rows(y)
+        if isinstance(temperature, Tensor):
+            temperature = temperature.to(dtype)
+        value = _one_way(y, b, y_count, x, a, x_count, temperature, normalize)
+        if symmetric:
+            value = (value + _one_way(x, a, x_count, y, b, y_count, temperature, normalize)) / 2
+        return value
+
+
+def _classes(
+    caller: str, classes: int | None, source: Tensor, source_assignment: Tensor, target: Tensor, assignment: Tensor
+) -> int:
+    check_tensor(caller, "source_assignment", source_assignment)
+    check_tensor(caller, "target_assignment", assignment)
+    if classes is not None:
+        check_count(caller, "classes", classes)
+        return classes
+    for rows, shares in ((source, source_assignment), (target, assignment)):
+        if shares.ndim == rows.ndim:
+            return int(shares.shape[-1])
+    return fail(caller, "classes", "be given where both assignments are integers", None)
+
+
+def _shares(
+    caller: str, argument: str, assignment: Tensor, rows: Tensor, count: Tensor | None, classes: int, dtype: torch.dtype
+) -> Tensor:
+    """Shares (n, classes), zero for rows that do not count."""
+    shares = assignment.detach()
+    if shares.shape == rows.shape[:-1]:
+        if shares.is_floating_point() or shares.is_complex() or shares.dtype == torch.bool:
+            raise TypeError(f"{caller}: `{argument}` must be an integer tensor, got {shares.dtype}")
+        shares = shares.unsqueeze(-1) == torch.arange(classes, device=shares.device)
+    elif tuple(shares.shape) != (*rows.shape[:-1], classes):
+        expected = tuple(rows.shape[:-1])
+        fail(caller, argument, f"have shape {expected} or {(*expected, classes)}", shape_text(assignment))
+    shares = shares.to(dtype).reshape(-1, classes)
+    if count is None:
+        return shares
+    return torch.where((count > 0).unsqueeze(1), shares, torch.zeros_like(shares))
+
+
+def _one_way(
+    rows: Tensor,
+    shares: Tensor,
+    count: Tensor | None,
+    others: Tensor,
+    other_shares: Tensor,
+    other_count: Tensor | None,
+    temperature: float | Tensor,
+    normalize: bool,
+) -> Tensor:
+    """Rows against the prototypes of the others."""
+    if other_count is not None:
+        other_shares = other_shares * other_count.unsqueeze(1)
+    sums, mass = other_shares.T @ others, other_shares.sum(0)
+    prototypes = normalized_rows(sums) if normalize else safe_divide(sums, mass.unsqueeze(1))
+    present = (mass > 0).to(rows.dtype)
+    logits = (rows / temperature) @ prototypes.T
+    kept = shares * present
+    total = kept.sum(1)
+    each = weighted_logsumexp(logits, present.expand_as(logits)) - safe_divide((kept * logits).sum(1), total)
+    counted = (total > 0).to(rows.dtype)
+    if count is not None:
+        counted = counted * count
+    return safe_divide(counted @ each, counted.sum())
+
+
+class PrototypeContrastiveLoss(nn.Module):
+    """Module form of :func:`prototype_contrastive_loss`, which holds the formula, shapes and errors.
+
+    Args:
+        classes: the number of classes; needed where both assignments are integers.
+        temperature: a number, a scalar tensor (a buffer here, or a parameter if it is one), or a
+            :class:`~mmda.layers.LearnableTemperature`.
+        symmetric: average both directions.
+        normalize: lengths of one.
+
+    Example:
+        >>> PrototypeContrastiveLoss(classes=10)
+        PrototypeContrastiveLoss(classes=10, temperature=0.1, symmetric=True, normalize=True)
+    """
+
+    temperature: float | Tensor | LearnableTemperature
+
+    def __init__(
+        self,
+        *,
+        classes: int | None = None,
+        temperature: float | Tensor | LearnableTemperature = 0.1,
+        symmetric: bool = True,
+        normalize: bool = True,
+    ) -> None:
+        super().__init__()
+        if classes is not None:
+            check_count("PrototypeContrastiveLoss", "classes", classes)
+        if not isinstance(temperature, LearnableTemperature):
+            check_temperature("PrototypeContrastiveLoss", temperature)
+        if isinstance(temperature, Tensor) and not isinstance(temperature, nn.Parameter):
+            self.register_buffer("temperature", temperature)
+        else:
+            self.temperature = temperature
+        self.classes = classes
+        self.symmetric = symmetric
+        self.normalize = normalize
+
+    def forward(
+        self,
+        source: Tensor,
+        target: Tensor,
+        source_assignment: Tensor,
+        target_assignment: Tensor,
+        *,
+        source_weight: Tensor | None = None,
+        target_weight: Tensor | None = None,
+        source_mask: Tensor | None = None,
+        target_mask: Tensor | None = None,
+    ) -> Tensor:
+        """See :func:`prototype_contrastive_loss`."""
+        temperature = self.temperature
+        return prototype_contrastive_loss(
+            source,
+            target,
+            source_assignment,
+            target_assignment,
+            classes=self.classes,
+            temperature=temperature() if isinstance(temperature, LearnableTemperature) else temperature,
+            symmetric=self.symmetric,
+            normalize=self.normalize,
+            source_weight=source_weight,
+            target_weight=target_weight,
+            source_mask=source_mask,
+            target_mask=target_mask,
+        )
+
+    def extra_repr(self) -> str:
+        shown = f"temperature={self.temperature:g}, " if isinstance(self.temperature, (int, float)) else ""
+        return f"classes={self.classes}, {shown}symmetric={self.symmetric}, normalize={self.normalize}"

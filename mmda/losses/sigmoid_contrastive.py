@@ -1,0 +1,214 @@
+"""Sigmoid contrastive loss: each pair is classified on its own, match or no match."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmda._checks import check_number, fail, shape_text
+from mmda._contrastive import (
+    Pairs,
+    check_pairing,
+    check_temperature,
+    counts,
+    negative_counts,
+    own_pairs,
+    pair_rows,
+    pairing,
+)
+from mmda._masking import full_precision, safe_divide, working_dtype
+from mmda.layers.temperature import LearnableTemperature
+
+
+def sigmoid_contrastive_loss(
+    anchor: Tensor,
+    positive: Tensor,
+    *,
+    temperature: float | Tensor = 0.1,
+    bias: float | Tensor = -10.0,
+    normalize: bool = True,
+    weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    candidate_mask: Tensor | None = None,
+    positive_mask: Tensor | None = None,
+    negative_mask: Tensor | None = None,
+) -> Tensor:
+    r"""Binary cross-entropy over all pairs, summed and divided by the rows; lower means better matched.
+
+    With :math:`z_{ij} = 1` for positives (by default i = j) and -1 for negatives,
+
+    .. math::
+
+       L = \frac{1}{n} \sum_{i, j} \log\bigl(1 + \exp(-z_{ij} (\cos(x_i, y_j) / \tau + b))\bigr)
+
+    Args:
+        anchor: anchor features x.
+        positive: candidates y; without ``positive_mask``, row i belongs to anchor i.
+        temperature: :math:`\tau` > 0, a number or a scalar tensor; the paper's t is one over it.
+        bias: b, a number or a scalar tensor. It offsets the many negatives at the start of training.
+        normalize: divide rows by their length; False takes inner products as they are.
+        weight: how often each pair counts, as anchor and as candidate: 2 is a repeated pair (whose twin is a
+            negative, as every other row), 0 an absent one. With n != m, how often each anchor counts.
+        mask: bool, True = valid pair. Padding may hold anything. With n != m, of the anchors.
+        candidate_mask: bool, True = valid candidate; ``mask`` by default where n = m.
+        positive_mask: bool, True where candidate j is a positive of anchor i.
+        negative_mask: bool, True where candidate j may be a negative of anchor i; all by default. Pairs that are
+            neither enter nothing.
+
+    Shape:
+        ``anchor`` (n, d), ``positive`` (m, d), or with masks (b, t, d), whose rows are flattened; ``weight`` and
+        ``mask`` (n,) or (b, t), ``candidate_mask`` (m,) or (b, t); masks of pairs (n, m).
+
+    Returns:
+        Scalar >= 0, float32 (float64 for float64 input); zero where no pair is left.
+
+    Raises:
+        ValueError: wrong shapes, a temperature that is not positive, n != m without ``positive_mask``.
+        TypeError: a mask that is not bool, features that are not floating point.
+
+    Notes:
+        O(n m d) time, O(n m) memory. Symmetric in the two sides where n = m. A sum over candidates: the value grows
+        with the batch, as in the paper. From the log-sigmoid, so that no pair's gradient vanishes by rounding.
+
+    Example:
+        >>> import torch
+        >>> rows = torch.eye(2)
+        >>> loss = sigmoid_contrastive_loss(rows, rows, temperature=1.0, bias=0.0)
+        >>> round(loss.item(), 4)  # log(1 + 1/e) + log 2
+        1.0064
+
+    References:
+        Zhai et al., "Sigmoid Loss for Language Image Pre-Training", ICCV 2023, section 3.2 and algorithm 1.
+    """
+    caller = "sigmoid_contrastive_loss"
+    check_temperature(caller, temperature)
+    _check_bias(caller, bias)
+    dtype = working_dtype(anchor, positive)
+    with full_precision(anchor):
+        pairs = pair_rows(
+            caller,
+            anchor,
+            positive,
+            mask=mask,
+            weight=weight,
+            dtype=dtype,
+            candidate_mask=candidate_mask,
+            normalize=normalize,
+            same_size=False,
+        )
+        check_pairing(caller, pairs, positive_mask, negative_mask)
+        share = pairing(caller, pairs, positive_mask, None)
+        if isinstance(temperature, Tensor):
+            temperature = temperature.to(dtype)
+        if isinstance(bias, Tensor):
+            bias = bias.to(dtype)
+        if share is None and negative_mask is None and pairs.anchor_count is None and pairs.positive_count is None:
+            return _plain(pairs.anchor, pairs.positive, temperature, bias)
+        return _general(pairs, temperature, bias, share, negative_mask)
+
+
+def _check_bias(caller: str, bias: float | Tensor) -> None:
+    if not isinstance(bias, Tensor):
+        check_number(caller, "bias", bias)
+    elif bias.ndim != 0:
+        fail(caller, "bias", "have shape ()", shape_text(bias))
+
+
+def _plain(x: Tensor, y: Tensor, temperature: float | Tensor, bias: float | Tensor) -> Tensor:
+    """Row i belongs to row i, everything counts once; softplus(-l) = softplus(l) - l on the diagonal."""
+    logits = (x / temperature) @ y.T + bias
+    sign = torch.where(own_pairs(logits), -1.0, 1.0).to(logits.dtype)
+    return -F.logsigmoid(-sign * logits).sum() / x.shape[0]
+
+
+def _general(
+    pairs: Pairs,
+    temperature: float | Tensor,
+    bias: float | Tensor,
+    share: Tensor | None,
+    negative_mask: Tensor | None,
+) -> Tensor:
+    """With positives ``share`` (n, m) or None for row i of row i, negatives (n, m) or None for all, and counts."""
+    logits = (pairs.anchor / temperature) @ pairs.positive.T + bias
+    x_count, y_count = counts(pairs.anchor, pairs.anchor_count), counts(pairs.positive, pairs.positive_count)
+    negative = negative_counts(logits, share, negative_mask, y_count)
+    if share is None:
+        positive = (own_pairs(logits) & (y_count > 0)).to(logits.dtype)
+    else:
+        positive = share * y_count
+    each = -(positive * F.logsigmoid(logits) + negative * F.logsigmoid(-logits)).sum(1)
+    return safe_divide(x_count @ each, x_count.sum())
+
+
+class SigmoidContrastiveLoss(nn.Module):
+    """Module form of :func:`sigmoid_contrastive_loss`, which holds the formula, shapes and errors.
+
+    Args:
+        temperature: a number, a scalar tensor (a buffer here, or a parameter if it is one), or a
+            :class:`~mmda.layers.LearnableTemperature`.
+        bias: a number or a scalar tensor (a buffer here, or a parameter if it is one).
+        normalize: divide rows by their length.
+
+    Notes:
+        A number is a constant of a compiled graph: give a tensor where it changes while training.
+
+    Example:
+        >>> SigmoidContrastiveLoss(temperature=0.2)
+        SigmoidContrastiveLoss(temperature=0.2, bias=-10, normalize=True)
+    """
+
+    temperature: float | Tensor | LearnableTemperature
+    bias: float | Tensor
+
+    def __init__(
+        self,
+        *,
+        temperature: float | Tensor | LearnableTemperature = 0.1,
+        bias: float | Tensor = -10.0,
+        normalize: bool = True,
+    ) -> None:
+        super().__init__()
+        if not isinstance(temperature, LearnableTemperature):
+            check_temperature("SigmoidContrastiveLoss", temperature)
+        _check_bias("SigmoidContrastiveLoss", bias)
+        if isinstance(temperature, Tensor) and not isinstance(temperature, nn.Parameter):
+            self.register_buffer("temperature", temperature)
+        else:
+            self.temperature = temperature
+        if isinstance(bias, Tensor) and not isinstance(bias, nn.Parameter):
+            self.register_buffer("bias", bias)
+        else:
+            self.bias = bias
+        self.normalize = normalize
+
+    def forward(
+        self,
+        anchor: Tensor,
+        positive: Tensor,
+        *,
+        weight: Tensor | None = None,
+        mask: Tensor | None = None,
+        candidate_mask: Tensor | None = None,
+        positive_mask: Tensor | None = None,
+        negative_mask: Tensor | None = None,
+    ) -> Tensor:
+        """See :func:`sigmoid_contrastive_loss`."""
+        temperature = self.temperature
+        return sigmoid_contrastive_loss(
+            anchor,
+            positive,
+            temperature=temperature() if isinstance(temperature, LearnableTemperature) else temperature,
+            bias=self.bias,
+            normalize=self.normalize,
+            weight=weight,
+            mask=mask,
+            candidate_mask=candidate_mask,
+            positive_mask=positive_mask,
+            negative_mask=negative_mask,
+        )
+
+    def extra_repr(self) -> str:
+        numbers = (("temperature", self.temperature), ("bias", self.bias))
+        shown = "".join(f"{name}={value:g}, " for name, value in numbers if isinstance(value, (int, float)))
+        return f"{shown}normalize={self.normalize}"
