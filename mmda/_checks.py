@@ -132,7 +132,7 @@ def check_number(
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         fail_type(caller, argument, rule, value)
     outside = (
-        not math.isfinite(value)
+        not -math.inf < value < math.inf
         or (above is not None and value <= above)
         or (at_least is not None and value < at_least)
         or (at_most is not None and value > at_most)

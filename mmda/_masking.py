@@ -24,7 +24,7 @@ def working_dtype(*tensors: Tensor) -> torch.dtype:
 def full_precision(tensor: Tensor) -> Iterator[None]:
     """Autocast off for this tensor's device; free when autocast is not on."""
     device = tensor.device.type
-    if torch.is_autocast_enabled(device):
+    if device != "meta" and torch.is_autocast_enabled(device):
         with torch.autocast(device_type=device, enabled=False):
             yield
     else:

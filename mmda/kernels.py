@@ -203,8 +203,9 @@ def median_bandwidth(rows: Tensor, weight: Tensor | None = None) -> Tensor:
             half = reached[-1] / 2
             last = ordered.shape[0] - 1
             slack = half * 4 * torch.finfo(x.dtype).eps
-            low = ordered[(reached < half - slack).sum().clamp(max=last)]
-            high = ordered[(reached <= half + slack).sum().clamp(max=last)]
+            # gather, as an index that is a scalar tensor would be read on the host
+            low = ordered.gather(0, (reached < half - slack).sum(0, keepdim=True).clamp(max=last)).squeeze(0)
+            high = ordered.gather(0, (reached <= half + slack).sum(0, keepdim=True).clamp(max=last)).squeeze(0)
         return _defined((low.sqrt() + high.sqrt()) / 2)
 
 
