@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from mmda._checks import check_count, check_number, fail, shape_text
+from mmda._checks import check_count, check_floating, check_number, fail, shape_text
 
 
 class DomainDiscriminator(nn.Module):
@@ -26,7 +26,7 @@ class DomainDiscriminator(nn.Module):
 
     Raises:
         ValueError: a width or number out of range; an input of another width.
-        TypeError: a width that is not an integer.
+        TypeError: a width that is not an integer, an input that is not floating point.
 
     Notes:
         It keeps no statistics over the batch, so padding rows and the other domain change no logit. Dropout, off by
@@ -66,6 +66,7 @@ class DomainDiscriminator(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of the rows of ``x``."""
+        check_floating("DomainDiscriminator", "x", x)
         if x.ndim == 0 or x.shape[-1] != self.features:
             fail("DomainDiscriminator", "x", f"have shape (..., {self.features})", shape_text(x))
         logits: Tensor = self.layers(x)

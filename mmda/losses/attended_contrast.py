@@ -40,7 +40,7 @@ def attended_contrastive_loss(
         queries: query features, row i with video i.
         temperature: :math:`\tau` > 0, a number or a scalar tensor.
         attention_temperature: :math:`\tau_a` > 0.
-        frame_mask: bool, True = keep. Padding may hold anything.
+        frame_mask: bool, True = keep. Padding may hold anything; a video without a frame counts as absent.
         negative_mask: bool, entry (i, j) True where query j may serve as a negative of video i and conversely: False
             for queries of the same video and for duplicate texts.
         mask: bool, True = a real pair.
@@ -85,6 +85,7 @@ def attended_contrastive_loss(
         else:
             f = zero_padding(f, keep)
         counts = pair_counts(caller, n, mask, weight, f)
+        counts = torch.where(keep.any(1), counts, torch.zeros_like(counts))
         candidates = candidate_mask(caller, n, negative_mask, f.device)
         q = queries.to(dtype)
         if mask is not None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mmda._checks import check_features, check_mask, check_same_shape, check_weight, fail, shape_text
+from mmda._checks import check_features, check_floating, check_mask, check_same_shape, check_weight, fail, shape_text
 from mmda._masking import full_precision, masked_log_softmax, masked_mean, safe_divide, working_dtype
 
 
@@ -117,7 +117,8 @@ def moment_localization_loss(
         TypeError: a mask that is not bool.
 
     Example:
-        >>> targets = MomentTargets(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]), torch.tensor([[True, True]]))
+        >>> start, end = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+        >>> targets = MomentTargets(start, end, torch.tensor([[True, True]]))
         >>> zeros = torch.zeros(1, 2)
         >>> round(moment_localization_loss(zeros, zeros, zeros, targets).item(), 4)  # 3 log 2
         2.0794
@@ -130,6 +131,8 @@ def moment_localization_loss(
     check_features(caller, "start_logits", start_logits, axes="(batch, clips)")
     check_same_shape(caller, "start_logits", start_logits, "end_logits", end_logits)
     check_same_shape(caller, "start_logits", start_logits, "inside_logits", inside_logits)
+    check_floating(caller, "end_logits", end_logits)
+    check_floating(caller, "inside_logits", inside_logits)
     for name, target in zip(targets._fields, targets):
         check_same_shape(caller, "start_logits", start_logits, f"targets.{name}", target)
     if frame_mask is not None:

@@ -44,7 +44,7 @@ def multiple_instance_loss(
         temperature: :math:`\tau` > 0, a number or a scalar tensor.
         top: :math:`\rho` in (0, 1], share of the frames that stands for the video, at least one frame.
         in_video: :math:`\gamma` >= 0, weight of the contrast inside the video.
-        frame_mask: bool, True = keep. Padding may hold anything.
+        frame_mask: bool, True = keep. Padding may hold anything; a video without a frame counts as absent.
         negative_mask: bool, entry (i, j) True where query j may serve as a negative of video i and conversely.
         mask: bool, True = a real pair.
         weight: how often each pair counts.
@@ -89,6 +89,7 @@ def multiple_instance_loss(
         else:
             f = zero_padding(f, keep)
         counts = pair_counts(caller, n, mask, weight, f)
+        counts = torch.where(keep.any(1), counts, torch.zeros_like(counts))
         candidates = candidate_mask(caller, n, negative_mask, f.device)
         q = queries.to(dtype)
         if mask is not None:
