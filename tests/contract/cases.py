@@ -21,8 +21,16 @@ from torch.utils import _pytree as pytree
 import mmda.layers
 import mmda.losses
 from mmda.kernels import Gaussian
-from mmda.layers import AttentionPool, DomainDiscriminator
-from mmda.losses import DomainAdversarialLoss, MMDLoss, MomentTargets, MultiDomainAdversarialLoss
+from mmda.layers import AttentionPool, DomainDiscriminator, GradientReversal
+from mmda.losses import (
+    AdaptiveFeatureNormLoss,
+    AttendedContrastiveLoss,
+    CORALLoss,
+    DomainAdversarialLoss,
+    MMDLoss,
+    MomentTargets,
+    MultiDomainAdversarialLoss,
+)
 
 Shape = Mapping[str, int]
 Draw = Callable[[torch.Generator, Shape, tuple[str, ...]], Any]
@@ -41,6 +49,8 @@ class Role:
     #: "input" is always drawn when required; "mask" and "weight" are given by the conditions about them;
     #: "setting" is an optional argument that is drawn too (the sample of a randomised loss).
     use: str = "input"
+    #: Any number of leading axes is right.
+    rank_free: bool = False
 
 
 def normal(generator: torch.Generator, sizes: Shape, axes: tuple[str, ...]) -> Tensor:
@@ -115,7 +125,7 @@ ROLES: dict[str, Role] = {
     "end_logits": Role(("b", "t"), normal, differentiable=True),
     "inside_logits": Role(("b", "t"), normal, differentiable=True),
     # layers
-    "x": FEATURES,
+    "x": Role(("b", "d"), normal, differentiable=True, rank_free=True),
     # randomness
     "projections": Role(("p", "d"), normal, use="setting"),
 }
@@ -129,33 +139,44 @@ SPECIAL: dict[tuple[str, str], Role] = {
     ("AttentionPool", "mask"): Role(("b", "t"), None, use="mask"),
 }
 
-WIDTH = SIZES["d"]
+Build = Callable[[int], nn.Module]
 
 
-def discriminator(domains: int = 2) -> DomainDiscriminator:
-    return DomainDiscriminator(WIDTH, hidden=[8], domains=domains)
+def discriminator(d: int, domains: int = 2) -> DomainDiscriminator:
+    return DomainDiscriminator(d, hidden=[8], domains=domains)
 
 
-#: Modules whose constructor asks for something. Parameters are drawn under a fixed seed.
-BUILD: dict[str, Callable[[], nn.Module]] = {
-    "AttentionPool": lambda: AttentionPool(WIDTH),
-    "DomainAdversarialLoss": lambda: DomainAdversarialLoss(discriminator(), strength=0.6),
-    "DomainDiscriminator": lambda: discriminator(),
-    "MultiDomainAdversarialLoss": lambda: MultiDomainAdversarialLoss(discriminator(domains=3), strength=0.6),
+#: Modules whose constructor asks for something, made under a fixed seed for the width ``d`` of the problem.
+BUILD: dict[str, Build] = {
+    "AttentionPool": lambda d: AttentionPool(d),
+    "DomainAdversarialLoss": lambda d: DomainAdversarialLoss(discriminator(d), strength=0.6),
+    "DomainDiscriminator": lambda d: discriminator(d),
+    "MultiDomainAdversarialLoss": lambda d: MultiDomainAdversarialLoss(discriminator(d, 3), strength=0.6),
 }
 
 #: Further rows of the grid: other settings of the same module that take another path through it.
-VARIANTS: dict[str, Callable[[], nn.Module]] = {
-    "MMDLoss(estimator='unbiased')": lambda: MMDLoss(estimator="unbiased"),
-    "MMDLoss(estimator='linear')": lambda: MMDLoss(estimator="linear"),
+VARIANTS: dict[str, Build] = {
+    "MMDLoss(estimator='unbiased')": lambda d: MMDLoss(estimator="unbiased"),
+    "MMDLoss(estimator='linear')": lambda d: MMDLoss(estimator="linear"),
+    "CORALLoss(match_mean=True)": lambda d: CORALLoss(match_mean=True),
 }
+
+FIXED = Gaussian(1.5)
 
 #: The same module with every detached quantity (a bandwidth by heuristic, say) fixed, so that a finite difference
 #: sees the function whose gradient is claimed.
-SETTLED: dict[str, Callable[[], nn.Module]] = {
-    "MMDLoss": lambda: MMDLoss(kernel=Gaussian(1.5)),
-    "MMDLoss(estimator='unbiased')": lambda: MMDLoss(kernel=Gaussian(1.5), estimator="unbiased"),
-    "MMDLoss(estimator='linear')": lambda: MMDLoss(kernel=Gaussian(1.5), estimator="linear"),
+SETTLED: dict[str, Build] = {
+    # the stepwise target follows the norm without a gradient; a fixed radius does not
+    "AdaptiveFeatureNormLoss": lambda d: AdaptiveFeatureNormLoss(variant="hard", radius=2.0),
+    # attention carries no gradient: at this temperature it is uniform and has none to carry
+    "AttendedContrastiveLoss": lambda d: AttendedContrastiveLoss(attention_temperature=1e6),
+    # a reversal of strength -1 is the identity in both directions
+    "DomainAdversarialLoss": lambda d: DomainAdversarialLoss(discriminator(d), strength=-1.0),
+    "GradientReversal": lambda d: GradientReversal(-1.0),
+    "MMDLoss": lambda d: MMDLoss(kernel=FIXED),
+    "MMDLoss(estimator='linear')": lambda d: MMDLoss(kernel=FIXED, estimator="linear"),
+    "MMDLoss(estimator='unbiased')": lambda d: MMDLoss(kernel=FIXED, estimator="unbiased"),
+    "MultiDomainAdversarialLoss": lambda d: MultiDomainAdversarialLoss(discriminator(d, 3), strength=-1.0),
 }
 
 #: Sizes that a case asks for (equal samples, say).
@@ -163,8 +184,19 @@ OWN_SIZES: dict[str, dict[str, int]] = {
     "MMDLoss(estimator='linear')": {"n": 6, "m": 6},
 }
 
-#: Exported modules that are no loss and no layer in the sense of the grid.
-NOT_IN_GRID: dict[str, str] = {}
+#: Settings that refuse weights and masks: conditions about something else do not bring any.
+BARE = ("MMDLoss(estimator='linear')",)
+
+#: Contrastive losses whose ``weight`` counts a repeated pair as a duplicate of its twin, hence not as its negative.
+TWINS_ARE_DUPLICATES = ("AttendedContrastiveLoss", "MultipleInstanceLoss")
+
+#: Losses beside the pair losses that claim not to feel a common factor on all features.
+SCALE_FREE = ("AttendedContrastiveLoss", "FrameQueryLoss", "MMDLoss", "MultipleInstanceLoss")
+
+#: Exported modules that are no row of the grid, and why.
+NOT_IN_GRID: dict[str, str] = {
+    "LearnableTemperature": "takes no input: a bounded parameter with a repr, tested in tests/layers",
+}
 
 
 class UnknownSignature(AssertionError):
@@ -198,8 +230,8 @@ class Case:
     namespace: str
     signature: inspect.Signature
     roles: dict[str, Role]
-    build: Callable[[], nn.Module]
-    settled: Callable[[], nn.Module]
+    build: Build
+    settled: Build
     function: Callable[..., Any] | None
     sizes: dict[str, int]
 
@@ -236,6 +268,10 @@ class Case:
         return {axis for name in self.drawn for axis in self.roles[name].axes}
 
     @property
+    def bare(self) -> bool:
+        return self.name in BARE
+
+    @property
     def row_axes(self) -> list[str]:
         return [axis for axis in ("n", "m", "b") if axis in self.axes]
 
@@ -257,18 +293,19 @@ class Case:
     def wants_sequence(self, name: str) -> bool:
         return "Sequence" in str(self.signature.parameters[name].annotation)
 
-    def make(self, *, settled: bool = False, dtype: torch.dtype = torch.float32) -> nn.Module:
+    def make(self, *, settled: bool = False, dtype: torch.dtype = torch.float32, d: int = SIZES["d"]) -> nn.Module:
         """A fresh module under a fixed seed; its parameters are float64 for float64 problems only."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            module = (self.settled if settled else self.build)()
+            module = (self.settled if settled else self.build)(d)
         return module.double() if dtype == torch.float64 else module
 
     def call(self, problem: Problem, module: Callable[..., Any] | None = None, *, settled: bool = False) -> Any:
         """What comes back for this problem, from a fresh module unless one is given."""
         args, kwargs = self.arguments(problem)
         if module is None:
-            module = self.make(settled=settled, dtype=widest(problem))
+            width = self.length(problem, "d") if "d" in self.axes else SIZES["d"]
+            module = self.make(settled=settled, dtype=widest(problem), d=width)
         return module(*args, **kwargs)
 
     def arguments(self, problem: Problem) -> tuple[list[Any], dict[str, Any]]:
@@ -282,9 +319,22 @@ class Case:
                 kwargs[name] = problem.values[name]
         return args, kwargs
 
-    def value(self, problem: Problem, module: Callable[..., Any] | None = None, *, settled: bool = False) -> Tensor:
-        """One scalar: the loss, or a fixed linear functional of everything that a layer returns."""
+    def value(
+        self,
+        problem: Problem,
+        module: Callable[..., Any] | None = None,
+        *,
+        settled: bool = False,
+        front: list[torch.Size] | None = None,
+    ) -> Tensor:
+        """One scalar: the loss, or a fixed linear functional of everything that a layer returns.
+
+        ``front`` cuts a layer's outputs to these shapes: what it returns for padding is nobody's business.
+        """
         result = self.call(problem, module, settled=settled)
+        if front is not None:
+            leaves = pytree.tree_leaves(result)
+            result = [leaf[tuple(slice(size) for size in shape)] for leaf, shape in zip(leaves, front, strict=True)]
         if not self.is_layer:
             assert isinstance(result, Tensor), f"a loss returns a tensor, got {type(result).__name__}"
             assert result.shape == (), f"a loss returns a scalar, got shape {tuple(result.shape)}"
@@ -292,11 +342,11 @@ class Case:
         return probe(result)
 
     def value_and_gradients(
-        self, problem: Problem, module: Callable[..., Any] | None = None
+        self, problem: Problem, module: Callable[..., Any] | None = None, *, front: list[torch.Size] | None = None
     ) -> tuple[Tensor, dict[str, list[Tensor]]]:
         """The value and the gradient on every differentiable input (zero where none flows)."""
         problem = self.leaves(problem)
-        value = self.value(problem, module)
+        value = self.value(problem, module, front=front)
         tensors = {name: pytree.tree_leaves(problem.values[name]) for name in self.differentiable}
         flat = [leaf for leaves in tensors.values() for leaf in leaves]
         assert value.requires_grad, "the value has no graph although the inputs require a gradient"
@@ -345,10 +395,11 @@ class Case:
         return next((name for name in self.names("mask") if self.roles[name].axes[-1] == axis), None)
 
     def length(self, problem: Problem, axis: str) -> int:
-        for name, value in problem.values.items():
-            for position, own in enumerate(self.roles[name].axes):
-                if own == axis:
-                    return int(pytree.tree_leaves(value)[0].shape[position])
+        for name in self.drawn:
+            axes = self.roles[name].axes
+            if axis in axes:
+                position = axes.index(axis) - len(axes)  # from behind: a broken problem may have an axis too many
+                return int(pytree.tree_leaves(problem.values[name])[0].shape[position])
         raise KeyError(axis)
 
     def mask(self, problem: Problem, axis: str, keep: int) -> dict[str, Tensor]:
@@ -421,7 +472,7 @@ def roles_of(name: str, signature: inspect.Signature) -> dict[str, Role]:
     return roles
 
 
-def make_case(name: str, module: str, namespace: str, cls: type[nn.Module], build: Callable[[], nn.Module]) -> Case:
+def make_case(name: str, module: str, namespace: str, cls: type[nn.Module], build: Build) -> Case:
     parameters = list(inspect.signature(cls.forward).parameters.values())[1:]
     signature = inspect.Signature(parameters)
     return Case(
@@ -458,7 +509,7 @@ def discover() -> tuple[list[Case], dict[str, UnknownSignature]]:
                     f"{name}(...) needs {listed}, which has no default: add a builder to BUILD in "
                     f"tests/contract/cases.py"
                 )
-            cases.append(make_case(name, name, namespace, cls, BUILD.get(name, cls)))
+            cases.append(make_case(name, name, namespace, cls, BUILD.get(name, lambda d, cls=cls: cls())))
         except UnknownSignature as error:
             unknown[name] = error
             continue
