@@ -26,7 +26,7 @@ def pooled_centre(x: Tensor, y: Tensor, x_weight: Tensor | None, y_weight: Tenso
     x_sum = x.sum(0) if x_weight is None else x_weight.detach() @ x
     y_sum = y.sum(0) if y_weight is None else y_weight.detach() @ y
     if x_weight is None and y_weight is None:
-        return (x_sum + y_sum) / (x.shape[0] + y.shape[0])
+        return (x_sum + y_sum).div_(x.shape[0] + y.shape[0])
     return safe_divide(x_sum + y_sum, total_weight(x, x_weight) + total_weight(y, y_weight))
 
 
@@ -39,6 +39,8 @@ def settle_bandwidth(
     kernel: Kernel, x: Tensor, y: Tensor, x_weight: Tensor | None, y_weight: Tensor | None
 ) -> Tensor:
     """The kernel's bandwidth on the pooled sample."""
+    if not isinstance(getattr(kernel, "bandwidth", ""), str):
+        return kernel.settle(x)  # a number or a tensor: no sample is looked at
     pooled = torch.cat([x.detach(), y.detach()])
     weight: Tensor | None = None
     if x_weight is not None or y_weight is not None:
@@ -108,8 +110,7 @@ def _biased_coefficients(
     """u with V = sum over i, j of u_i u_j k(z_i, z_j), and the sum of u_i^2, which multiplies k(z, z)."""
     n, m = x.shape[0], y.shape[0]
     if x_weight is None and y_weight is None:
-        u = x.new_full((n + m,), 1 / n)
-        u[n:] = -1 / m
+        u = torch.cat((x.new_full((n,), 1 / n), x.new_full((m,), -1 / m)))
         return u, 1 / n + 1 / m
     shares = []
     for rows, weight in ((x, x_weight), (y, y_weight)):

@@ -31,6 +31,8 @@ from mmda.kernels import Energy, Gaussian, Kernel, Laplacian, RationalQuadratic,
 
 #: Rows of a tile: two float32 tiles stay near the processor's caches, and its products run at full speed.
 CPU_BLOCK = 512
+#: Up to so many pooled rows the matrix of pairs is one small tile, and the number of operations is what costs.
+SMALL = 256
 #: Accelerators want larger products.
 ACCELERATOR_BLOCK = 4096
 
@@ -244,6 +246,9 @@ def _sweep(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """One pass over the tiles on and above the diagonal: the sum, and its gradient for x and y."""
     n, total, d = x.shape[0], x.shape[0] + y.shape[0], x.shape[1]
+    if total <= min(SMALL, block):
+        value, gz = _at_once(x, y, left, right, bandwidth, centre, kind, scales, alpha, need_x or need_y)
+        return value, gz[:n] if need_x else None, gz[n:] if need_y else None
     like = {"dtype": x.dtype, "device": x.device}
     evaluate = _Evaluator(kind, scales, alpha)
     # Rows carry two more columns, [z, 1, |z|^2]: with [2 z, -|z|^2, -1] on the other side one product gives
@@ -252,11 +257,8 @@ def _sweep(
     grad = torch.zeros(total, d + 2, **like) if need_x or need_y else None
     single = left.shape[1] == 1
 
-    if total <= block // 2:
-        edges, wanted = [(0, total)], [need_x or need_y]
-    else:
-        of_x, of_y = _edges(0, n, block), _edges(n, total, block)
-        edges, wanted = of_x + of_y, [need_x] * len(of_x) + [need_y] * len(of_y)
+    of_x, of_y = _edges(0, n, block), _edges(n, total, block)
+    edges, wanted = of_x + of_y, [need_x] * len(of_x) + [need_y] * len(of_y)
     rows = torch.empty(total, d + 2, **like)
     torch.sub(x, centre, out=rows[:n, :d])
     if n < total:
@@ -310,6 +312,68 @@ def _sweep(
     scale = inverse * (4 * evaluate.slope_factor)
     gz.mul_(left * scale if single else scale)
     return value, gz[:n] if need_x else None, gz[n:] if need_y else None
+
+
+def _at_once(
+    x: Tensor,
+    y: Tensor,
+    left: Tensor,
+    right: Tensor,
+    bandwidth: Tensor,
+    centre: Tensor,
+    kind: str,
+    scales: Sequence[float],
+    alpha: float,
+    need_gradient: bool,
+) -> tuple[Tensor, Tensor]:
+    """The sweep where all pairs are one small tile: the same number in as few operations as possible."""
+    factor = bandwidth.reciprocal()
+    z = torch.cat((x, y)).sub_(centre).mul_(factor * math.sqrt(2))
+    t = z @ z.T  # 2 z_i . z_j / bandwidth^2
+    half = t.diagonal() / 2
+    t = t.sub_(half).sub_(half.unsqueeze(1)).clamp_(max=0)
+    # Rows of `kinds`: k itself, dk/dt.
+    kinds = _kernel_and_slope(t, kind, scales, alpha).unflatten(1, t.shape)
+    kinds.diagonal(dim1=1, dim2=2).zero_()
+    weighted = kinds.mul_(left @ right.T)
+    sums = weighted.sum(2)
+    value = sums[0].sum(dtype=torch.float64)
+    if need_gradient:
+        # 4 sum_j C_ij k'_ij (z_j - z_i): a product with the graph Laplacian.
+        slope = weighted[1]
+        slope.diagonal().sub_(sums[1])
+        z = (slope @ z).mul_(factor * math.sqrt(8))
+    return value, z
+
+
+def _kernel_and_slope(t: Tensor, kind: str, scales: Sequence[float], alpha: float) -> Tensor:
+    """k and dk/dt, (2, pairs), at t = -|x - y|^2 / bandwidth^2."""
+    count = len(scales)
+    if kind == "gaussian":
+        rates = sorted(0.5 / scale for scale in scales)
+        e = t.new_empty(count, t.numel())
+        rows = e.unbind(0)
+        for position, row in enumerate(rows):
+            if position and rates[position] == 2 * rates[position - 1]:
+                torch.mul(rows[position - 1], rows[position - 1], out=row)
+            else:
+                torch.mul(t.view(-1), rates[position], out=row).exp_()
+        return t.new_tensor([[1 / count] * count, [rate / count for rate in rates]]) @ e
+    if kind == "laplacian":
+        rates = [scale**-0.5 for scale in scales]
+        root = t.view(-1).neg_().sqrt_()
+        e = torch.outer(t.new_tensor([-rate for rate in rates]), root).exp_()
+        values = t.new_tensor([[1 / count] * count, [0.5 * rate / count for rate in rates]]) @ e
+        values[1].mul_(_inverse(root))
+        return values
+    if kind == "energy":
+        root = t.view(-1).neg_().sqrt_()
+        return torch.stack((root.neg(), _inverse(root).mul_(0.5)))
+    factors = t.new_tensor([-0.5 / (alpha * scale) for scale in scales])
+    base = torch.outer(factors, t.view(-1)).add_(1).reciprocal_()
+    power = base if alpha == 1 else base.pow(alpha)
+    slope = t.new_tensor([0.5 / (scale * count) for scale in scales]) @ (base * power)
+    return torch.stack((power.mean(0), slope))
 
 
 class _Evaluator:
