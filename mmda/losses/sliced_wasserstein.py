@@ -1,0 +1,208 @@
+"""Sliced Wasserstein distance."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mmda._checks import check_count, check_features, check_same_width, fail
+from mmda._fixed_draws import fixed_normal
+from mmda._kernel_sums import pooled_centre, total_weight
+from mmda._masking import as_rows, full_precision, safe_divide, working_dtype
+
+Order = Literal[1, 2]
+
+
+def sliced_wasserstein_loss(
+    source: Tensor,
+    target: Tensor,
+    *,
+    order: Order = 2,
+    n_projections: int = 128,
+    projections: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    source_weight: Tensor | None = None,
+    target_weight: Tensor | None = None,
+    source_mask: Tensor | None = None,
+    target_mask: Tensor | None = None,
+) -> Tensor:
+    r"""Mean over directions of the Wasserstein distance between the projected samples; lower means closer.
+
+    .. math::
+
+       \frac{1}{P} \sum_{k = 1}^{P} W_p^p(\theta_k \cdot x, \theta_k \cdot y), \qquad
+       W_p^p(u, v) = \int_0^1 \left\lvert F_u^{-1}(t) - F_v^{-1}(t) \right\rvert^p dt
+
+    with the p-th power kept. The integral is exact: both quantile functions are steps, so for n = m it is the mean
+    of :math:`|u_{(i)} - v_{(i)}|^p` over sorted values, and otherwise a sum over the n + m - 1 intervals between the
+    points where either steps.
+
+    Args:
+        source: source features.
+        target: target features; the number of rows may differ.
+        order: p, 1 or 2.
+        n_projections: P, the number of directions drawn uniformly from the unit sphere.
+        projections: the directions themselves, in place of drawn ones; used as they are, not normalised.
+        generator: where the directions are drawn from: pass one for new directions on every call. Without one the
+            same directions come on every call.
+        source_weight: how often each source row counts: 2 is a repeated row, 0 an absent one.
+        target_weight: the same for the target.
+        source_mask: bool, True = keep. Padding may hold anything.
+        target_mask: the same for the target.
+
+    Shape:
+        ``source`` (n, d), ``target`` (m, d), or with a mask (b, t, d); weights and masks (n,) and (m,), or (b, t);
+        ``projections`` (P, d).
+
+    Returns:
+        Scalar >= 0, float32 (float64 for float64 input). A side with no row left gives zero.
+
+    Raises:
+        ValueError: wrong shapes, an order other than 1 or 2, fewer than one direction.
+        TypeError: a mask that is not bool, features that are not floating point.
+
+    Notes:
+        O(P (n + m) (d + log(n + m))) time and O(P (n + m)) memory: no n x m matrix. Where projected values are equal
+        their order is arbitrary and so is the (sub)gradient. Differs from libraries that return the p-th root:
+        take ``loss ** (1 / p)`` for their number.
+
+    Example:
+        >>> import torch
+        >>> source, target = torch.tensor([[0.0], [1.0]]), torch.tensor([[2.0]])
+        >>> sliced_wasserstein_loss(source, target, projections=torch.ones(1, 1)).item()  # (2^2 + 1^2) / 2
+        2.5
+
+    References:
+        Bonneel, Rabin, Peyré & Pfister, "Sliced and Radon Wasserstein Barycenters of Measures", Journal of
+        Mathematical Imaging and Vision 51 (2015), equation 8; Lee et al., "Sliced Wasserstein Discrepancy for
+        Unsupervised Domain Adaptation", CVPR 2019, equation 6.
+    """
+    caller = "sliced_wasserstein_loss"
+    _check_options(caller, order, n_projections)
+    dtype = working_dtype(source, target)
+    with full_precision(source):
+        x, x_weight = as_rows(caller, "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
+        y, y_weight = as_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
+        check_same_width(caller, "source", x, "target", y)
+        if projections is None:
+            directions = _draw(n_projections, x, generator)
+        else:
+            check_features(caller, "projections", projections, axes="(projections, features)")
+            check_same_width(caller, "source", x, "projections", projections)
+            directions = projections.to(dtype)
+        centre = pooled_centre(x, y, x_weight, y_weight)
+        u, v = directions @ (x - centre).T, directions @ (y - centre).T
+        if x_weight is not None or y_weight is not None:
+            value = _weighted(u, v, x_weight, y_weight, order)
+            both = (total_weight(x, x_weight) > 0) & (total_weight(y, y_weight) > 0)
+            return torch.where(both, value, 0 * value)
+        u, v = u.sort(dim=1).values, v.sort(dim=1).values
+        n, m = u.shape[1], v.shape[1]
+        if n == m:
+            return _power(u - v, order).mean()
+        # The steps are at multiples of 1 / n and 1 / m: counted in units of 1 / (n m) they are integers.
+        steps = [torch.arange(1, size + 1, device=u.device) * other for size, other in ((n, m), (m, n))]
+        lengths, i, j = _intervals(steps[0].unsqueeze(0), steps[1].unsqueeze(0))
+        gaps = _power(u[:, i[0]] - v[:, j[0]], order)
+        return (gaps @ (lengths[0].to(dtype) / (n * m))).mean()
+
+
+def _weighted(u: Tensor, v: Tensor, u_weight: Tensor | None, v_weight: Tensor | None, order: Order) -> Tensor:
+    u, u_steps = _sorted_with_steps(u, u_weight)
+    v, v_steps = _sorted_with_steps(v, v_weight)
+    u_total, v_total = u_steps[:, -1:], v_steps[:, -1:]
+    lengths, i, j = _intervals(u_steps * v_total, v_steps * u_total)
+    gaps = _power(u.gather(1, i) - v.gather(1, j), order)
+    return safe_divide((gaps * lengths).sum(1), (u_total * v_total).squeeze(1)).mean()
+
+
+def _sorted_with_steps(values: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Each row of values in order, and the running total of weight beside it.
+
+    Values of weight zero come first, where they span nothing.
+    """
+    if weight is None:
+        weight = torch.ones_like(values[0])
+    floor = torch.full((), -torch.inf, dtype=values.dtype, device=values.device)
+    place = torch.where(weight > 0, values.detach(), floor).argsort(dim=1)
+    return values.gather(1, place), weight.expand_as(values).gather(1, place).cumsum(1)
+
+
+def _intervals(u_steps: Tensor, v_steps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Lengths of the intervals between all steps (rows, n + m), and which value of each side holds on each."""
+    n, m = u_steps.shape[1], v_steps.shape[1]
+    steps, place = torch.cat([u_steps, v_steps], 1).sort(dim=1)
+    lengths = torch.cat([steps[:, :1], steps[:, 1:] - steps[:, :-1]], 1)
+    from_u = place < n
+    u_before, v_before = from_u.cumsum(1) - from_u.long(), (~from_u).cumsum(1) - (~from_u).long()
+    return lengths, u_before.clamp(max=n - 1), v_before.clamp(max=m - 1)
+
+
+def _power(gaps: Tensor, order: Order) -> Tensor:
+    return gaps.abs() if order == 1 else gaps.square()
+
+
+def _draw(count: int, rows: Tensor, generator: torch.Generator | None) -> Tensor:
+    width = rows.shape[1]
+    if generator is None:
+        normal = fixed_normal(count, width, dtype=rows.dtype, device=rows.device)
+    else:
+        normal = torch.randn(count, width, generator=generator, dtype=rows.dtype, device=generator.device)
+        normal = normal.to(rows.device)
+    return normal / normal.square().sum(1, keepdim=True).sqrt()
+
+
+def _check_options(caller: str, order: Order, n_projections: int) -> None:
+    if order not in (1, 2):
+        fail(caller, "order", "be 1 or 2", repr(order))
+    check_count(caller, "n_projections", n_projections)
+
+
+class SlicedWassersteinLoss(nn.Module):
+    """Module form of :func:`sliced_wasserstein_loss`, which holds the formula, shapes and errors.
+
+    Args:
+        order: 1 or 2.
+        n_projections: number of directions.
+
+    Example:
+        >>> SlicedWassersteinLoss(order=1)
+        SlicedWassersteinLoss(order=1, n_projections=128)
+    """
+
+    def __init__(self, *, order: Order = 2, n_projections: int = 128) -> None:
+        super().__init__()
+        _check_options("SlicedWassersteinLoss", order, n_projections)
+        self.order: Order = order
+        self.n_projections = n_projections
+
+    def forward(
+        self,
+        source: Tensor,
+        target: Tensor,
+        *,
+        projections: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        source_weight: Tensor | None = None,
+        target_weight: Tensor | None = None,
+        source_mask: Tensor | None = None,
+        target_mask: Tensor | None = None,
+    ) -> Tensor:
+        """See :func:`sliced_wasserstein_loss`."""
+        return sliced_wasserstein_loss(
+            source,
+            target,
+            order=self.order,
+            n_projections=self.n_projections,
+            projections=projections,
+            generator=generator,
+            source_weight=source_weight,
+            target_weight=target_weight,
+            source_mask=source_mask,
+            target_mask=target_mask,
+        )
+
+    def extra_repr(self) -> str:
+        return f"order={self.order}, n_projections={self.n_projections}"
