@@ -12,6 +12,8 @@ from mmda.losses.adversarial import (
     multi_domain_adversarial_loss,
 )
 from mmda.losses.attended_contrast import AttendedContrastiveLoss, attended_contrastive_loss
+from mmda.losses.central_moment import CentralMomentDiscrepancyLoss, central_moment_discrepancy_loss
+from mmda.losses.class_conditional import LocalMMDLoss, local_mmd_loss
 from mmda.losses.class_confusion import MinimumClassConfusionLoss, minimum_class_confusion_loss
 from mmda.losses.classifier_discrepancy import ClassifierDiscrepancyLoss, classifier_discrepancy_loss
 from mmda.losses.conditional_adversarial import (
@@ -20,12 +22,18 @@ from mmda.losses.conditional_adversarial import (
     conditional_adversarial_loss,
     multilinear_map,
 )
+from mmda.losses.contrastive_domain import ContrastiveDomainDiscrepancyLoss, contrastive_domain_discrepancy_loss
 from mmda.losses.coral import CORALLoss, coral_loss
 from mmda.losses.disparity import MarginDisparityLoss, margin_disparity_loss
+from mmda.losses.energy import EnergyDistanceLoss, energy_distance_loss
 from mmda.losses.entropy import EntropyLoss, InformationMaximisationLoss, entropy_loss, information_maximisation_loss
 from mmda.losses.feature_norm import AdaptiveFeatureNormLoss, adaptive_feature_norm_loss
 from mmda.losses.frame_query import FrameQueryLoss, frame_query_loss
+from mmda.losses.higher_order_moment import HigherOrderMomentLoss, higher_order_moment_loss
+from mmda.losses.hsic import HSICLoss, hsic_loss
 from mmda.losses.info_nce import InfoNCELoss, domain_negative_mask, duplicate_mask, info_nce_loss
+from mmda.losses.joint_mmd import JointMMDLoss, joint_mmd_loss
+from mmda.losses.many_domains import MultiDomainLoss, multi_domain_loss
 from mmda.losses.mmd import MMDLoss, mmd_loss
 from mmda.losses.moment_localization import (
     MomentLocalizationLoss,
@@ -38,6 +46,7 @@ from mmda.losses.nt_xent import NTXentLoss, nt_xent_loss
 from mmda.losses.nuclear_norm import BatchNuclearNormLoss, batch_nuclear_norm_loss
 from mmda.losses.prototypes import PrototypeContrastiveLoss, prototype_contrastive_loss
 from mmda.losses.sigmoid_contrastive import SigmoidContrastiveLoss, sigmoid_contrastive_loss
+from mmda.losses.sliced_wasserstein import SlicedWassersteinLoss, sliced_wasserstein_loss
 from mmda.losses.triplet import TripletRankingLoss, triplet_ranking_loss
 
 __all__ = [
@@ -45,50 +54,68 @@ __all__ = [
     "AttendedContrastiveLoss",
     "BatchNuclearNormLoss",
     "CORALLoss",
+    "CentralMomentDiscrepancyLoss",
     "ClassifierDiscrepancyLoss",
     "ConditionalAdversarialLoss",
+    "ContrastiveDomainDiscrepancyLoss",
     "Discrepancy",
     "DomainAdversarialLoss",
+    "EnergyDistanceLoss",
     "EntropyLoss",
     "FrameQueryLoss",
+    "HSICLoss",
+    "HigherOrderMomentLoss",
     "InfoNCELoss",
     "InformationMaximisationLoss",
+    "JointMMDLoss",
+    "LocalMMDLoss",
     "MMDLoss",
     "MarginDisparityLoss",
     "MinimumClassConfusionLoss",
     "MomentLocalizationLoss",
     "MomentTargets",
     "MultiDomainAdversarialLoss",
+    "MultiDomainLoss",
     "MultipleInstanceLoss",
     "NTXentLoss",
     "PairLoss",
     "PrototypeContrastiveLoss",
     "RandomMultilinearMap",
     "SigmoidContrastiveLoss",
+    "SlicedWassersteinLoss",
     "TripletRankingLoss",
     "adaptive_feature_norm_loss",
     "attended_contrastive_loss",
     "batch_nuclear_norm_loss",
+    "central_moment_discrepancy_loss",
     "classifier_discrepancy_loss",
     "conditional_adversarial_loss",
+    "contrastive_domain_discrepancy_loss",
     "coral_loss",
     "domain_adversarial_loss",
     "domain_negative_mask",
     "duplicate_mask",
+    "energy_distance_loss",
     "entropy_loss",
     "frame_query_loss",
+    "higher_order_moment_loss",
+    "hsic_loss",
     "info_nce_loss",
     "information_maximisation_loss",
+    "joint_mmd_loss",
+    "local_mmd_loss",
     "margin_disparity_loss",
     "minimum_class_confusion_loss",
     "mmd_loss",
     "moment_localization_loss",
     "moment_targets",
     "multi_domain_adversarial_loss",
+    "multi_domain_loss",
     "multilinear_map",
     "multiple_instance_loss",
     "nt_xent_loss",
     "prototype_contrastive_loss",
     "sigmoid_contrastive_loss",
+    "sliced_wasserstein_loss",
     "triplet_ranking_loss",
 ]
