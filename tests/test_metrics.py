@@ -248,10 +248,13 @@ class TestRecall:
                     assert bool(result.hits[row, i, j]) == (at[row] < n and at[row] < ranks and reached)
         assert_close(result.rates, result.hits.double().mean(0))
 
-    def test_missing_predictions_and_windows(self):
-        predictions = torch.tensor([[[0.0, 4.0], [NAN, NAN]], [[NAN, NAN], [NAN, NAN]], [[0.0, 4.0], [0.0, 4.0]]])
+    @pytest.mark.parametrize("fill", [[NAN, NAN], [0.0, 4.0], [-float("inf"), float("inf")]])
+    def test_missing_predictions_and_windows(self, fill):
+        """Whatever the padding holds, a perfect match included."""
+        real = [0.0, 4.0]
+        predictions = torch.tensor([[real, fill], [fill, fill], [real, real]])
         prediction_mask = torch.tensor([[True, False], [False, False], [True, True]])
-        windows = torch.tensor([[[0.0, 4.0]], [[0.0, 4.0]], [[NAN, NAN]]])
+        windows = torch.tensor([[real], [real], [fill]])
         window_mask = torch.tensor([[True], [True], [False]])
         given_ = {"prediction_mask": prediction_mask, "window_mask": window_mask}
         result = recall_at_iou(predictions, windows, n=(1, 2), iou=(0.5,), **given_)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mmda.vmr.annotations import VMRQuery
 
 # Cells of one (spans, moments) block in the search for a constant span.
-_BLOCK = 1 << 20
+_BLOCK = 1 << 17
 
 
 def _durations(queries: Iterable[VMRQuery]) -> Tensor:

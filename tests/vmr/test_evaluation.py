@@ -226,6 +226,10 @@ class TestPaired:
         assert paired_test(a, 0 * a, groups=groups).p_value == pytest.approx(0.5, abs=0.03)
         assert paired_test(a, 0 * a).p_value < 0.001
 
+    def test_never_zero(self):
+        """No random sign vector in a hundred reaches forty equal differences: p is 1 / (1 + B)."""
+        assert paired_test(np.ones(40), np.zeros(40), samples=100).p_value == 1 / 101
+
     def test_level_under_the_null(self):
         rng = np.random.default_rng(0)
         groups = np.repeat(np.arange(25), 4)
