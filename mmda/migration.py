@@ -1,0 +1,285 @@
+"""The values that other libraries return, from the losses of this one.
+
+The field's libraries mean different numbers by the same name. Each constructor here builds a module that reproduces one
+library's number and gradient, its particularities included and named, so that a training run can move here, show the
+same curve, and change its convention afterwards, on purpose. New work does not need this module.
+
+Checked against pytorch-adapt 0.0.83 and skada 0.6.0 as installed, and against the published source of tllib, in
+float64. The peers take neither masks nor weights, so neither do these modules. Where a peer divides by zero (a batch
+whose reference distance is zero) and returns NaN, these stay finite.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mmda._checks import check_choice, check_features, check_number, check_same_shape, check_same_width, fail
+from mmda._masking import full_precision, working_dtype
+from mmda.kernels import Gaussian, Laplacian, mean_bandwidth, safe_sqrt, squared_distances
+from mmda.losses import coral_loss, mmd_loss
+
+#: The 33 factors 2^-8, 2^-7.5, ..., 2^8: pytorch-adapt's ``get_kernel_scales()``, and skada's default.
+POWERS_OF_TWO = tuple(2.0 ** (-8 + i / 2) for i in range(33))
+
+
+def pytorch_adapt_mmd(
+    *,
+    kernel_scales: Sequence[float] = (1.0,),
+    mmd_type: Literal["linear", "quadratic"] = "linear",
+    bandwidth: float | None = None,
+) -> nn.Module:
+    r"""``pytorch_adapt.layers.MMDLoss``: squared MMD whose bandwidth comes from the source alone.
+
+    .. math:: k(x, y) = \frac{1}{|C|} \sum_{c \in C} \exp\left(-c\, \frac{\lVert x - y \rVert^2}{h}\right)
+
+    Particularities:
+
+    * h is the median of the *squared* distances within the source, the zeros of the diagonal included and the lower of
+      the two middle values taken; the target has no say. It is detached. :class:`~mmda.kernels.Gaussian` takes the
+      pooled sample and leaves the diagonal out.
+    * The parameters act inversely: doubling a kernel scale halves the variance. In the terms of this library
+      :math:`\sigma^2 = h / 2` and the scales are 1 / c.
+    * The default is the linear-time estimator (equal sizes, disjoint pairs) with one kernel; ``"quadratic"`` is the
+      unbiased one.
+
+    Args:
+        kernel_scales: C; ``POWERS_OF_TWO`` is the library's ``get_kernel_scales()``.
+        mmd_type: ``"linear"`` or ``"quadratic"``.
+        bandwidth: h, a squared distance; ``None`` for the median.
+
+    Returns:
+        A module with the call ``loss(source, target)``.
+
+    Raises:
+        ValueError: a scale or bandwidth that is not positive, an unknown type.
+
+    Example:
+        >>> import torch
+        >>> loss = pytorch_adapt_mmd(kernel_scales=POWERS_OF_TWO, mmd_type="quadratic")
+        >>> loss(torch.eye(4), torch.eye(4) + 1.0).shape
+        torch.Size([])
+    """
+    check_choice("pytorch_adapt_mmd", "mmd_type", mmd_type, ("linear", "quadratic"))
+    for scale in kernel_scales:
+        check_number("pytorch_adapt_mmd", "kernel_scales", scale, above=0)
+    if bandwidth is not None:
+        check_number("pytorch_adapt_mmd", "bandwidth", bandwidth, above=0)
+    return _PytorchAdaptMMD(tuple(kernel_scales), mmd_type, bandwidth)
+
+
+class _PytorchAdaptMMD(nn.Module):
+    def __init__(self, kernel_scales: tuple[float, ...], mmd_type: str, bandwidth: float | None) -> None:
+        super().__init__()
+        self.kernel_scales, self.mmd_type, self.bandwidth = kernel_scales, mmd_type, bandwidth
+
+    def forward(self, source: Tensor, target: Tensor) -> Tensor:
+        check_features("pytorch_adapt_mmd", "source", source)
+        sigma: float | Tensor
+        if self.bandwidth is not None:
+            sigma = math.sqrt(self.bandwidth / 2)
+        else:
+            sigma = _defined((squared_distances(source.detach()).median() / 2).sqrt())
+        kernel = Gaussian(sigma, scales=[1 / c for c in self.kernel_scales])
+        return mmd_loss(source, target, kernel=kernel, estimator="linear" if self.mmd_type == "linear" else "unbiased")
+
+    def extra_repr(self) -> str:
+        return f"{len(self.kernel_scales)} kernels, mmd_type={self.mmd_type!r}, bandwidth={self.bandwidth}"
+
+
+def tllib_mmd(*, alphas: Sequence[float] = (0.5, 1.0, 2.0), linear: bool = False) -> nn.Module:
+    r"""``tllib.alignment.dan.MultipleKernelMaximumMeanDiscrepancy`` of ``GaussianKernel(alpha)`` modules.
+
+    .. math::
+
+       k(x, y) = \sum_{\alpha} \exp\left(-\frac{\lVert x - y \rVert^2}{2 \alpha \bar d}\right), \qquad
+       L = \text{MMD}^2_k + \frac{2}{n - 1}
+
+    Particularities:
+
+    * The kernels are *summed*: with three of them the value and its gradient are three times an average's.
+    * :math:`\bar d` is the mean squared distance of the pooled sample, the zeros of the diagonal counted: (2n - 1) / 2n
+      of the off-diagonal mean.
+    * The estimator leaves the diagonals out (unbiased) and 2 / (n - 1) is added, in the linear form too and whatever
+      the number of kernels. The library does so to keep the value positive; two equal domains give about that constant.
+    * ``linear`` uses the n overlapping pairs (i, i + 1), cyclically, instead of disjoint ones.
+    * Sizes must be equal.
+
+    Args:
+        alphas: factors on the variance, one a kernel: the library's own example by default.
+        linear: the linear-time form.
+
+    Returns:
+        A module with the call ``loss(source, target)``.
+
+    Raises:
+        ValueError: an alpha that is not positive; at the call, one row or different shapes.
+
+    Example:
+        >>> import torch
+        >>> loss = tllib_mmd()
+        >>> round(loss(torch.eye(5), torch.eye(5) + 2.0).item(), 2)
+        3.58
+    """
+    for alpha in alphas:
+        check_number("tllib_mmd", "alphas", alpha, above=0)
+    return _TllibMMD(tuple(alphas), linear)
+
+
+class _TllibMMD(nn.Module):
+    def __init__(self, alphas: tuple[float, ...], linear: bool) -> None:
+        super().__init__()
+        self.alphas, self.linear = alphas, linear
+
+    def forward(self, source: Tensor, target: Tensor) -> Tensor:
+        check_features("tllib_mmd", "source", source)
+        check_features("tllib_mmd", "target", target)
+        check_same_shape("tllib_mmd", "source", source, "target", target)
+        n = source.shape[0]
+        if n < 2:
+            fail("tllib_mmd", "source", "have at least 2 samples", tuple(source.shape))
+        sigma = mean_bandwidth(torch.cat([source, target])) * math.sqrt((2 * n - 1) / (2 * n))
+        kernel = Gaussian(sigma, scales=self.alphas)
+        if self.linear:
+            source, target = (torch.stack([x, x.roll(-1, 0)], 1).flatten(0, 1) for x in (source, target))
+        value = mmd_loss(source, target, kernel=kernel, estimator="linear" if self.linear else "unbiased")
+        return len(self.alphas) * value + 2 / (n - 1)
+
+    def extra_repr(self) -> str:
+        return f"alphas={self.alphas}, linear={self.linear}"
+
+
+def tllib_coral() -> nn.Module:
+    r"""``tllib.alignment.coral.CorrelationAlignmentLoss``: covariances and means, without the factor of the paper.
+
+    .. math:: L = \frac{1}{d^2} \lVert C_s - C_t \rVert_F^2 + \frac{1}{d} \lVert \mu_s - \mu_t \rVert^2
+
+    Particularity: its documentation states :math:`\lVert C_s - C_t \rVert_F^2 / (4 d^2)`; the code has no 4 and
+    adds the means. It is four times :func:`mmda.losses.coral_loss` with ``match_mean=True``.
+
+    Returns:
+        A module with the call ``loss(source, target)``.
+
+    Example:
+        >>> import torch
+        >>> tllib_coral()(torch.eye(3), torch.eye(3) + 2.0).item()
+        4.0
+    """
+    return _TllibCORAL()
+
+
+class _TllibCORAL(nn.Module):
+    def forward(self, source: Tensor, target: Tensor) -> Tensor:
+        return 4 * coral_loss(source, target, match_mean=True)
+
+
+def tllib_warm_start(
+    step: int, *, alpha: float = 1.0, lo: float = 0.0, hi: float = 1.0, max_iters: int = 1000
+) -> float:
+    r"""The strength that ``tllib.modules.grl.WarmStartGradientReverseLayer`` has at its call number ``step``.
+
+    .. math:: \lambda_i = (h - l) \left(\frac{2}{1 + \exp(-\alpha i / N)} - 1\right) + l
+
+    Particularities: the layer counts its own forward passes when ``auto_step`` is on, as it is inside the library's
+    adversarial losses, so evaluation moves training. :math:`\alpha` is 1 by default where the paper has 10: after N
+    steps the strength is 0.46, not 1. Progress is not clipped: it goes on past N.
+
+    Args:
+        step: i, from 0.
+        alpha: steepness.
+        lo: l, the strength at the start.
+        hi: h, the strength in the limit.
+        max_iters: N.
+
+    Returns:
+        A number for :meth:`mmda.losses.DomainAdversarialLoss.set_strength`.
+
+    Raises:
+        ValueError: a negative step, ``max_iters`` that is not positive.
+
+    Example:
+        >>> [round(tllib_warm_start(step), 3) for step in (0, 1000, 4000)]
+        [0.0, 0.462, 0.964]
+    """
+    check_number("tllib_warm_start", "step", step, at_least=0)
+    check_number("tllib_warm_start", "max_iters", max_iters, above=0)
+    return (hi - lo) * (2.0 / (1.0 + math.exp(-alpha * step / max_iters)) - 1.0) + lo
+
+
+def skada_dan(*, sigmas: Sequence[float] | None = None, eps: float = 1e-7) -> nn.Module:
+    r"""``skada.deep.losses.dan_loss``: a sum of Laplacian kernels, biased, scaled by the source's median distance.
+
+    .. math:: k(x, y) = \sum_{j} \exp\left(-\frac{\lVert x - y \rVert}{\sigma_j}\right)
+
+    Particularities:
+
+    * The distance is *not squared*, so what the library calls Gaussian is a Laplacian.
+    * The kernels, 33 by default, are summed: the value lies in [0, 66].
+    * By default :math:`\sigma_j = 2^{-8 + j / 2} (m + \epsilon)`, m the lower median of the distances within the source
+      with the zeros of the diagonal. It is *not detached*: the gradient flows through the bandwidth, here too.
+    * The estimator is the biased one.
+    * Above 25 rows the library's distances come from a matrix product, which leaves about 1e-8 on the diagonal in
+      float64: its value differs by a few 1e-7 from this one. Its default takes float32 features only.
+
+    Args:
+        sigmas: :math:`\sigma_j`, distances; ``None`` for the default.
+        eps: :math:`\epsilon`.
+
+    Returns:
+        A module with the call ``loss(source, target)``.
+
+    Raises:
+        ValueError: a sigma that is not positive, a negative eps.
+
+    Example:
+        >>> import torch
+        >>> loss = skada_dan(sigmas=[1.0])
+        >>> round(loss(torch.eye(3), torch.eye(3) + 9.0).item(), 3)  # far apart, only the diagonals are left
+        0.991
+    """
+    for sigma in sigmas or ():
+        check_number("skada_dan", "sigmas", sigma, above=0)
+    check_number("skada_dan", "eps", eps, at_least=0)
+    return _SkadaDAN(None if sigmas is None else tuple(sigmas), eps)
+
+
+class _SkadaDAN(nn.Module):
+    def __init__(self, sigmas: tuple[float, ...] | None, eps: float) -> None:
+        super().__init__()
+        self.sigmas, self.eps = sigmas, eps
+
+    def forward(self, source: Tensor, target: Tensor) -> Tensor:
+        check_features("skada_dan", "source", source)
+        check_features("skada_dan", "target", target)
+        check_same_width("skada_dan", "source", source, "target", target)
+        base: float | Tensor
+        if self.sigmas is not None:
+            factors, base = self.sigmas, 1.0
+        else:
+            with full_precision(source):
+                distances = safe_sqrt(squared_distances(source)).to(working_dtype(source, target))
+                factors, base = POWERS_OF_TWO, _defined(distances.median() + self.eps)
+        kernel = Laplacian(base, scales=[factor**2 for factor in factors])
+        return len(factors) * mmd_loss(source, target, kernel=kernel)
+
+    def extra_repr(self) -> str:
+        return f"sigmas={self.sigmas}, eps={self.eps}"
+
+
+def _defined(sigma: Tensor) -> Tensor:
+    """The bandwidth, or 1 where it is zero and the peer would divide by it."""
+    return torch.where(sigma > 0, sigma, torch.ones_like(sigma))
+
+
+__all__ = [
+    "POWERS_OF_TWO",
+    "pytorch_adapt_mmd",
+    "skada_dan",
+    "tllib_coral",
+    "tllib_mmd",
+    "tllib_warm_start",
+]

@@ -1,0 +1,160 @@
+"""The peers' numbers, against loops written from their documentation (which agreed with the peers themselves)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mmda import migration
+from mmda.losses import coral_loss, mmd_loss
+from mmda.migration import POWERS_OF_TWO
+from tests.reference import migration as reference
+
+Pair = tuple[Tensor, Tensor]
+CONSTRUCTORS: dict[str, Callable[[], nn.Module]] = {
+    "pytorch_adapt_mmd": migration.pytorch_adapt_mmd,
+    "tllib_mmd": migration.tllib_mmd,
+    "tllib_coral": migration.tllib_coral,
+    "skada_dan": migration.skada_dan,
+}
+
+
+def _draw(n: int, m: int, width: int = 4) -> Pair:
+    generator = np.random.default_rng(100 * n + m)
+    x = generator.standard_normal((n, width))
+    y = 1.3 * generator.standard_normal((m, width)) + 0.5
+    return torch.from_numpy(x), torch.from_numpy(y)
+
+
+@pytest.mark.parametrize("scales", [(1.0,), (0.5, 3.0), POWERS_OF_TWO])
+@pytest.mark.parametrize("bandwidth", [None, 3.0])
+@pytest.mark.parametrize("n", [6, 7])
+def test_pytorch_adapt_mmd(scales: tuple[float, ...], bandwidth: float | None, n: int) -> None:
+    x, y = _draw(n, 5)
+    quadratic = migration.pytorch_adapt_mmd(kernel_scales=scales, mmd_type="quadratic", bandwidth=bandwidth)
+    expected = reference.pytorch_adapt_mmd(x.numpy(), y.numpy(), scales, linear=False, bandwidth=bandwidth)
+    assert quadratic(x, y).item() == pytest.approx(expected, abs=1e-12)
+    x, y = _draw(n, n)
+    linear = migration.pytorch_adapt_mmd(kernel_scales=scales, bandwidth=bandwidth)
+    expected = reference.pytorch_adapt_mmd(x.numpy(), y.numpy(), scales, linear=True, bandwidth=bandwidth)
+    assert linear(x, y).item() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("linear", [False, True])
+@pytest.mark.parametrize("alphas", [(1.0,), (0.5, 1.0, 2.0)])
+@pytest.mark.parametrize("n", [2, 7])
+def test_tllib_mmd(linear: bool, alphas: tuple[float, ...], n: int) -> None:
+    x, y = _draw(n, n)
+    expected = reference.tllib_mmd(x.numpy(), y.numpy(), alphas, linear=linear)
+    assert migration.tllib_mmd(alphas=alphas, linear=linear)(x, y).item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_tllib_coral() -> None:
+    x, y = _draw(9, 6)
+    assert migration.tllib_coral()(x, y).item() == pytest.approx(reference.tllib_coral(x.numpy(), y.numpy()), abs=1e-12)
+    centred = x - x.mean(0), y - y.mean(0)
+    assert migration.tllib_coral()(*centred).item() == pytest.approx(4 * coral_loss(*centred).item(), abs=1e-12)
+
+
+@pytest.mark.parametrize("sigmas", [None, (0.5, 2.0)])
+def test_skada_dan(sigmas: tuple[float, ...] | None) -> None:
+    x, y = _draw(7, 5)
+    expected = reference.skada_dan(x.numpy(), y.numpy(), sigmas)
+    assert migration.skada_dan(sigmas=sigmas)(x, y).item() == pytest.approx(expected, abs=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("loss", "oracle"),
+    [
+        (migration.skada_dan(), reference.skada_dan),
+        (migration.tllib_coral(), reference.tllib_coral),
+    ],
+    ids=["skada_dan", "tllib_coral"],
+)
+def test_gradient_is_that_of_the_number(loss: nn.Module, oracle: Callable[..., float]) -> None:
+    """skada's bandwidth is not detached, so numerical differences of the loop see it move; ours has to as well."""
+    x, y = _draw(5, 4, width=2)
+    x.requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(x, y), x)
+    rows, step = x.detach().numpy(), 1e-6
+    for index in np.ndindex(*rows.shape):
+        up, down = rows.copy(), rows.copy()
+        up[index] += step
+        down[index] -= step
+        slope = (oracle(up, y.numpy()) - oracle(down, y.numpy())) / (2 * step)
+        assert gradient[index].item() == pytest.approx(slope, abs=1e-7)
+
+
+def test_bandwidth_of_the_others_is_detached() -> None:
+    x, y = _draw(5, 5, width=2)
+    x.requires_grad_()
+    (gradient,) = torch.autograd.grad(migration.pytorch_adapt_mmd(mmd_type="quadratic")(x, y), x)
+    distances = torch.cdist(x.detach(), x.detach()).square().flatten()
+    fixed = distances.sort().values[(len(distances) - 1) // 2].item()
+    held = migration.pytorch_adapt_mmd(mmd_type="quadratic", bandwidth=fixed)
+    torch.testing.assert_close(gradient, torch.autograd.grad(held(x, y), x)[0])
+
+
+def test_equal_domains_give_the_constant_that_tllib_adds() -> None:
+    """With x = y the cross mean over all pairs is (n - 1) / n of the off-diagonal mean plus J / n."""
+    x, _ = _draw(6, 6)
+    alphas = (0.5, 1.0)
+    value = migration.tllib_mmd(alphas=alphas)(x, x).item()
+    pooled = torch.cat([x, x])
+    mean = torch.cdist(pooled, pooled).square().mean()
+    off = ~torch.eye(6, dtype=torch.bool)
+    within = sum(torch.exp(-torch.cdist(x, x).square()[off] / (2 * a * mean)).mean() for a in alphas)
+    assert value == pytest.approx(float(2 / 6 * within - 2 * len(alphas) / 6 + 2 / 5), abs=1e-12)
+
+
+def test_warm_start_is_the_ramp_with_another_slope() -> None:
+    for step in (0, 10, 1000, 5000):
+        expected = math.tanh(step / 2000)  # 2 / (1 + exp(-z)) - 1 = tanh(z / 2)
+        assert migration.tllib_warm_start(step) == pytest.approx(expected)
+    assert migration.tllib_warm_start(0, lo=0.2, hi=0.7) == pytest.approx(0.2)
+    assert migration.tllib_warm_start(10**6, lo=0.2, hi=0.7) == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize("name", CONSTRUCTORS)
+def test_constant_batches_stay_finite(name: str) -> None:
+    x = torch.ones(4, 3, requires_grad=True)
+    value = CONSTRUCTORS[name]()(x, torch.ones(4, 3))
+    value.backward()
+    assert value.isfinite()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", CONSTRUCTORS)
+def test_half_precision_is_widened(name: str) -> None:
+    x, y = (side.to(torch.bfloat16) for side in _draw(8, 8))
+    narrow, wide = CONSTRUCTORS[name]()(x, y), CONSTRUCTORS[name]()(x.double(), y.double())
+    assert narrow.dtype == torch.float32
+    assert narrow.item() == pytest.approx(wide.item(), rel=1e-4)
+
+
+def test_errors_name_the_constructor() -> None:
+    x, y = _draw(4, 3)
+    with pytest.raises(ValueError, match=r"^pytorch_adapt_mmd: `mmd_type` must be one of 'linear', 'quadratic', got"):
+        migration.pytorch_adapt_mmd(mmd_type="cubic")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^tllib_mmd: `alphas` must be a finite number > 0, got 0.0$"):
+        migration.tllib_mmd(alphas=[0.0])
+    with pytest.raises(ValueError, match=r"^tllib_mmd: `target` must have the shape of `source` \(4, 4\), got \(3"):
+        migration.tllib_mmd()(x, y)
+    with pytest.raises(ValueError, match=r"^skada_dan: `eps` must be a finite number >= 0, got -1$"):
+        migration.skada_dan(eps=-1)
+    with pytest.raises(ValueError, match=r"^tllib_warm_start: `step` must be a finite number >= 0, got -1$"):
+        migration.tllib_warm_start(-1)
+
+
+def test_the_number_differs_from_this_library_s_own() -> None:
+    """If they agreed by default there would be nothing to migrate."""
+    x, y = _draw(8, 8)
+    own = mmd_loss(x, y, estimator="unbiased").item()
+    for name in ("pytorch_adapt_mmd", "tllib_mmd", "skada_dan"):
+        assert abs(CONSTRUCTORS[name]()(x, y).item() - own) > 1e-3
