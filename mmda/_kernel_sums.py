@@ -35,9 +35,7 @@ def total_weight(x: Tensor, weight: Tensor | None) -> Tensor:
     return torch.full((), float(x.shape[0]), dtype=x.dtype, device=x.device) if weight is None else weight.sum()
 
 
-def settle_bandwidth(
-    kernel: Kernel, x: Tensor, y: Tensor, x_weight: Tensor | None, y_weight: Tensor | None
-) -> Tensor:
+def settle_bandwidth(kernel: Kernel, x: Tensor, y: Tensor, x_weight: Tensor | None, y_weight: Tensor | None) -> Tensor:
     """The kernel's bandwidth on the pooled sample."""
     if not isinstance(getattr(kernel, "bandwidth", ""), str):
         return kernel.settle(x)  # a number or a tensor: no sample is looked at
@@ -98,9 +96,7 @@ def squared_mmd(
     else:
         left, diagonal = _biased_coefficients(x, y, x_weight, y_weight)
         right = left
-    off_diagonal = pair_sum(
-        x, y, left, right, kernel=kernel, bandwidth=bandwidth, centre=centre, block_size=block_size
-    )
+    off_diagonal = pair_sum(x, y, left, right, kernel=kernel, bandwidth=bandwidth, centre=centre, block_size=block_size)
     return (off_diagonal + kernel.at_zero * diagonal).to(x.dtype)
 
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -72,7 +73,12 @@ def is_plain(*tensors: Tensor | None) -> bool:
     """Whether ordinary eager reverse mode is all that can happen to these tensors."""
     if transform_is_active():
         return False
-    return not any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors)
+    return not any(t is not None and _has_tangent(t) for t in tensors)
+
+
+def _has_tangent(tensor: Tensor) -> bool:
+    dual: Any = forward_ad.unpack_dual(tensor)  # type: ignore[no-untyped-call]
+    return dual.tangent is not None
 
 
 def can_stream(kernel: Kernel, rows: Sequence[Tensor], constants: Sequence[Tensor | None]) -> bool:
@@ -113,12 +119,13 @@ def pair_sum(
         left, right = left.unsqueeze(1), right.unsqueeze(1)
     y = x[:0] if y is None else y
     block = (CPU_BLOCK if x.device.type == "cpu" else ACCELERATOR_BLOCK) if block_size is None else block_size
-    arguments = (x, y, left.detach(), right.detach(), bandwidth.detach(), centre, spec.kind, spec.scales, spec.alpha)
+    arguments = (x, y, left.detach(), right.detach(), bandwidth.detach(), centre, *spec, block)
+    value: Tensor
     if torch.compiler.is_compiling():
-        value, _, _ = _pair_sum_op(*arguments, block)
-        return value
-    result: Tensor = _PairSum.apply(*arguments, block)
-    return result
+        value = _pair_sum_op(*arguments)[0]
+    else:
+        value = _PairSum.apply(*arguments)  # type: ignore[no-untyped-call]
+    return value
 
 
 class _PairSum(torch.autograd.Function):
@@ -127,7 +134,7 @@ class _PairSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
         need_x, need_y = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
-        value, gx, gy = _sweep(*arguments, need_x, need_y)
+        value, gx, gy = _sweep(*arguments, need_x=need_x, need_y=need_y)
         _keep(ctx, arguments, gx, gy)
         return value
 
@@ -199,10 +206,10 @@ def _pair_sum_op(
     alpha: float,
     block: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    value, gx, gy = _sweep(x, y, left, right, bandwidth, centre, kind, scales, alpha, block, True, True)
+    value, gx, gy = _sweep(x, y, left, right, bandwidth, centre, kind, scales, alpha, block, need_x=True, need_y=True)
     assert gx is not None
     assert gy is not None
-    return value, gx.contiguous(), gy.contiguous()
+    return value, gx.clone(), gy.clone()  # an operator may not return views of one another
 
 
 @_pair_sum_op.register_fake
@@ -227,7 +234,7 @@ def _edges(start: int, stop: int, block: int) -> list[tuple[int, int]]:
     """Cut a range into equal parts of at most ``block``."""
     count = -(-(stop - start) // block)
     cuts = [start + (stop - start) * k // count for k in range(count + 1)] if count else [start]
-    return list(zip(cuts[:-1], cuts[1:]))
+    return list(pairwise(cuts))
 
 
 def _sweep(
@@ -241,6 +248,7 @@ def _sweep(
     scales: Sequence[float],
     alpha: float,
     block: int,
+    *,
     need_x: bool,
     need_y: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -249,17 +257,16 @@ def _sweep(
     if total <= min(SMALL, block):
         value, gz = _at_once(x, y, left, right, bandwidth, centre, kind, scales, alpha, need_x or need_y)
         return value, gz[:n] if need_x else None, gz[n:] if need_y else None
-    like = {"dtype": x.dtype, "device": x.device}
     evaluate = _Evaluator(kind, scales, alpha)
     # Rows carry two more columns, [z, 1, |z|^2]: with [2 z, -|z|^2, -1] on the other side one product gives
     # -|z_i - z_j|^2, and the product that makes the gradient gives the row sums beside it.
     inverse = bandwidth.to(x.dtype).reciprocal() * evaluate.stretch
-    grad = torch.zeros(total, d + 2, **like) if need_x or need_y else None
+    grad = x.new_zeros(total, d + 2) if need_x or need_y else None
     single = left.shape[1] == 1
 
     of_x, of_y = _edges(0, n, block), _edges(n, total, block)
     edges, wanted = of_x + of_y, [need_x] * len(of_x) + [need_y] * len(of_y)
-    rows = torch.empty(total, d + 2, **like)
+    rows = x.new_empty(total, d + 2)
     torch.sub(x, centre, out=rows[:n, :d])
     if n < total:
         torch.sub(y, centre, out=rows[n:, :d])
@@ -268,9 +275,9 @@ def _sweep(
     for start, stop in edges:
         torch.sum(z[start:stop].square(), 1, out=rows[start:stop, d + 1])
     side = max(stop - start for start, stop in edges)
-    buffers = torch.empty(2 + evaluate.spare, side * side, **like)
-    query = torch.empty(side, d + 2, **like)
-    moved = torch.empty(side, d + 2, **like)
+    buffers = x.new_empty(2 + evaluate.spare, side * side)
+    query = x.new_empty(side, d + 2)
+    moved = x.new_empty(side, d + 2)
     value = torch.zeros((), dtype=torch.float64, device=x.device)
 
     for a, (i, i_stop) in enumerate(edges):
@@ -333,7 +340,7 @@ def _at_once(
     half = t.diagonal() / 2
     t = t.sub_(half).sub_(half.unsqueeze(1)).clamp_(max=0)
     # Rows of `kinds`: k itself, dk/dt.
-    kinds = _kernel_and_slope(t, kind, scales, alpha).unflatten(1, t.shape)
+    kinds = _kernel_and_slope(t, kind, scales, alpha).view(2, *t.shape)
     kinds.diagonal(dim1=1, dim2=2).zero_()
     weighted = kinds.mul_(left @ right.T)
     sums = weighted.sum(2)
@@ -400,7 +407,9 @@ class _Evaluator:
         elif kind == "energy":
             self.value_factor, self.slope_factor, self.spare = -1.0, 0.5, 0
 
-    def __call__(self, t: Tensor, slope: Tensor | None, right: Tensor, spare: Sequence[Tensor], *, same: bool) -> Tensor:
+    def __call__(
+        self, t: Tensor, slope: Tensor | None, right: Tensor, spare: Sequence[Tensor], *, same: bool
+    ) -> Tensor:
         sums = right.new_zeros(t.shape[0], right.shape[1])
         if self.kind == "gaussian":
             self._exponentials(t, t if self.spare == 0 else spare[0], slope, sums, right, same)

@@ -19,6 +19,7 @@ from mmda._contrastive import (
     pairing,
     weighted_logsumexp,
 )
+from mmda._contrastive_tiles import contrastive
 from mmda._masking import full_precision, safe_divide, working_dtype
 from mmda.layers.temperature import LearnableTemperature
 
@@ -88,9 +89,11 @@ def info_nce_loss(
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:
-        O(n m d) time, O(n m) memory. From log-softmax, never log(p + eps): where the positive is less similar than
-        a negative by far more than the temperature, the gradient is one over the temperature, not zero. A value of
-        a tensor temperature <= 0 is not looked at. Under autocast everything is computed in float32.
+        O(n m d) time. Without masks and weights large batches are computed in tiles, O(n d) memory (64 MB of tiles
+        at most; see the page on performance); else O(n m). From log-softmax, never log(p + eps): where the positive
+        is less similar than a negative by far more than the temperature, the gradient is one over the temperature,
+        not zero. A value of a tensor temperature <= 0 is not looked at. Under autocast everything is computed in
+        float32.
 
         Three numbers go by this name. This function, one-way, is InfoNCE proper; symmetric, it is CLIP's; with
         candidates from both sides it is :func:`nt_xent_loss`.
@@ -132,16 +135,14 @@ def info_nce_loss(
         if isinstance(temperature, Tensor):
             temperature = temperature.to(dtype)
         if share is None and negative_mask is None and pairs.anchor_count is None and pairs.positive_count is None:
-            return _plain(pairs.anchor, pairs.positive, temperature, symmetric)
+            return _plain(pairs.anchor, pairs.positive, temperature, symmetric, normalize)
         return _general(pairs, temperature, share, negative_mask, symmetric, several)
 
 
-def _plain(x: Tensor, y: Tensor, temperature: float | Tensor, symmetric: bool) -> Tensor:
+def _plain(x: Tensor, y: Tensor, temperature: float | Tensor, symmetric: bool, normalize: bool) -> Tensor:
     """Row i belongs to row i, everything counts once."""
-    similarity = (x / temperature) @ y.T
-    own = similarity.diagonal()
-    one_way = (similarity.logsumexp(1) - own).mean()
-    return (one_way + (similarity.logsumexp(0) - own).mean()) / 2 if symmetric else one_way
+    bound = 1 / temperature if normalize and not isinstance(temperature, Tensor) else None
+    return contrastive("symmetric" if symmetric else "info_nce", x / temperature, y, bound=bound)
 
 
 def _general(

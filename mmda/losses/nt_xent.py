@@ -14,6 +14,7 @@ from mmda._contrastive import (
     pair_rows,
     weighted_logsumexp,
 )
+from mmda._contrastive_tiles import contrastive
 from mmda._masking import full_precision, safe_divide, working_dtype
 from mmda.layers.temperature import LearnableTemperature
 
@@ -64,7 +65,9 @@ def nt_xent_loss(
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:
-        O(n^2 d) time, O(n^2) memory. Not :func:`info_nce_loss`: negatives come from the own side too.
+        O(n^2 d) time. Without masks and weights large batches are computed in tiles, O(n d) memory (64 MB of tiles
+        at most; see the page on performance); else O(n^2). Not :func:`info_nce_loss`: negatives
+        come from the own side too.
 
     Example:
         >>> import torch
@@ -85,16 +88,15 @@ def nt_xent_loss(
         if isinstance(temperature, Tensor):
             temperature = temperature.to(dtype)
         if positive_mask is None and negative_mask is None and pairs.anchor_count is None:
-            return _plain(pairs.anchor, pairs.positive, temperature)
+            return _plain(pairs.anchor, pairs.positive, temperature, normalize)
         return _general(pairs, temperature, positive_mask, negative_mask)
 
 
-def _plain(x: Tensor, y: Tensor, temperature: float | Tensor) -> Tensor:
+def _plain(x: Tensor, y: Tensor, temperature: float | Tensor, normalize: bool) -> Tensor:
     """Row i belongs to row i, everything counts once."""
-    rows = torch.cat([x, y])
-    similarity = (rows / temperature) @ rows.T
-    others = similarity.masked_fill(own_pairs(similarity), -torch.inf)
-    return (others.logsumexp(1) - similarity.diagonal(x.shape[0]).repeat(2)).mean()
+    bound = 1 / temperature if normalize and not isinstance(temperature, Tensor) else None
+    root = temperature**-0.5
+    return contrastive("nt_xent", x * root, y * root, bound=bound)
 
 
 def _general(

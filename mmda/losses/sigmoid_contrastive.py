@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,6 +16,7 @@ from mmda._contrastive import (
     pair_rows,
     pairing,
 )
+from mmda._contrastive_tiles import contrastive
 from mmda._masking import full_precision, safe_divide, working_dtype
 from mmda.layers.temperature import LearnableTemperature
 
@@ -68,7 +68,8 @@ def sigmoid_contrastive_loss(
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:
-        O(n m d) time, O(n m) memory. Symmetric in the two sides where n = m. A sum over candidates: the value grows
+        O(n m d) time. Without masks and weights large batches are computed in tiles, O(n d) memory (see the page on
+        performance); else O(n m). Symmetric in the two sides where n = m. A sum over candidates: the value grows
         with the batch, as in the paper. From the log-sigmoid, so that no pair's gradient vanishes by rounding.
 
     Example:
@@ -116,10 +117,9 @@ def _check_bias(caller: str, bias: float | Tensor) -> None:
 
 
 def _plain(x: Tensor, y: Tensor, temperature: float | Tensor, bias: float | Tensor) -> Tensor:
-    """Row i belongs to row i, everything counts once; softplus(-l) = softplus(l) - l on the diagonal."""
-    logits = (x / temperature) @ y.T + bias
-    sign = torch.where(own_pairs(logits), -1.0, 1.0).to(logits.dtype)
-    return -F.logsigmoid(-sign * logits).sum() / x.shape[0]
+    """Row i belongs to row i, everything counts once."""
+    shift = bias if isinstance(bias, Tensor) else x.new_full((), bias)
+    return contrastive("sigmoid", x / temperature, y, shift.to(x.device))
 
 
 def _general(
