@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mmda._masking import safe_divide
-from mmda._tiles import can_stream, pair_sum
+from mmda._tiles import can_stream, kernel_spec, pair_sum
 from mmda.kernels import Kernel, centred_squared_distances
 
 
@@ -37,7 +37,7 @@ def total_weight(x: Tensor, weight: Tensor | None) -> Tensor:
 
 def settle_bandwidth(kernel: Kernel, x: Tensor, y: Tensor, x_weight: Tensor | None, y_weight: Tensor | None) -> Tensor:
     """The kernel's bandwidth on the pooled sample."""
-    if not isinstance(getattr(kernel, "bandwidth", ""), str):
+    if kernel_spec(kernel) is not None and not isinstance(getattr(kernel, "bandwidth", None), str):
         return kernel.settle(x)  # a number or a tensor: no sample is looked at
     pooled = torch.cat([x.detach(), y.detach()])
     weight: Tensor | None = None

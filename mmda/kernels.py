@@ -192,8 +192,7 @@ def median_bandwidth(rows: Tensor, weight: Tensor | None = None) -> Tensor:
         upper = torch.triu_indices(n, n, offset=0 if w is not None else 1, device=x.device)
         pairs = squared[upper[0], upper[1]]
         if w is None:
-            ordered = pairs.sort().values
-            low, high = ordered[(ordered.shape[0] - 1) // 2], ordered[ordered.shape[0] // 2]
+            low, high = _middle(pairs)
         else:
             # A row of weight w stands for w equal rows: w (w - 1) / 2 pairs at distance zero among themselves.
             same = upper[0] == upper[1]
@@ -207,6 +206,16 @@ def median_bandwidth(rows: Tensor, weight: Tensor | None = None) -> Tensor:
             low = ordered.gather(0, (reached < half - slack).sum(0, keepdim=True).clamp(max=last)).squeeze(0)
             high = ordered.gather(0, (reached <= half + slack).sum(0, keepdim=True).clamp(max=last)).squeeze(0)
         return _defined((low.sqrt() + high.sqrt()) / 2)
+
+
+def _middle(values: Tensor) -> tuple[Tensor, Tensor]:
+    """The two middle values (twice the middle one where the count is odd): by selection, several times a sort."""
+    low = values.median()
+    if values.shape[0] % 2:
+        return low, low
+    above = torch.where(values > low, values, torch.full((), torch.inf, dtype=values.dtype, device=values.device))
+    repeated = (values <= low).sum() > values.shape[0] // 2
+    return low, torch.where(repeated, low, above.amin())
 
 
 def _defined(sigma: Tensor) -> Tensor:

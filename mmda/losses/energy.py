@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmda._checks import check_choice, check_number, check_same_width, fail, shape_text
-from mmda._kernel_sums import pair_means, total_weight
+from mmda._kernel_sums import squared_mmd, total_weight
 from mmda._masking import as_rows, full_precision, working_dtype
 from mmda.kernels import Energy, Kernel
 
@@ -107,8 +107,8 @@ def energy_distance_loss(
                 if rows.shape[0] < 2:
                     fail(caller, name, "have at least 2 samples for estimator='unbiased'", shape_text(rows))
         kernel: Kernel = Energy() if exponent == 1 else _NegativePower(float(exponent))
-        means = pair_means(x, y, x_weight, y_weight, kernel=kernel, unbiased=estimator == "unbiased")
-        value = (means.within_x + means.within_y) / 2 - means.across
+        unbiased = estimator == "unbiased"
+        value = squared_mmd(x, y, x_weight, y_weight, kernel=kernel, unbiased=unbiased) / 2
         if x_weight is None and y_weight is None:
             return value
         both = (total_weight(x, x_weight) > 0) & (total_weight(y, y_weight) > 0)
