@@ -11,6 +11,12 @@ from mmda.losses.adversarial import (
     domain_adversarial_loss,
     multi_domain_adversarial_loss,
 )
+from mmda.losses.approximate_mmd import (
+    BlockMMDLoss,
+    RandomFeatureMMDLoss,
+    block_mmd_loss,
+    random_feature_mmd_loss,
+)
 from mmda.losses.attended_contrast import AttendedContrastiveLoss, attended_contrastive_loss
 from mmda.losses.central_moment import CentralMomentDiscrepancyLoss, central_moment_discrepancy_loss
 from mmda.losses.class_conditional import LocalMMDLoss, local_mmd_loss
@@ -53,6 +59,7 @@ __all__ = [
     "AdaptiveFeatureNormLoss",
     "AttendedContrastiveLoss",
     "BatchNuclearNormLoss",
+    "BlockMMDLoss",
     "CORALLoss",
     "CentralMomentDiscrepancyLoss",
     "ClassifierDiscrepancyLoss",
@@ -80,6 +87,7 @@ __all__ = [
     "NTXentLoss",
     "PairLoss",
     "PrototypeContrastiveLoss",
+    "RandomFeatureMMDLoss",
     "RandomMultilinearMap",
     "SigmoidContrastiveLoss",
     "SlicedWassersteinLoss",
@@ -87,6 +95,7 @@ __all__ = [
     "adaptive_feature_norm_loss",
     "attended_contrastive_loss",
     "batch_nuclear_norm_loss",
+    "block_mmd_loss",
     "central_moment_discrepancy_loss",
     "classifier_discrepancy_loss",
     "conditional_adversarial_loss",
@@ -115,6 +124,7 @@ __all__ = [
     "multiple_instance_loss",
     "nt_xent_loss",
     "prototype_contrastive_loss",
+    "random_feature_mmd_loss",
     "sigmoid_contrastive_loss",
     "sliced_wasserstein_loss",
     "triplet_ranking_loss",
