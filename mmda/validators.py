@@ -72,7 +72,7 @@ def _blocks(n: int, size: int) -> Iterator[slice]:
 
 @torch.no_grad()
 def soft_neighbourhood_density(
-    features: Tensor, *, temperature: float = 0.05, mask: Tensor | None = None, block_size: int = 1024
+    features: Tensor, *, temperature: float = 0.05, mask: Tensor | None = None, block_size: int = 256
 ) -> Tensor:
     r"""How many near neighbours rows have on average, as an entropy; higher is better.
 
@@ -108,7 +108,7 @@ def soft_neighbourhood_density(
 
     References:
         Saito et al., "Tune it the Right Way: Unsupervised Validation of Domain Adaptation via Soft Neighborhood
-        Density", ICCV 2021, equations 1 to 3.
+        Density", ICCV 2021.
     """
     caller = "soft_neighbourhood_density"
     check_number(caller, "temperature", temperature, above=0)
@@ -158,7 +158,7 @@ def entropy_score(logits: Tensor, *, mask: Tensor | None = None) -> Tensor:
 
     References:
         Morerio, Cavazza & Murino, "Minimal-Entropy Correlation Alignment for Unsupervised Deep Domain Adaptation",
-        ICLR 2018, section 3.
+        ICLR 2018.
     """
     return -entropy_loss(logits, mask=mask)
 
@@ -227,7 +227,7 @@ def nuclear_norm_score(logits: Tensor, *, mask: Tensor | None = None) -> Tensor:
         1.0
 
     References:
-        Cui et al., CVPR 2020, equation 11, used as a validator in Musgrave, Belongie & Lim (2022).
+        Cui et al., CVPR 2020, for the norm; Musgrave, Belongie & Lim (2022) for its use as a validator.
     """
     with full_precision(logits):
         rows = _kept_rows("nuclear_norm_score", "logits", logits, mask)
@@ -326,7 +326,7 @@ def density_ratio(source: Tensor, target: Tensor, at: Tensor, *, penalty: float 
 
     References:
         Bickel, Brueckner & Scheffer, "Discriminative Learning for Differing Training and Test Distributions", ICML
-        2007, section 4.
+        2007.
     """
     caller = "density_ratio"
     check_number(caller, "penalty", penalty, above=0)
@@ -411,7 +411,7 @@ def importance_weighted_risk(losses: Tensor, weight: Tensor, *, control_variate:
 
     References:
         You, Wang, Long & Jordan, "Towards Accurate Model Selection in Deep Unsupervised Domain Adaptation", ICML 2019,
-        equations 8 to 10; Sugiyama, Krauledat & Mueller, "Covariate Shift Adaptation by Importance Weighted Cross
+        the control variate; Sugiyama, Krauledat & Mueller, "Covariate Shift Adaptation by Importance Weighted Cross
         Validation", JMLR 8 (2007), for the first term.
     """
     caller = "importance_weighted_risk"
@@ -477,8 +477,8 @@ def deep_embedded_validation_risk(
         0.0
 
     References:
-        You, Wang, Long & Jordan, "Towards Accurate Model Selection in Deep Unsupervised Domain Adaptation", ICML 2019,
-        algorithm 1.
+        You, Wang, Long & Jordan, "Towards Accurate Model Selection in Deep Unsupervised Domain Adaptation", ICML
+        2019.
     """
     caller = "deep_embedded_validation_risk"
     check_features(caller, "losses", losses, axes="(rows,)", ndim=1)
@@ -525,7 +525,7 @@ def pair_retrieval_recall(
     n: int = 1,
     duplicates: Tensor | None = None,
     mask: Tensor | None = None,
-    block_size: int = 1024,
+    block_size: int = 256,
 ) -> Tensor:
     r"""Share of anchors whose own partner is among the n most similar of all partners; higher is better.
 
@@ -589,7 +589,7 @@ def held_out_pair_loss(
     temperature: float = 0.07,
     duplicates: Tensor | None = None,
     mask: Tensor | None = None,
-    block_size: int = 1024,
+    block_size: int = 256,
 ) -> Tensor:
     r"""Symmetric cross-entropy of finding each other's partner among all held-out pairs; lower is better.
 
@@ -626,7 +626,7 @@ def held_out_pair_loss(
         1.3863
 
     References:
-        Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021, figure 3,
+        Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021,
         for the symmetric form.
     """
     caller = "held_out_pair_loss"
@@ -725,7 +725,7 @@ def span_constancy(
     *,
     tolerance: float = 0.05,
     mask: Tensor | None = None,
-    block_size: int = 1024,
+    block_size: int = 256,
 ) -> Tensor:
     r"""Share of decoded spans that are alike, relative to their videos: an alarm for collapse; lower is better.
 

@@ -266,7 +266,7 @@ class DomainSpecificBatchNorm1d(_DomainSpecificBatchNorm):
 
     References:
         Chang, You, Seo, Kwak & Han, "Domain-Specific Batch Normalization for Unsupervised Domain Adaptation",
-        CVPR 2019, equations 4 to 6.
+        CVPR 2019: the DSBN layer.
     """
 
     _axes: ClassVar[dict[int, str]] = {2: "(samples, channels)", 3: "(samples, channels, time)"}
@@ -405,7 +405,7 @@ def adapt_batch_norm(
 
     References:
         Li, Wang, Shi, Hou & Liu, "Adaptive Batch Normalization for practical domain adaptation", Pattern Recognition
-        80 (2018), algorithm 1.
+        80 (2018).
     """
     found = (module for module in model.modules() if isinstance(module, (_BatchNorm, _DomainSpecificBatchNorm)))
     layers: list[_Normaliser] = [layer for layer in found if layer.running_mean is not None]

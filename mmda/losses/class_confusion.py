@@ -54,7 +54,8 @@ def minimum_class_confusion_loss(
         0.7500
 
     References:
-        Jin, Wang, Long & Wang, "Minimum Class Confusion for Versatile Domain Adaptation", ECCV 2020, equations 2 to 6.
+        Jin, Wang, Long & Wang, "Minimum Class Confusion for Versatile Domain Adaptation", ECCV 2020:
+        probability rescaling, class correlation, uncertainty reweighting and category normalisation.
     """
     caller = "minimum_class_confusion_loss"
     check_number(caller, "temperature", temperature, above=0)

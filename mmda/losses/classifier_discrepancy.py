@@ -49,7 +49,7 @@ def classifier_discrepancy_loss(
 
     References:
         Saito, Watanabe, Ushiku & Harada, "Maximum Classifier Discrepancy for Unsupervised Domain Adaptation",
-        CVPR 2018, equation 2.
+        CVPR 2018: the discrepancy loss d(p1, p2), averaged over the batch.
     """
     caller = "classifier_discrepancy_loss"
     check_same_shape(caller, "first_logits", first_logits, "second_logits", second_logits)

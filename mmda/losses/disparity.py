@@ -70,8 +70,8 @@ def margin_disparity_loss(
         8.3081
 
     References:
-        Zhang, Liu, Long & Jordan, "Bridging Theory and Algorithm for Domain Adaptation", ICML 2019, section 4.2:
-        the combined cross-entropy losses and the minimax problem.
+        Zhang, Liu, Long & Jordan, "Bridging Theory and Algorithm for Domain Adaptation", ICML 2019: the
+        minimax problem with combined cross-entropy losses, negated.
     """
     caller = "margin_disparity_loss"
     check_number(caller, "margin", margin, above=0)

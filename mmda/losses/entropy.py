@@ -43,7 +43,8 @@ def entropy_loss(logits: Tensor, *, weight: Tensor | None = None, mask: Tensor |
         0.0000
 
     References:
-        Grandvalet & Bengio, "Semi-supervised Learning by Entropy Minimization", NeurIPS 2004, equation 6.
+        Grandvalet & Bengio, "Semi-supervised Learning by Entropy Minimization", NIPS 2004:
+        the conditional entropy H(Y | X; Z), its regulariser.
     """
     with full_precision(logits):
         rows, counts = as_logit_rows(
@@ -92,9 +93,9 @@ def information_maximisation_loss(
         0.0000
 
     References:
-        Krause, Perona & Gomes, "Discriminative Clustering by Regularized Information Maximization", NeurIPS 2010,
-        equation 4 (without its regulariser, negated); Liang, Hu & Feng, "Do We Really Need to Access the Source
-        Data?" (SHOT), ICML 2020, equation 3.
+        Krause, Perona & Gomes, "Discriminative Clustering by Regularized Information Maximization", NIPS 2010: the
+        empirical mutual information, negated; Liang, Hu & Feng, "Do We Really Need to Access the Source Data?", ICML
+        2020: the information maximisation loss of SHOT.
     """
     with full_precision(logits):
         rows, counts = as_logit_rows(

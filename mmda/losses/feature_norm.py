@@ -72,7 +72,7 @@ def adaptive_feature_norm_loss(
         4.0
 
     References:
-        Xu, Li, Yang & Lin, "Larger Norm More Transferable", ICCV 2019: section 3.3 (hard), 3.4 (stepwise).
+        Xu, Li, Yang & Lin, "Larger Norm More Transferable", ICCV 2019: hard and stepwise adaptive feature norm.
     """
     caller = "adaptive_feature_norm_loss"
     _check_options(caller, variant, step, radius)

@@ -55,7 +55,7 @@ def batch_nuclear_norm_loss(
 
     References:
         Cui, Wang, Zhuo, Li, Huang & Tian, "Towards Discriminability and Diversity: Batch Nuclear-norm Maximization
-        under Label Insufficient Situations", CVPR 2020, equation 11.
+        under Label Insufficient Situations", CVPR 2020: the loss L_bnm.
     """
     caller = "batch_nuclear_norm_loss"
     check_number(caller, "smoothing", smoothing, above=0)

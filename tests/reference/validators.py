@@ -45,7 +45,7 @@ def density_ratio(source: Array, target: Array, at: Array, penalty: float) -> Ar
 
 
 def dev_risk(losses: Array, weight: Array) -> float:
-    """You et al., algorithm 1: mean(wl) + eta mean(w) - eta with eta = - Cov(wl, w) / Var(w)."""
+    """You et al.: mean(wl) + eta mean(w) - eta with eta = - Cov(wl, w) / Var(w)."""
     weighted = losses * weight
     eta = -np.cov(weighted, weight, ddof=1)[0, 1] / np.var(weight, ddof=1)
     return float(weighted.mean() + eta * weight.mean() - eta)
