@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -21,22 +22,40 @@ from torch.utils import _pytree as pytree
 import mmda.layers
 import mmda.losses
 from mmda.kernels import Gaussian
-from mmda.layers import AttentionPool, DomainDiscriminator, GradientReversal
+from mmda.layers import (
+    AttentionPool,
+    DomainDiscriminator,
+    DomainSpecificBatchNorm1d,
+    DomainSpecificBatchNorm2d,
+    DomainSpecificBatchNorm3d,
+    GradientReversal,
+    LearnableTemperature,
+)
 from mmda.losses import (
     AdaptiveFeatureNormLoss,
     AttendedContrastiveLoss,
+    ConditionalAdversarialLoss,
+    ContrastiveDomainDiscrepancyLoss,
     CORALLoss,
     DomainAdversarialLoss,
+    HSICLoss,
+    InfoNCELoss,
+    JointMMDLoss,
+    LocalMMDLoss,
     MMDLoss,
     MomentTargets,
     MultiDomainAdversarialLoss,
+    MultiDomainLoss,
+    PrototypeContrastiveLoss,
+    RandomMultilinearMap,
 )
 
 Shape = Mapping[str, int]
 Draw = Callable[[torch.Generator, Shape, tuple[str, ...]], Any]
 
-#: Small on purpose: the suite is wide. n source rows, m target rows, b paired rows, t frames, d features, c classes.
-SIZES: dict[str, int] = {"n": 5, "m": 7, "b": 6, "t": 4, "d": 3, "c": 3, "k": 3, "p": 8, "h": 4, "w": 4}
+#: Small on purpose: the suite is wide. n source rows, m target rows, b paired rows, t frames, d features (e of
+#: another space), c classes, p projections, h and w of an image.
+SIZES: dict[str, int] = {"n": 5, "m": 7, "b": 6, "t": 4, "d": 3, "c": 3, "e": 2, "p": 8, "h": 4, "w": 4}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +70,8 @@ class Role:
     use: str = "input"
     #: Any number of leading axes is right.
     rank_free: bool = False
+    #: Padding may hold anything here too: NaN, infinities, a label of -1.
+    pads: bool = True
 
 
 def normal(generator: torch.Generator, sizes: Shape, axes: tuple[str, ...]) -> Tensor:
@@ -111,6 +132,11 @@ ROLES: dict[str, Role] = {
     "labels": Role(("b",), classes),
     "weight": Role(("b",), None, use="weight"),
     "mask": Role(("b",), None, use="mask"),
+    "probabilities": Role(("b", "c"), simplex, differentiable=True),
+    "source_class_logits": Role(("n", "c"), normal),  # condition the adversary, without a gradient
+    "target_class_logits": Role(("m", "c"), shifted),
+    "source_assignment": Role(("n",), classes),
+    "target_assignment": Role(("m",), classes),
     "domain_index": Role(("b",), classes),
     "first_logits": Role(("b", "c"), normal, differentiable=True),
     "second_logits": Role(("b", "c"), shifted, differentiable=True),
@@ -125,6 +151,7 @@ ROLES: dict[str, Role] = {
     "end_logits": Role(("b", "t"), normal, differentiable=True),
     "inside_logits": Role(("b", "t"), normal, differentiable=True),
     # layers
+    "domain": Role(("b",), classes),
     "x": Role(("b", "d"), normal, differentiable=True, rank_free=True),
     # randomness
     "projections": Role(("p", "d"), normal, use="setting"),
@@ -132,33 +159,60 @@ ROLES: dict[str, Role] = {
 
 #: The same name in another call shape: (class, argument) before argument.
 SPECIAL: dict[tuple[str, str], Role] = {
-    ("MomentLocalizationLoss", "targets"): Role(("b", "t"), moment),
+    ("MomentLocalizationLoss", "targets"): Role(("b", "t"), moment, pads=False),
     ("MaskedMeanPool", "x"): SEQUENCES,
     ("MaskedMeanPool", "mask"): Role(("b", "t"), None, use="mask"),
+    ("DomainSpecificBatchNorm1d", "x"): FEATURES,
+    ("DomainSpecificBatchNorm2d", "x"): Role(("b", "d", "h", "w"), normal, differentiable=True),
+    ("DomainSpecificBatchNorm2d", "mask"): Role(("b", "h", "w"), None, use="mask"),
+    ("DomainSpecificBatchNorm3d", "x"): Role(("b", "d", "t", "h", "w"), normal, differentiable=True),
+    ("DomainSpecificBatchNorm3d", "mask"): Role(("b", "t", "h", "w"), None, use="mask"),
+    ("HSICLoss", "positive"): Role(("b", "e"), normal, differentiable=True),
     ("AttentionPool", "x"): SEQUENCES,
     ("AttentionPool", "mask"): Role(("b", "t"), None, use="mask"),
 }
 
 Build = Callable[[int], nn.Module]
+CLASSES = SIZES["c"]
 
 
 def discriminator(d: int, domains: int = 2) -> DomainDiscriminator:
     return DomainDiscriminator(d, hidden=[8], domains=domains)
 
 
+def random_map(d: int) -> RandomMultilinearMap:
+    return RandomMultilinearMap(d, CLASSES, 5, generator=torch.Generator().manual_seed(2))
+
+
 #: Modules whose constructor asks for something, made under a fixed seed for the width ``d`` of the problem.
 BUILD: dict[str, Build] = {
     "AttentionPool": lambda d: AttentionPool(d),
+    "ConditionalAdversarialLoss": lambda d: ConditionalAdversarialLoss(discriminator(d * CLASSES), strength=0.6),
     "DomainAdversarialLoss": lambda d: DomainAdversarialLoss(discriminator(d), strength=0.6),
     "DomainDiscriminator": lambda d: discriminator(d),
+    "DomainSpecificBatchNorm1d": lambda d: DomainSpecificBatchNorm1d(d, 3),
+    "DomainSpecificBatchNorm2d": lambda d: DomainSpecificBatchNorm2d(d, 3),
+    "DomainSpecificBatchNorm3d": lambda d: DomainSpecificBatchNorm3d(d, 3),
     "MultiDomainAdversarialLoss": lambda d: MultiDomainAdversarialLoss(discriminator(d, 3), strength=0.6),
+    "MultiDomainLoss": lambda d: MultiDomainLoss(MMDLoss(), domains=3),
+    "PrototypeContrastiveLoss": lambda d: PrototypeContrastiveLoss(classes=CLASSES),
+    "RandomMultilinearMap": lambda d: random_map(d),
 }
 
 #: Further rows of the grid: other settings of the same module that take another path through it.
 VARIANTS: dict[str, Build] = {
-    "MMDLoss(estimator='unbiased')": lambda d: MMDLoss(estimator="unbiased"),
-    "MMDLoss(estimator='linear')": lambda d: MMDLoss(estimator="linear"),
+    "DomainSpecificBatchNorm1d(track_running_stats=False)": lambda d: DomainSpecificBatchNorm1d(
+        d, 3, track_running_stats=False
+    ),
     "CORALLoss(match_mean=True)": lambda d: CORALLoss(match_mean=True),
+    "ConditionalAdversarialLoss(random_map=...)": lambda d: ConditionalAdversarialLoss(
+        discriminator(5), strength=0.6, random_map=random_map(d)
+    ),
+    "InfoNCELoss(temperature=LearnableTemperature())": lambda d: InfoNCELoss(temperature=LearnableTemperature()),
+    "MMDLoss(estimator='linear')": lambda d: MMDLoss(estimator="linear"),
+    "MMDLoss(estimator='unbiased')": lambda d: MMDLoss(estimator="unbiased"),
+    "MultiDomainLoss(scheme='one_vs_rest')": lambda d: MultiDomainLoss(MMDLoss(), domains=3, scheme="one_vs_rest"),
+    "MultiDomainLoss(scheme='to_mean')": lambda d: MultiDomainLoss(MMDLoss(), domains=3, scheme="to_mean"),
 }
 
 FIXED = Gaussian(1.5)
@@ -170,17 +224,32 @@ SETTLED: dict[str, Build] = {
     "AdaptiveFeatureNormLoss": lambda d: AdaptiveFeatureNormLoss(variant="hard", radius=2.0),
     # attention carries no gradient: at this temperature it is uniform and has none to carry
     "AttendedContrastiveLoss": lambda d: AttendedContrastiveLoss(attention_temperature=1e6),
+    "ContrastiveDomainDiscrepancyLoss": lambda d: ContrastiveDomainDiscrepancyLoss(kernel=FIXED),
     # a reversal of strength -1 is the identity in both directions
+    "ConditionalAdversarialLoss": lambda d: ConditionalAdversarialLoss(discriminator(d * CLASSES), strength=-1.0),
+    "ConditionalAdversarialLoss(random_map=...)": lambda d: ConditionalAdversarialLoss(
+        discriminator(5), strength=-1.0, random_map=random_map(d)
+    ),
     "DomainAdversarialLoss": lambda d: DomainAdversarialLoss(discriminator(d), strength=-1.0),
     "GradientReversal": lambda d: GradientReversal(-1.0),
+    "HSICLoss": lambda d: HSICLoss(kernel=FIXED),
+    "JointMMDLoss": lambda d: JointMMDLoss(kernel=FIXED),
+    "LocalMMDLoss": lambda d: LocalMMDLoss(kernel=FIXED),
     "MMDLoss": lambda d: MMDLoss(kernel=FIXED),
     "MMDLoss(estimator='linear')": lambda d: MMDLoss(kernel=FIXED, estimator="linear"),
     "MMDLoss(estimator='unbiased')": lambda d: MMDLoss(kernel=FIXED, estimator="unbiased"),
     "MultiDomainAdversarialLoss": lambda d: MultiDomainAdversarialLoss(discriminator(d, 3), strength=-1.0),
+    "MultiDomainLoss": lambda d: MultiDomainLoss(MMDLoss(kernel=FIXED), domains=3),
+    "MultiDomainLoss(scheme='one_vs_rest')": lambda d: MultiDomainLoss(
+        MMDLoss(kernel=FIXED), domains=3, scheme="one_vs_rest"
+    ),
+    "MultiDomainLoss(scheme='to_mean')": lambda d: MultiDomainLoss(MMDLoss(kernel=FIXED), domains=3, scheme="to_mean"),
 }
 
 #: Sizes that a case asks for (equal samples, say).
 OWN_SIZES: dict[str, dict[str, int]] = {
+    "DomainSpecificBatchNorm2d": {"h": 2, "w": 2},
+    "DomainSpecificBatchNorm3d": {"t": 2, "h": 2, "w": 1},
     "MMDLoss(estimator='linear')": {"n": 6, "m": 6},
 }
 
@@ -239,7 +308,7 @@ class Case:
 
     @property
     def is_layer(self) -> bool:
-        return self.namespace == "mmda.layers"
+        return self.namespace == "mmda.layers" or not self.module.endswith("Loss")
 
     @property
     def kind(self) -> str:
@@ -373,16 +442,16 @@ class Case:
         return problem.map(change)
 
     def extend(self, problem: Problem, axis: str, count: int, filler: float) -> Problem:
-        """``count`` more entries on the axis: ``filler`` in differentiable inputs, a valid value in the others."""
+        """``count`` more entries on the axis: ``filler``, and beside an infinite one a label of -1."""
 
         def change(name: str, leaf: Tensor) -> Tensor:
             for position, own in enumerate(self.roles[name].axes):
                 if own == axis:
-                    more = leaf.narrow(position, 0, 1).repeat_interleave(count, position)
-                    if name in self.differentiable:
+                    more = torch.zeros_like(leaf.narrow(position, 0, 1).repeat_interleave(count, position))
+                    if self.roles[name].pads and leaf.is_floating_point():
                         more = torch.full_like(more, filler)
-                    elif leaf.dtype == torch.bool:
-                        more = torch.zeros_like(more)
+                    elif self.roles[name].pads and leaf.dtype == torch.int64 and not math.isfinite(filler):
+                        more = more - 1
                     leaf = torch.cat([leaf, more], position)
             return leaf
 
@@ -423,8 +492,9 @@ def probe(result: Any) -> Tensor:
     total = None
     for leaf in pytree.tree_leaves(result):
         if isinstance(leaf, Tensor) and leaf.is_floating_point():
-            direction = torch.cos(1.0 + torch.arange(leaf.numel(), dtype=leaf.dtype, device=leaf.device))
-            part = (leaf * direction.reshape(leaf.shape)).sum()
+            wide = leaf.double() if leaf.dtype == torch.float64 else leaf.float()  # a sum in half would lose it all
+            direction = torch.cos(1.0 + torch.arange(leaf.numel(), dtype=wide.dtype, device=leaf.device))
+            part = (wide * direction.reshape(leaf.shape)).sum()
             total = part if total is None else total + part
     assert total is not None, "no floating-point output"
     return total

@@ -136,7 +136,7 @@ def padded(case: Case, problem: Problem, axis: str, filler: float) -> Problem:
 
 
 def masked_axes(case: Case) -> list[str]:
-    return [axis for axis in ("n", "m", "b", "t") if axis in case.axes and case.mask_of(axis) is not None]
+    return [axis for axis in ("n", "m", "b", "t", "w") if axis in case.axes and case.mask_of(axis) is not None]
 
 
 def weighted_axes(case: Case) -> list[str]:
@@ -319,8 +319,8 @@ def _check_autocast(case: Case, device: str) -> None:
         module = case.make().to(device)
         plain = case.value(problem, module)
         with torch.autocast(device, dtype=dtype):
+            _assert_dtype(case, case.call(problem, module), torch.float32)
             inside = case.value(problem, module)
-        assert inside.dtype == torch.float32, f"came back as {inside.dtype}"
         assert_close(inside, plain, rtol=1e-5, atol=1e-6)
         flat = [leaf for name in case.differentiable for leaf in pytree.tree_leaves(problem.values[name])]
         for one, other in zip(
@@ -516,7 +516,7 @@ def check_reaches_inputs(case: Case) -> None:
 def check_gradcheck(case: Case) -> None:
     """The gradient is the finite difference's, weights and masks included where they exist."""
     for problem in _problems_for_derivatives(case):
-        function, tensors = differentiable_function(case, problem, case.make(settled=True, dtype=DOUBLE))
+        function, tensors = differentiable_function(case, problem, case.make(settled=True, dtype=DOUBLE, d=2))
         assert torch.autograd.gradcheck(function, tuple(t.requires_grad_() for t in tensors), atol=1e-6, rtol=1e-4)
 
 
@@ -524,14 +524,14 @@ def check_gradcheck(case: Case) -> None:
 def check_gradgradcheck(case: Case) -> None:
     """Double backward is the finite difference's, weights and masks included where they exist."""
     for problem in _problems_for_derivatives(case):
-        function, tensors = differentiable_function(case, problem, case.make(settled=True, dtype=DOUBLE))
+        function, tensors = differentiable_function(case, problem, case.make(settled=True, dtype=DOUBLE, d=2))
         leaves = tuple(t.requires_grad_() for t in tensors)
         ones = torch.ones((), dtype=DOUBLE, requires_grad=True)
         assert torch.autograd.gradgradcheck(function, leaves, (ones,), atol=1e-6, rtol=1e-4)
 
 
 def _problems_for_derivatives(case: Case) -> list[Problem]:
-    problem = case.draw(dtype=DOUBLE, n=4, m=4, b=4) if "n" in case.axes else case.draw(dtype=DOUBLE, b=4)
+    problem = case.draw(dtype=DOUBLE, n=4, m=4, b=4, d=2)
     return [problem, _dressed(case, problem)] if dressable(case) else [problem]
 
 
@@ -635,7 +635,7 @@ SETTINGS = ("strength", "temperature")
 def settings_of(case: Case) -> list[str]:
     """Numbers that a training loop changes while it runs."""
     module = case.make()
-    return [name for name in SETTINGS if hasattr(module, name)]
+    return [name for name in SETTINGS if isinstance(getattr(module, name, None), (float, Tensor))]
 
 
 @condition("Graphs", "no recompile", applies=lambda case: bool(settings_of(case)))

@@ -31,7 +31,9 @@ def escape(pattern: str) -> str:
 
 UNBIASED = ("MMDLoss(estimator='unbiased')",)
 LINEAR = ("MMDLoss(estimator='linear')",)
-ADVERSARIAL = ("DomainAdversarialLoss", "MultiDomainAdversarialLoss")
+ADVERSARIAL = ("DomainAdversarialLoss", "ConditionalAdversarialLoss*", "MultiDomainAdversarialLoss")
+CLASS_CONDITIONAL = ("LocalMMDLoss", "ContrastiveDomainDiscrepancyLoss")
+BATCH_NORM = tuple(f"DomainSpecificBatchNorm{n}d" for n in (1, 2, 3))
 NETWORKS = ("DomainDiscriminator",)
 
 EXCUSES: tuple[Excuse, ...] = (
@@ -87,12 +89,36 @@ EXCUSES: tuple[Excuse, ...] = (
         "discriminator",
     ),
     Excuse(
-        ("DomainAdversarialLoss",),
+        ("InfoNCELoss(temperature=LearnableTemperature())",),
+        ("module_is_function",),
+        "the module asks its learnable temperature for the number that the function takes",
+        TypeError,
+        "`temperature` must be a finite number",
+    ),
+    Excuse(
+        CLASS_CONDITIONAL,
+        ("symmetric",),
+        "the source brings labels and the target probabilities: the sides take different arguments",
+        AssertionError,
+        "do not take the same arguments",
+    ),
+    Excuse(
+        ("HigherOrderMomentLoss",),
+        ("translation",),
+        "moments about the origin, as in the paper, see where the origin is",
+    ),
+    Excuse(
+        ("PrototypeContrastiveLoss",),
+        ("translation",),
+        "compares directions of prototypes from the origin",
+    ),
+    Excuse(
+        ADVERSARIAL[:2],
         ("symmetric",),
         "the discriminator has learned which domain is which; a fresh one learns the other order as well",
     ),
     Excuse(
-        ("DomainAdversarialLoss",),
+        ADVERSARIAL[:2],
         ("translation",),
         "the discriminator is a network on the features as they are",
     ),
@@ -104,9 +130,9 @@ EXCUSES: tuple[Excuse, ...] = (
         "same dtype",
     ),
     Excuse(
-        NETWORKS,
+        (*NETWORKS, "RandomMultilinearMap"),
         ("cpu_autocast", "cuda_autocast"),
-        "a network follows autocast, as torch.nn.Linear does; the losses switch it off inside",
+        "a matrix product of a network follows autocast, as torch.nn.Linear does; the losses switch it off inside",
         AssertionError,
         "came back as torch.(bfloat16|float16)",
     ),
@@ -116,6 +142,28 @@ EXCUSES: tuple[Excuse, ...] = (
         "the layers inside are printed instead of the widths that made them",
         AssertionError,
         "repr hides `domains`",
+    ),
+    Excuse(
+        ("DomainSpecificBatchNorm1d*",),
+        ("one_row",),
+        "one row has no variance to normalise by in training",
+        ValueError,
+        "`x` must hold more than one value a channel in training",
+    ),
+    Excuse(
+        BATCH_NORM,
+        ("state_unchanged",),
+        "running statistics are state that training updates, as in torch.nn.BatchNorm1d",
+        AssertionError,
+        "`running_mean` changed",
+    ),
+    Excuse(
+        BATCH_NORM,
+        ("func_grad", "vmap", "jvp"),
+        "running statistics cannot be updated under a function transform, as in torch.nn.BatchNorm1d; "
+        "track_running_stats=False and evaluation can",
+        RuntimeError,
+        "in-place operation|inplace arithmetic",
     ),
     Excuse(
         ("AdaptiveFeatureNormLoss",),
@@ -133,7 +181,7 @@ EXCUSES: tuple[Excuse, ...] = (
     ),
     Excuse(
         ("MinimumClassConfusionLoss",),
-        ("gradcheck",),
+        ("gradcheck", "gradgradcheck"),
         "the weights of certainty carry no gradient, as in the authors' code, and a finite difference moves them",
         Exception,
         "Jacobian mismatch",
