@@ -1,0 +1,1 @@
+"""Reference models, assembled from the parts of the library."""

@@ -1,0 +1,32 @@
+"""The one place where a config becomes a model."""
+
+from __future__ import annotations
+
+from mmda.models.mmcda.config import MMCDAConfig
+from mmda.models.mmcda.encoders import QueryEncoder, VideoEncoder, joint_head
+from mmda.models.mmcda.localizer import Localizer
+from mmda.models.mmcda.model import MMCDA
+
+
+def build_mmcda(config: MMCDAConfig) -> MMCDA:
+    """The reference model of this size, initialised from torch's global generator.
+
+    Example:
+        >>> model = build_mmcda(MMCDAConfig(video_width=16, query_width=8, hidden=12, joint=6))
+        >>> model.video_head[-1].out_features
+        6
+    """
+    layers = config.context_layers if config.context == "conv" else 0
+    return MMCDA(
+        video_encoder=VideoEncoder(config.video_width, config.hidden, layers=layers, dropout=config.dropout),
+        query_encoder=QueryEncoder(config.query_width, config.hidden, dropout=config.dropout),
+        video_head=joint_head(config.hidden, config.joint),
+        query_head=joint_head(config.hidden, config.joint),
+        localizer=Localizer(
+            channels=config.localizer_channels,
+            layers=config.localizer_layers,
+            positions=config.positions,
+            dropout=config.dropout,
+        ),
+        temperature=config.temperature,
+    )

@@ -1,0 +1,50 @@
+"""Sizes and choices of the reference model; they stop at :mod:`mmda.models.mmcda.build`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mmda._checks import check_choice, check_count, check_number
+
+
+@dataclass(frozen=True)
+class MMCDAConfig:
+    """Sizes of the reference model. Laptop-sized by default.
+
+    Args:
+        video_width: frame features that come in.
+        query_width: word features that come in.
+        hidden: width of the encoders.
+        joint: width of the joint space.
+        context: how frames see their neighbours: ``"conv"`` or ``"none"``.
+        context_layers: depth of that context.
+        localizer_channels: width of the localizer.
+        localizer_layers: its depth; the reach doubles with every layer.
+        positions: tell the localizer where in the video a clip lies. Off by default: it learns the source's
+            location habits, which no alignment removes.
+        temperature: of the similarity that the localizer sees.
+        dropout: in the encoders and the localizer.
+
+    Raises:
+        ValueError: a size below 1, a dropout outside [0, 1), an unknown context.
+    """
+
+    video_width: int
+    query_width: int
+    hidden: int = 96
+    joint: int = 96
+    context: str = "conv"
+    context_layers: int = 1
+    localizer_channels: int = 48
+    localizer_layers: int = 3
+    positions: bool = False
+    temperature: float = 0.1
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("video_width", "query_width", "hidden", "joint", "localizer_channels", "localizer_layers"):
+            check_count("MMCDAConfig", name, getattr(self, name))
+        check_count("MMCDAConfig", "context_layers", self.context_layers, at_least=0)
+        check_choice("MMCDAConfig", "context", self.context, ("conv", "none"))
+        check_number("MMCDAConfig", "temperature", self.temperature, above=0)
+        check_number("MMCDAConfig", "dropout", self.dropout, at_least=0, below=1)

@@ -1,0 +1,45 @@
+"""Files that are whole or absent, and that say what they are."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message names the file and the rule."""
+
+
+def save_file(path: Path, kind: str, content: dict[str, Any]) -> None:
+    """Write beside the target, flush, then rename: a reader never meets half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            torch.save({"kind": kind, **content}, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def load_file(path: Path, kind: str) -> dict[str, Any]:
+    """Read a file of :func:`save_file`; tensors and plain values only, no code is run."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: the checkpoint must exist, got no such file") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path}: the checkpoint must be a whole {kind} file, got {first}") from error
+    if not isinstance(content, dict) or content.get("kind") != kind:
+        raise CheckpointError(f"{path}: the checkpoint must be a {kind} file, got another kind of file")
+    return content

@@ -1,0 +1,160 @@
+"""From similarities to moments: logits of start, end and inside, and exact decoding of the best spans."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mmda._checks import check_count, check_mask, check_number, check_same_shape
+from mmda._masking import masked_log_softmax, safe_divide, zero_padding
+from mmda.metrics import temporal_nms
+from mmda.models.mmcda.encoders import MaskedConvBlock
+
+
+class MomentLogits(NamedTuple):
+    """(b, t) each; zero on padding."""
+
+    start: Tensor
+    end: Tensor
+    inside: Tensor
+
+
+class Localizer(nn.Module):
+    """A dilated convolutional net over the similarity profile of a video and its query.
+
+    It sees, at each clip, the similarity and the same profile standardised over the video, so that a domain whose
+    similarities are all higher or flatter looks the same; and, on request, the clip's relative position.
+
+    Args:
+        channels: width.
+        layers: depth; layer k looks 2^k steps apart.
+        positions: add t / T as an input.
+        dropout: inside the blocks.
+
+    Shape:
+        ``similarity`` (b, t), ``frame_mask`` (b, t) -> :class:`MomentLogits` of (b, t).
+    """
+
+    def __init__(self, *, channels: int = 48, layers: int = 3, positions: bool = False, dropout: float = 0.0) -> None:
+        super().__init__()
+        check_count("Localizer", "layers", layers)
+        self.positions = positions
+        self.enter = nn.Linear(3 if positions else 2, channels)
+        self.blocks = nn.ModuleList(
+            MaskedConvBlock(channels, dilation=2**depth, dropout=dropout) for depth in range(layers)
+        )
+        self.leave = nn.Linear(channels, 3)
+
+    def forward(self, similarity: Tensor, frame_mask: Tensor) -> MomentLogits:
+        """Logits for each clip."""
+        clean = torch.where(frame_mask, similarity, torch.zeros_like(similarity))
+        length = frame_mask.sum(1, keepdim=True).to(clean.dtype)
+        centred = torch.where(frame_mask, clean - safe_divide(clean.sum(1, keepdim=True), length), 0.0)
+        spread = (safe_divide(centred.square().sum(1, keepdim=True), length) + 1e-6).sqrt()
+        channels = [clean, centred / spread]
+        if self.positions:
+            step = torch.arange(clean.shape[1], device=clean.device, dtype=clean.dtype)
+            channels.append(safe_divide((step + 0.5).expand_as(clean), length.expand_as(clean)))
+        x = zero_padding(self.enter(torch.stack(channels, -1)), frame_mask)
+        for block in self.blocks:
+            x = block(x, frame_mask)
+        return MomentLogits(*zero_padding(self.leave(x), frame_mask).unbind(-1))
+
+
+class Spans(NamedTuple):
+    """The n best spans of each query.
+
+    Attributes:
+        windows: (b, n, 2), start and end in seconds.
+        scores: (b, n), log-scores, highest first.
+        mask: (b, n) bool, False where fewer than n spans are left after suppression.
+    """
+
+    windows: Tensor
+    scores: Tensor
+    mask: Tensor
+
+
+def span_scores(logits: MomentLogits, similarity: Tensor, frame_mask: Tensor, *, mix: float) -> Tensor:
+    r"""Score of every span of clips.
+
+    .. math::
+
+       score(i, j) = \log p^s_i + \log p^e_j
+           + \frac{\mu}{j - i + 1} \sum_{t = i}^{j} \left(s_t - \bar s\right), \qquad i \le j
+
+    with the softmax of the start and end logits over valid clips, the similarity s and its mean over the video.
+
+    Args:
+        logits: of the localizer.
+        similarity: s, frame-query similarity.
+        frame_mask: bool, True = a real clip.
+        mix: :math:`\mu`, weight of the mean similarity inside the span.
+
+    Shape:
+        (b, t) each -> (b, t, t), minus infinity where j < i or a clip is padding.
+
+    Raises:
+        ValueError: shapes that differ.
+    """
+    check_mask("span_scores", "frame_mask", frame_mask, similarity.shape)
+    check_same_shape("span_scores", "similarity", similarity, "logits.start", logits.start)
+    start = masked_log_softmax(logits.start, frame_mask, 1)
+    end = masked_log_softmax(logits.end, frame_mask, 1)
+    t = similarity.shape[1]
+    clean = torch.where(frame_mask, similarity, torch.zeros_like(similarity))
+    length = frame_mask.sum(1, keepdim=True).to(clean.dtype)
+    clean = torch.where(frame_mask, clean - safe_divide(clean.sum(1, keepdim=True), length), 0.0)
+    total = nn.functional.pad(clean.cumsum(1), (1, 0))
+    step = torch.arange(t, device=clean.device)
+    width = (step.unsqueeze(0) - step.unsqueeze(1) + 1).clamp(min=1).to(clean.dtype)
+    mean = (total[:, 1:].unsqueeze(1) - total[:, :-1].unsqueeze(2)) / width
+    scores = start.unsqueeze(2) + end.unsqueeze(1) + mix * mean
+    valid = (step.unsqueeze(0) >= step.unsqueeze(1)) & frame_mask.unsqueeze(1) & frame_mask.unsqueeze(2)
+    return torch.where(valid, scores, torch.full((), -torch.inf, dtype=scores.dtype, device=scores.device))
+
+
+def decode_spans(
+    logits: MomentLogits,
+    similarity: Tensor,
+    frame_mask: Tensor,
+    clip_times: Tensor,
+    *,
+    n: int = 5,
+    mix: float = 0.3,
+    nms_threshold: float = 0.5,
+) -> Spans:
+    """The n best spans after greedy suppression: every span start <= end is scored, none is sampled or pruned.
+
+    Args:
+        logits: of the localizer.
+        similarity: frame-query similarity.
+        frame_mask: bool, True = a real clip.
+        clip_times: start and end of each clip in seconds.
+        n: spans a query.
+        mix: weight of the mean similarity, see :func:`span_scores`.
+        nms_threshold: a span whose temporal IoU with a better one exceeds this is dropped; 1 keeps all.
+
+    Shape:
+        (b, t) each, ``clip_times`` (b, t, 2) -> :class:`Spans` of (b, n).
+
+    Raises:
+        ValueError: shapes that differ, ``n`` below 1, a threshold outside [0, 1].
+
+    Notes:
+        O(b t^2 n) time, O(b t^2) memory.
+    """
+    check_count("decode_spans", "n", n)
+    check_number("decode_spans", "nms_threshold", nms_threshold, at_least=0, at_most=1)
+    scores = span_scores(logits, similarity, frame_mask, mix=mix)
+    b, t, _ = scores.shape
+    upper = torch.triu_indices(t, t, device=scores.device)
+    flat = scores[:, upper[0], upper[1]]
+    spans = torch.stack([clip_times[:, upper[0], 0], clip_times[:, upper[1], 1]], -1).to(flat.dtype)
+    chosen, keep = temporal_nms(spans, flat, threshold=nms_threshold, top_n=n, mask=flat > -torch.inf)
+    windows = torch.take_along_dim(spans, chosen.unsqueeze(-1), 1)
+    windows = torch.where(keep.unsqueeze(-1), windows, torch.zeros_like(windows))
+    best = torch.take_along_dim(flat, chosen, 1)
+    return Spans(windows, torch.where(keep, best, torch.full_like(best, -torch.inf)), keep)

@@ -1,0 +1,100 @@
+"""The reference model: a batch goes in, features and logits come out; it knows no loss."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mmda.layers.attention import unit_rows
+from mmda.models.mmcda.encoders import QueryEncoder, VideoEncoder
+from mmda.models.mmcda.localizer import Localizer, MomentLogits, Spans, decode_spans
+from mmda.vmr.batch import VMRBatch
+
+
+class MMCDAOutput(NamedTuple):
+    """What :class:`MMCDA` makes of a batch.
+
+    Attributes:
+        frames: (b, t, hidden), frame features.
+        query: (b, hidden), sentence features.
+        joint_frames: (b, t, joint), unit rows in the joint space.
+        joint_query: (b, joint), unit rows.
+        similarity: (b, t), cosine of frame and query over the temperature.
+        logits: of start, end and inside.
+        frame_mask: (b, t).
+    """
+
+    frames: Tensor
+    query: Tensor
+    joint_frames: Tensor
+    joint_query: Tensor
+    similarity: Tensor
+    logits: MomentLogits
+    frame_mask: Tensor
+
+
+class MMCDA(nn.Module):
+    r"""Video and query encoders, heads into one joint sphere, and a localizer on the similarity profile.
+
+    .. math:: s_t = \cos(g_v(f_t), g_q(q)) / \tau
+
+    The localizer sees only s: what separates the domains has to be bridged in the joint space, where pairs without
+    boundaries can teach it.
+
+    Args:
+        video_encoder: ``(frames, frame_mask) -> (b, t, hidden)``.
+        query_encoder: ``(words, word_mask) -> (b, hidden)``.
+        video_head: :math:`g_v`, ``(..., hidden) -> (..., joint)``.
+        query_head: :math:`g_q`, the same for the query.
+        localizer: ``(similarity, frame_mask) -> MomentLogits``.
+        temperature: :math:`\tau` > 0.
+
+    References:
+        Fang, Liu, Zhou & Hu, "Multi-Modal Cross-Domain Alignment Network for Video Moment Retrieval", IEEE TMM 25
+        (2022), arXiv 2209.11572: the abstract, which is what this project knows of the paper. Every form is chosen
+        here.
+    """
+
+    def __init__(
+        self,
+        *,
+        video_encoder: VideoEncoder,
+        query_encoder: QueryEncoder,
+        video_head: nn.Module,
+        query_head: nn.Module,
+        localizer: Localizer,
+        temperature: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.video_encoder = video_encoder
+        self.query_encoder = query_encoder
+        self.video_head = video_head
+        self.query_head = query_head
+        self.localizer = localizer
+        self.temperature = temperature
+
+    def forward(self, batch: VMRBatch) -> MMCDAOutput:
+        """Features, joint features, similarities and logits of a batch; it never looks at ``batch.windows``."""
+        frames = self.video_encoder(batch.frames, batch.frame_mask)
+        query = self.query_encoder(batch.words, batch.word_mask)
+        joint_frames = unit_rows(self.video_head(frames))
+        joint_query = unit_rows(self.query_head(query))
+        similarity = torch.bmm(joint_frames, joint_query.unsqueeze(2)).squeeze(2) / self.temperature
+        logits = self.localizer(similarity, batch.frame_mask)
+        return MMCDAOutput(frames, query, joint_frames, joint_query, similarity, logits, batch.frame_mask)
+
+    @torch.no_grad()
+    def predict(self, batch: VMRBatch, *, n: int = 5, mix: float = 0.3, nms_threshold: float = 0.5) -> Spans:
+        """The n best spans of every row in seconds, see :func:`decode_spans`. Call it in ``eval()`` mode."""
+        output = self(batch)
+        return decode_spans(
+            output.logits,
+            output.similarity,
+            batch.frame_mask,
+            batch.clip_times,
+            n=n,
+            mix=mix,
+            nms_threshold=nms_threshold,
+        )

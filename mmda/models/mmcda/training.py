@@ -1,0 +1,305 @@
+"""One training run: two loaders, one objective, one optimiser, one backward; and the choice of a checkpoint."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from mmda._checks import check_count, check_number, fail
+from mmda.models.mmcda.build import build_mmcda
+from mmda.models.mmcda.config import MMCDAConfig
+from mmda.models.mmcda.files import CheckpointError, load_file, save_file
+from mmda.models.mmcda.localizer import Spans
+from mmda.models.mmcda.model import MMCDA
+from mmda.models.mmcda.objective import MMCDAObjective
+from mmda.schedules import cosine_decay, dann_ramp
+from mmda.vmr.batch import VMRBatch
+
+
+class Loader(Protocol):
+    """What training asks of a loader: passes over batches, each with its own order."""
+
+    epoch: int
+
+    def __iter__(self) -> Iterator[VMRBatch]: ...
+
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How long and how fast.
+
+    Args:
+        steps: optimiser steps.
+        learning_rate: peak of AdamW's rate; a short warm-up leads to it, half a cosine away from it.
+        weight_decay: of AdamW.
+        warmup: steps of the linear warm-up.
+        clip_norm: gradients are scaled down to this norm.
+        gamma: steepness of the ramp on the target's terms, :func:`mmda.schedules.dann_ramp`.
+        evaluations: candidates for the checkpoint, spread over the second half of the run.
+        gradient_norms: also log each term's gradient norm at every evaluation (one more backward a term).
+
+    Raises:
+        ValueError: a value out of range.
+    """
+
+    steps: int = 300
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-2
+    warmup: int = 20
+    clip_norm: float = 5.0
+    gamma: float = 10.0
+    evaluations: int = 4
+    gradient_norms: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "warmup", "evaluations"):
+            check_count("TrainingConfig", name, getattr(self, name))
+        for name in ("learning_rate", "clip_norm", "gamma"):
+            check_number("TrainingConfig", name, getattr(self, name), above=0)
+        check_number("TrainingConfig", "weight_decay", self.weight_decay, at_least=0)
+
+    def milestones(self) -> tuple[int, ...]:
+        """Steps after which a checkpoint is weighed: evenly over the second half, the last step included."""
+        half = self.steps // 2
+        return tuple(
+            sorted({self.steps - (self.steps - half) * k // self.evaluations for k in range(self.evaluations)})
+        )
+
+
+@dataclass
+class Progress:
+    """State of a run: enough to go on with it, and its log.
+
+    Attributes:
+        step: optimiser steps done.
+        best_step: step of the chosen checkpoint, 0 before the first.
+        best_score: its validation score.
+        log: one entry an evaluation: step, score, terms raw and weighted, gradient norms where asked for.
+    """
+
+    step: int = 0
+    best_step: int = 0
+    best_score: float = float("-inf")
+    log: list[dict[str, Any]] = field(default_factory=list)
+
+
+def forever(loader: Loader, *, skip: int = 0) -> Iterator[VMRBatch]:
+    """Pass after pass over a loader; ``skip`` batches are left out as a run that made that many steps would."""
+    passes, rest = divmod(skip, len(loader))
+    loader.epoch = passes
+    while True:
+        for at, batch in enumerate(loader):
+            if at >= rest:
+                yield batch
+        rest = 0
+
+
+def fit(
+    model: MMCDA,
+    objective: MMCDAObjective,
+    source: Loader,
+    target: Loader | None = None,
+    *,
+    config: TrainingConfig,
+    validate: Callable[[MMCDA], float] | None = None,
+    on_step: Callable[[int], None] | None = None,
+    resume: Path | None = None,
+    device: torch.device | str = "cpu",
+) -> Progress:
+    """Train ``model`` in place and leave it at the chosen checkpoint.
+
+    The checkpoint with the highest ``validate(model)`` among ``config.evaluations`` candidates is kept; without
+    ``validate`` it is the last. What ``validate`` may look at is its affair: :func:`selection_score` reads no
+    target boundary.
+
+    Args:
+        model: trained in place, in ``train()`` mode; returned to ``eval()`` mode.
+        objective: the terms; its parameters (an adversary's, say) are trained with the model's.
+        source: batches with moments.
+        target: batches; their moments are never read.
+        config: steps and rates.
+        validate: score of a checkpoint, higher is better.
+        on_step: called after each step with its number (progress bars).
+        resume: a file that holds the run: read where it exists, written at every evaluation.
+        device: where batches go; the model and objective are expected there.
+
+    Returns:
+        :class:`Progress`.
+
+    Raises:
+        ValueError: the objective needs a target and none is given; a file of another run.
+        FloatingPointError: the loss is not finite; the step and the terms are named.
+    """
+    if objective.needs_target and target is None:
+        fail("fit", "target", "be given for this objective", "none")
+    parameters = [p for p in (*model.parameters(), *objective.parameters()) if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+    state, best = Progress(), None
+    if resume is not None and resume.exists():
+        state, best = _load_run(resume, model, objective, optimizer, config)
+    source_batches = forever(source, skip=state.step)
+    target_batches = forever(target, skip=state.step) if target is not None and objective.needs_target else None
+    milestones = set(config.milestones())
+    model.train()
+    while state.step < config.steps:
+        done = state.step / config.steps
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * cosine_decay(done, floor=0.02) * min(1, (state.step + 1) / config.warmup)
+        source_batch = next(source_batches).to(device)
+        target_batch = None if target_batches is None else next(target_batches).without_moments().to(device)
+        result = objective(
+            model(source_batch),
+            source_batch,
+            None if target_batch is None else model(target_batch),
+            target_batch,
+            strength=dann_ramp(done, gamma=config.gamma),
+        )
+        state.step += 1
+        weighing = state.step in milestones
+        norms = _gradient_norms(result.terms, parameters) if weighing and config.gradient_norms else {}
+        optimizer.zero_grad(set_to_none=True)
+        result.total.backward()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+        if not torch.isfinite(norm):
+            values = {role: term.item() for role, term in result.terms.items()}
+            raise FloatingPointError(f"fit: loss or gradient not finite at step {state.step}: {values}")
+        optimizer.step()
+        if on_step is not None:
+            on_step(state.step)
+        if weighing:
+            score = float(state.step) if validate is None else validate(model.eval())
+            model.train()
+            state.log.append(
+                {
+                    "step": state.step,
+                    "score": score,
+                    "terms": {role: term.item() for role, term in result.terms.items()},
+                    "weights": {role: objective.weights[role] for role in result.terms},
+                    "gradient_norms": norms,
+                }
+            )
+            if score > state.best_score:
+                state.best_score, state.best_step = score, state.step
+                best = copy.deepcopy(model.state_dict())
+            if resume is not None:
+                _save_run(resume, model, objective, optimizer, state, best, config)
+    if best is not None:
+        model.load_state_dict(best)
+    model.eval()
+    return state
+
+
+def _gradient_norms(terms: dict[str, Tensor], parameters: Sequence[Tensor]) -> dict[str, float]:
+    norms = {}
+    for role, term in terms.items():
+        gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
+        norms[role] = sum(float(g.square().sum()) for g in gradients if g is not None) ** 0.5
+    return norms
+
+
+@torch.no_grad()
+def predict_split(
+    model: MMCDA, loader: Iterable[VMRBatch], *, n: int = 5, mix: float = 0.3, nms_threshold: float = 0.5
+) -> tuple[Spans, tuple[str, ...]]:
+    """The n best spans of every row of a loader, in its order, on the CPU, and the rows' names.
+
+    Args:
+        model: in ``eval()`` mode.
+        loader: batches; windows are not read.
+        n: spans a query.
+        mix: see :func:`mmda.models.mmcda.span_scores`.
+        nms_threshold: see :func:`mmda.models.mmcda.decode_spans`.
+    """
+    device = next(model.parameters()).device
+    windows, scores, masks = [], [], []
+    names: list[str] = []
+    for batch in loader:
+        spans = model.predict(batch.to(device), n=n, mix=mix, nms_threshold=nms_threshold)
+        windows.append(spans.windows.cpu())
+        scores.append(spans.scores.cpu())
+        masks.append(spans.mask.cpu())
+        names += batch.qids
+    return Spans(torch.cat(windows), torch.cat(scores), torch.cat(masks)), tuple(names)
+
+
+_MODEL_FILE = "mmcda model"
+_RUN_FILE = "mmcda run"
+
+
+def save_model(path: Path, model: MMCDA, config: MMCDAConfig, **facts: object) -> None:
+    """Write a trained model with its config, whole or not at all.
+
+    Args:
+        path: file to write.
+        model: whose ``state_dict`` is saved.
+        config: that :func:`build_mmcda` made it from.
+        facts: plain values to keep beside it.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    save_file(path, _MODEL_FILE, {"config": asdict(config), "model": model.state_dict(), "facts": facts})
+
+
+def load_model(path: Path) -> tuple[MMCDA, dict[str, Any]]:
+    """Read a model written by :func:`save_model`, in ``eval()`` mode, and its facts.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or holds something else.
+    """
+    content = load_file(path, _MODEL_FILE)
+    try:
+        model = build_mmcda(MMCDAConfig(**content["config"]))
+        model.load_state_dict(content["model"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: the weights must fit the config beside them, got {error}") from error
+    return model.eval(), content["facts"]
+
+
+def _save_run(
+    path: Path,
+    model: MMCDA,
+    objective: MMCDAObjective,
+    optimizer: torch.optim.Optimizer,
+    state: Progress,
+    best: dict[str, Tensor] | None,
+    config: TrainingConfig,
+) -> None:
+    content = {
+        "config": asdict(config),
+        "model": model.state_dict(),
+        "objective": objective.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "state": asdict(state),
+        "best": best,
+        "rng": torch.get_rng_state(),
+    }
+    save_file(path, _RUN_FILE, content)
+
+
+def _load_run(
+    path: Path,
+    model: MMCDA,
+    objective: MMCDAObjective,
+    optimizer: torch.optim.Optimizer,
+    config: TrainingConfig,
+) -> tuple[Progress, dict[str, Tensor] | None]:
+    content = load_file(path, _RUN_FILE)
+    if content["config"] != asdict(config):
+        raise CheckpointError(f"{path}: the run must have the training config {asdict(config)}, got {content['config']}")
+    try:
+        model.load_state_dict(content["model"])
+        objective.load_state_dict(content["objective"])
+        optimizer.load_state_dict(content["optimizer"])
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: the run must be of the same model and objective, got {error}") from error
+    torch.set_rng_state(content["rng"])
+    return Progress(**content["state"]), content["best"]

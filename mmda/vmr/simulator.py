@@ -1,0 +1,416 @@
+"""A factorised world of videos and queries, with one knob for each thing in which real domains differ.
+
+A video is a row of segments, each showing one concept; frames are noisy views of the concept's latent vector. A
+query names the concept of one segment by content words among function words. The source sees both through fixed
+maps; the target's maps are shifted by the knobs of a :class:`World`. A result here says whether a mechanism removes
+the shift it is built for. It says nothing about Charades-STA, ActivityNet Captions or TACoS.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from mmda._checks import check_count, check_number, fail
+from mmda.vmr.batch import VMRBatch
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Law:
+    """How long videos are, where moments lie and how many words a query has.
+
+    Args:
+        duration: mean length of a video in seconds; lengths are drawn within 30 % of it.
+        share: mean share of the video that the moment takes.
+        first_tenth: share of the moments that start in the first tenth of the video.
+        words: mean number of words a query.
+
+    Raises:
+        ValueError: a value out of range.
+    """
+
+    duration: float = 56.0
+    share: float = 0.16
+    first_tenth: float = 0.12
+    words: float = 8.0
+
+    def __post_init__(self) -> None:
+        check_number("Law", "duration", self.duration, above=0)
+        check_number("Law", "share", self.share, above=0, below=1)
+        check_number("Law", "first_tenth", self.first_tenth, at_least=0, at_most=1)
+        check_number("Law", "words", self.words, at_least=2)
+
+
+#: Laws with the statistics of ActivityNet Captions, Charades-STA and TACoS (training sets).
+LAWS: dict[str, Law] = {
+    "activitynet": Law(duration=117.0, share=0.31, first_tenth=0.34, words=13.5),
+    "charades": Law(duration=31.0, share=0.27, first_tenth=0.31, words=6.2),
+    "tacos": Law(duration=224.0, share=0.10, first_tenth=0.22, words=8.4),
+}
+
+
+@dataclass(frozen=True)
+class World:
+    """Everything that can differ between the two domains, and the sizes of the draw.
+
+    Shifts act on the target only. Rotations are in units of a quarter turn: 1 turns every plane by 90 degrees in
+    root mean square, so that nothing of a concept's direction is left.
+
+    Args:
+        video_mean: length of the target's offset on frames, in units of a frame feature's spread.
+        video_scale: log-scale spread of the target's per-feature gain on frames.
+        video_covariance: strength of a random linear mixing of the target's frame features.
+        video_rotation: rotation of the target's frame features.
+        query_mean: the offset on words.
+        query_scale: the per-feature gain on words.
+        query_covariance: the mixing of word features.
+        query_rotation: the rotation of word features.
+        generic_words: share of the content words that name the topic, not the concept (both domains).
+        new_synonyms: share of the target's content words that the source never uses.
+        cooccurrence: probability that all segments of a video come from one topic (both domains).
+        label_shift: spread of the target's log-prior over concepts; 0 is the source's uniform prior.
+        noise: spread of the frame noise relative to a concept's latent vector.
+        word_noise: the same for words.
+        wrong_pairs: share of the target's training videos that carry a query of another video.
+        source_law: lengths and locations in the source.
+        target_law: lengths and locations in the target.
+        videos: source training videos.
+        target_videos: target training videos; as many as ``videos`` by default.
+        test_videos: videos of each validation and test split.
+        concepts: number of concepts, a multiple of ``topics``.
+        topics: number of topics.
+        synonyms: words a concept, in each of the two vocabularies.
+        video_width: frame features.
+        query_width: word features.
+        clips: mean number of clips a video.
+
+    Raises:
+        ValueError: a knob out of range.
+    """
+
+    video_mean: float = 0.8
+    video_scale: float = 0.0
+    video_covariance: float = 0.0
+    video_rotation: float = 0.8
+    query_mean: float = 0.0
+    query_scale: float = 0.0
+    query_covariance: float = 0.0
+    query_rotation: float = 0.5
+    generic_words: float = 0.2
+    new_synonyms: float = 0.0
+    cooccurrence: float = 0.6
+    label_shift: float = 0.0
+    noise: float = 0.5
+    word_noise: float = 0.2
+    wrong_pairs: float = 0.0
+    source_law: Law = Law()
+    target_law: Law = Law()
+    videos: int = 1500
+    target_videos: int | None = None
+    test_videos: int = 500
+    concepts: int = 24
+    topics: int = 6
+    synonyms: int = 3
+    video_width: int = 32
+    query_width: int = 24
+    clips: int = 20
+
+    def __post_init__(self) -> None:
+        for name in ("generic_words", "new_synonyms", "cooccurrence", "wrong_pairs"):
+            check_number("World", name, getattr(self, name), at_least=0, at_most=1)
+        for name in ("video_mean", "video_scale", "video_covariance", "video_rotation", "label_shift", "noise"):
+            check_number("World", name, getattr(self, name), at_least=0)
+        for name in ("query_mean", "query_scale", "query_covariance", "query_rotation", "word_noise"):
+            check_number("World", name, getattr(self, name), at_least=0)
+        for name in ("videos", "test_videos", "topics", "synonyms", "video_width", "query_width"):
+            check_count("World", name, getattr(self, name))
+        check_count("World", "clips", self.clips, at_least=8)
+        check_count("World", "concepts", self.concepts, at_least=2)
+        if self.target_videos is not None:
+            check_count("World", "target_videos", self.target_videos)
+        if self.concepts % self.topics:
+            fail("World", "concepts", f"be a multiple of `topics` ({self.topics})", self.concepts)
+        if self.concepts // self.topics < 2:
+            fail("World", "topics", "leave at least 2 concepts a topic", self.topics)
+
+
+_NO_SHIFT = World(video_mean=0.0, video_rotation=0.0, query_rotation=0.0, cooccurrence=0.3)
+
+#: Named worlds. Each of ``no_shift`` to ``location`` turns one knob; the others mix several.
+WORLDS: dict[str, World] = {
+    "default": World(),
+    "language": World(video_mean=0.2, video_rotation=0.5, query_rotation=1.0, cooccurrence=0.3),
+    "noisy": World(video_mean=0.2, video_rotation=0.7, query_rotation=0.7, cooccurrence=0.3, noise=1.0),
+    "hard": World(video_mean=0.8, video_rotation=0.9, query_rotation=0.6, cooccurrence=0.8),
+    "no_shift": _NO_SHIFT,
+    "mean": replace(_NO_SHIFT, video_mean=1.5, query_mean=1.0),
+    "label": replace(_NO_SHIFT, label_shift=1.5),
+    "cooccurrence": replace(_NO_SHIFT, cooccurrence=1.0),
+    "location": replace(_NO_SHIFT, source_law=Law(first_tenth=0.7), target_law=Law(first_tenth=0.05)),
+    "vocabulary": replace(_NO_SHIFT, new_synonyms=0.5),
+    "wrong_pairs": World(wrong_pairs=0.3),
+}
+
+
+class Simulation(NamedTuple):
+    """The splits of one draw. Every batch carries its windows; hand the target's over ``without_moments()``."""
+
+    source_train: VMRBatch
+    source_val: VMRBatch
+    target_train: VMRBatch
+    target_val: VMRBatch
+    target_test: VMRBatch
+
+
+class _Views(NamedTuple):
+    """How one domain shows a latent vector: x = (latent * gain) @ mix @ rotation + offset."""
+
+    gain: Array
+    mix: Array
+    rotation: Array
+    offset: Array
+
+    def show(self, latent: Array) -> Array:
+        return (latent * self.gain) @ self.mix @ self.rotation + self.offset
+
+
+def _rotation(rng: np.random.Generator, width: int, strength: float) -> Array:
+    """exp(strength * S), S skew-symmetric with plane angles of a quarter turn in root mean square."""
+    raw = rng.standard_normal((width, width))
+    skew = raw - raw.T
+    # eigenvalues of S are +-i angle: the sum of squared entries is the sum of the squared angles.
+    skew *= (np.pi / 2) * np.sqrt(width) / np.linalg.norm(skew)
+    values, vectors = np.linalg.eigh(1j * skew)
+    rotated: Array = (vectors * np.exp(-1j * strength * values)) @ vectors.conj().T
+    return np.real(rotated)
+
+
+def _views(
+    rng: np.random.Generator, width: int, mean: float, scale: float, covariance: float, rotation: float
+) -> _Views:
+    direction = rng.standard_normal(width)
+    return _Views(
+        gain=np.exp(scale * rng.standard_normal(width)),
+        mix=np.eye(width) + covariance * rng.standard_normal((width, width)) / np.sqrt(width),
+        rotation=_rotation(rng, width, rotation),
+        offset=mean * np.sqrt(width) * direction / np.linalg.norm(direction),
+    )
+
+
+class _Lexicon(NamedTuple):
+    """Latent vectors of what can be seen and said."""
+
+    seen: Array  # (concepts, video_width)
+    concept_words: Array  # (2 vocabularies, concepts, synonyms, query_width)
+    topic_words: Array  # (topics, synonyms, query_width)
+    function_words: Array  # (20, query_width)
+
+
+def _lexicon(rng: np.random.Generator, world: World) -> _Lexicon:
+    topic = np.arange(world.concepts) // (world.concepts // world.topics)
+
+    def latents(width: int) -> tuple[Array, Array]:
+        topics = rng.standard_normal((world.topics, width))
+        own = rng.standard_normal((world.concepts, width))
+        return topics, np.sqrt(0.3) * topics[topic] + np.sqrt(0.7) * own
+
+    _, seen = latents(world.video_width)
+    topics, meanings = latents(world.query_width)
+    spread = 0.4 * rng.standard_normal((2, world.concepts, world.synonyms, world.query_width))
+    general = 0.4 * rng.standard_normal((world.topics, world.synonyms, world.query_width))
+    function = rng.standard_normal((20, world.query_width))
+    return _Lexicon(seen, meanings[None, :, None] + spread, topics[:, None] + general, 0.6 * function)
+
+
+class _Domain(NamedTuple):
+    """What a split is drawn from."""
+
+    law: Law
+    prior: Array
+    video: _Views
+    query: _Views
+    new_synonyms: float
+
+
+def simulate(world: World, *, seed: int = 0) -> Simulation:
+    """Draw a world: the same seed gives the same numbers.
+
+    Args:
+        world: the knobs.
+        seed: of the draw. Concepts, maps and videos all depend on it.
+
+    Returns:
+        :class:`Simulation`, whose batches have ``frames`` (videos, t, world.video_width) and ``words`` (videos, l,
+        world.query_width), float32, one query a video.
+
+    Example:
+        >>> draw = simulate(World(videos=4, test_videos=2), seed=1)
+        >>> draw.target_test.frames.shape[0], draw.source_train.words.shape[2]
+        (2, 32)
+    """
+    roots = np.random.SeedSequence(seed).spawn(9)
+    rng = [np.random.default_rng(root) for root in roots]
+    lexicon = _lexicon(rng[0], world)
+    uniform = np.full(world.concepts, 1 / world.concepts)
+    tilt = np.exp(world.label_shift * rng[1].standard_normal(world.concepts))
+    source = _Domain(
+        world.source_law,
+        uniform,
+        _views(rng[2], world.video_width, 0.0, 0.0, 0.0, 0.0),
+        _views(rng[2], world.query_width, 0.0, 0.0, 0.0, 0.0),
+        0.0,
+    )
+    target = _Domain(
+        world.target_law,
+        tilt / tilt.sum(),
+        _views(
+            rng[3],
+            world.video_width,
+            world.video_mean,
+            world.video_scale,
+            world.video_covariance,
+            world.video_rotation,
+        ),
+        _views(
+            rng[3],
+            world.query_width,
+            world.query_mean,
+            world.query_scale,
+            world.query_covariance,
+            world.query_rotation,
+        ),
+        world.new_synonyms,
+    )
+    target_videos = world.videos if world.target_videos is None else world.target_videos
+    return Simulation(
+        source_train=_split(rng[4], world, lexicon, source, world.videos, "source-train", 0.0),
+        source_val=_split(rng[5], world, lexicon, source, world.test_videos, "source-val", 0.0),
+        target_train=_split(rng[6], world, lexicon, target, target_videos, "target-train", world.wrong_pairs),
+        target_val=_split(rng[7], world, lexicon, target, world.test_videos, "target-val", 0.0),
+        target_test=_split(rng[8], world, lexicon, target, world.test_videos, "target-test", 0.0),
+    )
+
+
+def _split(
+    rng: np.random.Generator, world: World, lexicon: _Lexicon, domain: _Domain, n: int, name: str, wrong: float
+) -> VMRBatch:
+    durations = domain.law.duration * rng.uniform(0.7, 1.3, n)
+    clip_seconds = domain.law.duration / world.clips
+    counts = np.maximum(np.ceil(durations / clip_seconds - 1e-9).astype(int), 1)
+    t = int(counts.max())
+    latent = np.zeros((n, t, world.video_width))
+    windows = np.zeros((n, 1, 2))
+    concept = np.zeros(n, dtype=int)
+    for i in range(n):
+        edges, moment = _segments(rng, domain.law)
+        shown = _concepts(rng, world, domain.prior, len(edges) - 1)
+        concept[i] = shown[moment]
+        windows[i, 0] = edges[moment] * durations[i], edges[moment + 1] * durations[i]
+        centres = (np.arange(counts[i]) + 0.5) * clip_seconds / durations[i]
+        # A frame near a cut blends both sides; the blend is about one clip wide.
+        width = 0.5 * clip_seconds / durations[i]
+        after = 1 / (1 + np.exp(-np.clip((centres[:, None] - edges[None, 1:-1]) / width * 2, -30, 30)))
+        steps = np.concatenate([np.ones((len(centres), 1)), after, np.zeros((len(centres), 1))], axis=1)
+        latent[i, : counts[i]] = (steps[:, :-1] - steps[:, 1:]) @ lexicon.seen[shown]
+    latent += world.noise * rng.standard_normal(latent.shape)
+    frame_mask = np.arange(t) < counts[:, None]
+    frames = domain.video.show(latent) * frame_mask[..., None]
+    words, word_mask = _queries(rng, world, lexicon, domain, concept)
+    if wrong > 0:
+        strangers = np.flatnonzero(rng.uniform(size=n) < wrong)
+        moved = np.roll(strangers, 1)
+        words[strangers], word_mask[strangers] = words[moved], word_mask[moved]
+    starts = np.arange(t) * clip_seconds
+    clip_times = np.stack(np.broadcast_arrays(starts, np.minimum(starts + clip_seconds, durations[:, None])), axis=-1)
+
+    def as_float(array: Array) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(torch.float32)
+
+    return VMRBatch(
+        frames=as_float(frames),
+        frame_mask=torch.from_numpy(frame_mask),
+        words=as_float(words),
+        word_mask=torch.from_numpy(word_mask),
+        clip_times=as_float(np.where(frame_mask[..., None], clip_times, 0.0)),
+        duration=as_float(durations),
+        windows=as_float(windows),
+        window_mask=torch.ones(n, 1, dtype=torch.bool),
+        video_index=torch.arange(n),
+        text_index=torch.arange(n),
+        qids=tuple(f"{name}-{i}" for i in range(n)),
+    )
+
+
+def _segments(rng: np.random.Generator, law: Law) -> tuple[Array, int]:
+    """Relative cuts of a video into three to about five segments, and which of them is the moment."""
+    length = float(np.clip(law.share * rng.uniform(0.4, 1.6), 0.03, 0.9))
+    if rng.uniform() < law.first_tenth:
+        start = rng.uniform(0.0, min(0.1, 1 - length))
+    else:
+        start = rng.uniform(min(0.1, 1 - length), 1 - length)
+    end = start + length
+
+    def cuts(low: float, high: float) -> Array:
+        """Split what lies beside the moment into stretches about as long as moments are."""
+        if high - low < 0.02:
+            return np.empty(0)
+        parts = int(np.clip(round((high - low) / max(law.share, 0.2) + rng.uniform(-0.5, 0.5)), 1, 3))
+        shares = rng.dirichlet(np.full(parts, 6.0))
+        return low + (high - low) * np.concatenate([[0.0], np.cumsum(shares)[:-1]])
+
+    before, behind = cuts(0.0, start), cuts(end, 1.0)
+    first = np.array([0.0 if before.size == 0 else start])
+    last = np.array([1.0 if behind.size == 0 else end])
+    edges = np.concatenate([before, first, last[:1] if behind.size == 0 else behind, [1.0] if behind.size else []])
+    return edges, before.size
+
+
+def _concepts(rng: np.random.Generator, world: World, prior: Array, count: int) -> npt.NDArray[np.int64]:
+    """Distinct concepts of one video, of one topic (as far as it has enough) where co-occurrence says so."""
+    if rng.uniform() < world.cooccurrence:
+        size = world.concepts // world.topics
+        topic = int(rng.choice(world.concepts, p=prior)) // size
+        members = np.arange(topic * size, (topic + 1) * size)
+        weights = prior[members] / prior[members].sum()
+        chosen = rng.choice(members, size=min(count, size), replace=False, p=weights)
+        if count > size:  # more segments than the topic has concepts: the rest comes from elsewhere
+            others = np.setdiff1d(np.arange(world.concepts), members)
+            chosen = np.concatenate([chosen, rng.choice(others, size=count - size, replace=False)])
+            chosen = rng.permutation(chosen)
+        return chosen
+    return rng.choice(world.concepts, size=count, replace=False, p=prior)
+
+
+def _queries(
+    rng: np.random.Generator, world: World, lexicon: _Lexicon, domain: _Domain, concept: npt.NDArray[np.int64]
+) -> tuple[Array, npt.NDArray[np.bool_]]:
+    """Words of every query: one to three content words, at least one of them naming the concept, and function words."""
+    n = len(concept)
+    lengths = np.clip(rng.poisson(domain.law.words - 2, n) + 2, 2, int(2.5 * domain.law.words))
+    content = np.minimum(rng.integers(1, 4, n), lengths - 1)
+    longest = int(lengths.max())
+    slot = np.arange(longest)
+    is_content = slot < content[:, None]
+    vocabulary = (rng.uniform(size=(n, longest)) < domain.new_synonyms).astype(int)
+    synonym = rng.integers(world.synonyms, size=(n, longest))
+    named = lexicon.concept_words[vocabulary, concept[:, None], synonym]
+    topic = concept // (world.concepts // world.topics)
+    general = lexicon.topic_words[topic[:, None], synonym]
+    is_general = (rng.uniform(size=(n, longest)) < world.generic_words) & (slot > 0)
+    function = lexicon.function_words[rng.integers(len(lexicon.function_words), size=(n, longest))]
+    latent = np.where(is_content[..., None], np.where(is_general[..., None], general, named), function)
+    latent = latent + world.word_noise * rng.standard_normal(latent.shape)
+    mask = slot < lengths[:, None]
+    order = np.argsort(np.where(mask, rng.uniform(size=mask.shape), 2.0), axis=1)
+    latent = np.take_along_axis(latent, order[..., None], axis=1)
+    return domain.query.show(latent) * mask[..., None], mask
+
+
+__all__ = ["LAWS", "WORLDS", "Law", "Simulation", "World", "simulate"]
