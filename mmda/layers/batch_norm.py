@@ -147,7 +147,7 @@ class _DomainSpecificBatchNorm(nn.Module):
 
     def extra_repr(self) -> str:
         return (
-            f"{self.features}, domains={self.domains}, eps={self.eps:g}, momentum={self.momentum}, "
+            f"features={self.features}, domains={self.domains}, eps={self.eps:g}, momentum={self.momentum}, "
             f"affine={self.affine}, track_running_stats={self.track_running_stats}"
         )
 

@@ -200,7 +200,8 @@ def test_copies_pickles_and_loads() -> None:
         4,
     )
     assert repr(fresh) == (
-        "DomainSpecificBatchNorm1d(3, domains=3, eps=1e-05, momentum=0.1, affine=True, track_running_stats=True)"
+        "DomainSpecificBatchNorm1d("
+        "features=3, domains=3, eps=1e-05, momentum=0.1, affine=True, track_running_stats=True)"
     )
 
 
