@@ -1,0 +1,121 @@
+"""Imports go one way, losses stand alone, and importing the losses costs nothing but themselves."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "mmda"
+
+#: From the ground up: a module may import from its own layer and from those below.
+#: Private modules of the package (``_checks``, ``_masking``, shared mathematics) are the ground floor; they may
+#: use each other, the kernels and the small operations of the layers.
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("_checks", "_masking", "_version"),
+    ("kernels", "_*"),
+    ("layers",),
+    ("losses",),
+    ("distributed", "migration", "objectives", "schedules", "metrics", "validators", "two_sample", "shift"),
+    ("models", "vmr"),
+)
+#: Data, simulator and evaluation know no model; the model takes their batches.
+WITHIN_THE_TOP = {("vmr", "models")}
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def part_of(module: str) -> str:
+    """``mmda.losses.mmd`` -> ``losses``."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def floor_of(part: str) -> int:
+    for height, names in enumerate(FLOORS):
+        if part in names or (part.startswith("_") and "_*" in names):
+            return height
+    raise AssertionError(f"mmda.{part} stands on no floor: add it to FLOORS in tests/test_architecture.py")
+
+
+def imports_of(path: Path) -> Iterator[tuple[str, int]]:
+    """Every module that the file imports anywhere, inside functions too, with the line."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, node.lineno
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            assert node.module is not None
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                is_module = (ROOT / Path(*inner.split("."))).with_suffix(".py").exists() or (
+                    ROOT / Path(*inner.split("."))
+                ).is_dir()
+                yield (inner if is_module else node.module), node.lineno
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_imports_go_one_way(path: Path) -> None:
+    module = name_of(path)
+    own = part_of(module)
+    if not own:  # the package's own __init__ gathers the light namespaces
+        loaded = {part_of(name) for name, _ in imports_of(path) if name.startswith("mmda.")}
+        assert not loaded & {"models", "vmr"}, "import mmda must load neither mmda.models nor mmda.vmr"
+        return
+    for name, line in imports_of(path):
+        if name.split(".")[0] != "mmda":
+            assert name.split(".")[0] not in ("tests", "examples", "benchmarks"), f"{path}:{line} imports {name}"
+            continue
+        part = part_of(name)
+        assert part, f"{path}:{line} imports the whole package"
+        assert floor_of(part) <= floor_of(own), f"{path}:{line}: {module} may not import {name}: it lies above"
+        assert (own, part) not in WITHIN_THE_TOP, f"{path}:{line}: {module} may not import {name}"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "losses").glob("*.py")), ids=name_of)
+def test_no_loss_imports_another(path: Path) -> None:
+    if path.name == "__init__.py":
+        return
+    for name, line in imports_of(path):
+        other = name.removeprefix("mmda.losses.")
+        allowed = not name.startswith("mmda.losses") or other == "_protocols"
+        assert allowed, f"{path}:{line} imports {name}: shared mathematics belongs in a private module below"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_a_public_name_never_equals_its_file(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    assert path.stem not in names
+
+
+HEAVY = ("scipy", "h5py", "matplotlib", "tqdm", "pandas", "sklearn", "mmda.models", "mmda.vmr")
+
+
+@pytest.mark.parametrize("module", ["mmda", "mmda.losses", "mmda.layers"])
+def test_importing_the_losses_is_light_and_silent(module: str) -> None:
+    """A fresh interpreter, warnings as errors (torch's own import aside): only what the losses need is loaded."""
+    code = (
+        "import sys, torch, numpy, einops, warnings\n"
+        "before = set(sys.modules)\n"
+        "warnings.simplefilter('error')\n"
+        f"import {module}\n"
+        f"heavy = {HEAVY!r}\n"
+        "print(*sorted(m for m in set(sys.modules) - before if m.startswith(heavy)))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-W", "error::DeprecationWarning:mmda", "-c", code], capture_output=True, text=True, cwd=ROOT
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    assert result.stdout.split() == []
