@@ -156,7 +156,7 @@ def test_masked_pairs_are_absent(hole: float, explicit: bool) -> None:
     x[~keep], y[~keep] = hole, hole
     x.requires_grad_()
     y.requires_grad_()
-    given = {"positive_weight": torch.eye(6).where(keep, torch.nan)} if explicit else {}
+    given = {"positive_weight": torch.eye(6).where(keep & keep.unsqueeze(1), torch.nan)} if explicit else {}
     value = info_nce_loss(x, y, temperature=TAU, mask=keep, **given)
     value.backward()
     torch.testing.assert_close(value, expected)

@@ -184,6 +184,17 @@ def test_masked_pairs_are_absent(loss, hole: float) -> None:
 
 
 @EVERY
+def test_masked_pairs_are_no_positives_either(loss) -> None:
+    x, y = pairs()
+    keep = torch.tensor([True, False, True, True, False, True])
+    positive, negative = random_masks(6, 6)
+    positive = positive | torch.eye(6, dtype=torch.bool)
+    expected = loss(x[keep], y[keep], positive_mask=positive[keep][:, keep], negative_mask=negative[keep][:, keep])
+    value = loss(x, y, mask=keep, positive_mask=positive, negative_mask=negative)
+    torch.testing.assert_close(value, expected)
+
+
+@EVERY
 def test_nothing_left_gives_a_connected_zero(loss) -> None:
     x, y = (rows.requires_grad_() for rows in pairs())
     value = loss(x, y, mask=torch.zeros(6, dtype=torch.bool))
