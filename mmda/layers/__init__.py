@@ -8,8 +8,8 @@ from mmda.layers.batch_norm import (
     adapt_batch_norm,
 )
 from mmda.layers.discriminator import DomainDiscriminator
-from mmda.layers.gradient_reversal import GradientReversal, gradient_reversal
 from mmda.layers.pooling import AttentionPool, MaskedMeanPool
+from mmda.layers.reversal import GradientReversal, gradient_reversal
 from mmda.layers.temperature import LearnableTemperature
 
 __all__ = [

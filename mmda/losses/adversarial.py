@@ -10,7 +10,7 @@ from mmda._adversarial import ask, balanced_binary, logit_rows
 from mmda._checks import check_same_width, check_tensor, fail, shape_text
 from mmda._logits import as_weighted_rows
 from mmda._masking import as_rows, full_precision, safe_divide, working_dtype
-from mmda.layers.gradient_reversal import GradientReversal
+from mmda.layers.reversal import GradientReversal
 
 
 def domain_adversarial_loss(

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from mmda._adversarial import ask, balanced_binary, logit_rows
 from mmda._checks import check_count, check_features, check_floating, check_same_width, fail, shape_text
 from mmda._masking import as_rows, full_precision, working_dtype
-from mmda.layers.gradient_reversal import GradientReversal
+from mmda.layers.reversal import GradientReversal
 
 
 def conditional_adversarial_loss(
