@@ -13,14 +13,21 @@ from mmda.vmr.collation import VMRLoader, bucketed_batches, collate
 from mmda.vmr.data import VMRDataset, VMRExample, load_packed, read_splits
 from mmda.vmr.features import ArrayStore, FeatureStore, open_features, pack_features, pool_clips
 from mmda.vmr.reports import ClosedMomentsError, Report, VMRDataError
+from mmda.vmr.resident import ResidentLoader
+from mmda.vmr.simulator import LAWS, WORLDS, Law, Simulation, World, encode_sentence, simulate
 from mmda.vmr.text import TextFeatures, Vocabulary, WordVectors, read_glove, tokenize
 
 __all__ = [
+    "LAWS",
+    "WORLDS",
     "Annotations",
     "ArrayStore",
     "ClosedMomentsError",
     "FeatureStore",
+    "Law",
     "Report",
+    "ResidentLoader",
+    "Simulation",
     "TextFeatures",
     "VMRBatch",
     "VMRDataError",
@@ -30,9 +37,11 @@ __all__ = [
     "VMRQuery",
     "Vocabulary",
     "WordVectors",
+    "World",
     "bucketed_batches",
     "collate",
     "detect_layout",
+    "encode_sentence",
     "load_packed",
     "open_features",
     "pack_features",
@@ -40,6 +49,7 @@ __all__ = [
     "read_annotations",
     "read_glove",
     "read_splits",
+    "simulate",
     "tokenize",
     "validate_queries",
 ]

@@ -112,9 +112,9 @@ class World:
     wrong_pairs: float = 0.0
     source_law: Law = Law()
     target_law: Law = Law()
-    videos: int = 1500
+    videos: int = 1000
     target_videos: int | None = None
-    test_videos: int = 500
+    test_videos: int = 400
     concepts: int = 24
     topics: int = 6
     synonyms: int = 3
@@ -146,8 +146,8 @@ _NO_SHIFT = World(video_mean=0.0, video_rotation=0.0, query_rotation=0.0, cooccu
 #: Named worlds. Each of ``no_shift`` to ``location`` turns one knob; the others mix several.
 WORLDS: dict[str, World] = {
     "default": World(),
-    "language": World(video_mean=0.2, video_rotation=0.5, query_rotation=1.0, cooccurrence=0.3),
-    "noisy": World(video_mean=0.2, video_rotation=0.7, query_rotation=0.7, cooccurrence=0.3, noise=1.0),
+    "language": World(video_mean=1.0, video_rotation=0.6, query_rotation=1.0, cooccurrence=0.3, noise=0.8),
+    "noisy": World(video_mean=0.8, video_rotation=0.8, query_rotation=0.8, cooccurrence=0.3, noise=1.2),
     "hard": World(video_mean=0.8, video_rotation=0.9, query_rotation=0.6, cooccurrence=0.8),
     "no_shift": _NO_SHIFT,
     "mean": replace(_NO_SHIFT, video_mean=1.5, query_mean=1.0),
@@ -160,13 +160,17 @@ WORLDS: dict[str, World] = {
 
 
 class Simulation(NamedTuple):
-    """The splits of one draw. Every batch carries its windows; hand the target's over ``without_moments()``."""
+    """The splits of one draw. Every batch carries its windows; hand the target's over ``without_moments()``.
+
+    ``texts`` holds every query as words, by its name; a video has the name of its query.
+    """
 
     source_train: VMRBatch
     source_val: VMRBatch
     target_train: VMRBatch
     target_val: VMRBatch
     target_test: VMRBatch
+    texts: dict[str, str]
 
 
 class _Views(NamedTuple):
@@ -202,6 +206,13 @@ def _views(
         rotation=_rotation(rng, width, rotation),
         offset=mean * np.sqrt(width) * direction / np.linalg.norm(direction),
     )
+
+
+#: What function words stand for in :attr:`Simulation.texts`.
+FUNCTION_WORDS = (
+    *("the", "a", "of", "and", "to", "in", "on", "is", "with", "at"),
+    *("it", "then", "his", "her", "up", "down", "some", "by", "from", "as"),
+)
 
 
 class _Lexicon(NamedTuple):
@@ -256,7 +267,64 @@ def simulate(world: World, *, seed: int = 0) -> Simulation:
         (2, 32)
     """
     roots = np.random.SeedSequence(seed).spawn(9)
-    rng = [np.random.default_rng(root) for root in roots]
+    rng = [np.random.default_rng(root) for root in roots[4:]]
+    lexicon, source, target = _settle(world, roots)
+    texts: dict[str, str] = {}
+    target_videos = world.videos if world.target_videos is None else world.target_videos
+    return Simulation(
+        source_train=_split(rng[0], world, lexicon, source, world.videos, "source-train", 0.0, texts),
+        source_val=_split(rng[1], world, lexicon, source, world.test_videos, "source-val", 0.0, texts),
+        target_train=_split(rng[2], world, lexicon, target, target_videos, "target-train", world.wrong_pairs, texts),
+        target_val=_split(rng[3], world, lexicon, target, world.test_videos, "target-val", 0.0, texts),
+        target_test=_split(rng[4], world, lexicon, target, world.test_videos, "target-test", 0.0, texts),
+        texts=texts,
+    )
+
+
+def encode_sentence(world: World, sentence: str, *, seed: int = 0) -> Tensor:
+    """Word features of a sentence as the target of this draw shows them, without word noise.
+
+    Args:
+        world: the knobs of the draw.
+        sentence: words as in :attr:`Simulation.texts`: ``concept07-a``, ``topic2-b``, ``the``.
+        seed: of the draw.
+
+    Returns:
+        (words, world.query_width), float32.
+
+    Raises:
+        ValueError: the sentence is empty or has a word the world does not know; both are named.
+    """
+    lexicon, _, target = _settle(world, np.random.SeedSequence(seed).spawn(9))
+    known: dict[str, Array] = dict(zip(FUNCTION_WORDS, lexicon.function_words))
+    for synonym in range(world.synonyms):
+        for topic in range(world.topics):
+            known[_topic_word(topic, synonym)] = lexicon.topic_words[topic, synonym]
+        for vocabulary in (0, 1):
+            for concept in range(world.concepts):
+                word = _concept_word(vocabulary, concept, synonym)
+                known[word] = lexicon.concept_words[vocabulary, concept, synonym]
+    words = sentence.split()
+    if not words:
+        fail("encode_sentence", "sentence", "have at least one word", repr(sentence))
+    for word in words:
+        if word not in known:
+            fail("encode_sentence", "sentence", "use words such as 'concept07-a', 'topic2-b' or 'the'", repr(word))
+    shown = target.query.show(np.stack([known[word] for word in words]))
+    return torch.from_numpy(shown).to(torch.float32)
+
+
+def _concept_word(vocabulary: int, concept: int, synonym: int) -> str:
+    return f"concept{concept:02d}-{chr(ord('A' if vocabulary else 'a') + synonym)}"
+
+
+def _topic_word(topic: int, synonym: int) -> str:
+    return f"topic{topic}-{chr(ord('a') + synonym)}"
+
+
+def _settle(world: World, roots: list[np.random.SeedSequence]) -> tuple[_Lexicon, _Domain, _Domain]:
+    """What a draw fixes before any video: latent vectors, and the two domains' laws, priors and views."""
+    rng = [np.random.default_rng(root) for root in roots[:4]]
     lexicon = _lexicon(rng[0], world)
     uniform = np.full(world.concepts, 1 / world.concepts)
     tilt = np.exp(world.label_shift * rng[1].standard_normal(world.concepts))
@@ -288,18 +356,18 @@ def simulate(world: World, *, seed: int = 0) -> Simulation:
         ),
         world.new_synonyms,
     )
-    target_videos = world.videos if world.target_videos is None else world.target_videos
-    return Simulation(
-        source_train=_split(rng[4], world, lexicon, source, world.videos, "source-train", 0.0),
-        source_val=_split(rng[5], world, lexicon, source, world.test_videos, "source-val", 0.0),
-        target_train=_split(rng[6], world, lexicon, target, target_videos, "target-train", world.wrong_pairs),
-        target_val=_split(rng[7], world, lexicon, target, world.test_videos, "target-val", 0.0),
-        target_test=_split(rng[8], world, lexicon, target, world.test_videos, "target-test", 0.0),
-    )
+    return lexicon, source, target
 
 
 def _split(
-    rng: np.random.Generator, world: World, lexicon: _Lexicon, domain: _Domain, n: int, name: str, wrong: float
+    rng: np.random.Generator,
+    world: World,
+    lexicon: _Lexicon,
+    domain: _Domain,
+    n: int,
+    name: str,
+    wrong: float,
+    texts: dict[str, str],
 ) -> VMRBatch:
     durations = domain.law.duration * rng.uniform(0.7, 1.3, n)
     clip_seconds = domain.law.duration / world.clips
@@ -322,11 +390,15 @@ def _split(
     latent += world.noise * rng.standard_normal(latent.shape)
     frame_mask = np.arange(t) < counts[:, None]
     frames = domain.video.show(latent) * frame_mask[..., None]
-    words, word_mask = _queries(rng, world, lexicon, domain, concept)
+    words, word_mask, sentences = _queries(rng, world, lexicon, domain, concept)
     if wrong > 0:
         strangers = np.flatnonzero(rng.uniform(size=n) < wrong)
         moved = np.roll(strangers, 1)
         words[strangers], word_mask[strangers] = words[moved], word_mask[moved]
+        for stranger, sentence in zip(strangers, [sentences[i] for i in moved]):
+            sentences[stranger] = sentence
+    qids = tuple(f"{name}-{i}" for i in range(n))
+    texts.update(zip(qids, sentences))
     starts = np.arange(t) * clip_seconds
     clip_times = np.stack(np.broadcast_arrays(starts, np.minimum(starts + clip_seconds, durations[:, None])), axis=-1)
 
@@ -344,7 +416,7 @@ def _split(
         window_mask=torch.ones(n, 1, dtype=torch.bool),
         video_index=torch.arange(n),
         text_index=torch.arange(n),
-        qids=tuple(f"{name}-{i}" for i in range(n)),
+        qids=qids,
     )
 
 
@@ -390,7 +462,7 @@ def _concepts(rng: np.random.Generator, world: World, prior: Array, count: int) 
 
 def _queries(
     rng: np.random.Generator, world: World, lexicon: _Lexicon, domain: _Domain, concept: npt.NDArray[np.int64]
-) -> tuple[Array, npt.NDArray[np.bool_]]:
+) -> tuple[Array, npt.NDArray[np.bool_], list[str]]:
     """Words of every query: one to three content words, at least one of them naming the concept, and function words."""
     n = len(concept)
     lengths = np.clip(rng.poisson(domain.law.words - 2, n) + 2, 2, int(2.5 * domain.law.words))
@@ -404,13 +476,23 @@ def _queries(
     topic = concept // (world.concepts // world.topics)
     general = lexicon.topic_words[topic[:, None], synonym]
     is_general = (rng.uniform(size=(n, longest)) < world.generic_words) & (slot > 0)
-    function = lexicon.function_words[rng.integers(len(lexicon.function_words), size=(n, longest))]
+    filler = rng.integers(len(lexicon.function_words), size=(n, longest))
+    function = lexicon.function_words[filler]
     latent = np.where(is_content[..., None], np.where(is_general[..., None], general, named), function)
     latent = latent + world.word_noise * rng.standard_normal(latent.shape)
     mask = slot < lengths[:, None]
     order = np.argsort(np.where(mask, rng.uniform(size=mask.shape), 2.0), axis=1)
     latent = np.take_along_axis(latent, order[..., None], axis=1)
-    return domain.query.show(latent) * mask[..., None], mask
+
+    def word(i: int, j: int) -> str:
+        if not is_content[i, j]:
+            return FUNCTION_WORDS[int(filler[i, j])]
+        if is_general[i, j]:
+            return _topic_word(topic[i], synonym[i, j])
+        return _concept_word(vocabulary[i, j], concept[i], synonym[i, j])
+
+    sentences = [" ".join(word(i, j) for j in order[i, : lengths[i]]) for i in range(n)]
+    return domain.query.show(latent) * mask[..., None], mask, sentences
 
 
-__all__ = ["LAWS", "WORLDS", "Law", "Simulation", "World", "simulate"]
+__all__ = ["FUNCTION_WORDS", "LAWS", "WORLDS", "Law", "Simulation", "World", "encode_sentence", "simulate"]

@@ -149,7 +149,7 @@ def decode_spans(
     check_count("decode_spans", "n", n)
     check_number("decode_spans", "nms_threshold", nms_threshold, at_least=0, at_most=1)
     scores = span_scores(logits, similarity, frame_mask, mix=mix)
-    b, t, _ = scores.shape
+    t = scores.shape[1]
     upper = torch.triu_indices(t, t, device=scores.device)
     flat = scores[:, upper[0], upper[1]]
     spans = torch.stack([clip_times[:, upper[0], 0], clip_times[:, upper[1], 1]], -1).to(flat.dtype)

@@ -151,8 +151,9 @@ def fit(
     model.train()
     while state.step < config.steps:
         done = state.step / config.steps
+        rate = config.learning_rate * cosine_decay(done, floor=0.02) * min(1, (state.step + 1) / config.warmup)
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * cosine_decay(done, floor=0.02) * min(1, (state.step + 1) / config.warmup)
+            group["lr"] = rate
         source_batch = next(source_batches).to(device)
         target_batch = None if target_batches is None else next(target_batches).without_moments().to(device)
         result = objective(
@@ -294,7 +295,8 @@ def _load_run(
 ) -> tuple[Progress, dict[str, Tensor] | None]:
     content = load_file(path, _RUN_FILE)
     if content["config"] != asdict(config):
-        raise CheckpointError(f"{path}: the run must have the training config {asdict(config)}, got {content['config']}")
+        rule = f"the run must have the training config {asdict(config)}"
+        raise CheckpointError(f"{path}: {rule}, got {content['config']}")
     try:
         model.load_state_dict(content["model"])
         objective.load_state_dict(content["objective"])

@@ -1,0 +1,853 @@
+"""Cross-domain video moment retrieval: train on one domain, fail on another, and win part of it back with MMCDA.
+
+    python examples/mmcda_vmr.py                          two simulated worlds, under three minutes on two cores
+    python examples/mmcda_vmr.py --world noisy --ablation --seeds 5
+    python examples/mmcda_vmr.py --source DATA/charades --target DATA/tacos --epochs 25
+    python examples/mmcda_vmr.py --predict "the concept07-a of" --video target-test-3
+
+On real data, --source and --target each name a folder that holds annotations (any layout that
+`python -m mmda.vmr check` reads) beside `video` and `query` features, or the common prefix of three files
+PREFIX.jsonl, PREFIX_video.npz and PREFIX_query.npz. Frames of both domains must have one width, queries too.
+
+The target's boundaries are closed: training and the choice of a checkpoint never read them. They are opened once, by
+the evaluation (and by the rows that say "supervised").
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from mmda.kernels import Gaussian
+from mmda.layers import DomainDiscriminator
+from mmda.losses import (
+    CORALLoss,
+    Discrepancy,
+    DomainAdversarialLoss,
+    EnergyDistanceLoss,
+    MMDLoss,
+    SlicedWassersteinLoss,
+)
+from mmda.models.mmcda import (
+    DEFAULT_WEIGHTS,
+    ROLES,
+    CheckpointError,
+    MMCDAConfig,
+    MMCDAObjective,
+    TrainingConfig,
+    build_mmcda,
+    fit,
+    load_model,
+    predict_split,
+    save_model,
+    selection_score,
+)
+from mmda.validators import span_constancy
+from mmda.vmr import (
+    WORLDS,
+    ResidentLoader,
+    VMRBatch,
+    VMRDataError,
+    VMRDataset,
+    collate,
+    encode_sentence,
+    load_packed,
+    open_features,
+    read_annotations,
+    read_splits,
+    simulate,
+)
+from mmda.vmr.blind import constant_rows, constant_spans, prior_spans, random_spans, whole_video, zero_shot_spans
+from mmda.vmr.evaluation import (
+    Evaluation,
+    Interval,
+    bootstrap_interval,
+    evaluate_windows,
+    recovered_gap,
+    seed_interval,
+)
+
+ALIGNMENTS = ("mmd", "coral", "energy", "sliced", "adversarial")
+HEADLINE, MIOU = "R@1, IoU=0.5", "mIoU"
+SHOWN = ("R@1, IoU=0.3", HEADLINE, "R@1, IoU=0.7", MIOU)
+
+
+# ---------------------------------------------------------------------------------------------------------- rows
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trained row of the table: which modules are on, and what stands in for the source."""
+
+    name: str
+    modules: tuple[str, ...]
+    train_on: str = "source"  # "source", "target" or "both"
+    shuffled: bool = False  # target videos carry other videos' queries
+
+
+def roles(row: Row) -> dict[str, float]:
+    """Weights of the roles that are on; (ii) and (iii) bring their own term on the source along."""
+    on = [role for module in row.modules for role in ROLES[module]]
+    on += ["cross_modal_source"] if "cross_modal" in row.modules else []
+    on += ["frame_query"] if "specific" in row.modules else []
+    return {role: DEFAULT_WEIGHTS[role] for role in on}
+
+
+LABELS = ("supervised", "source")
+EVERY = ("supervised", "domain", "cross_modal", "specific")
+ROWS = (
+    Row("source-only", ("supervised",)),
+    Row("(i) domain alignment", ("supervised", "domain")),
+    Row("(ii) cross-modal alignment", ("supervised", "cross_modal")),
+    Row("(iii) specific alignment", ("supervised", "specific")),
+    Row("full: (i) + (ii) + (iii)", EVERY),
+    Row("target-supervised", LABELS, train_on="target"),
+)
+ABLATION = (
+    *ROWS[:1],
+    Row("source-only + source terms", LABELS),
+    *ROWS[1:5],
+    Row("full without (i)", ("supervised", "cross_modal", "specific")),
+    Row("full without (ii)", ("supervised", "domain", "specific")),
+    Row("full without (iii)", ("supervised", "domain", "cross_modal")),
+    Row("full, target pairs shuffled", EVERY, shuffled=True),
+    *ROWS[5:],
+    Row("source + target supervised", LABELS, train_on="both"),
+)
+FULL, SOURCE_ONLY, CEILING = ROWS[4].name, ROWS[0].name, ROWS[5].name
+
+
+def discrepancy(name: str, width: int, generator_seed: int) -> Discrepancy:
+    """The domain alignment by name. An adversary has parameters of its own; one optimiser trains them too."""
+    if name == "coral":
+        return CORALLoss()
+    if name == "energy":
+        return EnergyDistanceLoss()
+    if name == "sliced":
+        directions = torch.randn(64, width, generator=torch.Generator().manual_seed(generator_seed))
+        return SlicedWassersteinLoss(projections=directions / directions.norm(dim=1, keepdim=True))
+    if name == "adversarial":
+        return DomainAdversarialLoss(DomainDiscriminator(width, hidden=32))
+    return MMDLoss(kernel=Gaussian("mean"), estimator="unbiased")
+
+
+# ---------------------------------------------------------------------------------------------------------- data
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a domain's data lies."""
+
+    path: str
+    video: tuple[str, ...] = ()
+    query: str | None = None
+    splits: str | None = None
+    max_clips: int | None = None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is trained on: a simulated world, or two places on disk."""
+
+    name: str
+    world: str | None = None
+    videos: int | None = None
+    source: Place | None = None
+    target: Place | None = None
+
+
+@dataclass(frozen=True)
+class Domain:
+    """The splits of one domain in memory, and every query's text and video by name."""
+
+    train: VMRBatch
+    val: VMRBatch
+    test: VMRBatch
+    texts: dict[str, str]
+    videos: dict[str, str]
+
+
+@lru_cache(maxsize=2)
+def load(problem: Problem, seed: int) -> tuple[Domain, Domain]:
+    """Source and target. A simulated world is a new draw for each seed; real data stays the same."""
+    if problem.world is not None:
+        world = WORLDS[problem.world]
+        if problem.videos is not None:
+            world = replace(world, videos=problem.videos, test_videos=max(20, problem.videos // 4))
+        draw = simulate(world, seed=seed)
+        names = {qid: qid for qid in draw.texts}
+        source = Domain(draw.source_train, draw.source_val, draw.source_val, draw.texts, names)
+        return source, Domain(draw.target_train, draw.target_val, draw.target_test, draw.texts, names)
+    assert problem.source is not None
+    assert problem.target is not None
+    source, target = read_domain(problem.source), read_domain(problem.target)
+    for what, a, b in (("frame", source.train.frames, target.train.frames), ("query", source.train.words, target.train.words)):
+        if a.shape[-1] != b.shape[-1]:
+            rule = f"{what} features must have one width in both domains"
+            raise VMRDataError(problem.target.path, None, rule, f"{a.shape[-1]} and {b.shape[-1]}")
+    return source, target
+
+
+def read_domain(place: Place) -> Domain:
+    """Annotations and features of one domain, checked, split by video, padded once."""
+    data = read_dataset(place)
+    splits = {}
+    if place.splits is not None:
+        every = read_splits(place.splits)
+        found = [every[name] for name in every if name in Path(place.path).name or Path(place.path).name in name]
+        if not found:
+            rule = f"the splits must name the data set {Path(place.path).name!r}"
+            raise VMRDataError(place.splits, None, rule, ", ".join(every))
+        splits = found[0]
+    else:  # 70 / 10 / 20 by video, in an order that depends on nothing but the ids
+        vids = sorted(data.vids, key=lambda vid: hash_text(str(vid)))
+        a, b = int(0.7 * len(vids)), int(0.8 * len(vids))
+        splits = {"train": tuple(vids[:a]), "val": tuple(vids[a:b]), "test": tuple(vids[b:])}
+    parts = {}
+    for name in ("train", "val", "test"):
+        part = data.select(splits.get(name, ()))
+        if len(part) == 0:
+            raise VMRDataError(place.splits or place.path, name, "a split must hold at least one query", "none")
+        parts[name] = collate([part[i] for i in range(len(part))])
+    texts = {query.qid: query.text for query in data.queries}
+    return Domain(**parts, texts=texts, videos={query.qid: query.vid for query in data.queries})
+
+
+def hash_text(text: str) -> int:
+    """A hash that does not change from run to run."""
+    value = 0
+    for byte in text.encode():
+        value = (value * 1_000_003 + byte) % (1 << 61)
+    return (value * 0x9E3779B97F4A7C15) % (1 << 61)
+
+
+def read_dataset(place: Place) -> VMRDataset:
+    """A folder with annotations, `video` and `query`, or the prefix of PREFIX.jsonl, _video.npz and _query.npz."""
+    path = Path(place.path)
+    if path.is_dir():
+        found = sorted(p for p in path.iterdir() if p.suffix in (".jsonl", ".json", ".txt", ".csv"))
+        notes_at = path if not found or len(found) > 1 else found[0]
+        video = place.video or tuple(str(p) for p in sorted(path.glob("video*")))
+        query = place.query or next((str(p) for p in sorted(path.glob("query*"))), None)
+    else:
+        notes_at = Path(f"{path}.jsonl")
+        video = place.video or (f"{path}_video.npz",)
+        query = place.query or f"{path}_query.npz"
+    if not notes_at.exists():
+        raise VMRDataError(notes_at, None, "annotations must exist", "no such file or folder")
+    if not video or query is None:
+        missing = "video" if not video else "query"
+        raise VMRDataError(path, None, f"a folder must hold `{missing}` features, or --*-{missing} name them", "none")
+    if len(video) == 1 and query is not None:
+        return load_packed(video[0], query, notes_at, max_clips=place.max_clips)
+    notes = read_annotations(notes_at)
+    order = [q.qid for q in notes]
+    return VMRDataset(
+        notes, open_features(video), open_features(query, kind="query", ids=order), max_clips=place.max_clips
+    )
+
+
+# ------------------------------------------------------------------------------------------------------ one training
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row, one seed."""
+
+    problem: Problem
+    row: Row
+    seed: int
+    alignment: str
+    training: TrainingConfig
+    epochs: int | None
+    batch_size: int
+    model: dict[str, Any]
+    device: str
+    folder: Path
+    resume: bool
+
+    @property
+    def stem(self) -> str:
+        """File name of everything this job writes."""
+        return re.sub(r"[^a-z0-9]+", "-", f"{self.problem.name} {self.row.name} {self.seed}".lower()).strip("-")
+
+
+def shuffled(batch: VMRBatch, seed: int) -> VMRBatch:
+    """Every video gets the query of another."""
+    order = torch.randperm(len(batch), generator=torch.Generator().manual_seed(seed))
+    return replace(batch, words=batch.words[order], word_mask=batch.word_mask[order])
+
+
+def joined(a: VMRBatch, b: VMRBatch) -> VMRBatch:
+    """Two splits as one, padded to a common size."""
+
+    def rows(split: VMRBatch) -> Iterator[VMRBatch]:
+        return (split.slice([i]) for i in range(len(split)))
+
+    def widen(x: torch.Tensor, size: int) -> torch.Tensor:
+        spare = [0] * (2 * (x.ndim - 1))
+        spare[-1] = size - x.shape[1]
+        return torch.nn.functional.pad(x, spare)
+
+    parts = {}
+    for name in ("frames", "frame_mask", "words", "word_mask", "clip_times", "windows", "window_mask"):
+        x, y = getattr(a, name), getattr(b, name)
+        size = max(x.shape[1], y.shape[1])
+        parts[name] = torch.cat([widen(x, size), widen(y, size)])
+    return VMRBatch(
+        **parts,
+        duration=torch.cat([a.duration, b.duration]),
+        video_index=torch.cat([a.video_index, b.video_index + int(a.video_index.max()) + 1]),
+        text_index=torch.cat([a.text_index, b.text_index + int(a.text_index.max()) + 1]),
+        qids=a.qids + b.qids,
+    )
+
+
+STEPS: Any = None  # steps done by all workers, for the progress bar
+
+
+def worker(steps: Any) -> None:
+    """Set up a process that trains: one thread, and the counter."""
+    global STEPS
+    STEPS = steps
+    torch.set_num_threads(1)
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Train one row with one seed, choose its checkpoint without target boundaries, open the test split once."""
+    result_path = job.folder / "jobs" / f"{job.stem}.json"
+    model_path = job.folder / "models" / f"{job.stem}.pt"
+    total = job.training.steps
+    if job.resume and result_path.exists():
+        done: dict[str, Any] = json.loads(result_path.read_text())
+        if STEPS is not None:
+            with STEPS.get_lock():
+                STEPS.value += total
+        return done
+    began = time.perf_counter()
+    source, target = load(job.problem, job.seed)
+    torch.manual_seed(job.seed)
+    labelled = {"source": source, "target": target}.get(job.row.train_on, source)
+    train = joined(source.train, target.train) if job.row.train_on == "both" else labelled.train
+    pairs = shuffled(target.train, job.seed) if job.row.shuffled else target.train
+    config = MMCDAConfig(video_width=train.frames.shape[-1], query_width=train.words.shape[-1], **job.model)
+    model = build_mmcda(config).to(job.device)
+    objective = MMCDAObjective(
+        weights=roles(job.row),
+        video_discrepancy=discrepancy(job.alignment, config.hidden, job.seed),
+        query_discrepancy=discrepancy(job.alignment, config.hidden, job.seed),
+        temperature=config.temperature,
+    ).to(job.device)
+    source_val = ResidentLoader(labelled.val, 128, shuffle=False)
+    target_val = ResidentLoader(target.val, 128, shuffle=False, labels=False) if objective.needs_target else None
+
+    test = ResidentLoader(target.test, 128, shuffle=False, labels=False)
+
+    def opened(name: str) -> Evaluation:
+        spans, _ = predict_split(model, test)
+        return evaluate_windows(
+            spans.windows,
+            target.test.windows,  # type: ignore[arg-type]
+            window_mask=target.test.window_mask,
+            videos=[target.videos[qid] for qid in target.test.qids],
+            duration=target.test.duration,
+            prediction_mask=spans.mask,
+            name=name,
+        )
+
+    def count(_: int) -> None:
+        if STEPS is not None:
+            with STEPS.get_lock():
+                STEPS.value += 1
+
+    progress = fit(
+        model,
+        objective,
+        ResidentLoader(train, min(job.batch_size, len(train)), seed=job.seed, drop_last=True),
+        ResidentLoader(pairs, min(job.batch_size, len(pairs)), seed=job.seed + 1, labels=False, drop_last=True),
+        config=job.training,
+        validate=lambda m: selection_score(m, source_val, target_val),
+        on_step=count,
+        resume=job.folder / "runs" / f"{job.stem}.pt" if job.resume else None,
+        device=job.device,
+    )
+    save_model(model_path, model, config, problem=job.problem.name, row=job.row.name, seed=job.seed)
+    evaluation = opened(job.row.name)
+    spans, _ = predict_split(model, test, n=1)
+    result = {
+        "problem": job.problem.name,
+        "row": job.row.name,
+        "seed": job.seed,
+        "metrics": evaluation.as_dict(),
+        "values": {metric: evaluation.values(metric).tolist() for metric in SHOWN},
+        "videos": [str(video) for video in evaluation.videos],
+        "constancy": float(span_constancy(spans.windows[:, 0] / target.test.duration.unsqueeze(1))),
+        "log": progress.log,
+        "chosen_step": progress.best_step,
+        "seconds": time.perf_counter() - began,
+        "model": str(model_path),
+    }
+    write_text(result_path, json.dumps(result))
+    return result
+
+
+def blind_rows(problem: Problem, seed: int) -> list[Evaluation]:
+    """Rows that see neither video nor query, and where frames and queries share a space the plain cosine."""
+    source, target = load(problem, seed)
+    test = target.test
+    assert test.windows is not None
+    assert test.window_mask is not None
+    videos = [target.videos[qid] for qid in test.qids]
+    queries, known = as_queries(target, test), as_queries(source, source.train)
+    generator = torch.Generator().manual_seed(seed)
+    rows = {
+        "random span": random_spans(queries, generator=generator),
+        "sampled source prior": prior_spans(known, queries, generator=generator),
+        "best constant of the source": constant_rows(constant_spans(known, n=5), queries),
+        "whole video": whole_video(queries),
+    }
+    masks: dict[str, torch.Tensor] = {}
+    if test.frames.shape[-1] == test.words.shape[-1] and problem.world is None:
+        name = "zero-shot cosine"
+        sentence = (test.words * test.word_mask.unsqueeze(-1)).sum(1)
+        rows[name], masks[name] = zero_shot_spans(test.frames, sentence, test.clip_times, frame_mask=test.frame_mask, n=5)
+    return [
+        evaluate_windows(
+            spans,
+            test.windows,
+            window_mask=test.window_mask,
+            videos=videos,
+            duration=test.duration,
+            prediction_mask=masks.get(name),
+            name=name,
+        )
+        for name, spans in rows.items()
+    ]
+
+
+def as_queries(domain: Domain, split: VMRBatch) -> list[Any]:
+    """A labelled split as annotated queries."""
+    from mmda.vmr import VMRQuery
+
+    assert split.windows is not None
+    assert split.window_mask is not None
+    return [
+        VMRQuery(
+            qid,
+            domain.videos[qid],
+            domain.texts[qid],
+            float(split.duration[i]),
+            tuple((float(s), float(e)) for s, e in split.windows[i][split.window_mask[i]]),
+        )
+        for i, qid in enumerate(split.qids)
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------ the table
+
+
+def summarise(results: Sequence[dict[str, Any]], metric: str) -> dict[str, Interval]:
+    """Mean over seeds, with the t-interval over seeds, and by video where the test videos are the same."""
+    values = [r["metrics"][metric] for r in results]
+    summary = {"seeds": seed_interval(values)}
+    if metric in results[0]["values"] and all(r["videos"] == results[0]["videos"] for r in results):
+        mean = torch.tensor([r["values"][metric] for r in results], dtype=torch.float64).mean(0).numpy()
+        summary["videos"] = bootstrap_interval(mean, groups=results[0]["videos"])
+    return summary
+
+
+def table(problem: Problem, blind: list[list[Evaluation]], results: list[dict[str, Any]], seeds: int) -> dict[str, Any]:
+    """The rows as plain values, ready for text, JSON and plot."""
+    rows: list[dict[str, Any]] = []
+    for same in zip(*blind):
+        as_results = [
+            {
+                "metrics": e.as_dict(),
+                "values": {m: e.values(m).tolist() for m in SHOWN},
+                "videos": [str(v) for v in e.videos],
+            }
+            for e in same
+        ]
+        rows.append({"row": same[0].name, "kind": "blind", **pack(as_results)})
+    names = list(dict.fromkeys(r["row"] for r in results))
+    for name in names:
+        mine = [r for r in results if r["row"] == name]
+        packed = pack(mine)
+        packed["seconds"] = sum(r["seconds"] for r in mine) / len(mine)
+        packed["constancy"] = max(r["constancy"] for r in mine)
+        rows.append({"row": name, "kind": "trained", **packed})
+    by_name = {row["row"]: row["mean"] for row in rows}
+    if SOURCE_ONLY in by_name and CEILING in by_name:  # where the ceiling is no higher, there is no gap
+        for row in rows:
+            if row["kind"] == "trained":
+                row["recovered"] = {}
+                for m in (HEADLINE, MIOU):
+                    low, high = by_name[SOURCE_ONLY][m], by_name[CEILING][m]
+                    row["recovered"][m] = recovered_gap(row["mean"][m], low, high) if high - low > 0.02 else None
+    return {"problem": problem.name, "seeds": seeds, "rows": rows}
+
+
+def pack(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Means and intervals of one row."""
+    summaries = {metric: summarise(results, metric) for metric in results[0]["metrics"]}
+    return {
+        "mean": {metric: summary["seeds"].mean for metric, summary in summaries.items()},
+        "interval": {
+            metric: {over: [interval.low, interval.high] for over, interval in summary.items()}
+            for metric, summary in summaries.items()
+        },
+    }
+
+
+def shown(row: dict[str, Any], metric: str) -> str:
+    """``37.1 ±2.0``: the half-width is the larger of the intervals over seeds and by video."""
+    halves = [(high - low) / 2 for low, high in row["interval"][metric].values() if high == high]
+    text = f"{100 * row['mean'][metric]:.1f}"
+    return text + (f" ±{100 * max(halves):.1f}" if halves else "")
+
+
+def as_text(tables: list[dict[str, Any]]) -> str:
+    """All tables as text."""
+    lines = []
+    for each in tables:
+        seeds = f"{each['seeds']} seed" + ("s" if each["seeds"] > 1 else "")
+        lines += [f"{each['problem']}: mean over {seeds} ± half-width of the 95 % interval (over seeds or by video)", ""]
+        lines.append(f"{'':30}" + "".join(f"{m.replace('IoU=', ''):>14}" for m in SHOWN) + f"{'gap won back':>14}")
+        for row in each["rows"]:
+            gap = row.get("recovered", {}).get(HEADLINE)
+            tail = f"{100 * gap:13.0f}%" if gap is not None else f"{'':>14}"
+            lines.append(f"{row['row']:30}" + "".join(f"{shown(row, m):>14}" for m in SHOWN) + tail)
+        best_blind = max(r["mean"][HEADLINE] for r in each["rows"] if r["kind"] == "blind")
+        for row in each["rows"]:
+            if row["kind"] == "trained" and row["mean"][HEADLINE] <= best_blind:
+                lines.append(f"note: {row['row']} does not beat the best blind row at {HEADLINE}")
+            if row.get("constancy", 0) > 0.5:
+                lines.append(f"alarm: over half of the spans of {row['row']} lie at the same place")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def plot(tables: list[dict[str, Any]], path: Path) -> None:
+    """A bar a row, one panel a problem, with intervals."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    colours = {"blind": "#b8bec7", "trained": "#3b6fb6"}
+    height = 0.8 + 0.33 * max(len(t["rows"]) for t in tables)
+    figure, axes = plt.subplots(1, len(tables), figsize=(6.2 * len(tables), height), squeeze=False)
+    for axis, each in zip(axes[0], tables):
+        rows = each["rows"][::-1]
+        means = [100 * r["mean"][HEADLINE] for r in rows]
+        halves = [
+            100 * max(((h - lo) / 2 for lo, h in r["interval"][HEADLINE].values() if h == h), default=0.0) for r in rows
+        ]
+        tints = ["#e08a2e" if r["row"] == FULL else colours[r["kind"]] for r in rows]
+        axis.barh(range(len(rows)), means, xerr=halves, color=tints, error_kw={"elinewidth": 1, "capsize": 2})
+        axis.set_yticks(range(len(rows)), [r["row"] for r in rows])
+        for at, (mean, half) in enumerate(zip(means, halves)):
+            axis.text(min(mean + half, 99) + 1, at, f"{mean:.1f}", va="center", fontsize=8)
+        axis.set_xlim(0, 108)
+        axis.set_xlabel(f"{HEADLINE} on the target's test videos, per cent")
+        axis.set_title(each["problem"], fontsize=10)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    write_bytes(path, figure)
+    plt.close(figure)
+
+
+def write_bytes(path: Path, figure: Any) -> None:
+    """Save a figure, whole or not at all."""
+    part = path.with_suffix(".part.png")
+    try:
+        figure.savefig(part, dpi=130)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+# ---------------------------------------------------------------------------------------------------------- running
+
+
+class Counter:
+    """The shared counter's interface for a single process: it moves the bar itself."""
+
+    def __init__(self, bar: Any) -> None:
+        self.bar = bar
+
+    def get_lock(self) -> nullcontext[None]:
+        return nullcontext()
+
+    @property
+    def value(self) -> int:
+        return int(self.bar.n)
+
+    @value.setter
+    def value(self, steps: int) -> None:
+        self.bar.update(steps - self.bar.n)
+
+
+def train_here(jobs: list[Job], bar: Any) -> list[dict[str, Any]]:
+    """Run the jobs one after the other in this process."""
+    results = []
+    with bar:
+        worker(Counter(bar))
+        for job in jobs:
+            results.append(run(job))
+            bar.set_postfix_str(f"{job.row.name} {100 * results[-1]['metrics'][HEADLINE]:.1f}")
+    return results
+
+
+def train_all(jobs: list[Job], workers: int) -> list[dict[str, Any]]:
+    """Run the jobs in worker processes; the bar counts optimiser steps of all of them."""
+    total = sum(job.training.steps for job in jobs)
+    bar_style = {"unit": "step", "desc": f"{len(jobs)} runs", "dynamic_ncols": True}
+    bar_style["mininterval"] = 0.2 if sys.stderr.isatty() else 20.0  # a log file wants few lines
+    if workers == 1:
+        return train_here(jobs, tqdm(total=total, **bar_style))
+    context = multiprocessing.get_context("spawn")
+    steps = context.Value("q", 0)
+    results: dict[int, dict[str, Any]] = {}
+    with tqdm(total=total, **bar_style) as bar:
+        with ProcessPoolExecutor(workers, context, worker, (steps,)) as pool:
+            waiting = {pool.submit(run, job): at for at, job in enumerate(jobs)}
+            try:
+                while waiting:
+                    finished, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
+                    if steps.value > bar.n:
+                        bar.update(steps.value - bar.n)
+                    for future in finished:
+                        at = waiting.pop(future)
+                        results[at] = future.result()
+                        score = 100 * results[at]["metrics"][HEADLINE]
+                        bar.set_postfix_str(f"{jobs[at].row.name} {score:.1f}")
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        bar.update(steps.value - bar.n)
+    return [results[at] for at in range(len(jobs))]
+
+
+def predict(options: argparse.Namespace, problem: Problem) -> None:
+    """The n best moments of one sentence in one video, by a trained checkpoint."""
+    path = options.checkpoint
+    if path is None:
+        stem = re.sub(r"[^a-z0-9]+", "-", f"{problem.name} {FULL} 0".lower()).strip("-")
+        path = options.output / "models" / f"{stem}.pt"
+    model, facts = load_model(Path(path))
+    seed = int(facts.get("seed", 0))
+    _, target = load(problem, seed)
+    for split in (target.test, target.val, target.train):
+        rows = [i for i, qid in enumerate(split.qids) if target.videos[qid] == options.video]
+        if rows:
+            break
+    else:
+        example = target.videos[target.test.qids[0]]
+        raise VMRDataError(problem.name, options.video, "--video must name a video of the target", f"try {example!r}")
+    batch = split.without_moments().slice(rows[:1])
+    if problem.world is not None:
+        words = encode_sentence(WORLDS[problem.world], options.predict, seed=seed).unsqueeze(0)
+    else:
+        words = sentence_features(problem, target, options.predict)
+    mask = torch.ones(words.shape[:2], dtype=torch.bool)
+    spans = model.predict(replace(batch, words=words, word_mask=mask), n=options.top)
+    print(f"{options.video} ({float(batch.duration[0]):.1f} s): {options.predict!r}")
+    best = float(spans.scores[0, 0])
+    for (start, end), score, kept in zip(spans.windows[0].tolist(), spans.scores[0].tolist(), spans.mask[0].tolist()):
+        if kept:
+            print(f"  {start:7.1f} s - {end:7.1f} s   score {score:7.2f}   {100 * 2.718281828 ** (score - best):5.1f} % of the best")
+
+
+def sentence_features(problem: Problem, target: Domain, sentence: str) -> torch.Tensor:
+    """Features of a sentence the query features hold; without its encoder no other sentence has any."""
+    plain = " ".join(sentence.lower().split())
+    for split in (target.test, target.val, target.train):
+        for i, qid in enumerate(split.qids):
+            if " ".join(target.texts[qid].lower().split()) == plain:
+                return split.words[i : i + 1][:, split.word_mask[i]]
+    rule = "the sentence must be a query of the target: other sentences have no features in the query file"
+    raise VMRDataError(problem.name, None, rule, repr(sentence))
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    data = parser.add_argument_group("data")
+    worlds = f"simulated world, may be repeated: {', '.join(WORLDS)} (default: default and language)"
+    data.add_argument("--world", action="append", choices=list(WORLDS), metavar="NAME", help=worlds)
+    data.add_argument("--source", help="folder or prefix of the labelled domain")
+    data.add_argument("--target", help="folder or prefix of the other domain")
+    for side in ("source", "target"):
+        data.add_argument(f"--{side}-video", action="append", default=[], metavar="PATH", help="features elsewhere; repeat to join")
+        data.add_argument(f"--{side}-query", metavar="PATH", help="query features elsewhere")
+    data.add_argument("--splits", metavar="JSON", help="splits by video; default: 70 / 10 / 20")
+    data.add_argument("--max-clips", type=int, help="average-pool longer videos to this many clips")
+    training = parser.add_argument_group("training")
+    training.add_argument("--ablation", action="store_true", help="all rows: each module added, each left out, controls")
+    training.add_argument("--seeds", type=int, help="number of seeds (default 2; 3 on real data)")
+    training.add_argument("--alignment", choices=ALIGNMENTS, default="mmd", help="what (i) aligns with")
+    training.add_argument("--epochs", type=int, help="passes over the source (default: 10 simulated, 16 real)")
+    training.add_argument("--batch-size", type=int, default=32)
+    training.add_argument("--diagnose", action="store_true", help="log each term's gradient norm (JSON)")
+    training.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
+    training.add_argument("--workers", type=int, help="processes (default: one a core, at most 8; 1 on a GPU)")
+    training.add_argument("--resume", action="store_true", help="go on with an interrupted run in --output")
+    training.add_argument("--smoke", action="store_true", help="seconds, not minutes: is everything wired?")
+    training.add_argument("--output", type=Path, default=Path("outputs/mmcda_vmr"), help="folder for all results")
+    asking = parser.add_argument_group("asking a trained model")
+    asking.add_argument("--predict", metavar="SENTENCE", help="print the best moments of --video for a sentence")
+    asking.add_argument("--video", metavar="ID", help="a video of the target")
+    asking.add_argument("--checkpoint", type=Path, help="default: the full model of the first seed in --output")
+    asking.add_argument("--top", type=int, default=5, help="how many moments")
+    options = parser.parse_args(arguments)
+    if (options.source is None) != (options.target is None):
+        parser.error("--source and --target go together")
+    if options.source is not None and options.world:
+        parser.error("--world and --source exclude each other")
+    if options.smoke and options.workers is None:
+        options.workers = 1
+    if options.predict is not None and options.video is None:
+        parser.error("--predict needs --video")
+    for name in ("seeds", "epochs", "batch_size", "workers", "max_clips", "top"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    return options
+
+
+def problems_of(options: argparse.Namespace) -> list[Problem]:
+    """What to train on."""
+    if options.source is None:
+        worlds = options.world or (["language"] if options.smoke else ["default", "language"])
+        return [Problem(f"world {name}", world=name, videos=80 if options.smoke else None) for name in worlds]
+    places = [
+        Place(
+            getattr(options, side),
+            tuple(getattr(options, f"{side}_video")),
+            getattr(options, f"{side}_query"),
+            options.splits,
+            options.max_clips,
+        )
+        for side in ("source", "target")
+    ]
+    name = f"{Path(options.source).name} to {Path(options.target).name}"
+    return [Problem(name, source=places[0], target=places[1])]
+
+
+def jobs_of(options: argparse.Namespace, problem: Problem, seeds: int) -> list[Job]:
+    """Rows times seeds; every row of a problem takes the same number of steps."""
+    real = problem.world is None
+    source, _ = load(problem, 0)
+    epochs = options.epochs or (1 if options.smoke else 16 if real else 10)
+    steps = max(4, epochs * (len(source.train) // options.batch_size))
+    training = TrainingConfig(
+        steps=steps,
+        learning_rate=1e-3 if real else 3e-3,
+        gradient_norms=options.diagnose,
+        evaluations=2 if options.smoke else 4,
+    )
+    model = {"hidden": 64, "joint": 64, "localizer_channels": 32, "dropout": 0.2} if real else SMALL
+    rows = ABLATION if options.ablation else ROWS
+    return [
+        Job(
+            problem,
+            row,
+            seed,
+            options.alignment,
+            training,
+            epochs,
+            options.batch_size,
+            model,
+            options.device,
+            options.output,
+            options.resume,
+        )
+        for seed in range(seeds)
+        for row in rows
+    ]
+
+
+#: Enough for the simulated worlds.
+SMALL = {
+    "hidden": 64,
+    "joint": 32,
+    "context_layers": 0,
+    "localizer_channels": 24,
+    "localizer_layers": 2,
+    "dropout": 0.0,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train every row, print the table, write text, JSON and plot."""
+    options = parse(arguments)
+    problems = problems_of(options)
+    if options.predict is not None:
+        predict(options, problems[0])
+        return
+    began = time.perf_counter()
+    seeds = options.seeds or (1 if options.smoke else 3 if options.source else 2)
+    options.output.mkdir(parents=True, exist_ok=True)
+    jobs = [job for problem in problems for job in jobs_of(options, problem, seeds)]
+    workers = options.workers or (1 if options.device != "cpu" else max(1, min(8, os.cpu_count() or 1, len(jobs))))
+    results = train_all(jobs, workers)
+    tables = []
+    for problem in problems:
+        blind = [blind_rows(problem, seed) for seed in range(seeds)]
+        tables.append(table(problem, blind, [r for r in results if r["problem"] == problem.name], seeds))
+    text = as_text(tables)
+    print(f"\n{text}")
+    facts = {
+        "arguments": sys.argv[1:] if arguments is None else list(arguments),
+        "seconds": time.perf_counter() - began,
+        "torch": torch.__version__,
+        "alignment": options.alignment,
+        "training": asdict(jobs[0].training),
+    }
+    runs = [{k: v for k, v in r.items() if k not in ("values", "videos")} for r in results]
+    write_text(options.output / "table.txt", text)
+    write_text(options.output / "table.json", json.dumps({**facts, "tables": tables, "runs": runs}, indent=1))
+    plot(tables, options.output / "table.png")
+    print(f"{time.perf_counter() - began:.0f} s; text, JSON, plot and models are in {options.output}/")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError, CheckpointError) as error:
+        # one clear line for what the user can mend; anything else is a bug and shows its trace
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; --resume goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
