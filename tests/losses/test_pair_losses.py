@@ -194,6 +194,15 @@ def test_masked_pairs_are_no_positives_either(loss) -> None:
     torch.testing.assert_close(value, expected)
 
 
+@pytest.mark.parametrize("loss", [soft, hinge, hinge_all, hinge_semi])
+def test_a_candidate_left_out_takes_its_positive_along(loss) -> None:
+    x, y = pairs()
+    keep = torch.tensor([True, False, True, True, False, True])
+    expected = loss(x, y[keep], positive_mask=torch.eye(6, dtype=torch.bool)[:, keep])
+    y[~keep] = math.nan
+    torch.testing.assert_close(loss(x, y, candidate_mask=keep), expected)
+
+
 @EVERY
 def test_nothing_left_gives_a_connected_zero(loss) -> None:
     x, y = (rows.requires_grad_() for rows in pairs())
