@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mmda._checks import check_count, check_same_width, fail, fail_type, shape_text
+from mmda._checks import check_count, check_features, check_same_width, fail, fail_type, shape_text
 from mmda._fixed_draws import fixed_normal
 from mmda._kernel_sums import pooled_centre, settle_bandwidth, total_weight
 from mmda._masking import as_rows, full_precision, safe_divide, working_dtype
@@ -125,6 +125,7 @@ def random_feature_mmd_loss(
     *,
     kernel: Gaussian = Gaussian(),
     n_features: int = 320,
+    projections: Tensor | None = None,
     generator: torch.Generator | None = None,
     source_weight: Tensor | None = None,
     target_weight: Tensor | None = None,
@@ -148,6 +149,8 @@ def random_feature_mmd_loss(
         target: target features; the number of rows may differ.
         kernel: a :class:`mmda.kernels.Gaussian`; the features are shared out evenly among its scales.
         n_features: D, the number of frequencies. The error falls as :math:`D^{-1/2}` or faster.
+        projections: the frequencies for a bandwidth of one, in place of drawn ones; standard normal rows make the
+            number an estimate of the kernel's. They take the kernel's scales in turn.
         generator: where the frequencies are drawn from: pass one for new frequencies on every call. Without one the
             same frequencies come on every call.
         source_weight: how often each source row counts: 2 is a repeated row, 0 an absent one.
@@ -156,7 +159,8 @@ def random_feature_mmd_loss(
         target_mask: the same for the target.
 
     Shape:
-        ``source`` (n, d), ``target`` (m, d), or with a mask (b, t, d); weights and masks (n,) and (m,), or (b, t).
+        ``source`` (n, d), ``target`` (m, d), or with a mask (b, t, d); weights and masks (n,) and (m,), or (b, t);
+        ``projections`` (D, d).
 
     Returns:
         Scalar, float32 (float64 for float64 input). May be negative. A side with no row left gives zero.
@@ -194,8 +198,15 @@ def random_feature_mmd_loss(
                 fail(caller, name, "have at least 2 samples", shape_text(rows))
         bandwidth = settle_bandwidth(kernel, x, y, x_weight, y_weight)
         centre = pooled_centre(x, y, x_weight, y_weight)
+        if projections is None:
+            directions = _orthogonal(n_features, x, generator)
+        else:
+            check_features(caller, "projections", projections, axes="(projections, features)")
+            check_same_width(caller, "source", x, "projections", projections)
+            directions = projections.to(dtype)
+            n_features = directions.shape[0]
         scales = x.new_tensor(kernel.scales).repeat(-(-n_features // len(kernel.scales)))[:n_features]
-        frequencies = _orthogonal(n_features, x, generator) / (bandwidth * scales.sqrt().unsqueeze(1))
+        frequencies = directions / (bandwidth * scales.sqrt().unsqueeze(1))
         x_sum, x_total = _feature_sum(x - centre, x_weight, frequencies), total_weight(x, x_weight)
         y_sum, y_total = _feature_sum(y - centre, y_weight, frequencies), total_weight(y, y_weight)
 
@@ -228,7 +239,9 @@ def _orthogonal(count: int, rows: Tensor, generator: torch.Generator | None) -> 
     if generator is None:
         normal = fixed_normal(*shape, dtype=rows.dtype, device=rows.device)
     else:
-        normal = torch.randn(shape, generator=generator, dtype=rows.dtype, device=generator.device).to(rows.device)
+        # in float64 for all, so that the same generator gives the same frequencies whatever the features' type
+        normal = torch.randn(shape, generator=generator, dtype=torch.float64, device=generator.device)
+        normal = normal.to(device=rows.device, dtype=rows.dtype)
     directions, lengths = normal.view(2, groups, width, width).unbind(0)
     unit: Tensor = torch.linalg.qr(directions)[0].mT
     return (unit * lengths.square().sum(2, keepdim=True).sqrt()).reshape(-1, width)[:count]
@@ -257,6 +270,7 @@ class RandomFeatureMMDLoss(nn.Module):
         source: Tensor,
         target: Tensor,
         *,
+        projections: Tensor | None = None,
         generator: torch.Generator | None = None,
         source_weight: Tensor | None = None,
         target_weight: Tensor | None = None,
@@ -269,6 +283,7 @@ class RandomFeatureMMDLoss(nn.Module):
             target,
             kernel=self.kernel,
             n_features=self.n_features,
+            projections=projections,
             generator=generator,
             source_weight=source_weight,
             target_weight=target_weight,

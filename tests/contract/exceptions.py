@@ -73,6 +73,27 @@ EXCUSES: tuple[Excuse, ...] = (
         ValueError,
         "`estimator` must be 'biased' or 'unbiased' with weights or masks",
     ),
+    Excuse(
+        ("BlockMMDLoss", "RandomFeatureMMDLoss"),
+        ("one_row",),
+        "an unbiased estimator has no pair to average over",
+        ValueError,
+        "`source` must have at least 2 samples",
+    ),
+    Excuse(
+        ("BlockMMDLoss",),
+        ("masked_is_unpadded", "inert_padding", "batch_time", "all_masked"),
+        "leaving a row out moves the rows after it into other blocks",
+        AssertionError,
+        "takes no mask",
+    ),
+    Excuse(
+        ("BlockMMDLoss",),
+        ("weight_one", "weight_two", "weight_zero"),
+        "counting a row twice moves the rows after it into other blocks",
+        AssertionError,
+        "takes no weight",
+    ),
     Excuse(LINEAR, ("order",), "the linear estimator pairs neighbouring rows"),
     Excuse(
         ("CORALLoss*",),
