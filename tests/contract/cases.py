@@ -34,6 +34,7 @@ from mmda.layers import (
 from mmda.losses import (
     AdaptiveFeatureNormLoss,
     AttendedContrastiveLoss,
+    BlockMMDLoss,
     ConditionalAdversarialLoss,
     ContrastiveDomainDiscrepancyLoss,
     CORALLoss,
@@ -47,6 +48,7 @@ from mmda.losses import (
     MultiDomainAdversarialLoss,
     MultiDomainLoss,
     PrototypeContrastiveLoss,
+    RandomFeatureMMDLoss,
     RandomMultilinearMap,
 )
 
@@ -224,6 +226,7 @@ SETTLED: dict[str, Build] = {
     "AdaptiveFeatureNormLoss": lambda d: AdaptiveFeatureNormLoss(variant="hard", radius=2.0),
     # attention carries no gradient: at this temperature it is uniform and has none to carry
     "AttendedContrastiveLoss": lambda d: AttendedContrastiveLoss(attention_temperature=1e6),
+    "BlockMMDLoss": lambda d: BlockMMDLoss(kernel=FIXED),
     "ContrastiveDomainDiscrepancyLoss": lambda d: ContrastiveDomainDiscrepancyLoss(kernel=FIXED),
     # a reversal of strength -1 is the identity in both directions
     "ConditionalAdversarialLoss": lambda d: ConditionalAdversarialLoss(discriminator(d * CLASSES), strength=-1.0),
@@ -244,6 +247,7 @@ SETTLED: dict[str, Build] = {
         MMDLoss(kernel=FIXED), domains=3, scheme="one_vs_rest"
     ),
     "MultiDomainLoss(scheme='to_mean')": lambda d: MultiDomainLoss(MMDLoss(kernel=FIXED), domains=3, scheme="to_mean"),
+    "RandomFeatureMMDLoss": lambda d: RandomFeatureMMDLoss(kernel=FIXED),
 }
 
 #: Sizes that a case asks for (equal samples, say).
