@@ -1,0 +1,400 @@
+"""The reference model: padding, gradients, exact decoding, the objective, training, files."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mmda.losses import CORALLoss
+from mmda.models.mmcda import (
+    DEFAULT_WEIGHTS,
+    MMCDA,
+    ROLES,
+    CheckpointError,
+    MMCDAConfig,
+    MMCDAObjective,
+    MomentLogits,
+    TrainingConfig,
+    build_mmcda,
+    decode_spans,
+    fit,
+    load_model,
+    negative_pairs,
+    pair_score,
+    predict_split,
+    save_model,
+    selection_score,
+    source_score,
+    span_scores,
+    spread_frames,
+)
+from mmda.vmr import ResidentLoader, Simulation, VMRBatch, World, simulate
+
+SMALL = {"hidden": 16, "joint": 8, "localizer_channels": 8, "localizer_layers": 2, "dropout": 0.0}
+
+
+@pytest.fixture(scope="module")
+def draw() -> Simulation:
+    return simulate(World(videos=48, test_videos=20, video_width=12, query_width=10), seed=3)
+
+
+def model_for(batch: VMRBatch, seed: int = 0, **sizes: object) -> MMCDA:
+    torch.manual_seed(seed)
+    config = MMCDAConfig(batch.frames.shape[-1], batch.words.shape[-1], **{**SMALL, **sizes})  # type: ignore[arg-type]
+    return build_mmcda(config)
+
+
+def padded(batch: VMRBatch, frames: int, words: int, filler: float) -> VMRBatch:
+    """The same pairs under more padding, with ``filler`` on every pad."""
+
+    def more(x: Tensor, steps: int) -> Tensor:
+        return torch.nn.functional.pad(x, (0, 0) * (x.ndim - 2) + (0, steps))
+
+    frame_mask, word_mask = more(batch.frame_mask, frames), more(batch.word_mask, words)
+    hole = torch.tensor(filler)
+    return replace(
+        batch,
+        frames=torch.where(frame_mask.unsqueeze(-1), more(batch.frames, frames), hole),
+        frame_mask=frame_mask,
+        words=torch.where(word_mask.unsqueeze(-1), more(batch.words, words), hole),
+        word_mask=word_mask,
+        clip_times=torch.where(frame_mask.unsqueeze(-1), more(batch.clip_times, frames), hole),
+    )
+
+
+@pytest.mark.parametrize("filler", [7.0, math.nan, math.inf])
+@pytest.mark.parametrize("positions", [False, True])
+def test_padding_changes_no_valid_output(draw: Simulation, filler: float, positions: bool) -> None:
+    batch = draw.source_train.slice(range(6))
+    model = model_for(batch, positions=positions, context_layers=2).eval()
+    with torch.no_grad():
+        plain, wide = model(batch), model(padded(batch, 5, 3, filler))
+    t = batch.frames.shape[1]
+    keep = batch.frame_mask
+    for a, b in (
+        (plain.frames[keep], wide.frames[:, :t][keep]),
+        (plain.query, wide.query),
+        (plain.similarity[keep], wide.similarity[:, :t][keep]),
+        *((x[keep], y[:, :t][keep]) for x, y in zip(plain.logits, wide.logits)),
+    ):
+        assert float((a - b).abs().max()) < 1e-5 * max(1.0, float(a.abs().max()))
+    spans, more = model.predict(batch), model.predict(padded(batch, 5, 3, filler))
+    torch.testing.assert_close(spans.windows, more.windows)
+
+
+def test_padding_changes_no_loss_and_no_gradient(draw: Simulation) -> None:
+    source, target = draw.source_train.slice(range(8)), draw.target_train.slice(range(8))
+    objective = MMCDAObjective()
+    gradients = []
+    for a, b in ((source, target), (padded(source, 4, 2, math.nan), padded(target, 4, 2, math.nan))):
+        model = model_for(source)
+        result = objective(model(a), a, model(b), b.without_moments())
+        result.total.backward()
+        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    for one, other in zip(*gradients):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_every_parameter_gets_a_gradient(draw: Simulation) -> None:
+    source, target = draw.source_train.slice(range(16)), draw.target_train.slice(range(16)).without_moments()
+    model = model_for(source, context_layers=1)
+    weights = {**DEFAULT_WEIGHTS, "pseudo_moment": 0.1}
+    result = MMCDAObjective(weights=weights)(model(source), source, model(target), target)
+    assert set(result.terms) == {role for roles in ROLES.values() for role in roles}
+    result.total.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+        # a softmax over words ignores a common shift, and so the pooling's last bias does not exist; all else moves
+        assert parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("role", sorted(DEFAULT_WEIGHTS))
+def test_each_role_alone_is_the_total_and_reaches_the_encoders(draw: Simulation, role: str) -> None:
+    source, target = draw.source_train.slice(range(12)), draw.target_train.slice(range(12)).without_moments()
+    model = model_for(source)
+    result = MMCDAObjective(weights={role: 0.25})(model(source), source, model(target), target)
+    assert set(result.terms) == {role}
+    torch.testing.assert_close(result.total, 0.25 * result.terms[role])
+    result.total.backward()
+    encoders = [*model.video_encoder.parameters(), *model.query_encoder.parameters()]
+    assert sum(float(p.grad.abs().sum()) for p in encoders if p.grad is not None) > 0
+
+
+def test_the_ramp_scales_target_terms_only(draw: Simulation) -> None:
+    source, target = draw.source_train.slice(range(8)), draw.target_train.slice(range(8)).without_moments()
+    model = model_for(source)
+    objective = MMCDAObjective()
+    outputs = model(source), source, model(target), target
+    off, on = objective(*outputs, strength=0.0), objective(*outputs, strength=1.0)
+    assert off.terms.keys() == on.terms.keys()
+    alone = MMCDAObjective(weights={r: DEFAULT_WEIGHTS[r] for r in ("moment", "frame_query", "cross_modal_source")})
+    torch.testing.assert_close(off.total, alone(model(source), source).total)
+    assert on.total.item() != pytest.approx(off.total.item())
+
+
+def test_target_windows_are_never_read(draw: Simulation) -> None:
+    """Other windows, or none: the same objective."""
+    source, target = draw.source_train.slice(range(8)), draw.target_train.slice(range(8))
+    assert target.windows is not None
+    model, objective = model_for(source), MMCDAObjective(weights={**DEFAULT_WEIGHTS, "pseudo_moment": 1.0})
+    moved = replace(target, windows=target.windows + 1e6)
+    values = {
+        objective(model(source), source, model(t), t).total.item() for t in (target, moved, target.without_moments())
+    }
+    assert len(values) == 1
+
+
+def test_alignment_is_swapped_by_passing_a_module(draw: Simulation) -> None:
+    source, target = draw.source_train.slice(range(8)), draw.target_train.slice(range(8))
+    model = model_for(source)
+    coral = CORALLoss()
+    result = MMCDAObjective(weights={"domain_query": 1.0}, query_discrepancy=coral)(
+        model(source), source, model(target), target
+    )
+    torch.testing.assert_close(result.total, coral(model(source).query, model(target).query))
+
+
+def test_objective_errors(draw: Simulation) -> None:
+    batch = draw.source_train.slice(range(4))
+    with pytest.raises(ValueError, match=r"MMCDAObjective: `weights` must name roles among .*'moment'.*, got \['momnt'\]"):
+        MMCDAObjective(weights={"momnt": 1.0})
+    model = model_for(batch)
+    with pytest.raises(ValueError, match="`source_batch` must carry windows"):
+        MMCDAObjective()(model(batch), batch.without_moments())
+    with pytest.raises(ValueError, match="`target` must be given"):
+        MMCDAObjective()(model(batch), batch)
+
+
+def test_negatives_leave_out_shared_videos_and_texts(draw: Simulation) -> None:
+    batch = replace(
+        draw.source_train.slice(range(4)),
+        video_index=torch.tensor([0, 0, 1, 2]),
+        text_index=torch.tensor([0, 1, 2, 0]),
+    )
+    expected = [[0, 0, 1, 0], [0, 0, 1, 1], [1, 1, 0, 1], [0, 1, 1, 0]]
+    assert negative_pairs(batch).int().tolist() == expected
+
+
+@pytest.mark.parametrize("count", [4, 6, 40, 1000])
+def test_spread_frames_are_valid_different_and_cover_the_video(count: int) -> None:
+    lengths = torch.tensor([10, 3, 1])
+    mask = torch.arange(10) < lengths.unsqueeze(1)
+    x = torch.where(mask, torch.arange(10.0).expand(3, 10), torch.nan).unsqueeze(-1)
+    frames, kept = spread_frames(x, mask, count)
+    for row, length in enumerate(lengths.tolist()):
+        chosen = frames[row, kept[row], 0].tolist()
+        assert len(set(chosen)) == len(chosen) == min(length, max(1, count // 3), 10)
+        assert all(0 <= c < length for c in chosen)
+        if len(chosen) > 1:  # no gap is larger than the even spacing rounded up
+            gaps = np.diff([-1, *chosen, length])
+            assert max(gaps) <= math.ceil(length / len(chosen)) + 1
+
+
+def brute_force(
+    logits: MomentLogits, similarity: Tensor, mask: Tensor, clips: Tensor, n: int, mix: float, threshold: float
+) -> list[list[tuple[float, float]]]:
+    """Every span of every row scored by the formula in float64 loops, then greedy suppression."""
+    answers = []
+    for b in range(mask.shape[0]):
+        t = int(mask[b].sum())
+        s = similarity[b, :t].double().numpy()
+
+        def log_softmax(z: np.ndarray) -> np.ndarray:
+            return z - z.max() - np.log(np.exp(z - z.max()).sum())
+
+        start = log_softmax(logits.start[b, :t].double().numpy())
+        end = log_softmax(logits.end[b, :t].double().numpy())
+        scored = sorted(
+            (
+                (start[i] + end[j] + mix * (s[i : j + 1].mean() - s.mean()), float(clips[b, i, 0]), float(clips[b, j, 1]))
+                for i, j in itertools.combinations_with_replacement(range(t), 2)
+            ),
+            reverse=True,
+        )
+        best: list[tuple[float, float]] = []
+        for _, low, high in scored:
+            overlaps = [
+                max(0.0, min(high, h) - max(low, lo)) / (max(high, h) - min(low, lo))
+                if min(high, h) > max(low, lo)
+                else 0.0
+                for lo, h in best
+            ]
+            if all(o <= threshold for o in overlaps):
+                best.append((low, high))
+            if len(best) == n:
+                break
+        answers.append(best)
+    return answers
+
+
+@pytest.mark.parametrize(("n", "mix", "threshold"), [(1, 0.0, 0.5), (5, 1.0, 0.5), (4, 0.3, 0.0), (6, 2.0, 1.0)])
+def test_decoding_is_exact(n: int, mix: float, threshold: float) -> None:
+    generator = torch.Generator().manual_seed(n)
+    mask = torch.arange(9) < torch.tensor([9, 5, 1]).unsqueeze(1)
+    logits = MomentLogits(*(2 * torch.randn(3, 9, generator=generator) for _ in range(3)))
+    similarity = torch.randn(3, 9, generator=generator)
+    low = 2.0 * torch.arange(9).expand(3, 9)
+    clips = torch.stack([low, low + 2], -1)
+    spans = decode_spans(logits, similarity, mask, clips, n=n, mix=mix, nms_threshold=threshold)
+    expected = brute_force(logits, similarity, mask, clips, n, mix, threshold)
+    for row, answer in enumerate(expected):
+        assert spans.windows[row, spans.mask[row]].tolist() == [list(pair) for pair in answer]
+        scores = spans.scores[row, spans.mask[row]]
+        assert (scores.diff() <= 0).all()
+
+
+def test_span_scores_rule_out_inverted_and_padded_spans() -> None:
+    mask = torch.tensor([[True, True, False]])
+    zeros = torch.zeros(1, 3)
+    scores = span_scores(MomentLogits(zeros, zeros, zeros), zeros, mask, mix=1.0)
+    assert torch.isfinite(scores[0]).tolist() == [[True, True, False], [False, True, False], [False, False, False]]
+
+
+def loaders(draw: Simulation, seed: int = 0) -> tuple[ResidentLoader, ResidentLoader]:
+    return (
+        ResidentLoader(draw.source_train, 16, seed=seed, drop_last=True),
+        ResidentLoader(draw.target_train, 16, seed=seed + 1, labels=False, drop_last=True),
+    )
+
+
+def test_training_keeps_the_best_checkpoint(draw: Simulation) -> None:
+    model = model_for(draw.source_train)
+    scores = iter([0.3, 0.9, 0.1])
+    states = []
+
+    def validate(m: MMCDA) -> float:
+        assert not m.training
+        states.append({k: v.clone() for k, v in m.state_dict().items()})
+        return next(scores)
+
+    config = TrainingConfig(steps=6, evaluations=3, warmup=1)
+    progress = fit(model, MMCDAObjective(), *loaders(draw), config=config, validate=validate)
+    assert (progress.best_step, progress.best_score, progress.step) == (config.milestones()[1], 0.9, 6)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, states[1][name])
+    assert not model.training
+
+
+def test_a_resumed_run_is_the_run(draw: Simulation, tmp_path: Path) -> None:
+    """Stopped at a milestone and gone on with: bit for bit the weights of the uninterrupted run, dropout included."""
+    config = TrainingConfig(steps=8, evaluations=2, warmup=1)
+
+    class Stop(Exception):
+        pass
+
+    def train(resume: Path | None, stop: int | None) -> MMCDA:
+        model = model_for(draw.source_train, dropout=0.3)
+
+        def on_step(step: int) -> None:
+            if step == stop:
+                raise Stop
+
+        try:
+            fit(model, MMCDAObjective(), *loaders(draw), config=config, resume=resume, on_step=on_step)
+        except Stop:
+            pass
+        return model
+
+    whole = train(None, None)
+    train(tmp_path / "run.pt", config.milestones()[0] + 1)
+    resumed = train(tmp_path / "run.pt", None)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_resume_refuses_another_run(draw: Simulation, tmp_path: Path) -> None:
+    config = TrainingConfig(steps=2, evaluations=1, warmup=1)
+    path = tmp_path / "run.pt"
+    fit(model_for(draw.source_train), MMCDAObjective(), *loaders(draw), config=config, resume=path)
+    with pytest.raises(CheckpointError, match=r"run\.pt: the run must have the training config"):
+        fit(model_for(draw.source_train), MMCDAObjective(), *loaders(draw), config=replace(config, steps=4), resume=path)
+
+
+def test_a_loss_that_is_not_finite_names_step_and_terms(draw: Simulation) -> None:
+    broken = replace(draw.source_train, frames=draw.source_train.frames * math.nan)
+    loader = ResidentLoader(broken, 16)
+    with pytest.raises(FloatingPointError, match=r"not finite at step 1: \{'moment': nan\}"):
+        fit(model_for(broken), MMCDAObjective(weights={"moment": 1.0}), loader, config=TrainingConfig(steps=2))
+
+
+def test_target_is_required_where_a_term_reads_it(draw: Simulation) -> None:
+    with pytest.raises(ValueError, match="fit: `target` must be given for this objective, got none"):
+        fit(model_for(draw.source_train), MMCDAObjective(), loaders(draw)[0], config=TrainingConfig(steps=2))
+
+
+def test_model_files_round_trip_and_refuse_damage(draw: Simulation, tmp_path: Path) -> None:
+    batch = draw.target_test.slice(range(3))
+    config = MMCDAConfig(batch.frames.shape[-1], batch.words.shape[-1], **SMALL)  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    model = build_mmcda(config).eval()
+    path = tmp_path / "folder" / "model.pt"
+    save_model(path, model, config, seed=4)
+    again, facts = load_model(path)
+    assert facts == {"seed": 4}
+    torch.testing.assert_close(again(batch).similarity, model(batch).similarity)
+    assert list(path.parent.iterdir()) == [path]
+    whole = path.read_bytes()
+    for damage in (whole[: len(whole) // 2], b"", b"not a checkpoint"):
+        path.write_bytes(damage)
+        with pytest.raises(CheckpointError, match=r"model\.pt: the checkpoint must be a whole mmcda model file"):
+            load_model(path)
+    with pytest.raises(CheckpointError, match=r"none\.pt: the checkpoint must exist"):
+        load_model(tmp_path / "none.pt")
+    torch.save({"kind": "something else"}, path)
+    with pytest.raises(CheckpointError, match="must be a mmcda model file"):
+        load_model(path)
+
+
+def test_scores_need_no_target_boundary_and_count_what_they_say(draw: Simulation) -> None:
+    model = model_for(draw.source_train).eval()
+    source, closed = ResidentLoader(draw.source_val, 7, shuffle=False), draw.target_val.without_moments()
+    target = ResidentLoader(closed, 7, shuffle=False, labels=False)
+    value = selection_score(model, source, target)
+    assert value == pytest.approx(source_score(model, source) + pair_score(model, target))
+    with pytest.raises(ValueError, match="must give windows"):
+        source_score(model, target)
+    # oracle of the retrieval: one padded batch, loops over videos and queries
+    with torch.no_grad():
+        out = model(closed)
+    hits = 0
+    for j in range(len(closed)):
+        best = []
+        for i in range(len(closed)):
+            frames = out.joint_frames[i][closed.frame_mask[i]]
+            cosines = sorted((frames @ out.joint_query[j]).tolist(), reverse=True)
+            top = cosines[: math.ceil(len(cosines) / 8)]
+            best.append(sum(top) / len(top))
+        hits += int(max(range(len(closed)), key=best.__getitem__) == j)
+    assert pair_score(model, target) == pytest.approx(hits / len(closed))
+
+
+def test_predictions_keep_the_order_of_the_loader(draw: Simulation) -> None:
+    model = model_for(draw.source_train).eval()
+    spans, names = predict_split(model, ResidentLoader(draw.target_test, 6, shuffle=False, labels=False), n=3)
+    assert names == draw.target_test.qids
+    one = model.predict(draw.target_test.slice([13]), n=3)
+    torch.testing.assert_close(spans.windows[13:14], one.windows)
+
+
+def test_training_learns_its_own_domain(draw: Simulation) -> None:
+    """The smallest world, seen twice a second: the localizer must beat the whole-video span by far."""
+    easy = simulate(World(videos=160, test_videos=40, concepts=12, topics=3, noise=0.2, video_width=12, query_width=10))
+    model = model_for(easy.source_train, joint=16, hidden=32)
+    weights = {role: 1.0 for role in ("moment", "frame_query")}
+    before = source_score(model.eval(), ResidentLoader(easy.source_val, 40, shuffle=False))
+    fit(
+        model,
+        MMCDAObjective(weights=weights),
+        ResidentLoader(easy.source_train, 32, drop_last=True),
+        config=TrainingConfig(steps=80, learning_rate=5e-3),
+    )
+    after = source_score(model, ResidentLoader(easy.source_val, 40, shuffle=False))
+    assert after > 0.4 > before
