@@ -132,7 +132,7 @@ class World:
         for name in ("videos", "test_videos", "topics", "synonyms", "video_width", "query_width"):
             check_count("World", name, getattr(self, name))
         check_count("World", "clips", self.clips, at_least=8)
-        check_count("World", "concepts", self.concepts, at_least=2)
+        check_count("World", "concepts", self.concepts, at_least=8)
         if self.target_videos is not None:
             check_count("World", "target_videos", self.target_videos)
         if self.concepts % self.topics:
