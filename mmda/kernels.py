@@ -11,7 +11,6 @@ Bandwidths are distances. Other libraries write the Gaussian differently; with :
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Literal, Protocol, runtime_checkable
 
@@ -20,6 +19,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from mmda._checks import check_choice, check_features, check_number, check_same_width, fail, shape_text
+from mmda._fixed_draws import fixed_bits
 from mmda._masking import full_precision, safe_divide, working_dtype
 
 Bandwidth = Literal["median", "mean"] | float | Tensor
@@ -136,7 +136,7 @@ def mean_bandwidth(rows: Tensor, weight: Tensor | None = None) -> Tensor:
     """
     check_features("mean_bandwidth", "rows", rows)
     with full_precision(rows):
-        x = rows.detach().to(working_dtype(rows))
+        x = _from_first(rows.detach().to(working_dtype(rows)), weight)
         if weight is None:
             squares = (x - x.mean(0)).square().sum()
             pairs = torch.full((), float(max(x.shape[0] - 1, 1)), dtype=x.dtype, device=x.device)
@@ -166,9 +166,9 @@ def median_bandwidth(rows: Tensor, weight: Tensor | None = None) -> Tensor:
         ValueError: ``rows`` is not two-dimensional.
 
     Notes:
-        Above 512 rows (``MEDIAN_ROWS``) a fixed subsample of 512 rows is used, so memory is bounded and the
-        answer is deterministic, but a permutation of the rows moves it slightly. Up to 512 rows it is exact and
-        permutation-invariant.
+        Above 512 rows that count (``MEDIAN_ROWS``) a fixed subsample of 512 of them is used, so memory is bounded
+        and the answer is deterministic, but a permutation of the rows moves it slightly. Up to 512 rows it is exact
+        and permutation-invariant. Rows of weight 0 are never chosen before rows that count.
 
     Example:
         >>> median_bandwidth(torch.tensor([[0.0], [1.0], [5.0]])).item()
@@ -182,8 +182,9 @@ def median_bandwidth(rows: Tensor, weight: Tensor | None = None) -> Tensor:
         x = rows.detach().to(working_dtype(rows))
         w = None if weight is None else weight.detach().to(x.dtype)
         if x.shape[0] > MEDIAN_ROWS:
-            chosen = _subsample(x.shape[0], MEDIAN_ROWS, x.device)
+            chosen = _subsample(x.shape[0], w, MEDIAN_ROWS, x.device)
             x, w = x[chosen], None if w is None else w[chosen]
+        x = _from_first(x, w)
         n = x.shape[0]
         if n == 1 and w is None:
             return torch.ones((), dtype=x.dtype, device=x.device)
@@ -205,6 +206,8 @@ def median_bandwidth(rows: Tensor, weight: Tensor | None = None) -> Tensor:
             # gather, as an index that is a scalar tensor would be read on the host
             low = ordered.gather(0, (reached < half - slack).sum(0, keepdim=True).clamp(max=last)).squeeze(0)
             high = ordered.gather(0, (reached <= half + slack).sum(0, keepdim=True).clamp(max=last)).squeeze(0)
+            some = half > 0
+            low, high = torch.where(some, low, 0 * half), torch.where(some, high, 0 * half)
         return _defined((low.sqrt() + high.sqrt()) / 2)
 
 
@@ -223,12 +226,24 @@ def _defined(sigma: Tensor) -> Tensor:
     return torch.where(sigma > 0, sigma, torch.ones_like(sigma))
 
 
-def _subsample(n: int, size: int, device: torch.device) -> Tensor:
-    """Different indices spread evenly over 0 .. n - 1 by golden-ratio steps: fixed, without any random state."""
-    step = int(0.6180339887498949 * n)
-    while math.gcd(step, n) != 1:
-        step -= 1
-    return torch.arange(size, device=device) * step % n
+def _from_first(x: Tensor, weight: Tensor | None) -> Tensor:
+    """Rows less the first that counts: equal rows become exact zeros, which less their mean they may not."""
+    if weight is None:
+        return x - x[:1]
+    first = (weight > 0).to(x.dtype).argmax().reshape(1, 1).expand(1, x.shape[1])
+    return x - x.gather(0, first)
+
+
+def _subsample(n: int, weight: Tensor | None, size: int, device: torch.device) -> Tensor:
+    """``size`` different indices out of 0 .. n - 1, fixed, without any random state.
+
+    The choice hangs on a row's place among the rows that count, so padding does not move it.
+    """
+    key = fixed_bits(n, device)
+    if weight is not None:
+        counts = weight > 0
+        key = torch.where(counts, key.gather(0, (counts.cumsum(0) - 1).clamp(min=0)), torch.full_like(key, 2**32))
+    return key.topk(size, largest=False).indices
 
 
 class _Radial:

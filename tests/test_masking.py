@@ -1,0 +1,212 @@
+"""Masked reductions and the flattening of samples to counted rows, against NumPy on the kept entries alone."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from mmda._masking import (
+    as_rows,
+    full_precision,
+    masked_log_softmax,
+    masked_logsumexp,
+    masked_mean,
+    masked_softmax,
+    safe_divide,
+    working_dtype,
+    zero_padding,
+)
+
+FILLERS = (math.nan, math.inf, -math.inf, 1e300)
+
+
+@st.composite
+def rows_with_holes(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
+    """Numbers (4, 5) and a mask; what it hides is poison. The spread reaches far beyond where exp overflows."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**16)))
+    scale = draw(st.sampled_from([1.0, 1e3]))
+    mask = rng.random((4, 5)) < draw(st.sampled_from([0.0, 0.3, 0.8, 1.0]))
+    x = np.where(mask, scale * rng.normal(size=(4, 5)), draw(st.sampled_from(FILLERS)))
+    return torch.from_numpy(x), torch.from_numpy(mask)
+
+
+def kept_columns(x: Tensor, mask: Tensor) -> list[np.ndarray]:
+    return [row[keep] for row, keep in zip(x.numpy(), mask.numpy())]
+
+
+def log_sum_exp(values: np.ndarray) -> float:
+    top = values.max()
+    return float(top) + math.log(math.fsum(math.exp(v - top) for v in values))
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows_with_holes())
+def test_reductions_are_those_of_the_kept_entries(problem: tuple[Tensor, Tensor]) -> None:
+    x, mask = problem
+    kept = kept_columns(x, mask)
+    mean, total = masked_mean(x, mask, 1), masked_logsumexp(x, mask, 1)
+    logs, shares = masked_log_softmax(x, mask, 1), masked_softmax(x, mask, 1)
+    assert torch.equal(logs[~mask], torch.zeros_like(logs[~mask]))
+    assert torch.equal(shares[~mask], torch.zeros_like(shares[~mask]))
+    for row, values in enumerate(kept):
+        if len(values) == 0:
+            assert mean[row] == 0
+            assert total[row] == 0
+            continue
+        assert mean[row].item() == pytest.approx(values.mean(), rel=1e-12, abs=1e-12)
+        whole = log_sum_exp(values)
+        assert total[row].item() == pytest.approx(whole, rel=1e-12, abs=1e-12)
+        assert logs[row][mask[row]].tolist() == pytest.approx(list(values - whole), rel=1e-12, abs=1e-11)
+        assert shares[row][mask[row]].tolist() == pytest.approx(list(np.exp(values - whole)), rel=1e-9, abs=1e-12)
+        assert shares[row].sum().item() == pytest.approx(1)
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows_with_holes())
+def test_gradient_is_zero_behind_the_mask_and_finite_before_it(problem: tuple[Tensor, Tensor]) -> None:
+    x, mask = problem
+    for reduction in (masked_mean, masked_logsumexp, masked_log_softmax, masked_softmax):
+        leaf = x.clone().requires_grad_()
+        value = reduction(leaf, mask, 1)
+        value.backward(torch.ones_like(value) + torch.arange(value.shape[-1]))
+        assert leaf.grad is not None
+        assert torch.equal(leaf.grad[~mask], torch.zeros_like(leaf.grad[~mask]))
+        assert leaf.grad.isfinite().all()
+
+
+def test_reductions_run_over_the_named_axis() -> None:
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(3, 4, 2)))
+    mask = torch.from_numpy(np.random.default_rng(1).random((3, 4, 2)) < 0.7)
+    for reduction in (masked_mean, masked_logsumexp):
+        torch.testing.assert_close(reduction(x, mask, 1), reduction(x.movedim(1, -1), mask.movedim(1, -1), -1))
+
+
+@pytest.mark.parametrize("reduction", [masked_mean, masked_logsumexp, masked_log_softmax, masked_softmax])
+def test_derivatives(reduction) -> None:
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(3, 4))).requires_grad_()
+    mask = torch.tensor([[True, False, True, True], [False] * 4, [True] * 4])
+    assert torch.autograd.gradcheck(lambda a: reduction(a, mask, 1), (x,))
+    assert torch.autograd.gradgradcheck(lambda a: reduction(a, mask, 1), (x,))
+
+
+def test_log_sum_exp_does_not_overflow() -> None:
+    x = torch.tensor([[1e4, 1e4], [-1e4, -1e4]], requires_grad=True)
+    value = masked_logsumexp(x, torch.ones(2, 2, dtype=torch.bool), 1)
+    value.sum().backward()
+    assert value.tolist() == pytest.approx([1e4 + math.log(2), -1e4 + math.log(2)])
+    assert x.grad is not None
+    assert x.grad.tolist() == [[0.5, 0.5], [0.5, 0.5]]
+
+
+def test_safe_divide_is_zero_without_a_denominator() -> None:
+    numerator = torch.tensor([1.0, 0.0, 6.0], requires_grad=True)
+    denominator = torch.tensor([0.0, -1.0, 3.0], requires_grad=True)
+    value = safe_divide(numerator, denominator)
+    value.sum().backward()
+    assert value.tolist() == [0, 0, 2]
+    assert numerator.grad is not None
+    assert denominator.grad is not None
+    assert numerator.grad.tolist() == [0, 0, pytest.approx(1 / 3)]
+    assert denominator.grad.tolist() == [0, 0, pytest.approx(-6 / 9)]
+
+
+@pytest.mark.parametrize("filler", FILLERS)
+def test_padding_becomes_zero(filler: float) -> None:
+    x = torch.full((2, 3, 4), filler, dtype=torch.float64)
+    mask = torch.tensor([[True, False, False], [False, True, False]])
+    x[mask] = 1.0
+    x.requires_grad_()
+    found = zero_padding(x, mask)
+    found.square().sum().backward()
+    assert torch.equal(found.detach(), mask.double().unsqueeze(-1).expand_as(x))
+    assert x.grad is not None
+    assert torch.equal(x.grad, 2 * found.detach())
+
+
+def test_rows_without_mask_or_weight_have_no_weights() -> None:
+    x = torch.randn(5, 3)
+    rows, weight = as_rows("caller", "source", x, mask=None, weight=None, dtype=torch.float32)
+    assert torch.equal(rows, x)
+    assert weight is None
+
+
+def test_sequences_become_counted_rows() -> None:
+    x = torch.arange(12.0).reshape(2, 3, 2)
+    x[0, 2] = math.nan
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    weight = torch.tensor([[1.0, 2.0, 5.0], [0.0, 1.0, 1.0]])
+    rows, counts = as_rows("caller", "source", x, mask=mask, weight=weight, dtype=torch.float64)
+    assert rows.dtype == torch.float64
+    assert rows.tolist() == [[0, 1], [2, 3], [0, 0], [6, 7], [8, 9], [10, 11]]
+    assert counts is not None
+    assert counts.tolist() == [1, 2, 0, 0, 1, 1]
+    _, ones = as_rows("caller", "source", x, mask=mask, weight=None, dtype=torch.float64)
+    assert ones is not None
+    assert ones.tolist() == [1, 1, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("x", "options", "error", "text"),
+    [
+        (
+            torch.zeros(2, 3, 4),
+            {},
+            ValueError,
+            r"caller: `source` must have shape \(samples, features\), got \(2, 3, 4\)",
+        ),
+        (torch.zeros(4), {}, ValueError, r"caller: `source` must have shape \(samples, features\), got \(4,\)"),
+        (torch.zeros(0, 4), {}, ValueError, r"caller: `source` must have no empty axis, got \(0, 4\)"),
+        (
+            torch.zeros(2, 4, dtype=torch.long),
+            {},
+            TypeError,
+            "`source` must be a floating-point tensor, got torch.int64",
+        ),
+        (torch.zeros(2, 4), {"mask": torch.ones(2)}, TypeError, r"`source_mask` must be a bool tensor \(True = keep\)"),
+        (
+            torch.zeros(2, 4),
+            {"mask": torch.ones(3, dtype=torch.bool)},
+            ValueError,
+            r"`source_mask` must have shape \(2,\), got \(3,\)",
+        ),
+        (
+            torch.zeros(2, 4),
+            {"weight": torch.ones(4)},
+            ValueError,
+            r"`source_weight` must have shape \(2,\), got \(4,\)",
+        ),
+        (
+            torch.zeros(2, 4),
+            {"weight": torch.ones(2, dtype=torch.bool)},
+            TypeError,
+            "`source_weight` must be a real tensor, got torch.bool",
+        ),
+        ([1.0], {}, TypeError, "`source` must be a torch.Tensor, got list"),
+    ],
+)
+def test_errors_name_caller_argument_rule_and_what_came(x, options, error, text) -> None:
+    with pytest.raises(error, match=text):
+        as_rows("caller", "source", x, **{"mask": None, "weight": None, "dtype": torch.float32, **options})
+
+
+def test_working_dtype_widens_half_and_keeps_double() -> None:
+    half, single, double = (torch.zeros(1, dtype=d) for d in (torch.bfloat16, torch.float32, torch.float64))
+    assert working_dtype(half) == working_dtype(half, single) == torch.float32
+    assert working_dtype(half, double) == torch.float64
+
+
+def test_full_precision_switches_autocast_off_inside_only() -> None:
+    a = torch.randn(4, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with full_precision(a):
+            assert not torch.is_autocast_enabled("cpu")
+            assert (a @ a).dtype == torch.float32
+        assert torch.is_autocast_enabled("cpu")
+    with full_precision(a):
+        assert not torch.is_autocast_enabled("cpu")
