@@ -384,7 +384,7 @@ class Case:
     def arguments(self, problem: Problem) -> tuple[list[Any], dict[str, Any]]:
         args, kwargs = [], {}
         for name, parameter in self.signature.parameters.items():
-            if name == "generator" and "projections" not in self.roles:
+            if name == "generator" and parameter.default is inspect.Parameter.empty:
                 kwargs[name] = torch.Generator().manual_seed(7)
             elif name in problem.values and parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
                 args.append(problem.values[name])

@@ -96,6 +96,20 @@ EXCUSES: tuple[Excuse, ...] = (
     ),
     Excuse(LINEAR, ("order",), "the linear estimator pairs neighbouring rows"),
     Excuse(
+        ("BlockMMDLoss", "RandomFeatureMMDLoss"),
+        ("one_row",),
+        "the U-statistic has no pair to average over",
+        ValueError,
+        "`source` must have at least 2 samples",
+    ),
+    Excuse(
+        ("BlockMMDLoss",),
+        ("masked_is_unpadded", "inert_padding", "all_masked", "weight_one", "weight_two", "weight_zero"),
+        "an estimate over blocks of neighbouring rows takes no masks and no weights",
+        AssertionError,
+        "takes no (mask|weight)",
+    ),
+    Excuse(
         ("CORALLoss*",),
         ("one_row",),
         "a covariance with 1 / (n - 1) needs two rows",
