@@ -1,0 +1,286 @@
+"""The tiled paths: equal to the dense formulas in value and every derivative, whatever asks for them.
+
+The dense formulas are held to independent references in the tests of the losses; here they are the oracle, in float64,
+for tiles small enough that several are needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.func import hessian, jvp, vmap
+
+import mmda._contrastive_tiles as contrastive_tiles
+from mmda._contrastive_tiles import contrastive, dense
+from mmda._kernel_sums import pair_means
+from mmda._tiles import _doublings, _edges, _pair_sum_op, can_stream
+from mmda.kernels import Energy, Gaussian, Kernel, Laplacian, RationalQuadratic
+from mmda.losses import MMDLoss, mmd_loss
+
+KERNELS = (
+    Gaussian(),
+    Gaussian(2.0, scales=(1.0,)),
+    Gaussian(1.5, scales=(0.3, 1.0, 2.2, 4.4)),
+    Gaussian(1.5, scales=(1.0, 1.0, 2.0)),
+    Laplacian("mean"),
+    Laplacian(1.5, scales=(0.7, 1.0)),
+    RationalQuadratic(),
+    RationalQuadratic(2.0, alpha=0.7),
+    Energy(),
+)
+FIXED = Gaussian(2.0)
+KINDS = ("info_nce", "symmetric", "nt_xent", "sigmoid")
+
+
+def samples(n: int, m: int, d: int = 2, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, d, generator=generator, dtype=torch.float64)
+    y = 1.3 * torch.randn(m, d, generator=generator, dtype=torch.float64) + 0.4
+    return x.to(dtype).requires_grad_(), y.to(dtype).requires_grad_()
+
+
+def dense_mmd(x: Tensor, y: Tensor, kernel: Kernel, *, unbiased: bool, weights: Any = (None, None)) -> Tensor:
+    means = pair_means(x, y, *weights, kernel=kernel, unbiased=unbiased)
+    return means.within_x + means.within_y - 2 * means.across
+
+
+def gradients(value: Tensor, *inputs: Tensor) -> list[Tensor]:
+    found = torch.autograd.grad(value, inputs, allow_unused=True)
+    return [torch.zeros_like(t) if g is None else g for g, t in zip(found, inputs)]
+
+
+def assert_same(found: Tensor, wanted: Tensor, tolerance: float = 1e-10) -> None:
+    torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("block_size", [None, 8, 64])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("estimator", ["biased", "unbiased"])
+@pytest.mark.parametrize("kernel", KERNELS, ids=repr)
+def test_value_and_gradient(kernel: Kernel, estimator: Any, weighted: bool, block_size: int | None) -> None:
+    x, y = samples(19, 34)
+    generator = torch.Generator().manual_seed(1)
+    weights = [torch.randint(0, 3, (k,), generator=generator).double() if weighted else None for k in (19, 34)]
+    found = mmd_loss(
+        x,
+        y,
+        kernel=kernel,
+        estimator=estimator,
+        block_size=block_size,
+        source_weight=weights[0],
+        target_weight=weights[1],
+    )
+    wanted = dense_mmd(x, y, kernel, unbiased=estimator == "unbiased", weights=weights)
+    assert_same(found, wanted, 1e-12)
+    for ours, dense_one in zip(gradients(found, x, y), gradients(wanted, x, y)):
+        assert_same(ours, dense_one, 1e-13)
+
+
+def test_the_sizes_that_change_the_path() -> None:
+    for n, m in ((1, 1), (100, 156), (100, 157), (513, 40)):
+        x, y = samples(n, m)
+        found, wanted = mmd_loss(x, y, kernel=FIXED), dense_mmd(x, y, FIXED, unbiased=False)
+        assert_same(found, wanted, 1e-12)
+        for ours, dense_one in zip(gradients(found, x, y), gradients(wanted, x, y)):
+            assert_same(ours, dense_one, 1e-13)
+
+
+def test_duplicates_give_no_slope_and_no_nan() -> None:
+    x = torch.ones(8, 2, dtype=torch.float64, requires_grad=True)
+    for kernel in (Laplacian(1.0), Energy(), FIXED):
+        for block_size in (None, 3):
+            value = mmd_loss(x, x.detach().clone(), kernel=kernel, block_size=block_size)
+            assert_same(value, torch.zeros_like(value))
+            assert_same(gradients(value, x)[0], torch.zeros_like(x))
+
+
+def test_one_side_alone_may_need_a_gradient() -> None:
+    x, y = samples(9, 14)
+    for block_size in (None, 4):
+        both = gradients(mmd_loss(x, y, kernel=FIXED, block_size=block_size), x, y)
+        assert_same(gradients(mmd_loss(x, y.detach(), kernel=FIXED, block_size=block_size), x)[0], both[0])
+        assert_same(gradients(mmd_loss(x.detach(), y, kernel=FIXED, block_size=block_size), y)[0], both[1])
+        assert not mmd_loss(x.detach(), y.detach(), kernel=FIXED, block_size=block_size).requires_grad
+
+
+def test_float32_far_from_the_origin() -> None:
+    x, y = samples(300, 280, d=8)
+    exact = mmd_loss(x, y, kernel=FIXED)
+    wanted = gradients(exact, x, y)
+    a, b = ((t.detach() + 1000).float().requires_grad_() for t in (x, y))
+    found = mmd_loss(a, b, kernel=FIXED)
+    # what is lost is the rounding of the inputs, 3e-5 each, and nothing beside
+    assert found.item() == pytest.approx(exact.item(), rel=1e-4)
+    for ours, one in zip(gradients(found, a, b), wanted):
+        assert (ours.double() - one).norm() < 1e-4 * one.norm()
+
+
+def test_kernels_of_ones_own_take_the_dense_path() -> None:
+    class Mine(Gaussian):
+        def evaluate(self, squared: Tensor, bandwidth: Tensor) -> Tensor:
+            return 1 / (1 + squared)
+
+    x, y = samples(5, 6)
+    assert not can_stream(Mine(1.0), (x, y), ())
+    assert_same(mmd_loss(x, y, kernel=Mine(1.0), block_size=2), dense_mmd(x, y, Mine(1.0), unbiased=False))
+
+
+def test_bandwidth_and_weights_that_learn() -> None:
+    x, y = samples(5, 6)
+    bandwidth = torch.tensor(1.5, dtype=torch.float64, requires_grad=True)
+    weight = torch.rand(5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+
+    def loss(bandwidth: Tensor, weight: Tensor) -> Tensor:
+        return mmd_loss(x, y, kernel=Gaussian(bandwidth), source_weight=weight, block_size=2)
+
+    assert torch.autograd.gradcheck(loss, (bandwidth, weight))
+
+
+def tiled_mmd(x: Tensor, y: Tensor) -> Tensor:
+    return mmd_loss(x, y, kernel=FIXED, block_size=4)
+
+
+def tiled_contrastive(kind: str) -> Callable[..., Tensor]:
+    return lambda a, b, bias: contrastive(kind, a, b, bias, block_size=3)
+
+
+def pairs(n: int = 5, d: int = 3, scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    a, b = (torch.randn(n, d, generator=generator, dtype=torch.float64) for _ in range(2))
+    return (scale * a).requires_grad_(), b.requires_grad_(), torch.tensor(-1.0, dtype=torch.float64, requires_grad=True)
+
+
+CASES: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
+    "mmd": (tiled_mmd, samples(5, 7)),
+    **{kind: (tiled_contrastive(kind), pairs()) for kind in KINDS},
+}
+
+
+def dense_of(name: str) -> Callable[..., Tensor]:
+    if name == "mmd":
+        return lambda x, y: dense_mmd(x, y, FIXED, unbiased=False)
+    return lambda a, b, bias: dense(name, a, b, bias)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_derivatives_by_finite_differences(name: str) -> None:
+    loss, inputs = CASES[name]
+    assert torch.autograd.gradcheck(loss, inputs, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(loss, inputs, check_batched_grad=True)
+
+
+# PyTorch makes some of its forward derivatives with torch.jit.script, which it has deprecated
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+@pytest.mark.parametrize("name", CASES)
+def test_function_transforms(name: str) -> None:
+    loss, inputs = CASES[name]
+    other = dense_of(name)
+    plain = tuple(t.detach() for t in inputs)
+    assert_same(hessian(loss)(*plain), hessian(other)(*plain))
+    assert_same(jvp(loss, plain, plain)[1], jvp(other, plain, plain)[1])
+    many = tuple(torch.stack([t, 2 * t]) for t in plain)
+    one_by_one = torch.stack([other(*(t[k] for t in many)) for k in range(2)])
+    assert_same(vmap(loss)(*many), one_by_one)
+    for vectorize in (False, True):
+        second = torch.autograd.functional.hessian(loss, plain, vectorize=vectorize)[0][0]
+        assert_same(second, hessian(other)(*plain))
+    with forward_ad.dual_level():
+        dual = loss(forward_ad.make_dual(plain[0], plain[0]), *plain[1:])
+        tangent = forward_ad.unpack_dual(dual).tangent
+    assert_same(tangent, jvp(lambda a: other(a, *plain[1:]), plain[:1], plain[:1])[1])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_compiled_as_one_operator(name: str) -> None:
+    loss, inputs = CASES[name]
+    for backend in ("eager", "aot_eager"):
+        torch._dynamo.reset()
+        compiled = torch.compile(loss, fullgraph=True, backend=backend)
+        value = compiled(*inputs)
+        assert_same(value, loss(*inputs))
+        for found, wanted in zip(gradients(value, *inputs), gradients(loss(*inputs), *inputs)):
+            assert_same(found, wanted)
+    # A second derivative of a compiled graph is right or refused, never zero.
+    torch._dynamo.reset()
+    compiled = torch.compile(loss, fullgraph=True, backend="eager")
+    first = torch.autograd.grad(compiled(*inputs), inputs[0], create_graph=True)[0]
+    second = torch.autograd.grad(first.square().sum(), inputs[0])[0]
+    first = torch.autograd.grad(dense_of(name)(*inputs), inputs[0], create_graph=True)[0]
+    assert_same(second, torch.autograd.grad(first.square().sum(), inputs[0])[0])
+
+
+def test_operators_keep_their_promises() -> None:
+    x, y = samples(5, 7)
+    u = torch.cat([torch.full((5, 1), 0.2), torch.full((7, 1), -1 / 7)]).double()
+    centre, bandwidth = x.detach().mean(0), torch.tensor(2.0, dtype=torch.float64)
+    for block in (4, 64):
+        torch.library.opcheck(_pair_sum_op, (x, y, u, u, bandwidth, centre, "gaussian", [1.0, 2.0], 1.0, block))
+    for kind in KINDS:
+        torch.library.opcheck(contrastive_tiles._contrastive_op, (*pairs(), kind, True, 3))
+
+
+def test_export_holds_one_node() -> None:
+    x, y = (t.detach() for t in samples(5, 7))
+    exported = torch.export.export(MMDLoss(kernel=FIXED, block_size=4), (x, y))
+    assert_same(exported.module()(x, y), tiled_mmd(x, y))
+    assert sum("pair_sum" in str(node.target) for node in exported.graph.nodes) == 1
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("bound", [None, 1.0])
+@pytest.mark.parametrize("kind", KINDS)
+def test_contrastive(kind: str, bound: float | None, keep: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not keep:
+        monkeypatch.setattr(contrastive_tiles, "KEEP_BYTES", 0)
+    # without a bound, logits far beyond what an unshifted exponential holds
+    a, b, bias = pairs(23, 4, scale=1.0 if bound else 200.0)
+    wanted = dense(kind, a, b, bias)
+    slopes = gradients(wanted, a, b, bias)
+    for block_size in (7, 64):
+        found = contrastive(kind, a, b, bias, bound=bound, block_size=block_size)
+        assert_same(found, wanted, 1e-12)
+        for ours, one in zip(gradients(found, a, b, bias), slopes):
+            assert_same(ours, one)
+        assert_same(
+            contrastive(kind, a.detach(), b.detach(), bias.detach(), bound=bound, block_size=block_size), wanted
+        )
+
+
+def test_block_size_is_checked() -> None:
+    x, y = samples(5, 7)
+    with pytest.raises(ValueError, match="mmd_loss: `block_size` must be an integer >= 1, got 0"):
+        mmd_loss(x, y, block_size=0)
+
+
+def test_no_matrix_of_pairs_is_made() -> None:
+    """A batch whose matrix of pairs would be 4096 x 4096 makes no tensor near that size."""
+    largest = 0
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal largest
+            out = func(*args, **(kwargs or {}))
+            for tensor in out if isinstance(out, (tuple, list)) else (out,):
+                if isinstance(tensor, Tensor):
+                    largest = max(largest, tensor.untyped_storage().nbytes() // tensor.element_size())
+            return out
+
+    x, y = samples(2048, 2048, d=4, dtype=torch.float32)
+    with Watch():
+        mmd_loss(x, y, kernel=FIXED).backward()
+    assert largest <= 2 * 512 * 512
+
+
+def test_edges_and_doublings() -> None:
+    for start, stop, block in ((0, 10, 4), (3, 3, 5), (5, 6, 1), (0, 1024, 512)):
+        edges = _edges(start, stop, block)
+        assert [i for a, b in edges for i in range(a, b)] == list(range(start, stop))
+        assert all(0 < b - a <= block for a, b in edges)
+    for rates in ([1, 2, 4, 8, 16], [0.5, 2**0.5, 1, 3], [1, 4, 4], [1, 1000]):
+        rebuilt = [start * 2**k for start, counts in _doublings(rates) for k, c in enumerate(counts) for _ in range(c)]
+        assert sorted(rebuilt) == pytest.approx(sorted(rates))
