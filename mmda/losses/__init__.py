@@ -52,6 +52,7 @@ from mmda.losses.nt_xent import NTXentLoss, nt_xent_loss
 from mmda.losses.nuclear_norm import BatchNuclearNormLoss, batch_nuclear_norm_loss
 from mmda.losses.prototypes import PrototypeContrastiveLoss, prototype_contrastive_loss
 from mmda.losses.sigmoid_contrastive import SigmoidContrastiveLoss, sigmoid_contrastive_loss
+from mmda.losses.sinkhorn import SinkhornDivergenceLoss, sinkhorn_divergence_loss
 from mmda.losses.sliced_wasserstein import SlicedWassersteinLoss, sliced_wasserstein_loss
 from mmda.losses.triplet import TripletRankingLoss, triplet_ranking_loss
 
@@ -90,6 +91,7 @@ __all__ = [
     "RandomFeatureMMDLoss",
     "RandomMultilinearMap",
     "SigmoidContrastiveLoss",
+    "SinkhornDivergenceLoss",
     "SlicedWassersteinLoss",
     "TripletRankingLoss",
     "adaptive_feature_norm_loss",
@@ -126,6 +128,7 @@ __all__ = [
     "prototype_contrastive_loss",
     "random_feature_mmd_loss",
     "sigmoid_contrastive_loss",
+    "sinkhorn_divergence_loss",
     "sliced_wasserstein_loss",
     "triplet_ranking_loss",
 ]

@@ -1,0 +1,170 @@
+"""Sinkhorn divergence: entropic optimal transport without its bias."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mmda._checks import check_choice, check_count, check_number, check_same_width
+from mmda._kernel_sums import pooled_centre, total_weight
+from mmda._masking import as_rows, full_precision, working_dtype
+from mmda._transport import transport_cost
+from mmda.kernels import centred_squared_distances, safe_sqrt
+
+Cost = Literal["squared", "distance"]
+_COSTS = ("squared", "distance")
+
+
+def sinkhorn_divergence_loss(
+    source: Tensor,
+    target: Tensor,
+    *,
+    regularisation: float = 1.0,
+    cost: Cost = "squared",
+    iterations: int = 30,
+    source_weight: Tensor | None = None,
+    target_weight: Tensor | None = None,
+    source_mask: Tensor | None = None,
+    target_mask: Tensor | None = None,
+) -> Tensor:
+    r"""Debiased entropic transport cost between two samples; lower means closer distributions.
+
+    .. math::
+
+       \mathrm{OT}_\varepsilon(x, y) - \tfrac{1}{2} \mathrm{OT}_\varepsilon(x, x)
+       - \tfrac{1}{2} \mathrm{OT}_\varepsilon(y, y), \qquad
+       \mathrm{OT}_\varepsilon(x, y) = \min_P \sum_{i, j} P_{i j} C_{i j}
+       + \varepsilon \sum_{i, j} P_{i j} \log \frac{P_{i j}}{a_i b_j}
+
+    over the plans P >= 0 with row sums :math:`a_i` and column sums :math:`b_j` (1 / n and 1 / m, or shares of weight),
+    and cost :math:`C_{i j} = \lVert x_i - y_j \rVert^2`, or :math:`\lVert x_i - y_j \rVert`. Small
+    :math:`\varepsilon` gives the Wasserstein cost of the samples, large :math:`\varepsilon` the squared distance of
+    the means (``"squared"``) or half the energy distance (``"distance"``).
+
+    Args:
+        source: source features.
+        target: target features; the number of rows may differ.
+        regularisation: :math:`\varepsilon`, in units of the cost.
+        cost: ``"squared"`` or ``"distance"``.
+        iterations: steps of the solver. 30 reach rounding for :math:`\varepsilon` down to about 1/1,000 of the mean
+            cost; take 60 below.
+        source_weight: how often each source row counts: 2 is a repeated row, 0 an absent one.
+        target_weight: the same for the target.
+        source_mask: bool, True = keep. Padding may hold anything.
+        target_mask: the same for the target.
+
+    Shape:
+        ``source`` (n, d), ``target`` (m, d), or with a mask (b, t, d); weights and masks (n,) and (m,), or (b, t).
+
+    Returns:
+        Scalar >= 0 up to rounding, float32 (float64 for float64 input). A side with no row left gives zero.
+
+    Raises:
+        ValueError: wrong shapes, a regularisation that is not positive, fewer than one iteration.
+        TypeError: a mask that is not bool, features that are not floating point.
+
+    Notes:
+        O((n + m)^2 (d + iterations k)) time with k the smaller of n and m, O((n + m)^2) memory whatever the number of
+        iterations: each is a Sinkhorn step in the log domain and a Newton step, and none is kept for the backward
+        pass. The gradient is the envelope theorem's and the second derivative the implicit function theorem's, both
+        exact once the solver has converged. Differs from common practice: the usual hundreds of Sinkhorn steps,
+        stopped early, return another number at small regularisation. With the cost :math:`\lVert x - y \rVert^2 / 2`
+        and the "blur" of other libraries, :math:`\varepsilon = 2 \, \text{blur}^2` gives twice their number.
+
+    Example:
+        >>> import torch
+        >>> source, target = torch.tensor([[0.0], [1.0]]), torch.tensor([[3.0], [2.0]])
+        >>> round(sinkhorn_divergence_loss(source, target, regularisation=0.01).item(), 4)  # 0 to 2, 1 to 3
+        4.0
+
+    References:
+        Genevay, Peyré & Cuturi, "Learning Generative Models with Sinkhorn Divergences", AISTATS 2018, equation 2;
+        Feydy et al., "Interpolating between Optimal Transport and MMD using Sinkhorn Divergences", AISTATS 2019,
+        equations 1 and 3, proposition 2 for the gradient.
+    """
+    caller = "sinkhorn_divergence_loss"
+    _check_options(caller, regularisation, cost, iterations)
+    dtype = working_dtype(source, target)
+    with full_precision(source):
+        x, x_weight = as_rows(caller, "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
+        y, y_weight = as_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
+        check_same_width(caller, "source", x, "target", y)
+        centre = pooled_centre(x, y, x_weight, y_weight)
+        x, y = x - centre, y - centre
+        a, b = _shares(x, x_weight), _shares(y, y_weight)
+
+        def transport(left: Tensor, right: Tensor, p: Tensor, q: Tensor, same: bool = False) -> Tensor:
+            squared = centred_squared_distances(left, right, same=same)
+            costs = squared if cost == "squared" else safe_sqrt(squared)
+            return transport_cost(costs, p, q, regularisation=float(regularisation), iterations=iterations)
+
+        value = transport(x, y, a, b) - (transport(x, x, a, a, same=True) + transport(y, y, b, b, same=True)) / 2
+        if x_weight is None and y_weight is None:
+            return value
+        both = (total_weight(x, x_weight) > 0) & (total_weight(y, y_weight) > 0)
+        return torch.where(both, value, 0 * value)
+
+
+def _shares(rows: Tensor, weight: Tensor | None) -> Tensor:
+    """Weights that sum to one; equal ones where none is left, so that the problem stays defined."""
+    equal = torch.full_like(rows[:, 0], 1 / rows.shape[0])
+    if weight is None:
+        return equal
+    total = weight.sum()
+    some = total > 0
+    return torch.where(some, weight / torch.where(some, total, torch.ones_like(total)), equal)
+
+
+def _check_options(caller: str, regularisation: float, cost: Cost, iterations: int) -> None:
+    check_number(caller, "regularisation", regularisation, above=0)
+    check_choice(caller, "cost", cost, _COSTS)
+    check_count(caller, "iterations", iterations)
+
+
+class SinkhornDivergenceLoss(nn.Module):
+    """Module form of :func:`sinkhorn_divergence_loss`, which holds the formula, shapes and errors.
+
+    Args:
+        regularisation: in units of the cost.
+        cost: ``"squared"`` or ``"distance"``.
+        iterations: steps of the solver.
+
+    Example:
+        >>> SinkhornDivergenceLoss(regularisation=0.1)
+        SinkhornDivergenceLoss(regularisation=0.1, cost='squared', iterations=30)
+    """
+
+    def __init__(self, *, regularisation: float = 1.0, cost: Cost = "squared", iterations: int = 30) -> None:
+        super().__init__()
+        _check_options("SinkhornDivergenceLoss", regularisation, cost, iterations)
+        self.regularisation = regularisation
+        self.cost: Cost = cost
+        self.iterations = iterations
+
+    def forward(
+        self,
+        source: Tensor,
+        target: Tensor,
+        *,
+        source_weight: Tensor | None = None,
+        target_weight: Tensor | None = None,
+        source_mask: Tensor | None = None,
+        target_mask: Tensor | None = None,
+    ) -> Tensor:
+        """See :func:`sinkhorn_divergence_loss`."""
+        return sinkhorn_divergence_loss(
+            source,
+            target,
+            regularisation=self.regularisation,
+            cost=self.cost,
+            iterations=self.iterations,
+            source_weight=source_weight,
+            target_weight=target_weight,
+            source_mask=source_mask,
+            target_mask=target_mask,
+        )
+
+    def extra_repr(self) -> str:
+        return f"regularisation={self.regularisation:g}, cost={self.cost!r}, iterations={self.iterations}"
