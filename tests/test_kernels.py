@@ -203,7 +203,7 @@ def test_median_of_many_rows_is_that_of_a_fixed_subsample() -> None:
 
 
 def test_subsample_has_different_rows_of_the_whole_sample() -> None:
-    """Rows 0 .. n - 1 on a line: the distance r of two is exceeded with probability (1 - r / n)^2, a half at the median."""
+    """Rows on a line: distances above r have the share (1 - r / n)^2, a half at the median."""
     n = 5000
     line = torch.arange(float(n), dtype=torch.float64).unsqueeze(1)
     assert median_bandwidth(line).item() == pytest.approx((1 - math.sqrt(0.5)) * n, rel=0.05)
