@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import re
@@ -61,10 +62,12 @@ from mmda.models.mmcda import (
 from mmda.validators import span_constancy
 from mmda.vmr import (
     WORLDS,
+    ClosedMomentsError,
     ResidentLoader,
     VMRBatch,
     VMRDataError,
     VMRDataset,
+    VMRQuery,
     collate,
     encode_sentence,
     load_packed,
@@ -86,6 +89,10 @@ from mmda.vmr.evaluation import (
 ALIGNMENTS = ("mmd", "coral", "energy", "sliced", "adversarial")
 HEADLINE, MIOU = "R@1, IoU=0.5", "mIoU"
 SHOWN = ("R@1, IoU=0.3", HEADLINE, "R@1, IoU=0.7", MIOU)
+
+
+class UnusableError(ValueError):
+    """Something the user asked for cannot be done; the message says what, and which rule."""
 
 
 # ---------------------------------------------------------------------------------------------------------- rows
@@ -133,17 +140,16 @@ ABLATION = (
 FULL, SOURCE_ONLY, CEILING = ROWS[4].name, ROWS[0].name, ROWS[5].name
 
 
-def discrepancy(name: str, width: int, generator_seed: int) -> Discrepancy:
+def discrepancy(name: str, width: int) -> Discrepancy:
     """The domain alignment by name. An adversary has parameters of its own; one optimiser trains them too."""
     if name == "coral":
         return CORALLoss()
     if name == "energy":
         return EnergyDistanceLoss()
     if name == "sliced":
-        directions = torch.randn(64, width, generator=torch.Generator().manual_seed(generator_seed))
-        return SlicedWassersteinLoss(projections=directions / directions.norm(dim=1, keepdim=True))
+        return SlicedWassersteinLoss(n_projections=64)
     if name == "adversarial":
-        return DomainAdversarialLoss(DomainDiscriminator(width, hidden=32))
+        return DomainAdversarialLoss(DomainDiscriminator(width, hidden=(32,)))
     return MMDLoss(kernel=Gaussian("mean"), estimator="unbiased")
 
 
@@ -197,10 +203,10 @@ def load(problem: Problem, seed: int) -> tuple[Domain, Domain]:
     assert problem.source is not None
     assert problem.target is not None
     source, target = read_domain(problem.source), read_domain(problem.target)
-    for what, a, b in (("frame", source.train.frames, target.train.frames), ("query", source.train.words, target.train.words)):
-        if a.shape[-1] != b.shape[-1]:
-            rule = f"{what} features must have one width in both domains"
-            raise VMRDataError(problem.target.path, None, rule, f"{a.shape[-1]} and {b.shape[-1]}")
+    for what in ("frames", "words"):
+        a, b = (getattr(domain.train, what).shape[-1] for domain in (source, target))
+        if a != b:
+            raise VMRDataError(problem.target.path, None, f"{what} must have one width in both domains", f"{a} and {b}")
     return source, target
 
 
@@ -257,10 +263,8 @@ def read_dataset(place: Place) -> VMRDataset:
     if len(video) == 1 and query is not None:
         return load_packed(video[0], query, notes_at, max_clips=place.max_clips)
     notes = read_annotations(notes_at)
-    order = [q.qid for q in notes]
-    return VMRDataset(
-        notes, open_features(video), open_features(query, kind="query", ids=order), max_clips=place.max_clips
-    )
+    words = open_features(query, kind="query", ids=notes.order)
+    return VMRDataset(notes, open_features(video), words, max_clips=place.max_clips)
 
 
 # ------------------------------------------------------------------------------------------------------ one training
@@ -350,8 +354,8 @@ def run(job: Job) -> dict[str, Any]:
     model = build_mmcda(config).to(job.device)
     objective = MMCDAObjective(
         weights=roles(job.row),
-        video_discrepancy=discrepancy(job.alignment, config.hidden, job.seed),
-        query_discrepancy=discrepancy(job.alignment, config.hidden, job.seed),
+        video_discrepancy=discrepancy(job.alignment, config.hidden),
+        query_discrepancy=discrepancy(job.alignment, config.hidden),
         temperature=config.temperature,
     ).to(job.device)
     source_val = ResidentLoader(labelled.val, 128, shuffle=False)
@@ -424,9 +428,9 @@ def blind_rows(problem: Problem, seed: int) -> list[Evaluation]:
     }
     masks: dict[str, torch.Tensor] = {}
     if test.frames.shape[-1] == test.words.shape[-1] and problem.world is None:
-        name = "zero-shot cosine"
+        name, keep = "zero-shot cosine", test.frame_mask
         sentence = (test.words * test.word_mask.unsqueeze(-1)).sum(1)
-        rows[name], masks[name] = zero_shot_spans(test.frames, sentence, test.clip_times, frame_mask=test.frame_mask, n=5)
+        rows[name], masks[name] = zero_shot_spans(test.frames, sentence, test.clip_times, frame_mask=keep, n=5)
     return [
         evaluate_windows(
             spans,
@@ -443,8 +447,6 @@ def blind_rows(problem: Problem, seed: int) -> list[Evaluation]:
 
 def as_queries(domain: Domain, split: VMRBatch) -> list[Any]:
     """A labelled split as annotated queries."""
-    from mmda.vmr import VMRQuery
-
     assert split.windows is not None
     assert split.window_mask is not None
     return [
@@ -527,7 +529,8 @@ def as_text(tables: list[dict[str, Any]]) -> str:
     lines = []
     for each in tables:
         seeds = f"{each['seeds']} seed" + ("s" if each["seeds"] > 1 else "")
-        lines += [f"{each['problem']}: mean over {seeds} ± half-width of the 95 % interval (over seeds or by video)", ""]
+        spread = "half-width of the 95 % interval (over seeds or by video, the wider)"
+        lines += [f"{each['problem']}: mean over {seeds} ± {spread}", ""]
         lines.append(f"{'':30}" + "".join(f"{m.replace('IoU=', ''):>14}" for m in SHOWN) + f"{'gap won back':>14}")
         for row in each["rows"]:
             gap = row.get("recovered", {}).get(HEADLINE)
@@ -597,6 +600,25 @@ def write_text(path: Path, text: str) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------- running
+
+
+def check_writable(folder: Path) -> None:
+    """The output folder can be made and written to: found out before hours of training, not after."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UnusableError(f"{folder}: the output folder must be writable, got {error.strerror}") from error
+
+
+def check_device(name: str) -> None:
+    """The device exists here."""
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0]
+        raise UnusableError(f"--device {name}: the device must exist on this machine, got {first}") from error
 
 
 class Counter:
@@ -676,7 +698,10 @@ def predict(options: argparse.Namespace, problem: Problem) -> None:
         raise VMRDataError(problem.name, options.video, "--video must name a video of the target", f"try {example!r}")
     batch = split.without_moments().slice(rows[:1])
     if problem.world is not None:
-        words = encode_sentence(WORLDS[problem.world], options.predict, seed=seed).unsqueeze(0)
+        try:
+            words = encode_sentence(WORLDS[problem.world], options.predict, seed=seed).unsqueeze(0)
+        except ValueError as error:
+            raise UnusableError(f"--predict: {error}") from error
     else:
         words = sentence_features(problem, target, options.predict)
     mask = torch.ones(words.shape[:2], dtype=torch.bool)
@@ -685,7 +710,8 @@ def predict(options: argparse.Namespace, problem: Problem) -> None:
     best = float(spans.scores[0, 0])
     for (start, end), score, kept in zip(spans.windows[0].tolist(), spans.scores[0].tolist(), spans.mask[0].tolist()):
         if kept:
-            print(f"  {start:7.1f} s - {end:7.1f} s   score {score:7.2f}   {100 * 2.718281828 ** (score - best):5.1f} % of the best")
+            share = 100 * math.exp(score - best)
+            print(f"  {start:7.1f} s - {end:7.1f} s   score {score:7.2f}   {share:5.1f} % of the best")
 
 
 def sentence_features(problem: Problem, target: Domain, sentence: str) -> torch.Tensor:
@@ -708,12 +734,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     data.add_argument("--source", help="folder or prefix of the labelled domain")
     data.add_argument("--target", help="folder or prefix of the other domain")
     for side in ("source", "target"):
-        data.add_argument(f"--{side}-video", action="append", default=[], metavar="PATH", help="features elsewhere; repeat to join")
+        help_text = "frame features elsewhere; repeat to join several"
+        data.add_argument(f"--{side}-video", action="append", default=[], metavar="PATH", help=help_text)
         data.add_argument(f"--{side}-query", metavar="PATH", help="query features elsewhere")
     data.add_argument("--splits", metavar="JSON", help="splits by video; default: 70 / 10 / 20")
     data.add_argument("--max-clips", type=int, help="average-pool longer videos to this many clips")
     training = parser.add_argument_group("training")
-    training.add_argument("--ablation", action="store_true", help="all rows: each module added, each left out, controls")
+    training.add_argument("--ablation", action="store_true", help="every row: also each module left out, controls")
     training.add_argument("--seeds", type=int, help="number of seeds (default 2; 3 on real data)")
     training.add_argument("--alignment", choices=ALIGNMENTS, default="mmd", help="what (i) aligns with")
     training.add_argument("--epochs", type=int, help="passes over the source (default: 10 simulated, 16 real)")
@@ -817,7 +844,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     began = time.perf_counter()
     seeds = options.seeds or (1 if options.smoke else 3 if options.source else 2)
-    options.output.mkdir(parents=True, exist_ok=True)
+    check_writable(options.output)
+    check_device(options.device)
     jobs = [job for problem in problems for job in jobs_of(options, problem, seeds)]
     workers = options.workers or (1 if options.device != "cpu" else max(1, min(8, os.cpu_count() or 1, len(jobs))))
     results = train_all(jobs, workers)
@@ -841,13 +869,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{time.perf_counter() - began:.0f} s; text, JSON, plot and models are in {options.output}/")
 
 
-if __name__ == "__main__":
+def cli(arguments: Sequence[str] | None = None) -> int:
+    """Exit code of the command: 2 and one clear line for what the user can mend; a bug shows its trace."""
     try:
-        main()
-    except (ValueError, OSError, CheckpointError) as error:
-        # one clear line for what the user can mend; anything else is a bug and shows its trace
+        main(arguments)
+    except (VMRDataError, CheckpointError, ClosedMomentsError, UnusableError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        return 2
     except KeyboardInterrupt:
         print("interrupted; --resume goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli())

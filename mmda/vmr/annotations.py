@@ -78,6 +78,7 @@ class Annotations:
         report: what was read, cut and dropped.
         source: the file they came from, for messages.
         closed: the moments are not readable (the target's view).
+        order: the name of every row of the file, kept or not: what rows of features without names go by.
 
     Example:
         >>> notes = validate_queries([VMRQuery("q1", "v", "a dog runs", 10.0, ((4.0, 12.0),))], source="mine")
@@ -91,6 +92,7 @@ class Annotations:
     report: Report = field(repr=False)
     source: str = "memory"
     closed: bool = False
+    order: tuple[str, ...] = field(default=(), repr=False)
 
     def __len__(self) -> int:
         return len(self.queries)
@@ -158,13 +160,13 @@ def validate_queries(
     """
     found = findings if findings is not None else Findings()
     kept: list[VMRQuery] = []
-    seen: set[str] = set()
+    seen: dict[str, None] = {}
     rows = moments = 0
     for query in queries:
         rows += 1
         if query.qid in seen:
             raise VMRDataError(source, query.qid, "name one query only", "the same qid twice")
-        seen.add(query.qid)
+        seen[query.qid] = None
         text = " ".join(query.text.split())
         if not text:
             found.add("no_text", query.qid)
@@ -182,7 +184,7 @@ def validate_queries(
     said |= {"rows": rows, "queries": len(kept), "videos": len({query.vid for query in kept}), "moments": moments}
     if not kept:
         raise VMRDataError(source, None, "hold at least one usable query", f"{rows} rows, none usable")
-    return Annotations(tuple(kept), found.report(str(source), said), str(source))
+    return Annotations(tuple(kept), found.report(str(source), said), str(source), order=tuple(seen))
 
 
 def _clip(query: VMRQuery, found: Findings, source: str | Path) -> Iterator[Window]:

@@ -1,0 +1,305 @@
+"""The main example end to end: a world, two folders, a resumed run, a question to a trained model, and bad input."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def example() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("mmcda_vmr_example", ROOT / "examples" / "mmcda_vmr.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def finished(example: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished smoke run."""
+    folder: Path = tmp_path_factory.mktemp("smoke") / "out"
+    assert example.cli(["--smoke", "--ablation", "--seeds", "2", "--diagnose", "--output", str(folder)]) == 0
+    return folder
+
+
+def write_domain(folder: Path, seed: int, *, width: int = 6, videos: int = 24) -> Path:
+    """A small data set in the packed layout: PREFIX.jsonl, PREFIX_video.npz, PREFIX_query.npz."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    clips = rng.integers(8, 14, videos)
+    offsets = np.concatenate([[0], np.cumsum(clips)])
+    vids = np.array([f"v{i}" for i in range(videos)])
+    feats = rng.integers(-127, 128, (offsets[-1], width)).astype(np.int8)
+    prefix = folder / "set"
+    np.savez(
+        f"{prefix}_video.npz",
+        feat_int8=feats,
+        scale=np.full(width, 0.01, dtype=np.float32),
+        offsets=offsets,
+        vids=vids,
+        clip_seconds=np.float32(2.0),
+    )
+    np.savez(f"{prefix}_query.npz", feat=rng.standard_normal((videos, 5)).astype(np.float32))
+    lines = []
+    for i in range(videos):
+        start = float(rng.integers(0, clips[i] - 4)) * 2
+        window = [start, start + 6.0]
+        row = {"qid": i, "query": f"query {i}", "duration": 2.0 * int(clips[i]), "vid": f"v{i}"}
+        lines.append(json.dumps({**row, "relevant_windows": [window]}))
+    Path(f"{prefix}.jsonl").write_text("\n".join(lines) + "\n")
+    return prefix
+
+
+def folders(tmp_path: Path, **sizes: int) -> list[str]:
+    source, target = write_domain(tmp_path / "a", 0), write_domain(tmp_path / "b", 1, **sizes)
+    return ["--source", str(source), "--target", str(target)]
+
+
+def test_table_has_every_row_with_intervals(finished: Path, example: ModuleType) -> None:
+    content = json.loads((finished / "table.json").read_text())
+    rows = {row["row"]: row for row in content["tables"][0]["rows"]}
+    blind = ["random span", "sampled source prior", "best constant of the source", "whole video"]
+    assert list(rows) == blind + [row.name for row in example.ABLATION]
+    for row in rows.values():
+        for metric in example.SHOWN:
+            low, high = row["interval"][metric]["seeds"]
+            assert low <= row["mean"][metric] <= high
+    text = (finished / "table.txt").read_text()
+    assert all(name in text for name in rows)
+    assert (finished / "table.png").read_bytes().startswith(b"\x89PNG")
+    assert not list(finished.rglob("*.part*"))
+
+
+def test_every_term_is_logged_raw_weighted_and_with_its_gradient(finished: Path, example: ModuleType) -> None:
+    runs = json.loads((finished / "table.json").read_text())["runs"]
+    full = next(run for run in runs if run["row"] == example.FULL)
+    for entry in full["log"]:
+        assert (
+            set(entry["terms"]) == set(entry["weights"]) == set(entry["gradient_norms"]) == set(example.DEFAULT_WEIGHTS)
+        )
+        assert all(norm > 0 for norm in entry["gradient_norms"].values())
+
+
+def test_means_and_intervals_are_those_of_the_runs(finished: Path) -> None:
+    content = json.loads((finished / "table.json").read_text())
+    for row in content["tables"][0]["rows"]:
+        values = [run["metrics"]["mIoU"] for run in content["runs"] if run["row"] == row["row"]]
+        if values:
+            assert row["mean"]["mIoU"] == pytest.approx(np.mean(values))
+
+
+def test_a_trained_model_answers(finished: Path, example: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    ask = ["--smoke", "--output", str(finished), "--predict", "the concept07-a of", "--video", "target-test-3"]
+    assert example.cli([*ask, "--top", "3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("target-test-3 (")
+    assert 1 <= len(lines[1:]) <= 3
+    assert lines[1].endswith("100.0 % of the best")
+    assert all(" s - " in line and "score" in line for line in lines[1:])
+
+
+def test_resume_trains_nothing_twice(
+    finished: Path, example: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("trained again")
+
+    before = (finished / "table.txt").read_text()
+    monkeypatch.setattr(example, "fit", never)
+    assert example.cli(["--smoke", "--ablation", "--seeds", "2", "--resume", "--output", str(finished)]) == 0
+    assert (finished / "table.txt").read_text() == before
+
+
+@pytest.mark.parametrize("alignment", ["coral", "energy", "sliced", "adversarial"])
+def test_the_alignment_is_swapped(example: ModuleType, alignment: str, tmp_path: Path) -> None:
+    assert example.cli(["--smoke", "--alignment", alignment, "--output", str(tmp_path)]) == 0
+    assert json.loads((tmp_path / "table.json").read_text())["alignment"] == alignment
+
+
+def test_two_folders_give_the_same_table(
+    example: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = [*folders(tmp_path), "--epochs", "1", "--seeds", "1", "--workers", "1", "--batch-size", "8"]
+    assert example.cli([*run, "--output", str(tmp_path / "out")]) == 0
+    rows = [row["row"] for row in json.loads((tmp_path / "out" / "table.json").read_text())["tables"][0]["rows"]]
+    assert rows[-6:] == [row.name for row in example.ROWS]
+    capsys.readouterr()
+    ask = [*folders(tmp_path), "--output", str(tmp_path / "out"), "--video", "v3"]
+    assert example.cli([*ask, "--predict", "Query  3"]) == 0  # blanks and case do not matter
+    assert "v3 (" in capsys.readouterr().out
+    assert example.cli([*ask, "--predict", "another sentence"]) == 2
+    assert "the sentence must be a query of the target" in capsys.readouterr().err
+
+
+def test_the_targets_training_boundaries_are_closed(example: ModuleType, tmp_path: Path) -> None:
+    """Moving every boundary of the target's training videos moves no number of the adapted rows."""
+    tables = []
+    for shift in (0.0, 2.0):
+        here = tmp_path / str(shift)
+        arguments = folders(here)
+        path = Path(f"{arguments[3]}.jsonl")
+        splits = {
+            "set": {
+                "train": [f"v{i}" for i in range(14)],
+                "val": ["v14", "v15", "v16"],
+                "test": [f"v{i}" for i in range(17, 24)],
+            }
+        }
+        (here / "splits.json").write_text(json.dumps(splits))
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        for row in rows:
+            if int(row["vid"][1:]) < 17:
+                row["relevant_windows"] = [[s + shift, e + shift] for s, e in row["relevant_windows"]]
+        path.write_text("\n".join(map(json.dumps, rows)))
+        run = [
+            "--splits",
+            str(here / "splits.json"),
+            "--epochs",
+            "2",
+            "--seeds",
+            "1",
+            "--workers",
+            "1",
+            "--batch-size",
+            "7",
+        ]
+        assert example.cli([*arguments, *run, "--output", str(here / "out")]) == 0
+        table = json.loads((here / "out" / "table.json").read_text())["tables"][0]["rows"]
+        tables.append({row["row"]: row["mean"] for row in table if row["row"] != example.CEILING})
+    assert tables[0] == tables[1]
+
+
+def nan_features(prefix: Path) -> None:
+    content = dict(np.load(f"{prefix}_query.npz"))
+    content["feat"][3] = np.nan
+    np.savez(f"{prefix}_query.npz", **content)
+
+
+def fewer_queries(prefix: Path) -> None:
+    content = dict(np.load(f"{prefix}_query.npz"))
+    np.savez(f"{prefix}_query.npz", feat=content["feat"][:-1])
+
+
+def unknown_video(prefix: Path) -> None:
+    path = Path(f"{prefix}.jsonl")
+    path.write_text(path.read_text().replace('"v5"', '"nobody"'))
+
+
+def moment_after_the_end(prefix: Path) -> None:
+    path = Path(f"{prefix}.jsonl")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[2]["relevant_windows"] = [[1000.0, 1010.0]]
+    path.write_text("\n".join(map(json.dumps, rows)))
+
+
+def torn_file(prefix: Path) -> None:
+    path = Path(f"{prefix}_video.npz")
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def missing_file(prefix: Path) -> None:
+    Path(f"{prefix}_video.npz").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (missing_file, "set_video.npz"),
+        (torn_file, "set_video.npz"),
+        (nan_features, "set_query.npz"),
+        (fewer_queries, "set_query.npz"),
+        (unknown_video, "nobody"),
+    ],
+)
+def test_bad_data_is_one_line_and_leaves_nothing(
+    example: ModuleType,
+    damage: Callable[[Path], None],
+    named: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = folders(tmp_path)
+    damage(Path(arguments[3]))
+    code = example.cli([*arguments, "--epochs", "1", "--workers", "1", "--output", str(tmp_path / "out")])
+    error = capsys.readouterr().err.strip().splitlines()
+    assert code == 2
+    assert len([line for line in error if line.startswith("error: ")]) == 1
+    assert named in error[-1]
+    assert not [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
+
+
+def test_a_moment_after_the_end_is_dropped_and_reported(example: ModuleType, tmp_path: Path) -> None:
+    prefix = write_domain(tmp_path, 0)
+    moment_after_the_end(prefix)
+    data = example.read_dataset(example.Place(str(prefix)))
+    assert len(data) == 23
+    assert "v2" not in data.vids
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--checkpoint", "{here}/none.pt"], "none.pt: the checkpoint must exist"),
+        (["--checkpoint", "{here}/torn.pt"], "torn.pt: the checkpoint must be a whole mmcda model file"),
+        (["--video", "nobody"], "--video must name a video of the target"),
+        (["--predict", "the dog"], "--predict: encode_sentence: `sentence` must use words such as"),
+    ],
+)
+def test_bad_questions(
+    finished: Path,
+    example: ModuleType,
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "torn.pt").write_bytes(b"PK\x03\x04 half a file")
+    base = ["--smoke", "--output", str(finished), "--predict", "the concept01-a", "--video", "target-test-0"]
+    assert example.cli([*base, *(a.format(here=tmp_path) for a in arguments)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_widths_must_agree(example: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = folders(tmp_path, width=7)
+    assert example.cli([*arguments, "--epochs", "1", "--workers", "1", "--output", str(tmp_path / "out")]) == 2
+    assert "frames must have one width in both domains" in capsys.readouterr().err
+
+
+def test_an_unwritable_folder_is_found_before_training(
+    example: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert example.cli(["--smoke", "--output", str(tmp_path / "file" / "out")]) == 2
+    assert "the output folder must be writable" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_missing_device_is_named(example: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert example.cli(["--smoke", "--device", "cuda", "--output", str(tmp_path)]) == 2
+    assert "--device cuda: the device must exist on this machine" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--source", "x"], ["--seeds", "0"], ["--predict", "a"], ["--world", "default", "--source", "x", "--target", "y"]],
+)
+def test_contradictory_options(example: ModuleType, arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        example.cli(arguments)
+    assert ended.value.code == 2
