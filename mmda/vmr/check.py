@@ -109,7 +109,7 @@ def _check(options: argparse.Namespace) -> int:
         video = open_features(options.video, key=options.video_key)
         stores.append(("video", video))
     if options.query:
-        order = [q.qid for q in notes]
+        order = notes.order
         query = open_features(options.query, kind="query", key=options.query_key, ids=order)
         stores.append(("query", query))
     elif options.glove:

@@ -275,7 +275,7 @@ def load_packed(
         VMRDataError: if anything on disk breaks its layout, or the three do not fit.
     """
     notes = read_annotations(annotations)
-    order = notes.order or tuple(q.qid for q in notes)
+    order = notes.order
     return VMRDataset(
         notes,
         open_features(video),
