@@ -146,8 +146,10 @@ _NO_SHIFT = World(video_mean=0.0, video_rotation=0.0, query_rotation=0.0, cooccu
 #: Named worlds. Each of ``no_shift`` to ``location`` turns one knob; the others mix several.
 WORLDS: dict[str, World] = {
     "default": World(),
-    "language": World(video_mean=1.0, video_rotation=0.6, query_rotation=1.0, cooccurrence=0.3, noise=0.8),
-    "noisy": World(video_mean=0.8, video_rotation=0.8, query_rotation=0.8, cooccurrence=0.3, noise=1.2),
+    "language": World(
+        video_mean=1.5, video_rotation=0.6, query_mean=1.0, query_rotation=1.0, cooccurrence=0.3, noise=0.5
+    ),
+    "noisy": World(video_mean=1.5, video_rotation=0.7, query_mean=1.0, query_rotation=0.7, cooccurrence=0.3, noise=1.0),
     "hard": World(video_mean=0.8, video_rotation=0.9, query_rotation=0.6, cooccurrence=0.8),
     "no_shift": _NO_SHIFT,
     "mean": replace(_NO_SHIFT, video_mean=1.5, query_mean=1.0),

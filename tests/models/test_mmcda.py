@@ -212,9 +212,16 @@ def brute_force(
 
         start = log_softmax(logits.start[b, :t].double().numpy())
         end = log_softmax(logits.end[b, :t].double().numpy())
+
+        def stands_out(i: int, j: int) -> float:
+            """Mean inside a span of w of the t clips over the standard error of such a mean."""
+            w = j - i + 1
+            error = math.sqrt((s.var() + 1e-6) / w * (1 - min(w / t, 0.98)))
+            return float((s[i : j + 1].mean() - s.mean()) / error)
+
         scored = sorted(
             (
-                (start[i] + end[j] + mix * (s[i : j + 1].mean() - s.mean()), float(clips[b, i, 0]), float(clips[b, j, 1]))
+                (start[i] + end[j] + mix * stands_out(i, j), float(clips[b, i, 0]), float(clips[b, j, 1]))
                 for i, j in itertools.combinations_with_replacement(range(t), 2)
             ),
             reverse=True,

@@ -86,7 +86,7 @@ class MMCDA(nn.Module):
         return MMCDAOutput(frames, query, joint_frames, joint_query, similarity, logits, batch.frame_mask)
 
     @torch.no_grad()
-    def predict(self, batch: VMRBatch, *, n: int = 5, mix: float = 0.3, nms_threshold: float = 0.5) -> Spans:
+    def predict(self, batch: VMRBatch, *, n: int = 5, mix: float = 0.4, nms_threshold: float = 0.5) -> Spans:
         """The n best spans of every row in seconds, see :func:`decode_spans`. Call it in ``eval()`` mode."""
         output = self(batch)
         return decode_spans(

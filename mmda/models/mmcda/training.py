@@ -208,7 +208,7 @@ def _gradient_norms(terms: dict[str, Tensor], parameters: Sequence[Tensor]) -> d
 
 @torch.no_grad()
 def predict_split(
-    model: MMCDA, loader: Iterable[VMRBatch], *, n: int = 5, mix: float = 0.3, nms_threshold: float = 0.5
+    model: MMCDA, loader: Iterable[VMRBatch], *, n: int = 5, mix: float = 0.4, nms_threshold: float = 0.5
 ) -> tuple[Spans, tuple[str, ...]]:
     """The n best spans of every row of a loader, in its order, on the CPU, and the rows' names.
 
