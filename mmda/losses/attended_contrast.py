@@ -79,18 +79,14 @@ def attended_contrastive_loss(
         check_number(caller, "temperature", temperature, above=0)
     dtype = working_dtype(frames, queries)
     with full_precision(frames):
-        f, keep = frames.to(dtype), frame_mask
+        f, q, keep = frames.to(dtype), queries.to(dtype), frame_mask
         if keep is None:
             keep = torch.ones(f.shape[:2], dtype=torch.bool, device=f.device)
-        else:
-            f = zero_padding(f, keep)
         counts = pair_counts(caller, n, mask, weight, f)
         counts = torch.where(keep.any(1), counts, torch.zeros_like(counts))
         candidates = candidate_mask(caller, n, negative_mask, f.device)
-        q = queries.to(dtype)
-        if mask is not None:
-            f = zero_padding(f, mask.unsqueeze(1).expand(f.shape[:2]))
-            q = zero_padding(q, mask)
+        present = counts > 0
+        f, q = zero_padding(f, keep & present.unsqueeze(1)), zero_padding(q, present)
         f, q = unit_rows(f), unit_rows(q)
         similarity = torch.matmul(f, q.T).transpose(1, 2)  # (video, query, t)
         attention = masked_softmax(similarity.detach() / attention_temperature, keep.unsqueeze(1), -1)

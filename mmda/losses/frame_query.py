@@ -70,17 +70,17 @@ def frame_query_loss(
         check_number("frame_query_loss", "temperature", temperature, above=0)
     dtype = working_dtype(frames, queries)
     with full_precision(frames):
-        f, keep = frames.to(dtype), frame_mask
+        f, q, keep = frames.to(dtype), queries.to(dtype), frame_mask
         if keep is None:
             keep = torch.ones(f.shape[:2], dtype=torch.bool, device=f.device)
-        else:
-            f = zero_padding(f, keep)
-        scores = torch.bmm(unit_rows(f), unit_rows(queries.to(dtype)).unsqueeze(2)).squeeze(2) / temperature
         inside = moment_mask & keep
-        row = -masked_mean(masked_log_softmax(scores, keep, 1), inside, 1)
         counts = inside.any(1).to(dtype)
         if weight is not None:
             counts = counts * weight.to(dtype)
+        present = counts > 0
+        f, q = zero_padding(f, keep & present.unsqueeze(1)), zero_padding(q, present)
+        scores = torch.bmm(unit_rows(f), unit_rows(q).unsqueeze(2)).squeeze(2) / temperature
+        row = -masked_mean(masked_log_softmax(scores, keep, 1), inside, 1)
         return safe_divide((row * counts).sum(), counts.sum())
 
 

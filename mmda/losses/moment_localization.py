@@ -57,6 +57,10 @@ def moment_targets(windows: Tensor, window_mask: Tensor, clip_times: Tensor, fra
     caller = "moment_targets"
     check_features(caller, "windows", windows, axes="(batch, windows, 2)", ndim=3)
     check_features(caller, "clip_times", clip_times, axes="(batch, clips, 2)", ndim=3)
+    if windows.shape[-1] != 2:
+        fail(caller, "windows", "have shape (batch, windows, 2)", shape_text(windows))
+    if clip_times.shape[-1] != 2:
+        fail(caller, "clip_times", "have shape (batch, clips, 2)", shape_text(clip_times))
     check_mask(caller, "window_mask", window_mask, windows.shape[:2])
     check_mask(caller, "frame_mask", frame_mask, clip_times.shape[:2])
     if windows.shape[0] != clip_times.shape[0]:
@@ -144,15 +148,18 @@ def moment_localization_loss(
         keep = frame_mask
         if keep is None:
             keep = torch.ones(start_logits.shape, dtype=torch.bool, device=start_logits.device)
-        start, end, inside = targets.start.to(dtype), targets.end.to(dtype), targets.inside.to(dtype)
-        span = -(start * masked_log_softmax(start_logits.to(dtype), keep, 1)).sum(1)
-        span = span - (end * masked_log_softmax(end_logits.to(dtype), keep, 1)).sum(1)
-        z = torch.where(keep, inside_logits.to(dtype), torch.zeros((), dtype=dtype, device=inside.device))
-        binary = nn.functional.softplus(z) - z * inside
-        row = span + masked_mean(binary, keep, 1)
+        zero = torch.zeros((), dtype=dtype, device=start_logits.device)
+        start, end = (torch.where(keep, mass.to(dtype), zero) for mass in (targets.start, targets.end))
+        inside = targets.inside.to(dtype)
         counts = (start.sum(1) > 0).to(dtype)
         if weight is not None:
             counts = counts * weight.to(dtype)
+        keep = keep & (counts > 0).unsqueeze(1)
+        span = -(start * masked_log_softmax(start_logits.to(dtype), keep, 1)).sum(1)
+        span = span - (end * masked_log_softmax(end_logits.to(dtype), keep, 1)).sum(1)
+        z = torch.where(keep, inside_logits.to(dtype), zero)
+        binary = nn.functional.softplus(z) - z * inside
+        row = span + masked_mean(binary, keep, 1)
         return safe_divide((row * counts).sum(), counts.sum())
 
 

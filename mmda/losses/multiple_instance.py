@@ -32,11 +32,11 @@ def multiple_instance_loss(
 
        L = - \frac{1}{2 n} \sum_i \log \frac{\exp S_{ii}}{\sum_{j \in N_i} \exp S_{ij}}
            - \frac{1}{2 n} \sum_j \log \frac{\exp S_{jj}}{\sum_{i \in N_j} \exp S_{ij}}
-           + \frac{\gamma}{n} \sum_i \log\left(1 + \exp(\bar s^{\text{rest}}_{ii} - S_{ii})\right)
+           + \frac{\gamma}{|R|} \sum_{i \in R} \log\left(1 + \exp(\bar s^{\text{rest}}_{ii} - S_{ii})\right)
 
     A video is a bag of frames and some of them, nobody says which, match its query: the mean of the best share
     :math:`\rho` stands for the bag. The last term, off by default, pushes the best frames of a video above its
-    rest.
+    rest; R holds the videos that have frames beside their best.
 
     Args:
         frames: frame features in the joint space, one video a pair; they are normalised here.
@@ -83,32 +83,29 @@ def multiple_instance_loss(
         check_number(caller, "temperature", temperature, above=0)
     dtype = working_dtype(frames, queries)
     with full_precision(frames):
-        f, keep = frames.to(dtype), frame_mask
+        f, q, keep = frames.to(dtype), queries.to(dtype), frame_mask
         if keep is None:
             keep = torch.ones(f.shape[:2], dtype=torch.bool, device=f.device)
-        else:
-            f = zero_padding(f, keep)
         counts = pair_counts(caller, n, mask, weight, f)
         counts = torch.where(keep.any(1), counts, torch.zeros_like(counts))
         candidates = candidate_mask(caller, n, negative_mask, f.device)
-        q = queries.to(dtype)
-        if mask is not None:
-            f = zero_padding(f, mask.unsqueeze(1).expand(f.shape[:2]))
-            q = zero_padding(q, mask)
+        present = counts > 0
+        f, q = zero_padding(f, keep & present.unsqueeze(1)), zero_padding(q, present)
         similarity = torch.matmul(unit_rows(f), unit_rows(q).T).transpose(1, 2) / temperature  # (video, query, t)
         low = torch.full((), torch.finfo(dtype).min, dtype=dtype, device=f.device)
         frames_kept = keep.sum(1)
-        best_count = (frames_kept * top).ceil()  # (n,)
+        # (n,); the share a little less, as a product that rounds up would add a frame (0.15 of 100 in float32)
+        best_count = (frames_kept.to(dtype) * (top * (1 - 1e-6))).ceil()
         ranked = torch.where(keep.unsqueeze(1), similarity, low).sort(dim=-1, descending=True).values
         rank = torch.arange(f.shape[1], device=f.device)
         is_best = (rank < best_count.unsqueeze(1)).unsqueeze(1)
         best_sum = torch.where(is_best, ranked, torch.zeros_like(low)).sum(-1)
-        best = safe_divide(best_sum, best_count.to(dtype).unsqueeze(1).expand_as(best_sum))
+        best = safe_divide(best_sum, best_count.unsqueeze(1).expand_as(best_sum))
         loss = pair_cross_entropy(best, candidates, counts)
         if in_video == 0:
             return loss
         everything = torch.where(keep, similarity.diagonal(dim1=0, dim2=1).T, torch.zeros_like(low)).sum(1)
-        rest_count = (frames_kept - best_count).to(dtype)
+        rest_count = frames_kept.to(dtype) - best_count
         rest = safe_divide(everything - best_sum.diagonal(), rest_count)
         margin = nn.functional.softplus(rest - best.diagonal())
         counted = torch.where(rest_count > 0, counts, torch.zeros_like(counts))
