@@ -156,7 +156,15 @@ def validate_queries(
         The annotations with their report.
 
     Raises:
-        VMRDataError: if a qid comes twice, or a time is not a finite number.
+        VMRDataError: if a qid comes twice, a time is not a finite number, or no query is left.
+
+    Example:
+        >>> raw = [VMRQuery("1", "v", "a  cat", 10.0, ((2.0, 12.0),)), VMRQuery("2", "v", "", 10.0)]
+        >>> notes = validate_queries(raw)
+        >>> [(query.text, query.windows) for query in notes]
+        [('a cat', ((2.0, 10.0),))]
+        >>> notes.report.count("clipped"), notes.report.count("no_text")
+        (1, 1)
     """
     found = findings if findings is not None else Findings()
     kept: list[VMRQuery] = []
@@ -229,12 +237,22 @@ def read_annotations(
 
     Raises:
         VMRDataError: if the layout is not recognised or the file breaks it.
+        ValueError: if ``layout`` is none of the five, or ``durations`` are given for a layout that holds them.
         OSError: if a file cannot be read.
 
     Notes:
         Differs from the published files: moments are cut to the video, rows with ``end <= start`` dropped;
         TACoS frames become seconds by the video's own frame rate; file suffixes of ids are removed; blanks
         collapse. For NExT-GQA the text is ``question? answer``.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     file = Path(folder, "charades_sta_test.txt")
+        ...     _ = file.write_text("AO8RW 0.0 6.9##a person is putting a book on a shelf.", encoding="utf-8")
+        ...     notes = read_annotations(file, durations={"AO8RW": 33.7})
+        >>> notes[0].qid, notes[0].windows
+        ('AO8RW_test_1', ((0.0, 6.9),))
 
     References:
         Gao et al., "TALL", ICCV 2017 (Charades-STA); Krishna et al., "Dense-Captioning Events in Videos", ICCV
@@ -265,8 +283,19 @@ def read_annotations(
 def detect_layout(path: str | Path) -> Layout:
     """Recognise the layout of an annotation file from its suffix and first entry.
 
+    Args:
+        path: the file.
+
+    Returns:
+        ``"charades"``, ``"activitynet"``, ``"tacos"``, ``"qvhighlights"`` or ``"nextgqa"``. The name of a ``.jsonl``
+        file is enough; all others are opened.
+
     Raises:
         VMRDataError: if it is none of the five.
+
+    Example:
+        >>> detect_layout("highlight_val_release.jsonl")
+        'qvhighlights'
     """
     file = Path(path)
     suffix = file.suffix.lower()

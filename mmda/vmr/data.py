@@ -271,8 +271,22 @@ def load_packed(
         max_clips: average-pool longer videos to this many clips.
         on_bad: as in :class:`VMRDataset`.
 
+    Returns:
+        The data set, checked; features are read as they are asked for.
+
     Raises:
         VMRDataError: if anything on disk breaks its layout, or the three do not fit.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> row = {"qid": 7, "query": "a cat", "vid": "a", "duration": 8, "relevant_windows": [[0, 2]]}
+        >>> with TemporaryDirectory() as folder:
+        ...     notes, features = Path(folder, "val.jsonl"), Path(folder, "features.npz")
+        ...     _ = notes.write_text(json.dumps(row), encoding="utf-8")
+        ...     np.savez(features, video_a=np.ones((4, 3)), text_7=np.ones((2, 5)))
+        ...     example = load_packed(features, features, notes)[0]
+        >>> example.frames.shape, example.words.shape
+        (torch.Size([4, 3]), torch.Size([2, 5]))
     """
     notes = read_annotations(annotations)
     order = notes.order
@@ -288,11 +302,22 @@ def load_packed(
 def read_splits(path: PathLike) -> dict[str, dict[str, tuple[str, ...]]]:
     """Read splits by video: ``{data set: {split: [video id, ...]}}``, as JSON.
 
+    Args:
+        path: the JSON file.
+
     Returns:
         The same mapping; ``dataset.select(splits[name]["train"])`` applies it.
 
     Raises:
         VMRDataError: if the file has another form, or a video is in two splits of one data set.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     file = Path(folder, "splits.json")
+        ...     _ = file.write_text('{"qvhighlights": {"train": ["a"], "test": ["b", "c"]}}', encoding="utf-8")
+        ...     read_splits(file)
+        {'qvhighlights': {'train': ('a',), 'test': ('b', 'c')}}
     """
     file = Path(path)
     try:

@@ -113,6 +113,17 @@ def clip_bounds(clips: int, max_clips: int) -> NDArray[np.int64]:
 def pool_clips(array: Array, max_clips: int) -> Array:
     """Average an array ``(T, D)`` over at most ``max_clips`` runs of neighbouring rows; short ones stay as they are.
 
+    Args:
+        array: the features.
+        max_clips: the most rows that may be left.
+
+    Returns:
+        ``(min(T, max_clips), D)`` float32, summed in float64: run k holds the rows from the k-th to the (k+1)-th of
+        ``max_clips`` even cuts. An array that is short enough is returned itself.
+
+    Raises:
+        ValueError: a number of clips below 1.
+
     Example:
         >>> pool_clips(np.arange(6, dtype=np.float32).reshape(6, 1), 3).ravel().tolist()
         [0.5, 2.5, 4.5]
@@ -432,10 +443,19 @@ def open_features(
 
     Raises:
         VMRDataError: if the layout is not recognised or the file breaks it.
+        ValueError: if ``kind`` is neither of the two, or ``path`` is an empty sequence.
         OSError: if a file cannot be read.
 
     Notes:
         Nothing is read but names until an id is asked for, except packed npz files, which are read whole.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     np.save(Path(folder, "v1.npy"), np.ones((4, 3), dtype=np.float32))
+        ...     store = open_features(folder)
+        ...     list(store.ids), store["v1"].shape
+        (['v1'], (4, 3))
     """
     if kind not in ("video", "query"):
         raise ValueError(f"open_features: `kind` must be one of 'video', 'query', got {kind!r}")
@@ -605,7 +625,15 @@ def pack_features(
 
     Raises:
         VMRDataError: if the folder is there already, or an array is not finite in ``dtype``.
+        ValueError: if ``dtype`` is neither of the two.
         OSError: if the folder cannot be written.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     packed = pack_features(ArrayStore({"v1": np.ones((4, 3))}), Path(folder, "packed"))
+        ...     packed.width, packed["v1"].shape, sorted(path.name for path in Path(folder, "packed").iterdir())
+        (3, (4, 3), ['features.npy', 'index.json'])
     """
     if dtype not in ("float16", "float32"):
         raise ValueError(f"pack_features: `dtype` must be one of 'float16', 'float32', got {dtype!r}")

@@ -162,9 +162,15 @@ WORLDS: dict[str, World] = {
 
 
 class Simulation(NamedTuple):
-    """The splits of one draw. Every batch carries its windows; hand the target's over ``without_moments()``.
+    """The splits of one draw: every batch carries its windows; hand the target's over ``without_moments()``.
 
-    ``texts`` holds every query as words, by its name; a video has the name of its query.
+    Attributes:
+        source_train: source videos to train on.
+        source_val: source videos to validate on.
+        target_train: target videos to adapt to; some carry a stranger's query where ``World.wrong_pairs`` says so.
+        target_val: held-out target pairs, for a choice of checkpoint that reads no window.
+        target_test: target videos to score on.
+        texts: every query as words, by its name; a video has the name of its query.
     """
 
     source_train: VMRBatch
@@ -266,7 +272,7 @@ def simulate(world: World, *, seed: int = 0) -> Simulation:
     Example:
         >>> draw = simulate(World(videos=4, test_videos=2), seed=1)
         >>> draw.target_test.frames.shape[0], draw.source_train.words.shape[2]
-        (2, 32)
+        (2, 24)
     """
     roots = np.random.SeedSequence(seed).spawn(9)
     rng = [np.random.default_rng(root) for root in roots[4:]]
@@ -295,7 +301,11 @@ def encode_sentence(world: World, sentence: str, *, seed: int = 0) -> Tensor:
         (words, world.query_width), float32.
 
     Raises:
-        ValueError: the sentence is empty or has a word the world does not know; both are named.
+        ValueError: the sentence is empty, or has a word the world does not know, which is named.
+
+    Example:
+        >>> encode_sentence(World(), "the concept07-a", seed=1).shape
+        torch.Size([2, 24])
     """
     lexicon, _, target = _settle(world, np.random.SeedSequence(seed).spawn(9))
     known: dict[str, Array] = dict(zip(FUNCTION_WORDS, lexicon.function_words))

@@ -24,6 +24,12 @@ _TOKEN = re.compile(r"\w+(?=n't)|n't|'\w+|\w+")
 def tokenize(text: str) -> list[str]:
     """Words of a sentence, lower case, without punctuation, contractions split as GloVe's own tokens are.
 
+    Args:
+        text: the sentence.
+
+    Returns:
+        The words in order; none for a sentence without letters and digits.
+
     Example:
         >>> tokenize("The person doesn't open Tom's door.")
         ['the', 'person', 'does', "n't", 'open', 'tom', "'s", 'door']
@@ -103,6 +109,14 @@ def read_glove(path: str | Path, words: Collection[str]) -> WordVectors:
     Notes:
         One pass, memory for the needed words only; lines of other words are not parsed. Words with blanks inside,
         which some releases contain, are read from the right.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     file = Path(folder, "glove.txt")
+        ...     _ = file.write_text("cat 0.5 1.0", encoding="utf-8")
+        ...     read_glove(file, ["cat", "dog"]).width
+        2
 
     References:
         Pennington, Socher, Manning: "GloVe: Global Vectors for Word Representation", EMNLP 2014.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from dataclasses import replace
@@ -164,7 +165,8 @@ def test_alignment_is_swapped_by_passing_a_module(draw: Simulation) -> None:
 
 def test_objective_errors(draw: Simulation) -> None:
     batch = draw.source_train.slice(range(4))
-    with pytest.raises(ValueError, match=r"MMCDAObjective: `weights` must name roles among .*'moment'.*, got \['momnt'\]"):
+    message = r"MMCDAObjective: `weights` must name roles among .*'moment'.*, got \['momnt'\]"
+    with pytest.raises(ValueError, match=message):
         MMCDAObjective(weights={"momnt": 1.0})
     model = model_for(batch)
     with pytest.raises(ValueError, match="`source_batch` must carry windows"):
@@ -198,6 +200,13 @@ def test_spread_frames_are_valid_different_and_cover_the_video(count: int) -> No
             assert max(gaps) <= math.ceil(length / len(chosen)) + 1
 
 
+def stands_out(s: np.ndarray, i: int, j: int) -> float:
+    """Mean inside a span of w of the t clips over the standard error of such a mean."""
+    w = j - i + 1
+    error = math.sqrt((s.var() + 1e-6) / w * (1 - min(w / len(s), 0.98)))
+    return float((s[i : j + 1].mean() - s.mean()) / error)
+
+
 def brute_force(
     logits: MomentLogits, similarity: Tensor, mask: Tensor, clips: Tensor, n: int, mix: float, threshold: float
 ) -> list[list[tuple[float, float]]]:
@@ -212,16 +221,9 @@ def brute_force(
 
         start = log_softmax(logits.start[b, :t].double().numpy())
         end = log_softmax(logits.end[b, :t].double().numpy())
-
-        def stands_out(i: int, j: int) -> float:
-            """Mean inside a span of w of the t clips over the standard error of such a mean."""
-            w = j - i + 1
-            error = math.sqrt((s.var() + 1e-6) / w * (1 - min(w / t, 0.98)))
-            return float((s[i : j + 1].mean() - s.mean()) / error)
-
         scored = sorted(
             (
-                (start[i] + end[j] + mix * stands_out(i, j), float(clips[b, i, 0]), float(clips[b, j, 1]))
+                (start[i] + end[j] + mix * stands_out(s, i, j), float(clips[b, i, 0]), float(clips[b, j, 1]))
                 for i, j in itertools.combinations_with_replacement(range(t), 2)
             ),
             reverse=True,
@@ -304,10 +306,8 @@ def test_a_resumed_run_is_the_run(draw: Simulation, tmp_path: Path) -> None:
             if step == stop:
                 raise Stop
 
-        try:
+        with contextlib.suppress(Stop):
             fit(model, MMCDAObjective(), *loaders(draw), config=config, resume=resume, on_step=on_step)
-        except Stop:
-            pass
         return model
 
     whole = train(None, None)
@@ -321,8 +321,9 @@ def test_resume_refuses_another_run(draw: Simulation, tmp_path: Path) -> None:
     config = TrainingConfig(steps=2, evaluations=1, warmup=1)
     path = tmp_path / "run.pt"
     fit(model_for(draw.source_train), MMCDAObjective(), *loaders(draw), config=config, resume=path)
+    other = replace(config, steps=4)
     with pytest.raises(CheckpointError, match=r"run\.pt: the run must have the training config"):
-        fit(model_for(draw.source_train), MMCDAObjective(), *loaders(draw), config=replace(config, steps=4), resume=path)
+        fit(model_for(draw.source_train), MMCDAObjective(), *loaders(draw), config=other, resume=path)
 
 
 def test_a_loss_that_is_not_finite_names_step_and_terms(draw: Simulation) -> None:
@@ -395,7 +396,7 @@ def test_training_learns_its_own_domain(draw: Simulation) -> None:
     """The smallest world, seen twice a second: the localizer must beat the whole-video span by far."""
     easy = simulate(World(videos=160, test_videos=40, concepts=12, topics=3, noise=0.2, video_width=12, query_width=10))
     model = model_for(easy.source_train, joint=16, hidden=32)
-    weights = {role: 1.0 for role in ("moment", "frame_query")}
+    weights = {"moment": 1.0, "frame_query": 1.0}
     before = source_score(model.eval(), ResidentLoader(easy.source_val, 40, shuffle=False))
     fit(
         model,

@@ -175,7 +175,7 @@ def test_sentences_are_encoded_as_the_target_shows_them() -> None:
     for i, qid in enumerate(draw.target_test.qids):
         words = draw.target_test.words[i][draw.target_test.word_mask[i]]
         torch.testing.assert_close(encode_sentence(world, draw.texts[qid], seed=2), words, atol=1e-5, rtol=0)
-    with pytest.raises(ValueError, match="encode_sentence: `sentence` must use words such as .* got 'dog'"):
+    with pytest.raises(ValueError, match=r"encode_sentence: `sentence` must use words such as .* got 'dog'"):
         encode_sentence(world, "the dog", seed=2)
     with pytest.raises(ValueError, match="at least one word"):
         encode_sentence(world, "  ", seed=2)

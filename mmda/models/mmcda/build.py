@@ -11,6 +11,12 @@ from mmda.models.mmcda.model import MMCDA
 def build_mmcda(config: MMCDAConfig) -> MMCDA:
     """The reference model of this size, initialised from torch's global generator.
 
+    Args:
+        config: sizes and choices; they are used here and go no further.
+
+    Returns:
+        :class:`MMCDA` in ``train()`` mode, float32, on torch's default device.
+
     Example:
         >>> model = build_mmcda(MMCDAConfig(video_width=16, query_width=8, hidden=12, joint=6))
         >>> model.video_head[-1].out_features

@@ -17,7 +17,18 @@ class FeatureDropout(nn.Module):
     sequence and draws t times fewer numbers.
 
     Args:
-        p: probability of dropping, in [0, 1).
+        p: probability of dropping, in [0, 1); what is kept is scaled by 1 / (1 - p).
+
+    Shape:
+        ``x`` (b, t, d) -> (b, t, d).
+
+    Raises:
+        ValueError: a probability outside [0, 1).
+
+    Example:
+        >>> x = FeatureDropout(0.5)(torch.ones(2, 3, 8))
+        >>> torch.equal(x[:, 0], x[:, 2])
+        True
     """
 
     def __init__(self, p: float) -> None:
@@ -44,8 +55,20 @@ class MaskedConvBlock(nn.Module):
 
     Args:
         width: features in and out.
-        dilation: spacing of the taps.
-        dropout: on the branch.
+        dilation: spacing of the taps in steps.
+        dropout: of :class:`FeatureDropout` on the branch.
+
+    Shape:
+        ``x`` (b, t, width), ``mask`` (b, t) bool, True = keep -> (b, t, width), zero on padding. Padding reaches no
+        valid output; where ``x`` takes part in a backward it must be finite there, as the encoders give it.
+
+    Raises:
+        ValueError: a dilation below 1, a dropout outside [0, 1).
+
+    Example:
+        >>> mask = torch.tensor([[True, True, False]])
+        >>> MaskedConvBlock(4)(torch.randn(1, 3, 4), mask)[0, 2].tolist()
+        [0.0, 0.0, 0.0, 0.0]
     """
 
     def __init__(self, width: int, *, dilation: int = 1, dropout: float = 0.0) -> None:
@@ -85,7 +108,16 @@ class VideoEncoder(nn.Module):
         dropout: inside the encoder.
 
     Shape:
-        ``frames`` (b, t, width), ``frame_mask`` (b, t) -> (b, t, hidden), zero on padding.
+        ``frames`` (b, t, width), ``frame_mask`` (b, t) -> (b, t, hidden), zero on padding. Padding may hold anything.
+
+    Raises:
+        ValueError: a negative number of layers, a dropout outside [0, 1).
+
+    Example:
+        >>> encoder, mask = VideoEncoder(8, 4), torch.tensor([[True, True, False]])
+        >>> frames = torch.randn(1, 3, 8)
+        >>> torch.equal(encoder(frames, mask), encoder(frames.masked_fill(~mask.unsqueeze(2), torch.nan), mask))
+        True
     """
 
     def __init__(self, width: int, hidden: int, *, layers: int = 1, dropout: float = 0.0) -> None:
@@ -111,7 +143,16 @@ class QueryEncoder(nn.Module):
         dropout: inside the encoder.
 
     Shape:
-        ``words`` (b, l, width), ``word_mask`` (b, l) -> (b, hidden).
+        ``words`` (b, l, width), ``word_mask`` (b, l) -> (b, hidden). Padding may hold anything; a query without a
+        word gives zeros.
+
+    Raises:
+        ValueError: a dropout outside [0, 1).
+
+    Example:
+        >>> mask = torch.tensor([[True, True, False], [True, False, False]])
+        >>> QueryEncoder(6, 4)(torch.randn(2, 3, 6), mask).shape
+        torch.Size([2, 4])
     """
 
     def __init__(self, width: int, hidden: int, *, dropout: float = 0.0) -> None:
@@ -127,7 +168,19 @@ class QueryEncoder(nn.Module):
 
 
 def joint_head(hidden: int, joint: int) -> nn.Module:
-    """Two layers from encoder features into the joint space; the unit sphere is applied by who compares."""
+    """Two layers from encoder features into the joint space; the unit sphere is applied by who compares.
+
+    Args:
+        hidden: encoder features.
+        joint: width of the joint space.
+
+    Returns:
+        A module (..., hidden) -> (..., joint): linear, ReLU, linear.
+
+    Example:
+        >>> joint_head(8, 4)(torch.zeros(2, 3, 8)).shape
+        torch.Size([2, 3, 4])
+    """
     return nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, joint))
 
 
@@ -137,10 +190,19 @@ def spread_frames(x: Tensor, mask: Tensor, count: int) -> tuple[Tensor, Tensor]:
     Args:
         x: frame features.
         mask: bool, True = keep; valid frames come first in every row.
-        count: number of frames over the whole batch, at least one a video.
+        count: number of frames over the whole batch; where it is less than b, one a video all the same.
 
     Shape:
         ``x`` (b, t, d), ``mask`` (b, t) -> (b, k, d) and (b, k), k = max(1, count // b) or t if that is less.
+
+    Returns:
+        The chosen frames and which of them are real. A video of T > k frames gives those at floor((2 j + 1) T / (2 k)),
+        j = 0 ... k - 1; a shorter one gives all, and padding up to k.
+
+    Example:
+        >>> x, mask = torch.arange(6.0).reshape(1, 6, 1), torch.ones(1, 6, dtype=torch.bool)
+        >>> spread_frames(x, mask, 3)[0].flatten()
+        tensor([1., 3., 5.])
     """
     b, t, _ = x.shape
     k = min(max(1, count // b), t)

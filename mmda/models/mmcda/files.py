@@ -13,7 +13,15 @@ import torch
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message names the file and the rule."""
+    """A checkpoint that cannot be used; the message names the file and the rule.
+
+    Example:
+        >>> try:
+        ...     load_file(Path("nowhere.pt"), "mmcda model")
+        ... except CheckpointError as error:
+        ...     print(error)
+        nowhere.pt: the checkpoint must exist, got no such file
+    """
 
 
 def save_file(path: Path, kind: str, content: dict[str, Any]) -> None:

@@ -14,7 +14,13 @@ from mmda.models.mmcda.encoders import MaskedConvBlock
 
 
 class MomentLogits(NamedTuple):
-    """(b, t) each; zero on padding."""
+    """What the localizer says of each clip; zero on padding.
+
+    Attributes:
+        start: (b, t), logit of a moment's start.
+        end: (b, t), logit of its end.
+        inside: (b, t), logit of lying inside.
+    """
 
     start: Tensor
     end: Tensor
@@ -29,16 +35,26 @@ class Localizer(nn.Module):
 
     Args:
         channels: width.
-        layers: depth; layer k looks 2^k steps apart.
-        positions: add t / T as an input.
+        layers: depth; layer k = 0, 1, ... looks 2^k steps to both sides.
+        positions: add the clip's centre in the video, (t + 1/2) / T in (0, 1), as an input.
         dropout: inside the blocks.
 
     Shape:
-        ``similarity`` (b, t), ``frame_mask`` (b, t) -> :class:`MomentLogits` of (b, t).
+        ``similarity`` (b, t), ``frame_mask`` (b, t) -> :class:`MomentLogits` of (b, t). Padding may hold anything.
+
+    Raises:
+        ValueError: a width or depth below 1, a dropout outside [0, 1).
+
+    Example:
+        >>> mask = torch.tensor([[True, True, False]])
+        >>> logits = Localizer(channels=8, layers=2)(torch.randn(1, 3), mask)
+        >>> logits.start.shape, logits.inside[0, 2].item()
+        (torch.Size([1, 3]), 0.0)
     """
 
     def __init__(self, *, channels: int = 48, layers: int = 3, positions: bool = False, dropout: float = 0.0) -> None:
         super().__init__()
+        check_count("Localizer", "channels", channels)
         check_count("Localizer", "layers", layers)
         self.positions = positions
         self.enter = nn.Linear(3 if positions else 2, channels)
@@ -165,11 +181,22 @@ def decode_spans(
     Shape:
         (b, t) each, ``clip_times`` (b, t, 2) -> :class:`Spans` of (b, n).
 
+    Returns:
+        :class:`Spans`, best first; where fewer than n are left, windows of zeros and scores of minus infinity.
+
     Raises:
         ValueError: shapes that differ, ``n`` below 1, a threshold outside [0, 1].
+        TypeError: a mask that is not bool.
 
     Notes:
         O(b t^2 n) time, O(b t^2) memory.
+
+    Example:
+        >>> zeros, mask = torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool)
+        >>> clips = torch.tensor([[[0.0, 2.0], [2.0, 4.0]]])
+        >>> logits = MomentLogits(zeros, zeros, zeros)
+        >>> decode_spans(logits, torch.tensor([[0.0, 2.0]]), mask, clips, n=2, mix=1.0).windows.tolist()
+        [[[2.0, 4.0], [0.0, 4.0]]]
     """
     check_count("decode_spans", "n", n)
     check_number("decode_spans", "nms_threshold", nms_threshold, at_least=0, at_most=1)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mmda._checks import check_number
 from mmda.layers.attention import unit_rows
 from mmda.models.mmcda.encoders import QueryEncoder, VideoEncoder
 from mmda.models.mmcda.localizer import Localizer, MomentLogits, Spans, decode_spans
@@ -21,9 +22,9 @@ class MMCDAOutput(NamedTuple):
         query: (b, hidden), sentence features.
         joint_frames: (b, t, joint), unit rows in the joint space.
         joint_query: (b, joint), unit rows.
-        similarity: (b, t), cosine of frame and query over the temperature.
-        logits: of start, end and inside.
-        frame_mask: (b, t).
+        similarity: (b, t), cosine of frame and query over the temperature; meaningless on padding.
+        logits: (b, t) each, of start, end and inside.
+        frame_mask: (b, t), that of the batch.
     """
 
     frames: Tensor
@@ -51,6 +52,20 @@ class MMCDA(nn.Module):
         localizer: ``(similarity, frame_mask) -> MomentLogits``.
         temperature: :math:`\tau` > 0.
 
+    Shape:
+        A :class:`mmda.vmr.VMRBatch` of b rows -> :class:`MMCDAOutput`. Padding may hold anything.
+
+    Raises:
+        ValueError: a temperature that is not positive.
+
+    Example:
+        >>> from mmda.models.mmcda import MMCDAConfig, build_mmcda
+        >>> from mmda.vmr import World, simulate
+        >>> batch = simulate(World(videos=4, test_videos=1)).source_train
+        >>> model = build_mmcda(MMCDAConfig(video_width=32, query_width=24, hidden=16, joint=8)).eval()
+        >>> model(batch).joint_query.shape, model.predict(batch, n=2).windows.shape
+        (torch.Size([4, 8]), torch.Size([4, 2, 2]))
+
     References:
         Fang, Liu, Zhou & Hu, "Multi-Modal Cross-Domain Alignment Network for Video Moment Retrieval", IEEE TMM 25
         (2022), arXiv 2209.11572: the abstract, which is what this project knows of the paper. Every form is chosen
@@ -68,6 +83,7 @@ class MMCDA(nn.Module):
         temperature: float = 0.1,
     ) -> None:
         super().__init__()
+        check_number("MMCDA", "temperature", temperature, above=0)
         self.video_encoder = video_encoder
         self.query_encoder = query_encoder
         self.video_head = video_head

@@ -59,7 +59,21 @@ _NEED_TARGET = {
 
 
 def negative_pairs(batch: VMRBatch) -> Tensor:
-    """(b, b) bool: which off-diagonal pairs are negatives. Queries of one video and equal texts are not."""
+    """Which pairs (i, j) of a batch are negatives: queries of one video and equal texts are not.
+
+    Args:
+        batch: its ``video_index`` and ``text_index`` are read.
+
+    Returns:
+        (b, b) bool, symmetric, False on the diagonal.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> from mmda.vmr import World, simulate
+        >>> batch = simulate(World(videos=3, test_videos=1)).source_train
+        >>> negative_pairs(replace(batch, video_index=torch.tensor([0, 0, 1]))).int().tolist()
+        [[0, 0, 1], [0, 0, 1], [1, 1, 0]]
+    """
     same_video = batch.video_index.unsqueeze(0) == batch.video_index.unsqueeze(1)
     same_text = batch.text_index.unsqueeze(0) == batch.text_index.unsqueeze(1)
     return ~(same_video | same_text)
@@ -69,6 +83,9 @@ class MMCDAObjective(nn.Module):
     r"""Sum of the named terms of a source and a target batch.
 
     .. math:: L = \sum_{r \in \text{source}} w_r L_r + \lambda \sum_{r \in \text{target}} w_r L_r
+
+    with the weights :math:`w_r` and the strength :math:`\lambda` of the call. The first three roles of the table are
+    of the source, all others of the target.
 
     ============================  ===============================================================================
     role                          term
@@ -94,6 +111,16 @@ class MMCDAObjective(nn.Module):
 
     Raises:
         ValueError: an unknown role, a negative weight, a temperature that is not positive.
+
+    Example:
+        >>> from mmda.models.mmcda import MMCDAConfig, build_mmcda
+        >>> from mmda.vmr import World, simulate
+        >>> draw = simulate(World(videos=8, test_videos=1))
+        >>> source, target = draw.source_train, draw.target_train.without_moments()
+        >>> model = build_mmcda(MMCDAConfig(video_width=32, query_width=24, hidden=16, joint=8))
+        >>> objective = MMCDAObjective(weights={"moment": 1.0, "domain_query": 0.5})
+        >>> sorted(objective(model(source), source, model(target), target).terms)
+        ['domain_query', 'moment']
     """
 
     def __init__(

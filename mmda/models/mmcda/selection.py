@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import torch
 
+from mmda._checks import check_number, fail
 from mmda.metrics import mean_iou
 from mmda.models.mmcda.model import MMCDA
 from mmda.models.mmcda.training import predict_split
@@ -13,12 +14,29 @@ from mmda.vmr.batch import VMRBatch
 
 
 def source_score(model: MMCDA, loader: Iterable[VMRBatch]) -> float:
-    """Mean IoU of the best span on labelled (source) batches, in [0, 1]; higher is better.
+    """Mean IoU of the best span on labelled (source) batches; higher is better.
+
+    Args:
+        model: in ``eval()`` mode.
+        loader: held-out source batches with their moments; read once, and held in memory.
+
+    Returns:
+        Mean over the rows of the temporal IoU of the first span and the window it fits best, in [0, 1].
 
     Raises:
-        ValueError: a batch carries no windows.
+        ValueError: a batch carries no windows, or there is no batch.
+
+    Example:
+        >>> from mmda.models.mmcda import MMCDAConfig, build_mmcda
+        >>> from mmda.vmr import World, simulate
+        >>> batch = simulate(World(videos=4, test_videos=1)).source_train
+        >>> model = build_mmcda(MMCDAConfig(video_width=32, query_width=24, hidden=16, joint=8)).eval()
+        >>> 0.0 <= source_score(model, [batch]) <= 1.0
+        True
     """
     batches = list(loader)
+    if not batches:
+        fail("source_score", "loader", "give at least one batch", "none")
     spans, _ = predict_split(model, batches, n=1)
     total, at = 0.0, 0
     for batch in batches:
@@ -41,8 +59,26 @@ def pair_score(model: MMCDA, loader: Iterable[VMRBatch], *, top: float = 0.125) 
     Args:
         model: in ``eval()`` mode.
         loader: held-out target pairs.
-        top: share of the frames that stands for the video.
+        top: share of the frames that stands for the video, in (0, 1], at least one frame.
+
+    Returns:
+        The share, in [0, 1]; chance is one over the number of videos.
+
+    Raises:
+        ValueError: a share outside (0, 1], or no batch in the loader.
+
+    Notes:
+        One similarity for every video, frame and query of the loader; the joint frames of all videos are held.
+
+    Example:
+        >>> from mmda.models.mmcda import MMCDAConfig, build_mmcda
+        >>> from mmda.vmr import World, simulate
+        >>> batch = simulate(World(videos=1, test_videos=1)).target_train.without_moments()
+        >>> model = build_mmcda(MMCDAConfig(video_width=32, query_width=24, hidden=16, joint=8)).eval()
+        >>> pair_score(model, [batch])  # the only video is found
+        1.0
     """
+    check_number("pair_score", "top", top, above=0, at_most=1)
     device = next(model.parameters()).device
     videos: dict[int, torch.Tensor] = {}
     owners: list[int] = []
@@ -54,13 +90,12 @@ def pair_score(model: MMCDA, loader: Iterable[VMRBatch], *, top: float = 0.125) 
             owners.append(video)
             if video not in videos:
                 videos[video] = output.joint_frames[row][output.frame_mask[row]]
+    if not queries:
+        fail("pair_score", "loader", "give at least one batch", "none")
     q = torch.cat(queries)
     names = list(videos)
     scores = torch.stack(
-        [
-            (videos[name] @ q.T).topk(max(1, -int(-top * len(videos[name]) // 1)), dim=0).values.mean(0)
-            for name in names
-        ]
+        [(videos[name] @ q.T).topk(max(1, -int(-top * len(videos[name]) // 1)), dim=0).values.mean(0) for name in names]
     )
     own = torch.tensor([names.index(owner) for owner in owners], device=device)
     return float((scores.argmax(0) == own).float().mean())
@@ -69,8 +104,26 @@ def pair_score(model: MMCDA, loader: Iterable[VMRBatch], *, top: float = 0.125) 
 def selection_score(model: MMCDA, source: Iterable[VMRBatch], target: Iterable[VMRBatch] | None = None) -> float:
     """Source validation's mean IoU, plus the retrieval of held-out target pairs where a target is given.
 
-    Both lie in [0, 1]. The first guards localisation against collapse, the second sees the target; neither reads
-    a target boundary.
+    The first guards localisation against collapse, the second sees the target; neither reads a target boundary.
+
+    Args:
+        model: in ``eval()`` mode.
+        source: held-out source batches with their moments, for :func:`source_score`.
+        target: held-out target pairs, for :func:`pair_score`.
+
+    Returns:
+        The sum, in [0, 2], or in [0, 1] without a target; higher is better.
+
+    Raises:
+        ValueError: a source batch carries no windows.
+
+    Example:
+        >>> from mmda.models.mmcda import MMCDAConfig, build_mmcda
+        >>> from mmda.vmr import World, simulate
+        >>> draw = simulate(World(videos=1, test_videos=1))
+        >>> model = build_mmcda(MMCDAConfig(video_width=32, query_width=24, hidden=16, joint=8)).eval()
+        >>> selection_score(model, [draw.source_val], [draw.target_val]) == 1 + source_score(model, [draw.source_val])
+        True
     """
     score = source_score(model, source)
     return score if target is None else score + pair_score(model, target)

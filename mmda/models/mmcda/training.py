@@ -135,8 +135,22 @@ def fit(
         :class:`Progress`.
 
     Raises:
-        ValueError: the objective needs a target and none is given; a file of another run.
-        FloatingPointError: the loss is not finite; the step and the terms are named.
+        ValueError: the objective needs a target and none is given.
+        CheckpointError: ``resume`` is damaged, or of another config, model or objective.
+        FloatingPointError: the loss or its gradient is not finite; the step and the terms are named.
+
+    Notes:
+        Dropout and random terms draw from torch's global generators. A run that is gone on with equals the
+        uninterrupted one bit for bit on the CPU; only the CPU generator's state is kept in the file.
+
+    Example:
+        >>> from mmda.vmr import ResidentLoader, World, simulate
+        >>> loader = ResidentLoader(simulate(World(videos=8, test_videos=1)).source_train, 4)
+        >>> model = build_mmcda(MMCDAConfig(video_width=32, query_width=24, hidden=8, joint=8))
+        >>> objective = MMCDAObjective(weights={"moment": 1.0})
+        >>> progress = fit(model, objective, loader, config=TrainingConfig(steps=3, evaluations=1))
+        >>> progress.step, progress.best_step, model.training
+        (3, 3, False)
     """
     if objective.needs_target and target is None:
         fail("fit", "target", "be given for this objective", "none")
@@ -218,6 +232,20 @@ def predict_split(
         n: spans a query.
         mix: see :func:`mmda.models.mmcda.span_scores`.
         nms_threshold: see :func:`mmda.models.mmcda.decode_spans`.
+
+    Returns:
+        :class:`Spans` of (rows, n) and the ``qids``.
+
+    Raises:
+        ValueError: ``n`` below 1, a threshold outside [0, 1], or no batch in the loader.
+
+    Example:
+        >>> from mmda.vmr import World, simulate
+        >>> batch = simulate(World(videos=2, test_videos=1)).target_train
+        >>> model = build_mmcda(MMCDAConfig(video_width=32, query_width=24, hidden=8, joint=8)).eval()
+        >>> spans, names = predict_split(model, [batch], n=3)
+        >>> spans.windows.shape, names
+        (torch.Size([2, 3, 2]), ('target-train-0', 'target-train-1'))
     """
     device = next(model.parameters()).device
     windows, scores, masks = [], [], []
@@ -228,6 +256,8 @@ def predict_split(
         scores.append(spans.scores.cpu())
         masks.append(spans.mask.cpu())
         names += batch.qids
+    if not names:
+        fail("predict_split", "loader", "give at least one batch", "none")
     return Spans(torch.cat(windows), torch.cat(scores), torch.cat(masks)), tuple(names)
 
 
@@ -242,10 +272,21 @@ def save_model(path: Path, model: MMCDA, config: MMCDAConfig, **facts: object) -
         path: file to write.
         model: whose ``state_dict`` is saved.
         config: that :func:`build_mmcda` made it from.
-        facts: plain values to keep beside it.
+        facts: plain values (numbers, strings, lists, mappings) to keep beside it.
+
+    Returns:
+        Nothing; the file is there, whole.
 
     Raises:
         OSError: the file cannot be written.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> config = MMCDAConfig(video_width=8, query_width=6, hidden=4, joint=4)
+        >>> with TemporaryDirectory() as folder:
+        ...     save_model(Path(folder, "model.pt"), build_mmcda(config), config, seed=3)
+        ...     sorted(path.name for path in Path(folder).iterdir())
+        ['model.pt']
     """
     save_file(path, _MODEL_FILE, {"config": asdict(config), "model": model.state_dict(), "facts": facts})
 
@@ -253,8 +294,23 @@ def save_model(path: Path, model: MMCDA, config: MMCDAConfig, **facts: object) -
 def load_model(path: Path) -> tuple[MMCDA, dict[str, Any]]:
     """Read a model written by :func:`save_model`, in ``eval()`` mode, and its facts.
 
+    Args:
+        path: file to read; no code in it is run.
+
+    Returns:
+        The model, on the CPU, and the facts as they were given.
+
     Raises:
         CheckpointError: the file is missing, damaged or holds something else.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> config = MMCDAConfig(video_width=8, query_width=6, hidden=4, joint=4)
+        >>> with TemporaryDirectory() as folder:
+        ...     save_model(Path(folder, "model.pt"), build_mmcda(config), config, seed=3)
+        ...     model, facts = load_model(Path(folder, "model.pt"))
+        >>> model.training, facts
+        (False, {'seed': 3})
     """
     content = load_file(path, _MODEL_FILE)
     try:
