@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mmda._checks import check_count, check_features, check_mask
+from mmda._checks import check_count, check_features, check_mask, fail
 from mmda._masking import full_precision, masked_softmax, safe_divide, working_dtype, zero_padding
 
 
@@ -75,6 +75,8 @@ class AttentionPool(nn.Module):
         """Weighted mean over the kept steps."""
         with full_precision(x):
             rows, keep = _rows_and_mask("AttentionPool", x, mask)
+            if rows.shape[-1] != self.inner.in_features:
+                fail("AttentionPool", "x", f"have {self.inner.in_features} features", rows.shape[-1])
             rows = rows.to(torch.promote_types(rows.dtype, self.score.weight.dtype))
             scores = self.score(torch.tanh(self.inner(rows))).squeeze(-1)
             return torch.bmm(masked_softmax(scores, keep, 1).unsqueeze(1), rows).squeeze(1)
