@@ -1,0 +1,476 @@
+"""How far two domains' features lie apart, by modality or layer, before and after adaptation.
+
+From code, :func:`shift_report`; from a shell::
+
+    python -m mmda.shift source.npy target.npy
+    python -m mmda.shift source.npz target.npz --after adapted_source.npz adapted_target.npz --plot shift.png
+
+A ``.npy`` file holds one array (samples, features), a ``.npz`` file one for each modality or layer, under its name.
+Exit code 0: the report was made. Exit code 2: bad input, told in one line on standard error that names file and rule;
+nothing half-written stays behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import io
+import json
+import math
+import sys
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mmda._checks import check_count, check_features, check_same_width, fail, shape_text
+from mmda._files import write_file
+from mmda.kernels import Gaussian, Kernel
+from mmda.losses import coral_loss, energy_distance_loss
+from mmda.two_sample import permutation_test
+
+Samples = Tensor | NDArray[Any]
+
+#: Seed of the rows, permutations and folds where no generator is given.
+_SEED = 0x73686966
+
+#: Penalty of the ridge classifier, on standardised features divided by the root of their number.
+_PENALTY = 1.0
+
+
+@dataclass(frozen=True)
+class Shift:
+    """How far one pair of samples lies apart.
+
+    Args:
+        source_rows: rows of the source that were looked at.
+        target_rows: rows of the target.
+        features: number of features.
+        squared_mmd: unbiased squared maximum mean discrepancy (:func:`mmda.losses.mmd_loss`).
+        p_value: of that number, by :func:`mmda.two_sample.permutation_test`.
+        energy_distance: :func:`mmda.losses.energy_distance_loss`, in the features' unit.
+        mean_shift: distance of the means, in the features' unit.
+        relative_mean_shift: the same over the root of the mean of both samples' total variances.
+        scale_ratio: root of the target's total variance over the source's; 1 for equal scales, NaN for a constant
+            source.
+        coral: :func:`mmda.losses.coral_loss`.
+        classifier_error: cross-validated error of a linear classifier of the domain, each domain counting half; 0.5
+            where it cannot tell them apart.
+        proxy_a_distance: 2 (1 - 2 classifier_error): 2 where the domains are told apart without error, about 0 (or, by
+            chance, less) where they are not.
+    """
+
+    source_rows: int
+    target_rows: int
+    features: int
+    squared_mmd: float
+    p_value: float
+    energy_distance: float
+    mean_shift: float
+    relative_mean_shift: float
+    scale_ratio: float
+    coral: float
+    classifier_error: float
+    proxy_a_distance: float
+
+    def to_dict(self) -> dict[str, int | float | None]:
+        """Plain values for JSON; a ratio that is undefined is None."""
+        return {name: value if math.isfinite(value) else None for name, value in dataclasses.asdict(self).items()}
+
+
+#: Columns of the text: heading, attribute, format.
+_COLUMNS: tuple[tuple[str, str, str], ...] = (
+    ("MMD^2", "squared_mmd", ".4f"),
+    ("p", "p_value", ".3f"),
+    ("energy", "energy_distance", ".4g"),
+    ("mean", "mean_shift", ".4g"),
+    ("mean/sd", "relative_mean_shift", ".3f"),
+    ("scale", "scale_ratio", ".3f"),
+    ("CORAL", "coral", ".3g"),
+    ("error", "classifier_error", ".3f"),
+    ("A-dist", "proxy_a_distance", ".3f"),
+)
+
+#: Panels of the plot: title, attribute, the value that means no shift.
+_PANELS: tuple[tuple[str, str, float], ...] = (
+    ("squared MMD", "squared_mmd", 0.0),
+    ("mean shift / spread", "relative_mean_shift", 0.0),
+    ("scale ratio", "scale_ratio", 1.0),
+    ("proxy A-distance", "proxy_a_distance", 0.0),
+)
+
+
+@dataclass(frozen=True)
+class ShiftReport:
+    """Shifts by name, before adaptation and, where given, after it; ``str(report)`` is a table.
+
+    Args:
+        before: a :class:`Shift` for each modality or layer.
+        after: the same names after adaptation, or None.
+
+    Example:
+        >>> x = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
+        >>> report = shift_report({"video": (x[:30], x[30:] + 2)}, after={"video": (x[:30], x[30:])})
+        >>> report.after["video"].squared_mmd < report.before["video"].squared_mmd
+        True
+    """
+
+    before: Mapping[str, Shift]
+    after: Mapping[str, Shift] | None = None
+
+    def _rows(self) -> list[tuple[str, Shift]]:
+        if self.after is None:
+            return list(self.before.items())
+        pairs = [
+            ((f"{name} before", shift), (f"{name} after", self.after[name])) for name, shift in self.before.items()
+        ]
+        return [row for pair in pairs for row in pair]
+
+    def __str__(self) -> str:
+        table = [["", "rows", *(heading for heading, _, _ in _COLUMNS)]]
+        for name, shift in self._rows():
+            values = [format(getattr(shift, attribute), form) for _, attribute, form in _COLUMNS]
+            table.append([name, f"{shift.source_rows}+{shift.target_rows}", *values])
+        widths = [max(map(len, column)) for column in zip(*table)]
+        lines = []
+        for row in table:
+            cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:])]
+            lines.append("  ".join([row[0].ljust(widths[0]), *cells]))
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, dict[str, dict[str, int | float | None]] | None]:
+        """Plain values for JSON: ``{"before": {name: {...}}, "after": {...} or None}``."""
+        after = None if self.after is None else {name: shift.to_dict() for name, shift in self.after.items()}
+        return {"before": {name: shift.to_dict() for name, shift in self.before.items()}, "after": after}
+
+    def plot(self, path: str | Path) -> None:
+        """Draw bars by name, before beside after, and save them in the format that the file's ending says.
+
+        Args:
+            path: as ``shift.png`` or ``shift.pdf``.
+
+        Raises:
+            ImportError: matplotlib is missing (``pip install "torch-mmda[plots]"``).
+            ValueError: matplotlib cannot write this format.
+        """
+        try:
+            from matplotlib.figure import Figure
+        except ImportError:
+            raise ImportError(
+                'plots need matplotlib, which is not installed: pip install "torch-mmda[plots]"'
+            ) from None
+        names = list(self.before)
+        series = [("before" if self.after is not None else "", self.before, "#4c72b0")]
+        if self.after is not None:
+            series.append(("after", self.after, "#dd8452"))
+        figure = Figure(figsize=(3 * len(_PANELS), 1.2 + 0.35 * len(series) * len(names)), layout="constrained")
+        height = 0.8 / len(series)
+        for axes, (title, attribute, neutral) in zip(figure.subplots(1, len(_PANELS), sharey=True), _PANELS):
+            for k, (label, shifts, colour) in enumerate(series):
+                places = [i + (k - (len(series) - 1) / 2) * height for i in range(len(names))]
+                values = [getattr(shifts[name], attribute) for name in names]
+                axes.barh(places, [v - neutral for v in values], height, left=neutral, label=label, color=colour)
+            axes.axvline(neutral, color="black", linewidth=0.8)
+            axes.set_title(title, fontsize=10)
+            axes.set_yticks(range(len(names)), names)
+        figure.axes[0].invert_yaxis()
+        if self.after is not None:
+            figure.axes[-1].legend(fontsize=8)
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format=Path(path).suffix.removeprefix(".").lower() or "png", dpi=150)
+        write_file(path, drawn.getvalue())
+
+
+def shift_report(
+    before: Mapping[str, tuple[Samples, Samples]],
+    after: Mapping[str, tuple[Samples, Samples]] | None = None,
+    *,
+    kernel: Kernel = Gaussian(),
+    permutations: int = 500,
+    folds: int = 5,
+    max_rows: int = 2000,
+    generator: torch.Generator | None = None,
+) -> ShiftReport:
+    """Discrepancies, moments and separability of pairs of samples, by name; smaller numbers mean closer domains.
+
+    Args:
+        before: ``{"video": (source, target), ...}``: for each modality or layer the features of both domains.
+        after: the same names with the features of the adapted model.
+        kernel: of the maximum mean discrepancy; settled for each pair.
+        permutations: of the test; the smallest p-value that can come out is 1 / (1 + permutations).
+        folds: of the classifier's cross-validation.
+        max_rows: larger samples are represented by so many rows, drawn at random.
+        generator: where rows, permutations and folds are drawn from, on the CPU. Without one they are the same in every
+            call.
+
+    Shape:
+        Each ``source`` (n, d), ``target`` (m, d); d may differ between names.
+
+    Returns:
+        A table as text, plain values for JSON, and a plot.
+
+    Raises:
+        ValueError: no pair, wrong shapes or widths, fewer rows than folds, values that are not finite, other names
+            after than before.
+        TypeError: features that are not real numbers.
+
+    Notes:
+        The p-value takes rows as independent: give one row a video (its pooled frames), not its frames. The classifier
+        is ridge regression on the signs of the domain, on standardised features, with the domains weighted alike and a
+        penalty of one on features scaled to unit length; folds are stratified. Measures that carry the features' unit
+        (energy, mean, CORAL) compare before with after only where adaptation keeps the scale. O(r^2 (d + permutations))
+        time for r = 2 ``max_rows``, 8 r^2 bytes a few times over.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> source, target = torch.randn(50, 3, generator=generator), 2 * torch.randn(40, 3, generator=generator)
+        >>> shift = shift_report({"video": (source, target)}).before["video"]
+        >>> shift.p_value < 0.05, 1.5 < shift.scale_ratio < 2.5
+        (True, True)
+
+    References:
+        Gretton et al., JMLR 13 (2012), for MMD and its test; Székely & Rizzo (2013), for the energy distance; Sun &
+        Saenko (2016), for CORAL; Ben-David et al., "A theory of learning from different domains", Machine Learning 79
+        (2010), for the proxy A-distance.
+    """
+    caller = "shift_report"
+    for name, count, least in (("permutations", permutations, 1), ("folds", folds, 2), ("max_rows", max_rows, 2)):
+        check_count(caller, name, count, at_least=least)
+    if not before:
+        fail(caller, "before", "hold at least one pair of samples", "none")
+    if after is not None and set(after) != set(before):
+        fail(caller, "after", f"have the names of `before` ({', '.join(sorted(before))})", ", ".join(sorted(after)))
+    draws = torch.Generator().manual_seed(_SEED) if generator is None else generator
+
+    def measured(pairs: Mapping[str, tuple[Samples, Samples]]) -> dict[str, Shift]:
+        return {name: _measure(name, *pairs[name], kernel, permutations, folds, max_rows, draws) for name in before}
+
+    return ShiftReport(measured(before), None if after is None else measured(after))
+
+
+@torch.no_grad()
+def _measure(
+    name: str,
+    source: Samples,
+    target: Samples,
+    kernel: Kernel,
+    permutations: int,
+    folds: int,
+    max_rows: int,
+    generator: torch.Generator,
+) -> Shift:
+    caller = f"shift_report: {name}"
+    x = _rows(caller, "source", source, max_rows, generator)
+    y = _rows(caller, "target", target, max_rows, generator).to(x.device)
+    check_same_width(caller, "source", x, "target", y)
+    for side, rows in (("source", x), ("target", y)):
+        if rows.shape[0] < folds:
+            fail(caller, side, f"have at least {folds} rows, one a fold", shape_text(rows))
+    test = permutation_test(x, y, kernel=kernel, permutations=permutations, generator=generator)
+    x_variance, y_variance = float(x.var(0).sum()), float(y.var(0).sum())
+    mean_shift = float((x.mean(0) - y.mean(0)).norm())
+    spread = math.sqrt((x_variance + y_variance) / 2)
+    error = _domain_error(x, y, folds, generator)
+    return Shift(
+        source_rows=x.shape[0],
+        target_rows=y.shape[0],
+        features=x.shape[1],
+        squared_mmd=test.statistic,
+        p_value=test.p_value,
+        energy_distance=float(energy_distance_loss(x, y)),
+        mean_shift=mean_shift,
+        relative_mean_shift=mean_shift / spread if spread > 0 else math.nan,
+        scale_ratio=math.sqrt(y_variance / x_variance) if x_variance > 0 else math.nan,
+        coral=float(coral_loss(x, y)),
+        classifier_error=error,
+        proxy_a_distance=2 * (1 - 2 * error),
+    )
+
+
+def _rows(caller: str, side: str, samples: Samples, max_rows: int, generator: torch.Generator) -> Tensor:
+    """Finite float64 rows, at most so many; of a memory-mapped array only those are read."""
+    if not isinstance(samples, (Tensor, np.ndarray)):
+        raise TypeError(f"{caller}: `{side}` must be a tensor or a numpy array, got {type(samples).__name__}")
+    real = samples.dtype.kind in "fiub" if isinstance(samples, np.ndarray) else not samples.is_complex()
+    if not real:
+        raise TypeError(f"{caller}: `{side}` must hold real numbers, got {samples.dtype}")
+    if samples.ndim != 2:
+        fail(caller, side, "have shape (samples, features)", str(tuple(samples.shape)))
+    if samples.shape[0] > max_rows:
+        chosen = torch.randperm(samples.shape[0], generator=generator)[:max_rows].sort().values
+        samples = samples[chosen.numpy()] if isinstance(samples, np.ndarray) else samples[chosen.to(samples.device)]
+    rows = torch.from_numpy(np.array(samples, dtype=np.float64)) if isinstance(samples, np.ndarray) else samples
+    rows = rows.detach().double()
+    check_features(caller, side, rows)
+    if not bool(torch.isfinite(rows).all()):
+        fail(caller, side, "be finite", f"{int((~torch.isfinite(rows)).sum())} NaN or infinite values")
+    return rows
+
+
+def _domain_error(x: Tensor, y: Tensor, folds: int, generator: torch.Generator) -> float:
+    """Mean of both domains' error rates under stratified cross-validation; a tie counts half."""
+    x_fold, y_fold = ((torch.randperm(rows.shape[0], generator=generator) % folds).to(rows.device) for rows in (x, y))
+    wrong = [0.0, 0.0]
+    for fold in range(folds):
+        score = _ridge(x[x_fold != fold], y[y_fold != fold], torch.cat([x[x_fold == fold], y[y_fold == fold]]))
+        held_out = int((x_fold == fold).sum())
+        for side, scores in ((0, score[:held_out]), (1, -score[held_out:])):
+            wrong[side] += float((scores > 0).sum() + 0.5 * (scores == 0).sum())
+    return (wrong[0] / x.shape[0] + wrong[1] / y.shape[0]) / 2
+
+
+def _ridge(x: Tensor, y: Tensor, at: Tensor) -> Tensor:
+    """Scores at rows of the regression of -1 (source) and 1 (target), each domain counting half."""
+    n, m = x.shape[0], y.shape[0]
+    rows = torch.cat([x, y])
+    share = torch.cat([x.new_full((n,), 0.5 / n), x.new_full((m,), 0.5 / m)])
+    centre = share @ rows
+    deviation = (share @ (rows - centre).square()).sqrt()
+    # A feature that moves by rounding alone is constant: it tells nothing.
+    constant = deviation <= 1e-12 * (1 + centre.abs())
+    unit = torch.where(constant, math.inf, deviation * math.sqrt(rows.shape[1]))
+    rows, points = (rows - centre) / unit, (at - centre) / unit
+    root = (share * (n + m)).sqrt().unsqueeze(1)
+    design = rows * root
+    label = torch.cat([x.new_full((n,), -1.0), x.new_ones(m)]).unsqueeze(1) * root
+    if rows.shape[1] <= rows.shape[0]:
+        normal = design.T @ design
+        normal.diagonal().add_(_PENALTY)
+        slopes = torch.linalg.solve(normal, design.T @ label)
+    else:
+        normal = design @ design.T
+        normal.diagonal().add_(_PENALTY)
+        slopes = design.T @ torch.linalg.solve(normal, label)
+    # The weighted means of rows and labels are zero, and so is the intercept.
+    scores: Tensor = points @ slopes
+    return scores.squeeze(1)
+
+
+# Command line
+
+
+def _load(path: str) -> dict[str, NDArray[Any]]:
+    """The arrays of a .npy (without a name) or .npz file; pickles are refused."""
+    if Path(path).suffix.lower() not in (".npy", ".npz"):
+        raise ValueError(f"{path}: the file must end in .npy or .npz")
+    try:
+        if path.lower().endswith(".npy"):
+            return {"": np.load(path, allow_pickle=False, mmap_mode="r")}
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as loaded:
+            arrays = {name: loaded[name] for name in loaded.files}
+    except FileNotFoundError:
+        raise ValueError(f"{path}: the file must exist, got no such file") from None
+    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        pickled = any(word in str(error) for word in ("pickle", "Python objects"))
+        reason = "pickled objects or a foreign file" if pickled else f"a damaged file ({_one_line(error)})"
+        raise ValueError(f"{path}: the file must hold plain numpy arrays, got {reason}") from error
+    if not arrays:
+        raise ValueError(f"{path}: the file must hold at least one array, got none")
+    return arrays
+
+
+def _load_pairs(source: str, target: str) -> dict[str, tuple[Samples, Samples]]:
+    first, second = _load(source), _load(target)
+    if len(first) == len(second) == 1:
+        name = next(iter(first)) or next(iter(second)) or "features"
+        first, second = {name: next(iter(first.values()))}, {name: next(iter(second.values()))}
+    if set(first) != set(second):
+        raise ValueError(
+            f"{target}: the arrays must have the names of {source} ({_names(first)}), got {_names(second)}"
+        )
+    for path, arrays in ((source, first), (target, second)):
+        for name, array in arrays.items():
+            where = f"{path}: `{name}`"
+            if array.dtype.kind not in "fiub":
+                raise ValueError(f"{where} must hold real numbers, got {array.dtype}")
+            if array.ndim != 2 or 0 in array.shape:
+                raise ValueError(f"{where} must have shape (samples, features), got {array.shape}")
+            if array.dtype.kind == "f" and not all(map(_finite, np.array_split(array, 1 + array.size // 2**24))):
+                raise ValueError(f"{where} must hold finite numbers, got NaN or infinity")
+    for name in first:
+        if first[name].shape[1] != second[name].shape[1]:
+            widths = f"({first[name].shape[1]}), got {second[name].shape[1]}"
+            raise ValueError(f"{target}: `{name}` must have as many features as {source} {widths}")
+    return {name: (first[name], second[name]) for name in first}
+
+
+def _finite(array: NDArray[Any]) -> bool:
+    return bool(np.isfinite(array).all())
+
+
+def _names(arrays: Mapping[str, object]) -> str:
+    return ", ".join(name or "one without a name" for name in sorted(arrays))
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m mmda.shift",
+        description="Say how far two domains' features lie apart: discrepancies, moments, separability.",
+        epilog="exit code 0: the report was made; 2: bad input, named in one line",
+    )
+    parser.add_argument("source", help="source features: .npy (samples, features), or .npz with one array a layer")
+    parser.add_argument("target", help="target features, under the same names")
+    parser.add_argument("--after", nargs=2, metavar=("SOURCE", "TARGET"), help="the same from the adapted model")
+    parser.add_argument("--text", metavar="PATH", help="write the table there (it is printed in any case)")
+    parser.add_argument("--json", metavar="PATH", help="write JSON there; - prints it instead of the table")
+    parser.add_argument("--plot", metavar="PATH", help="draw bars, as .png, .pdf or .svg (needs matplotlib)")
+    parser.add_argument("--permutations", type=int, default=500, metavar="N", help="of the test (default 500)")
+    parser.add_argument("--folds", type=int, default=5, metavar="N", help="of the classifier (default 5)")
+    parser.add_argument("--max-rows", type=int, default=2000, metavar="N", help="rows a sample (default 2000)")
+    parser.add_argument("--seed", type=int, help="of rows, permutations and folds (default: a fixed one)")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> None:
+    inputs = [options.source, options.target, *(options.after or ())]
+    written = [path for path in (options.text, options.json, options.plot) if path not in (None, "-")]
+    for path in written:
+        if any(Path(path).resolve() == Path(other).resolve() for other in inputs):
+            raise ValueError(f"{path}: the report must not replace its input")
+        if not Path(path).parent.is_dir():
+            raise ValueError(f"{path}: the folder must exist, got no {Path(path).parent}")
+    generator = torch.Generator().manual_seed(_SEED if options.seed is None else options.seed)
+    report = shift_report(
+        _load_pairs(options.source, options.target),
+        _load_pairs(*options.after) if options.after else None,
+        permutations=options.permutations,
+        folds=options.folds,
+        max_rows=options.max_rows,
+        generator=generator,
+    )
+    values = json.dumps(report.to_dict(), indent=1, allow_nan=False)
+    if options.plot:
+        report.plot(options.plot)
+    if options.text:
+        write_file(options.text, f"{report}\n".encode())
+    if options.json not in (None, "-"):
+        write_file(options.json, f"{values}\n".encode())
+    print(values if options.json == "-" else report)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        _run(options)
+    except (OSError, ValueError, TypeError, ImportError) as error:
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+__all__ = ["Shift", "ShiftReport", "shift_report"]
+
+if __name__ == "__main__":
+    raise SystemExit(main())
