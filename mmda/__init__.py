@@ -3,7 +3,18 @@
 ``import mmda`` loads the light namespaces only; ``mmda.models`` and ``mmda.vmr`` are imported by name.
 """
 
-from mmda import kernels, layers, losses, objectives, schedules
+from mmda import distributed, kernels, layers, losses, metrics, objectives, schedules, two_sample, validators
 from mmda._version import __version__
 
-__all__ = ["__version__", "kernels", "layers", "losses", "objectives", "schedules"]
+__all__ = [
+    "__version__",
+    "distributed",
+    "kernels",
+    "layers",
+    "losses",
+    "metrics",
+    "objectives",
+    "schedules",
+    "two_sample",
+    "validators",
+]
