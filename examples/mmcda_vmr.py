@@ -16,6 +16,7 @@ the evaluation (and by the rows that say "supervised").
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import math
 import multiprocessing
@@ -406,7 +407,7 @@ def run(job: Job) -> dict[str, Any]:
         "seconds": time.perf_counter() - began,
         "model": str(model_path),
     }
-    write_text(result_path, json.dumps(result))
+    write(result_path, json.dumps(result).encode())
     return result
 
 
@@ -571,27 +572,19 @@ def plot(tables: list[dict[str, Any]], path: Path) -> None:
         axis.set_title(each["problem"], fontsize=10)
         axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
-    write_bytes(path, figure)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=130)
     plt.close(figure)
+    write(path, drawn.getvalue())
 
 
-def write_bytes(path: Path, figure: Any) -> None:
-    """Save a figure, whole or not at all."""
-    part = path.with_suffix(".part.png")
-    try:
-        figure.savefig(part, dpi=130)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
+def write(path: Path, content: bytes) -> None:
     """Write a file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -865,8 +858,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "training": asdict(jobs[0].training),
     }
     runs = [{k: v for k, v in r.items() if k not in ("values", "videos")} for r in results]
-    write_text(options.output / "table.txt", text)
-    write_text(options.output / "table.json", json.dumps({**facts, "tables": tables, "runs": runs}, indent=1))
+    write(options.output / "table.txt", text.encode())
+    content = json.dumps({**facts, "tables": tables, "runs": runs}, indent=1)
+    write(options.output / "table.json", content.encode())
     plot(tables, options.output / "table.png")
     print(f"{time.perf_counter() - began:.0f} s; text, JSON, plot and models are in {options.output}/")
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from mmda._checks import check_mask, check_weight
-from mmda._masking import masked_logsumexp, safe_divide
+from mmda._checks import check_mask, check_number, check_weight, fail, shape_text
+from mmda._frames import check_frames_and_queries, unit_rows
+from mmda._masking import masked_logsumexp, safe_divide, working_dtype, zero_padding
 
 
 def pair_cross_entropy(logits: Tensor, candidates: Tensor, counts: Tensor) -> Tensor:
@@ -28,6 +31,56 @@ def pair_cross_entropy(logits: Tensor, candidates: Tensor, counts: Tensor) -> Te
     columns = masked_logsumexp(logits + bias.T, allowed, 0) - own
     each = (rows + columns) / 2
     return safe_divide((torch.where(present, each, torch.zeros_like(each)) * counts).sum(), counts.sum())
+
+
+class PairedFrames(NamedTuple):
+    """Known (video, query) pairs, ready to be compared.
+
+    Attributes:
+        frames: (n, t, d), unit rows; zero where padded or absent.
+        queries: (n, d), unit rows; zero where absent.
+        keep: (n, t) bool, the real frames.
+        candidates: (n, n) bool, which pairs are negatives of each other.
+        counts: (n,), how often each pair counts; 0 for one without a frame.
+    """
+
+    frames: Tensor
+    queries: Tensor
+    keep: Tensor
+    candidates: Tensor
+    counts: Tensor
+
+
+def paired_frames(
+    caller: str,
+    frames: Tensor,
+    queries: Tensor,
+    *,
+    frame_mask: Tensor | None,
+    negative_mask: Tensor | None,
+    mask: Tensor | None,
+    weight: Tensor | None,
+) -> PairedFrames:
+    """Masks, weights and unit rows of pairs whose arguments were checked, in the working dtype."""
+    dtype = working_dtype(frames, queries)
+    f, q, n = frames.to(dtype), queries.to(dtype), frames.shape[0]
+    keep = torch.ones(f.shape[:2], dtype=torch.bool, device=f.device) if frame_mask is None else frame_mask
+    counts = pair_counts(caller, n, mask, weight, f)
+    counts = torch.where(keep.any(1), counts, torch.zeros_like(counts))
+    present = counts > 0
+    f, q = zero_padding(f, keep & present.unsqueeze(1)), zero_padding(q, present)
+    return PairedFrames(unit_rows(f), unit_rows(q), keep, candidate_mask(caller, n, negative_mask, f.device), counts)
+
+
+def check_paired_frames(
+    caller: str, frames: Tensor, queries: Tensor, frame_mask: Tensor | None, temperature: float | Tensor
+) -> None:
+    """One query a video, shapes that fit, a positive temperature."""
+    check_frames_and_queries(caller, frames, queries, frame_mask)
+    if queries.shape[0] != frames.shape[0]:
+        fail(caller, "queries", f"have one row a video ({frames.shape[0]})", shape_text(queries))
+    if not isinstance(temperature, Tensor):
+        check_number(caller, "temperature", temperature, above=0)
 
 
 def candidate_mask(caller: str, n: int, negative_mask: Tensor | None, device: torch.device) -> Tensor:

@@ -5,23 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mmda._checks import check_features, check_mask, check_number, fail, shape_text
+from mmda._checks import check_number, fail, shape_text
+from mmda._frames import check_frames_and_queries, unit_rows
 from mmda._masking import full_precision, masked_softmax, working_dtype, zero_padding
-
-
-def unit_rows(x: Tensor, *, eps: float = 1e-12) -> Tensor:
-    r"""Rows scaled to length one, :math:`x / \sqrt{\lVert x \rVert^2 + \epsilon}`: smooth at zero, no NaN."""
-    return x * (x.square().sum(-1, keepdim=True) + eps).rsqrt()
-
-
-def check_frames_and_queries(caller: str, frames: Tensor, queries: Tensor, frame_mask: Tensor | None) -> None:
-    """``frames`` (b, t, d), ``queries`` (n, d) of one width, ``frame_mask`` (b, t)."""
-    check_features(caller, "frames", frames, axes="(videos, frames, features)", ndim=3)
-    check_features(caller, "queries", queries, axes="(queries, features)")
-    if frames.shape[-1] != queries.shape[-1]:
-        fail(caller, "queries", f"have as many features as `frames` ({frames.shape[-1]})", queries.shape[-1])
-    if frame_mask is not None:
-        check_mask(caller, "frame_mask", frame_mask, frames.shape[:2])
 
 
 class FrameQueryAttention(nn.Module):

@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mmda._checks import check_number, fail, shape_text
-from mmda._masking import full_precision, masked_softmax, working_dtype, zero_padding
-from mmda._pair_logits import candidate_mask, pair_counts, pair_cross_entropy
-from mmda.layers.attention import check_frames_and_queries, unit_rows
+from mmda._checks import check_number
+from mmda._masking import full_precision, masked_softmax
+from mmda._pair_logits import check_paired_frames, pair_cross_entropy, paired_frames
 
 
 def attended_contrastive_loss(
@@ -70,24 +69,12 @@ def attended_contrastive_loss(
         figure 3, for the symmetric cross-entropy.
     """
     caller = "attended_contrastive_loss"
-    check_frames_and_queries(caller, frames, queries, frame_mask)
-    n = frames.shape[0]
-    if queries.shape[0] != n:
-        fail(caller, "queries", f"have one row a video ({n})", shape_text(queries))
+    check_paired_frames(caller, frames, queries, frame_mask, temperature)
     check_number(caller, "attention_temperature", attention_temperature, above=0)
-    if not isinstance(temperature, Tensor):
-        check_number(caller, "temperature", temperature, above=0)
-    dtype = working_dtype(frames, queries)
     with full_precision(frames):
-        f, q, keep = frames.to(dtype), queries.to(dtype), frame_mask
-        if keep is None:
-            keep = torch.ones(f.shape[:2], dtype=torch.bool, device=f.device)
-        counts = pair_counts(caller, n, mask, weight, f)
-        counts = torch.where(keep.any(1), counts, torch.zeros_like(counts))
-        candidates = candidate_mask(caller, n, negative_mask, f.device)
-        present = counts > 0
-        f, q = zero_padding(f, keep & present.unsqueeze(1)), zero_padding(q, present)
-        f, q = unit_rows(f), unit_rows(q)
+        f, q, keep, candidates, counts = paired_frames(
+            caller, frames, queries, frame_mask=frame_mask, negative_mask=negative_mask, mask=mask, weight=weight
+        )
         similarity = torch.matmul(f, q.T).transpose(1, 2)  # (video, query, t)
         attention = masked_softmax(similarity.detach() / attention_temperature, keep.unsqueeze(1), -1)
         pooled = torch.bmm(attention, f)  # (video, query, d)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from mmda._checks import check_mask, check_number, check_weight, fail, shape_text
+from mmda._frames import check_frames_and_queries, unit_rows
 from mmda._masking import full_precision, masked_log_softmax, masked_mean, safe_divide, working_dtype, zero_padding
-from mmda.layers.attention import check_frames_and_queries, unit_rows
 
 
 def frame_query_loss(

@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mmda._checks import check_number, fail, shape_text
-from mmda._masking import full_precision, safe_divide, working_dtype, zero_padding
-from mmda._pair_logits import candidate_mask, pair_counts, pair_cross_entropy
-from mmda.layers.attention import check_frames_and_queries, unit_rows
+from mmda._checks import check_number
+from mmda._masking import full_precision, safe_divide
+from mmda._pair_logits import check_paired_frames, pair_cross_entropy, paired_frames
 
 
 def multiple_instance_loss(
@@ -73,29 +72,18 @@ def multiple_instance_loss(
         "Real-world Anomaly Detection in Surveillance Videos", CVPR 2018, for ranking by the best segments.
     """
     caller = "multiple_instance_loss"
-    check_frames_and_queries(caller, frames, queries, frame_mask)
-    n = frames.shape[0]
-    if queries.shape[0] != n:
-        fail(caller, "queries", f"have one row a video ({n})", shape_text(queries))
+    check_paired_frames(caller, frames, queries, frame_mask, temperature)
     check_number(caller, "top", top, above=0, at_most=1)
     check_number(caller, "in_video", in_video, at_least=0)
-    if not isinstance(temperature, Tensor):
-        check_number(caller, "temperature", temperature, above=0)
-    dtype = working_dtype(frames, queries)
     with full_precision(frames):
-        f, q, keep = frames.to(dtype), queries.to(dtype), frame_mask
-        if keep is None:
-            keep = torch.ones(f.shape[:2], dtype=torch.bool, device=f.device)
-        counts = pair_counts(caller, n, mask, weight, f)
-        counts = torch.where(keep.any(1), counts, torch.zeros_like(counts))
-        candidates = candidate_mask(caller, n, negative_mask, f.device)
-        present = counts > 0
-        f, q = zero_padding(f, keep & present.unsqueeze(1)), zero_padding(q, present)
-        similarity = torch.matmul(unit_rows(f), unit_rows(q).T).transpose(1, 2) / temperature  # (video, query, t)
-        low = torch.full((), torch.finfo(dtype).min, dtype=dtype, device=f.device)
+        f, q, keep, candidates, counts = paired_frames(
+            caller, frames, queries, frame_mask=frame_mask, negative_mask=negative_mask, mask=mask, weight=weight
+        )
+        similarity = torch.matmul(f, q.T).transpose(1, 2) / temperature  # (video, query, t)
+        low = torch.full((), torch.finfo(f.dtype).min, dtype=f.dtype, device=f.device)
         frames_kept = keep.sum(1)
         # (n,); the share a little less, as a product that rounds up would add a frame (0.15 of 100 in float32)
-        best_count = (frames_kept.to(dtype) * (top * (1 - 1e-6))).ceil()
+        best_count = (frames_kept.to(f.dtype) * (top * (1 - 1e-6))).ceil()
         ranked = torch.where(keep.unsqueeze(1), similarity, low).sort(dim=-1, descending=True).values
         rank = torch.arange(f.shape[1], device=f.device)
         is_best = (rank < best_count.unsqueeze(1)).unsqueeze(1)
@@ -105,7 +93,7 @@ def multiple_instance_loss(
         if in_video == 0:
             return loss
         everything = torch.where(keep, similarity.diagonal(dim1=0, dim2=1).T, torch.zeros_like(low)).sum(1)
-        rest_count = frames_kept.to(dtype) - best_count
+        rest_count = frames_kept.to(f.dtype) - best_count
         rest = safe_divide(everything - best_sum.diagonal(), rest_count)
         margin = nn.functional.softplus(rest - best.diagonal())
         counted = torch.where(rest_count > 0, counts, torch.zeros_like(counts))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
+import io
 import pickle
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from mmda._files import write_file
 
 
 class CheckpointError(ValueError):
@@ -27,16 +28,9 @@ class CheckpointError(ValueError):
 def save_file(path: Path, kind: str, content: dict[str, Any]) -> None:
     """Write beside the target, flush, then rename: a reader never meets half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            torch.save({"kind": kind, **content}, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    whole = io.BytesIO()
+    torch.save({"kind": kind, **content}, whole)
+    write_file(path, whole.getvalue())
 
 
 def load_file(path: Path, kind: str) -> dict[str, Any]:

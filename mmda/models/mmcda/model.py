@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmda._checks import check_number
-from mmda.layers.attention import unit_rows
+from mmda._frames import unit_rows
 from mmda.models.mmcda.encoders import QueryEncoder, VideoEncoder
 from mmda.models.mmcda.localizer import Localizer, MomentLogits, Spans, decode_spans
 from mmda.vmr.batch import VMRBatch

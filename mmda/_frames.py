@@ -1,0 +1,22 @@
+"""Frames and queries in one space: what is checked of them, and their unit rows."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from mmda._checks import check_features, check_mask, fail
+
+
+def unit_rows(x: Tensor, *, eps: float = 1e-12) -> Tensor:
+    r"""Rows scaled to length one, :math:`x / \sqrt{\lVert x \rVert^2 + \epsilon}`: smooth at zero, no NaN."""
+    return x * (x.square().sum(-1, keepdim=True) + eps).rsqrt()
+
+
+def check_frames_and_queries(caller: str, frames: Tensor, queries: Tensor, frame_mask: Tensor | None) -> None:
+    """``frames`` (b, t, d), ``queries`` (n, d) of one width, ``frame_mask`` (b, t)."""
+    check_features(caller, "frames", frames, axes="(videos, frames, features)", ndim=3)
+    check_features(caller, "queries", queries, axes="(queries, features)")
+    if frames.shape[-1] != queries.shape[-1]:
+        fail(caller, "queries", f"have as many features as `frames` ({frames.shape[-1]})", queries.shape[-1])
+    if frame_mask is not None:
+        check_mask(caller, "frame_mask", frame_mask, frames.shape[:2])

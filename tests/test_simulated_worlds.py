@@ -1,0 +1,124 @@
+"""What the simulated worlds promise, by training on them: gaps where a knob is turned, and mechanisms that close them.
+
+Single seeds, so the bounds leave room for noise; the documentation's tables hold means and intervals.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from mmda.models.mmcda import MMCDA, MMCDAConfig, MMCDAObjective, TrainingConfig, build_mmcda, fit, predict_split
+from mmda.vmr import WORLDS, ResidentLoader, Simulation, VMRBatch, VMRQuery, World, simulate
+from mmda.vmr.blind import constant_rows, constant_spans, random_spans, whole_video
+from mmda.vmr.evaluation import evaluate_windows
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def load_example() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("mmcda_vmr_worlds", ROOT / "examples" / "mmcda_vmr.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+EXAMPLE = load_example()
+
+
+@lru_cache(maxsize=2)
+def draw(world: World) -> Simulation:
+    return simulate(world, seed=0)
+
+
+@lru_cache(maxsize=16)
+def train(world: World, name: str) -> MMCDA:
+    """One row of the example's table, with its sizes and its number of steps."""
+    row = next(row for row in EXAMPLE.ABLATION if row.name == name)
+    splits = draw(world)
+    labelled = splits.target_train if row.train_on == "target" else splits.source_train
+    pairs = EXAMPLE.shuffled(splits.target_train, 0) if row.shuffled else splits.target_train
+    torch.manual_seed(0)
+    model = build_mmcda(MMCDAConfig(labelled.frames.shape[-1], labelled.words.shape[-1], **EXAMPLE.SMALL))
+    fit(
+        model,
+        MMCDAObjective(weights=EXAMPLE.roles(row)),
+        ResidentLoader(labelled, 32, drop_last=True),
+        ResidentLoader(pairs, 32, seed=1, labels=False, drop_last=True),
+        config=TrainingConfig(steps=310, evaluations=1),
+    )
+    return model
+
+
+def score(model: MMCDA, split: VMRBatch) -> float:
+    spans, _ = predict_split(model, ResidentLoader(split, 128, shuffle=False), n=1)
+    assert split.windows is not None
+    return evaluate_windows(spans.windows, split.windows, n=(1,))["R@1, IoU=0.5"]
+
+
+def test_the_default_world_has_a_gap_that_pairs_close_and_shuffled_pairs_do_not() -> None:
+    world = WORLDS["default"]
+    test = draw(world).target_test
+    names = (EXAMPLE.SOURCE_ONLY, EXAMPLE.FULL, "full, target pairs shuffled", EXAMPLE.CEILING)
+    source_only, full, shuffled, ceiling = (score(train(world, name), test) for name in names)
+    assert ceiling >= 0.85
+    assert source_only < ceiling - 0.3
+    assert full > source_only + 0.65 * (ceiling - source_only)
+    assert shuffled < source_only + 0.1
+
+
+def test_without_shift_adaptation_does_no_harm() -> None:
+    world = WORLDS["no_shift"]
+    test = draw(world).target_test
+    assert score(train(world, EXAMPLE.FULL), test) > score(train(world, EXAMPLE.SOURCE_ONLY), test) - 0.05
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {"video_mean": 1.5},
+        {"video_scale": 1.0},
+        {"video_covariance": 1.0},
+        {"video_rotation": 0.8},
+        {"query_mean": 1.5},
+        {"query_scale": 1.0},
+        {"query_covariance": 1.0},
+        {"query_rotation": 0.8},
+        {"new_synonyms": 1.0},
+    ],
+    ids=lambda knobs: next(iter(knobs)),
+)
+def test_each_knob_alone_opens_a_gap(knobs: dict[str, float]) -> None:
+    """The source does not depend on these knobs, so one source-only model serves all of the worlds."""
+    plain = WORLDS["no_shift"]
+    model = train(plain, EXAMPLE.SOURCE_ONLY)
+    shifted = simulate(replace(plain, **knobs, videos=1, target_videos=1), seed=0)  # type: ignore[arg-type]
+    assert score(model, shifted.target_test) < score(model, draw(plain).target_test) - 0.05
+
+
+@pytest.mark.parametrize("name", ["default", "language", "noisy", "no_shift"])
+def test_blind_rows_stay_low(name: str) -> None:
+    splits = draw(replace(WORLDS[name], target_videos=1, test_videos=1000, video_width=2, query_width=2))
+
+    def queries(split: VMRBatch) -> list[VMRQuery]:
+        assert split.windows is not None
+        rows = zip(split.qids, split.duration.tolist(), split.windows[:, 0].tolist())
+        return [VMRQuery(qid, qid, "words", duration, ((low, high),)) for qid, duration, (low, high) in rows]
+
+    known, test = queries(splits.source_train), queries(splits.target_test)
+    windows = splits.target_test.windows
+    assert windows is not None
+    generator = torch.Generator().manual_seed(0)
+    rows = (constant_rows(constant_spans(known), test), whole_video(test), random_spans(test, generator=generator))
+    for spans in rows:
+        assert evaluate_windows(spans, windows, n=(1,))["R@1, IoU=0.5"] <= 0.15
