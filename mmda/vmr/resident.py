@@ -66,7 +66,7 @@ class ResidentLoader:
             )
         else:
             rows = list(range(len(self.split)))
-            order = [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
+            order = [rows[i * self.batch_size : (i + 1) * self.batch_size] for i in range(len(self))]
         self.epoch += 1
         for indices in order:
             yield self._cut(indices)
