@@ -326,6 +326,43 @@ def test_resume_refuses_another_run(draw: Simulation, tmp_path: Path) -> None:
         fit(model_for(draw.source_train), MMCDAObjective(), *loaders(draw), config=other, resume=path)
 
 
+def test_resume_refuses_other_weights(draw: Simulation, tmp_path: Path) -> None:
+    config = TrainingConfig(steps=2, evaluations=1, warmup=1)
+    path = tmp_path / "run.pt"
+    fit(model_for(draw.source_train), MMCDAObjective(), *loaders(draw), config=config, resume=path)
+    other = MMCDAObjective(weights={"moment": 1.0})
+    with pytest.raises(CheckpointError, match=r"run\.pt: the run must have the training weights"):
+        fit(model_for(draw.source_train), other, *loaders(draw), config=config, resume=path)
+
+
+def test_training_names_an_empty_loader_and_a_score_that_is_no_number(draw: Simulation) -> None:
+    model, objective = model_for(draw.source_train), MMCDAObjective(weights={"moment": 1.0})
+    empty = ResidentLoader(draw.source_train, 1000, drop_last=True)
+    with pytest.raises(ValueError, match="fit: `source` must give at least one batch"):
+        fit(model, objective, empty, config=TrainingConfig(steps=2))
+    config = TrainingConfig(steps=2, evaluations=1)
+    with pytest.raises(ValueError, match="fit: `validate` must return a finite score, got nan at step 2"):
+        fit(model, objective, loaders(draw)[0], config=config, validate=lambda _: math.nan)
+
+
+def test_pseudo_moments_weigh_by_confidence(draw: Simulation) -> None:
+    """Flat start and end logits: every span has probability 1 / T^2, and the term shrinks with it."""
+    source, target = draw.source_train.slice(range(4)), draw.target_train.slice(range(4)).without_moments()
+    model = model_for(source).eval()
+    out = model(target)
+    flat = out._replace(logits=MomentLogits(*(torch.zeros_like(z) for z in out.logits)))
+    sharp_start = torch.where(torch.arange(out.similarity.shape[1]) == 2, 50.0, 0.0).expand_as(out.similarity)
+    sharp = out._replace(logits=MomentLogits(sharp_start, sharp_start, torch.zeros_like(sharp_start)))
+    objective = MMCDAObjective(weights={"pseudo_moment": 1.0})
+    lengths = target.frame_mask.sum(1).double()
+    value = objective(model(source), source, flat, target).total.item()
+    plain = 2 * lengths.log() + math.log(2)  # cross-entropies of flat logits
+    expected = (lengths**-2).mean() * (plain * lengths**-2).sum() / (lengths**-2).sum()
+    assert value == pytest.approx(float(expected), rel=1e-5)
+    # certain of the third clip: confidence 1, cross-entropies 0, and the flat inside logits' log 2 is left
+    assert objective(model(source), source, sharp, target).total.item() == pytest.approx(math.log(2), rel=1e-5)
+
+
 def test_a_loss_that_is_not_finite_names_step_and_terms(draw: Simulation) -> None:
     broken = replace(draw.source_train, frames=draw.source_train.frames * math.nan)
     loader = ResidentLoader(broken, 16)

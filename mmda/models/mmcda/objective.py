@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmda._checks import check_number, fail
+from mmda._masking import masked_softmax
 from mmda.kernels import Gaussian
 from mmda.layers import FrameQueryAttention
 from mmda.losses import (
@@ -227,12 +228,16 @@ class MMCDAObjective(nn.Module):
         return terms
 
     def _pseudo_moment(self, target: MMCDAOutput, batch: VMRBatch) -> Tensor:
-        """The moment loss on the model's own best span, weighted by that span's probability among all spans."""
+        """Mean over the rows of confidence times the moment loss on the model's own best span.
+
+        The confidence is the probability that the start and end logits give that span: a batch in which every row is
+        unsure weighs little.
+        """
         with torch.no_grad():
             best = decode_spans(target.logits, target.similarity, target.frame_mask, batch.clip_times, n=1)
             labels: MomentTargets = moment_targets(best.windows, best.mask, batch.clip_times, batch.frame_mask)
-            start = torch.softmax(target.logits.start.masked_fill(~target.frame_mask, -torch.inf), 1)
-            end = torch.softmax(target.logits.end.masked_fill(~target.frame_mask, -torch.inf), 1)
-            confidence = (start * labels.start).sum(1) * (end * labels.end).sum(1)
+            start = (masked_softmax(target.logits.start, target.frame_mask, 1) * labels.start).sum(1)
+            end = (masked_softmax(target.logits.end, target.frame_mask, 1) * labels.end).sum(1)
+            confidence = start * end
         loss: Tensor = self.moment(*target.logits, labels, frame_mask=target.frame_mask, weight=confidence)
-        return loss
+        return confidence.mean() * loss

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -154,6 +155,9 @@ def fit(
     """
     if objective.needs_target and target is None:
         fail("fit", "target", "be given for this objective", "none")
+    for name, loader in (("source", source), ("target", target)):
+        if loader is not None and len(loader) == 0:
+            fail("fit", name, "give at least one batch a pass (is the split smaller than a batch?)", "none")
     parameters = [p for p in (*model.parameters(), *objective.parameters()) if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
     state, best = Progress(), None
@@ -191,6 +195,8 @@ def fit(
             on_step(state.step)
         if weighing:
             score = float(state.step) if validate is None else validate(model.eval())
+            if not math.isfinite(score):
+                fail("fit", "validate", "return a finite score", f"{score} at step {state.step}")
             model.train()
             state.log.append(
                 {
@@ -332,6 +338,7 @@ def _save_run(
 ) -> None:
     content = {
         "config": asdict(config),
+        "weights": objective.weights,
         "model": model.state_dict(),
         "objective": objective.state_dict(),
         "optimizer": optimizer.state_dict(),
@@ -350,9 +357,9 @@ def _load_run(
     config: TrainingConfig,
 ) -> tuple[Progress, dict[str, Tensor] | None]:
     content = load_file(path, _RUN_FILE)
-    if content["config"] != asdict(config):
-        rule = f"the run must have the training config {asdict(config)}"
-        raise CheckpointError(f"{path}: {rule}, got {content['config']}")
+    for name, wanted in (("config", asdict(config)), ("weights", objective.weights)):
+        if content.get(name) != wanted:
+            raise CheckpointError(f"{path}: the run must have the training {name} {wanted}, got {content.get(name)}")
     try:
         model.load_state_dict(content["model"])
         objective.load_state_dict(content["objective"])
