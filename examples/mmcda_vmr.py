@@ -529,13 +529,13 @@ def as_text(tables: list[dict[str, Any]]) -> str:
     lines = []
     for each in tables:
         seeds = f"{each['seeds']} seed" + ("s" if each["seeds"] > 1 else "")
-        spread = "half-width of the 95 % interval (over seeds or by video, the wider)"
-        lines += [f"{each['problem']}: mean over {seeds} ± {spread}", ""]
-        lines.append(f"{'':30}" + "".join(f"{m.replace('IoU=', ''):>14}" for m in SHOWN) + f"{'gap won back':>14}")
+        lines += [f"{each['problem']}: mean over {seeds}", ""]
+        lines.append(f"{'':28}" + "".join(f"{m.replace('IoU=', ''):>12}" for m in SHOWN) + f"{'gap won':>9}")
         for row in each["rows"]:
             gap = row.get("recovered", {}).get(HEADLINE)
-            tail = f"{100 * gap:13.0f}%" if gap is not None else f"{'':>14}"
-            lines.append(f"{row['row']:30}" + "".join(f"{shown(row, m):>14}" for m in SHOWN) + tail)
+            tail = f"{100 * gap:8.0f}%" if gap is not None else ""
+            lines.append((f"{row['row']:28}" + "".join(f"{shown(row, m):>12}" for m in SHOWN) + tail).rstrip())
+        lines.append("± half-width of the 95 % interval, over seeds or by video, the wider; gap won back at R@1, 0.5")
         best_blind = max(r["mean"][HEADLINE] for r in each["rows"] if r["kind"] == "blind")
         for row in each["rows"]:
             if row["kind"] == "trained" and row["mean"][HEADLINE] <= best_blind:
