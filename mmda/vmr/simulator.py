@@ -243,6 +243,7 @@ def _lexicon(rng: np.random.Generator, world: World) -> _Lexicon:
     _, seen = latents(world.video_width)
     topics, meanings = latents(world.query_width)
     spread = 0.4 * rng.standard_normal((2, world.concepts, world.synonyms, world.query_width))
+    spread[1] *= 2.5  # words of the target alone: related to their concept, but no neighbours of the known ones
     general = 0.4 * rng.standard_normal((world.topics, world.synonyms, world.query_width))
     function = rng.standard_normal((20, world.query_width))
     return _Lexicon(seen, meanings[None, :, None] + spread, topics[:, None] + general, 0.6 * function)
