@@ -213,7 +213,6 @@ def load(problem: Problem, seed: int) -> tuple[Domain, Domain]:
 def read_domain(place: Place) -> Domain:
     """Annotations and features of one domain, checked, split by video, padded once."""
     data = read_dataset(place)
-    splits = {}
     if place.splits is not None:
         every = read_splits(place.splits)
         found = [every[name] for name in every if name in Path(place.path).name or Path(place.path).name in name]
@@ -279,7 +278,6 @@ class Job:
     seed: int
     alignment: str
     training: TrainingConfig
-    epochs: int | None
     batch_size: int
     model: dict[str, Any]
     device: str
@@ -805,7 +803,6 @@ def jobs_of(options: argparse.Namespace, problem: Problem, seeds: int) -> list[J
             seed,
             options.alignment,
             training,
-            epochs,
             options.batch_size,
             model,
             options.device,
