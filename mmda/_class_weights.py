@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -10,17 +10,8 @@ from torch import Tensor
 from mmda._checks import check_count, check_same_width, check_tensor, fail, shape_text
 from mmda._kernel_sums import pooled_centre, settle_bandwidth
 from mmda._masking import as_rows, full_precision, safe_divide, working_dtype
+from mmda._tiles import Coefficients, can_stream, pair_sum
 from mmda.kernels import Kernel, centred_squared_distances
-
-
-class ClassMeans(NamedTuple):
-    """Mean kernel values between classes, and how much weight each class holds."""
-
-    within_x: Tensor  #: (classes,), mean of k over the pairs inside each class of x
-    within_y: Tensor  #: (classes,), the same for y
-    across: Tensor  #: (classes, classes), entry (a, b): mean of k between class a of x and class b of y
-    x_mass: Tensor  #: (classes,)
-    y_mass: Tensor  #: (classes,)
 
 
 def count_classes(
@@ -74,7 +65,7 @@ def class_columns(
     return member if row_weight is None else member * row_weight.unsqueeze(1)
 
 
-def class_means(
+def class_discrepancy(
     caller: str,
     source: Tensor,
     target: Tensor,
@@ -87,8 +78,13 @@ def class_means(
     target_weight: Tensor | None,
     source_mask: Tensor | None,
     target_mask: Tensor | None,
-) -> ClassMeans:
-    """Check everything and average k within and between the classes of two samples; an absent class has mean 0."""
+    mix: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """Check everything, and sum the squared MMDs between class a of the source and class b of the target.
+
+    ``mix`` makes the factors (classes, classes) of the sum from which pairs of classes are present on both sides;
+    what is not present must get zero. By tiles where they can serve, else dense.
+    """
     dtype = working_dtype(source, target)
     with full_precision(source):
         x, x_weight = as_rows(caller, "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
@@ -103,23 +99,38 @@ def class_means(
                 names, labels, (source, target), (source_mask, target_mask), (x_weight, y_weight)
             )
         )
+        x_mass, y_mass = a.sum(0), b.sum(0)
+        factors = mix((x_mass > 0).unsqueeze(1) & (y_mass > 0)).to(dtype)
+        a, b = safe_divide(a, x_mass.expand_as(a)), safe_divide(b, y_mass.expand_as(b))
+        # sum of F_cd (a_c K a_c + b_d K b_d - 2 a_c K b_d), with the shares a_c and b_d of rows in classes
+        of_x, across, of_y = a * factors.sum(1), a @ factors, b * factors.sum(0)
         bandwidth = settle_bandwidth(kernel, x, y, x_weight, y_weight)
         centre = pooled_centre(x, y, x_weight, y_weight)
+        if can_stream(kernel, (x, y), (a, b, bandwidth)):
+            left = torch.cat((torch.cat((of_x, -across), 1), torch.cat((-b @ factors.T, of_y), 1)))
+            diagonal = (of_x * a).sum(dtype=torch.float64) + (of_y * b).sum(dtype=torch.float64)
+            return pair_sum(
+                x,
+                y,
+                Coefficients(left, torch.cat((a, b))),
+                kernel=kernel,
+                bandwidth=bandwidth,
+                centre=centre,
+                plus=kernel.at_zero * diagonal,
+            )
         x, y = x - centre, y - centre
         x_gram = kernel.evaluate(centred_squared_distances(x, x, same=True), bandwidth)
         y_gram = kernel.evaluate(centred_squared_distances(y, y, same=True), bandwidth)
         gram = kernel.evaluate(centred_squared_distances(x, y), bandwidth)
-        x_mass, y_mass = a.sum(0), b.sum(0)
-        return ClassMeans(
-            safe_divide((a * (x_gram @ a)).sum(0), x_mass.square()),
-            safe_divide((b * (y_gram @ b)).sum(0), y_mass.square()),
-            safe_divide(a.T @ gram @ b, x_mass.unsqueeze(1) * y_mass),
-            x_mass,
-            y_mass,
-        )
+        return (of_x * (x_gram @ a)).sum() + (of_y * (y_gram @ b)).sum() - 2 * (across * (gram @ b)).sum()
 
 
-def mean_where(values: Tensor, present: Tensor) -> Tensor:
-    """Mean of the entries whose ``present`` is True; a connected zero where none is."""
-    kept = torch.where(present, values, 0 * values)
-    return safe_divide(kept.sum(), present.sum().to(values.dtype)) + 0 * kept.sum()
+def equal_shares(chosen: Tensor) -> Tensor:
+    """One over their number where ``chosen`` (bool) is True; zeros where none is."""
+    ones = chosen.to(torch.float64)
+    return safe_divide(ones, ones.sum().expand_as(ones))
+
+
+def equal_classes(present: Tensor) -> Tensor:
+    """Which pairs of classes are one class."""
+    return torch.eye(present.shape[0], dtype=torch.bool, device=present.device)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mmda._masking import safe_divide
-from mmda._tiles import can_stream, kernel_spec, pair_sum
+from mmda._tiles import Coefficients, can_stream, kernel_spec, pair_sum
 from mmda.kernels import Kernel, centred_squared_distances
 
 
@@ -90,57 +90,38 @@ def squared_mmd(
     if not can_stream(kernel, (x, y), (x_weight, y_weight, bandwidth)):
         means = pair_means(x, y, x_weight, y_weight, kernel=kernel, unbiased=unbiased, bandwidth=bandwidth)
         return means.within_x + means.within_y - 2 * means.across
-    centre = pooled_centre(x, y, x_weight, y_weight)
-    if unbiased:
-        left, right, diagonal = _unbiased_coefficients(x, y, x_weight, y_weight)
+    n, m = x.shape[0], y.shape[0]
+    if x_weight is None and y_weight is None:
+        within = (1 / (n * (n - 1)), 1 / (m * (m - 1))) if unbiased else (1 / (n * n), 1 / (m * m))
+        coefficients = Coefficients(blocks=(within[0], -1 / (n * m), within[1]))
+        diagonal = 0.0 if unbiased else kernel.at_zero * (1 / n + 1 / m)
+        plus, centre = x.new_full((), diagonal, dtype=torch.float64), x.new_empty(0)
     else:
-        left, diagonal = _biased_coefficients(x, y, x_weight, y_weight)
-        right = left
-    off_diagonal = pair_sum(x, y, left, right, kernel=kernel, bandwidth=bandwidth, centre=centre, block_size=block_size)
-    return (off_diagonal + kernel.at_zero * diagonal).to(x.dtype)
+        a = x.new_ones(n) if x_weight is None else x_weight.detach()
+        b = y.new_ones(m) if y_weight is None else y_weight.detach()
+        coefficients, plus = _weighted_coefficients(a, b, unbiased)
+        plus, centre = kernel.at_zero * plus, pooled_centre(x, y, a, b)
+    return pair_sum(
+        x, y, coefficients, kernel=kernel, bandwidth=bandwidth, centre=centre, plus=plus, block_size=block_size
+    )
 
 
-def _biased_coefficients(
-    x: Tensor, y: Tensor, x_weight: Tensor | None, y_weight: Tensor | None
-) -> tuple[Tensor, Tensor | float]:
-    """u with V = sum over i, j of u_i u_j k(z_i, z_j), and the sum of u_i^2, which multiplies k(z, z)."""
-    n, m = x.shape[0], y.shape[0]
-    if x_weight is None and y_weight is None:
-        u = torch.cat((x.new_full((n,), 1 / n), x.new_full((m,), -1 / m)))
-        return u, 1 / n + 1 / m
-    shares = []
-    for rows, weight in ((x, x_weight), (y, y_weight)):
-        counts = rows.new_ones(rows.shape[0]) if weight is None else weight.detach()
-        shares.append(safe_divide(counts, counts.sum()))
-    u = torch.cat([shares[0], -shares[1]])
-    return u, u.square().sum(dtype=torch.float64)
+def _weighted_coefficients(a: Tensor, b: Tensor, unbiased: bool) -> tuple[Coefficients, Tensor]:
+    """C of the squared MMD with these row weights, and what multiplies k(z, z) beside the pairs i != j.
 
-
-def _unbiased_coefficients(
-    x: Tensor, y: Tensor, x_weight: Tensor | None, y_weight: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | float]:
-    """L, R with U = sum over i != j of (L_i . R_j) k(z_i, z_j), and what multiplies k(z, z) beside it.
-
-    Counts above one leave something there: a row that counts twice is a pair of equal rows.
+    With ``unbiased``, counts above one leave something there: a row that counts twice is a pair of equal rows.
     """
-    n, m = x.shape[0], y.shape[0]
-    left, right = x.new_zeros(n + m, 2), x.new_zeros(n + m, 2)
-    if x_weight is None and y_weight is None:
-        left[:n, 0], left[n:, 1] = 1 / (n * (n - 1)), 1 / (m * (m - 1))
-        left[:n, 1] = left[n:, 0] = -1 / (n * m)
-        right[:n, 0] = right[n:, 1] = 1
-        return left, right, 0.0
-    a = x.new_ones(n) if x_weight is None else x_weight.detach()
-    b = y.new_ones(m) if y_weight is None else y_weight.detach()
-    totals = a.sum(), b.sum()
-    right[:n, 0], right[n:, 1] = a, b
-    diagonal = x.new_zeros((), dtype=torch.float64)
+    n, totals = a.shape[0], (a.sum(), b.sum())
+    left = a.new_empty(n + b.shape[0], 2)
+    diagonal = a.new_zeros((), dtype=torch.float64)
+    across = totals[0] * totals[1]
     for rows, counts, total, column in ((left[:n], a, totals[0], 0), (left[n:], b, totals[1], 1)):
-        pairs = total.square() - total
+        pairs = total.square() - total if unbiased else total.square()
         rows[:, column] = safe_divide(counts, pairs)
-        rows[:, 1 - column] = -safe_divide(counts, totals[0] * totals[1])
-        diagonal = diagonal + safe_divide(counts.square().sum() - total, pairs)
-    return left, right, diagonal
+        rows[:, 1 - column] = -safe_divide(counts, across)
+        once = counts.square().sum() - total if unbiased else counts.square().sum()
+        diagonal = diagonal + safe_divide(once, pairs)
+    return Coefficients(left, torch.cat((a, b))), diagonal
 
 
 def _within(x: Tensor, weight: Tensor | None, kernel: Kernel, bandwidth: Tensor, unbiased: bool) -> Tensor:

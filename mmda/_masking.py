@@ -54,7 +54,7 @@ def as_rows(
         row_weight = torch.where(mask, ones if row_weight is None else row_weight, torch.zeros_like(ones))
     if row_weight is not None:
         row_weight = row_weight.reshape(-1)
-    return rows.reshape(-1, rows.shape[-1]), row_weight
+    return rows if rows.ndim == 2 else rows.flatten(0, -2), row_weight
 
 
 def safe_divide(numerator: Tensor, denominator: Tensor) -> Tensor:
@@ -92,5 +92,6 @@ def masked_log_softmax(x: Tensor, mask: Tensor, dim: int) -> Tensor:
 
 def masked_softmax(x: Tensor, mask: Tensor, dim: int) -> Tensor:
     """Softmax over the kept entries; zero on the others, all zero where none is kept."""
-    value = masked_log_softmax(x, mask, dim).exp()
-    return torch.where(mask, value, torch.zeros((), dtype=x.dtype, device=x.device))
+    floor = torch.full((), torch.finfo(x.dtype).min, dtype=x.dtype, device=x.device)
+    value = torch.where(mask, x, floor).softmax(dim)  # even where none is kept
+    return torch.where(mask, value, torch.zeros_like(floor))

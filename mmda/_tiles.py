@@ -2,11 +2,12 @@ r"""Exact kernel sums over all pairs of rows, one tile at a time: time of the de
 
 Everything here computes one number,
 
-.. math:: S = \sum_{i \ne j} C_{ij} \, k(z_i, z_j), \qquad C = L R^\top \text{ symmetric, of low rank},
+.. math:: S = \sum_{i \ne j} C_{ij} \, k(z_i, z_j), \qquad C \text{ symmetric},
 
-over the pooled rows z of one or two samples. The squared MMD is C of rank one (biased) or two (unbiased), several
-domains or classes are C of a few columns more. The sum is a scalar, so its gradient is made in the same sweep as
-its value and the backward pass only scales it: no matrix of pairs is ever kept.
+over the pooled rows z of two samples, with C in one of three forms (:class:`Coefficients`): constant over each pair of
+samples (the squared MMD), that times row weights (the same with weights and masks), or of low rank (classes). The sum
+is a scalar, so its gradient is made in the same sweep as its value and the backward pass only scales it: no matrix of
+pairs is ever kept.
 
 Three ways to the same number, chosen in :func:`pair_sum`:
 
@@ -21,7 +22,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
+from functools import lru_cache
+from itertools import combinations_with_replacement, pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -90,42 +92,61 @@ def can_stream(kernel: Kernel, rows: Sequence[Tensor], constants: Sequence[Tenso
     return torch.compiler.is_compiling() or is_plain(*rows, *constants)
 
 
+class Coefficients(NamedTuple):
+    """C, symmetric, without gradient. Three forms; with g_i = 0 for a row of x and 1 for a row of y:
+
+    * ``blocks`` (c_xx, c_xy, c_yy) and no factors: C_ij is the number of the block;
+    * ``left`` (n + m, 2) and ``right`` (n + m,): C_ij = left[i, g_j] right[j], row weights times a number a block;
+    * ``left`` (n + m, 2 q) and ``right`` (n + m, q): C_ij = left[i, g_j q : g_j q + q] . right[j], of rank q a block.
+    """
+
+    left: Tensor | None = None
+    right: Tensor | None = None
+    blocks: tuple[float, float, float] | None = None
+
+
 def pair_sum(
     x: Tensor,
-    y: Tensor | None,
-    left: Tensor,
-    right: Tensor,
+    y: Tensor,
+    coefficients: Coefficients,
     *,
     kernel: Kernel,
     bandwidth: Tensor,
     centre: Tensor,
+    plus: Tensor,
     block_size: int | None = None,
 ) -> Tensor:
-    """Sum over i != j of (left_i . right_j) k(z_i, z_j) with z the rows of ``x``, then of ``y``; a float64 scalar.
+    """Sum over i != j of C_ij k(z_i, z_j), with z the rows of ``x``, then of ``y``, and ``plus``; in the rows' dtype.
 
     Args:
         x: rows (n, d) in the working dtype.
-        y: more rows (m, d), or None.
-        left: (n + m,) or (n + m, q), without gradient.
-        right: the same shape; ``left @ right.T`` is symmetric. One column: ``left`` and ``right`` are proportional.
+        y: more rows (m, d).
+        coefficients: C.
         kernel: a kernel of the library (:func:`can_stream` said yes).
         bandwidth: settled scalar, without gradient.
-        centre: (d,), subtracted from the rows so that a common offset costs no digits.
+        centre: (d,), subtracted from the rows so that a common offset costs no digits; none (0,): the mean of all rows.
+        plus: float64 scalar without gradient, added before the sum is rounded to the rows' dtype.
         block_size: rows of a tile; by size of the sample and kind of device by default.
     """
     spec = kernel_spec(kernel)
     assert spec is not None
-    if left.ndim == 1:
-        left, right = left.unsqueeze(1), right.unsqueeze(1)
-    y = x[:0] if y is None else y
+    left, right, blocks = coefficients
+    if not torch.is_grad_enabled():
+        x, y = x.detach(), y.detach()
+    left = centre.new_empty(0) if left is None else left.detach()
+    right = left if right is None else right.detach()
     block = (CPU_BLOCK if x.device.type == "cpu" else ACCELERATOR_BLOCK) if block_size is None else block_size
-    arguments = (x, y, left.detach(), right.detach(), bandwidth.detach(), centre, *spec, block)
+    arguments = (x, y, left, right, bandwidth.detach(), centre, plus, list(blocks or ()), *spec, block)
     value: Tensor
     if torch.compiler.is_compiling():
         value = _pair_sum_op(*arguments)[0]
     else:
         value = _PairSum.apply(*arguments)  # type: ignore[no-untyped-call]
     return value
+
+
+#: How many arguments of the sweep are tensors, and how many numbers follow that the dense formula needs too.
+_TENSORS, _NUMBERS = 7, 4
 
 
 class _PairSum(torch.autograd.Function):
@@ -144,24 +165,22 @@ class _PairSum(torch.autograd.Function):
 
 
 def _keep(ctx: Any, arguments: Sequence[Any], gx: Tensor | None, gy: Tensor | None) -> None:
-    ctx.save_for_backward(*arguments[:6], gx, gy)
-    ctx.options = arguments[6:9]
+    ctx.save_for_backward(*arguments[:_TENSORS], gx, gy)
+    ctx.options = arguments[_TENSORS : _TENSORS + _NUMBERS]
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    x, y, left, right, bandwidth, centre, gx, gy = ctx.saved_tensors
+    *tensors, gx, gy = ctx.saved_tensors
     need_x, need_y = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
     if torch.is_grad_enabled():
-        inputs = [t for t, needed in ((x, need_x), (y, need_y)) if needed]
-        value = dense_pair_sum(x, y, left, right, bandwidth, centre, *ctx.options)
-        found = list(torch.autograd.grad(value, inputs, grad, create_graph=True))
+        inputs = [t for t, needed in ((tensors[0], need_x), (tensors[1], need_y)) if needed]
+        found = list(torch.autograd.grad(dense_pair_sum(*tensors, *ctx.options), inputs, grad, create_graph=True))
         gx = found.pop(0) if need_x else None
         gy = found.pop(0) if need_y else None
     else:
-        factor = grad.to(x.dtype)
-        gx = gx * factor if need_x else None
-        gy = gy * factor if need_y else None
-    return (gx, gy, *([None] * 8))
+        gx = gx * grad if need_x else None
+        gy = gy * grad if need_y else None
+    return (gx, gy, *([None] * (_TENSORS + _NUMBERS - 1)))
 
 
 def dense_pair_sum(
@@ -171,16 +190,33 @@ def dense_pair_sum(
     right: Tensor,
     bandwidth: Tensor,
     centre: Tensor,
+    plus: Tensor,
+    blocks: Sequence[float],
     kind: str,
     scales: Sequence[float],
     alpha: float,
 ) -> Tensor:
     """The same number from the matrix of all pairs, in plain operations that every transform knows."""
     kernel = _kernel(kind, scales, alpha)
-    z = torch.cat([x, y]) - centre
+    rows = torch.cat([x, y])
+    z = rows - (centre if centre.numel() else rows.detach().mean(0))
     gram = kernel.evaluate(centred_squared_distances(z, z, same=True), bandwidth)
     off_diagonal = gram - torch.diag_embed(gram.diagonal())
-    return ((off_diagonal @ right) * left).sum(dtype=torch.float64)
+    weighted = off_diagonal * _matrix(left, right, blocks, x.shape[0], rows)
+    return (weighted.sum(dtype=torch.float64) + plus).to(x.dtype)
+
+
+def _matrix(left: Tensor, right: Tensor, blocks: Sequence[float], n: int, rows: Tensor) -> Tensor:
+    """C as a matrix."""
+    if blocks:
+        matrix = rows.new_full((rows.shape[0], rows.shape[0]), blocks[1])
+        matrix[:n, :n].fill_(blocks[0])
+        matrix[n:, n:].fill_(blocks[2])
+        return matrix
+    if right.ndim == 1:
+        return torch.cat((left[:, :1] * right[:n], left[:, 1:] * right[n:]), 1)
+    q = right.shape[1]
+    return torch.cat((left[:, :q] @ right[:n].T, left[:, q:] @ right[n:].T), 1)
 
 
 def _kernel(kind: str, scales: Sequence[float], alpha: float) -> Kernel:
@@ -201,20 +237,24 @@ def _pair_sum_op(
     right: Tensor,
     bandwidth: Tensor,
     centre: Tensor,
+    plus: Tensor,
+    blocks: Sequence[float],
     kind: str,
     scales: Sequence[float],
     alpha: float,
     block: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    value, gx, gy = _sweep(x, y, left, right, bandwidth, centre, kind, scales, alpha, block, need_x=True, need_y=True)
+    value, gx, gy = _sweep(
+        x, y, left, right, bandwidth, centre, plus, blocks, kind, scales, alpha, block, need_x=True, need_y=True
+    )
     assert gx is not None
     assert gy is not None
-    return value, gx.clone(), gy.clone()  # an operator may not return views of one another
+    return value, gx, gy
 
 
 @_pair_sum_op.register_fake
 def _(x: Tensor, y: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return x.new_empty((), dtype=torch.float64), torch.empty_like(x), torch.empty_like(y)
+    return x.new_empty(()), x.new_empty(x.shape), y.new_empty(y.shape)
 
 
 def _keep_op(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -244,6 +284,8 @@ def _sweep(
     right: Tensor,
     bandwidth: Tensor,
     centre: Tensor,
+    plus: Tensor,
+    blocks: Sequence[float],
     kind: str,
     scales: Sequence[float],
     alpha: float,
@@ -254,216 +296,274 @@ def _sweep(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """One pass over the tiles on and above the diagonal: the sum, and its gradient for x and y."""
     n, total, d = x.shape[0], x.shape[0] + y.shape[0], x.shape[1]
+    evaluate = _evaluator(kind, tuple(scales), alpha)
+    inverse = bandwidth.reciprocal().mul_(evaluate.stretch)
+    z = torch.cat((x, y))
+    z.sub_(centre if centre.numel() else z.mean(0)).mul_(inverse)
     if total <= min(SMALL, block):
-        value, gz = _at_once(x, y, left, right, bandwidth, centre, kind, scales, alpha, need_x or need_y)
-        return value, gz[:n] if need_x else None, gz[n:] if need_y else None
-    evaluate = _Evaluator(kind, scales, alpha)
-    # Rows carry two more columns, [z, 1, |z|^2]: with [2 z, -|z|^2, -1] on the other side one product gives
-    # -|z_i - z_j|^2, and the product that makes the gradient gives the row sums beside it.
-    inverse = bandwidth.to(x.dtype).reciprocal() * evaluate.stretch
-    grad = x.new_zeros(total, d + 2) if need_x or need_y else None
-    single = left.shape[1] == 1
+        value, gx, gy = _at_once(z, n, _matrix(left, right, blocks, n, z), evaluate, inverse, need_x, need_y)
+        return value.add_(plus).to(x.dtype), gx, gy
 
+    # With row weights, rows and their sums are weighted on the way in and the gradient's rows at the end; constant
+    # coefficients multiply whole tiles, and what has low rank is multiplied out.
+    weighted, low_rank = not blocks and right.ndim == 1, not blocks and right.ndim == 2
     of_x, of_y = _edges(0, n, block), _edges(n, total, block)
-    edges, wanted = of_x + of_y, [need_x] * len(of_x) + [need_y] * len(of_y)
-    rows = x.new_empty(total, d + 2)
-    torch.sub(x, centre, out=rows[:n, :d])
-    if n < total:
-        torch.sub(y, centre, out=rows[n:, :d])
-    z = rows[:, :d].mul_(inverse)
-    rows[:, d] = 1
-    for start, stop in edges:
-        torch.sum(z[start:stop].square(), 1, out=rows[start:stop, d + 1])
-    side = max(stop - start for start, stop in edges)
-    buffers = x.new_empty(2 + evaluate.spare, side * side)
-    query = x.new_empty(side, d + 2)
-    moved = x.new_empty(side, d + 2)
+    side = max(stop - start for start, stop in of_x + of_y)
+    gx, gy = torch.zeros_like(x) if need_x else None, torch.zeros_like(y) if need_y else None
+    buffers = x.new_empty(1 + evaluate.work + 2 * low_rank, side * side).unbind(0)
+    moved = x.new_empty(side, d)
+    ones = x.new_ones(side)
+    norms, slope_sums = x.new_empty(total), x.new_zeros(total)
+    for start, stop in of_x + of_y:
+        part = z[start:stop]
+        torch.sum(torch.mul(part, part, out=moved[: stop - start]), 1, out=norms[start:stop])
+    norms.neg_()
     value = torch.zeros((), dtype=torch.float64, device=x.device)
+    parts = [
+        _Part(
+            group,
+            z[start:stop],
+            norms[start:stop],
+            slope_sums[start:stop],
+            None if grad is None else grad[start - first : stop - first],
+            left[start:stop] if left.numel() else left,
+            right[start:stop] if left.numel() else right,
+        )
+        for group, first, edges, grad in ((0, 0, of_x, gx), (1, n, of_y, gy))
+        for start, stop in edges
+    ]
 
-    for a, (i, i_stop) in enumerate(edges):
-        rows_i = rows[i:i_stop]
-        q = query[: i_stop - i]
-        torch.mul(rows_i[:, :d], 2, out=q[:, :d])
-        torch.neg(rows_i[:, d + 1], out=q[:, d])
-        q[:, d + 1] = -1
-        left_i = left[i:i_stop]
-        weighted_i = rows_i * right[i:i_stop] if single and grad is not None else rows_i
-        for b in range(a, len(edges)):
-            j, j_stop = edges[b]
-            rows_j, right_j = rows[j:j_stop], right[j:j_stop]
-            tiles = [buffer[: (i_stop - i) * (j_stop - j)].view(i_stop - i, j_stop - j) for buffer in buffers]
-            t, slope = tiles[0], tiles[1]
-            torch.mm(q, rows_j.T, out=t)
-            t.clamp_(max=0)
-            similar = evaluate(t, slope if grad is not None else None, right_j, tiles[2:], same=a == b)
-            part = torch.sum(similar.mul_(left_i), dtype=torch.float64)
-            value.add_(part, alpha=1 if a == b else 2)
-            if grad is None:
-                continue
-            if single:
-                torch.mul(rows_j, right_j, out=moved[: j_stop - j])
-                rows_j = moved[: j_stop - j]
-            else:
-                slope.mul_(torch.mm(left_i, right_j.T, out=t))
-            if wanted[a]:
-                grad[i:i_stop].addmm_(slope, rows_j)
-            if a != b and wanted[b]:
-                grad[j:j_stop].addmm_(slope.T, weighted_i)
+    def collect(a: _Part, slope: Tensor, b: _Part, factor: float) -> None:
+        """Add a tile's part to the gradient of the rows of a: those of b by slope."""
+        assert a.grad is not None
+        rows = b.z
+        if weighted:
+            rows = torch.mul(rows, b.left[:, a.group].unsqueeze(1), out=moved[: rows.shape[0]])
+        a.grad.addmm_(slope, rows, alpha=factor)
 
-    value.mul_(evaluate.value_factor)
-    if grad is None:
-        return value, None, None
+    tiles: list[Tensor] | None = None
+    for a, b in combinations_with_replacement(parts, 2):
+        same = a is b
+        rows, columns = a.z.shape[0], b.z.shape[0]
+        if tiles is None or tiles[0].shape != (rows, columns):
+            tiles = [buffer[: rows * columns].view(rows, columns) for buffer in buffers]
+        t = torch.add(a.norms.unsqueeze(1), b.norms, out=tiles[0])
+        t.addmm_(a.z, b.z.T, alpha=2).clamp_(max=0)
+        similar, slope = evaluate(
+            t,
+            tiles[1:],
+            tiles[-1] if low_rank else None,
+            b.right if weighted else None,
+            same=same,
+            need_slope=a.grad is not None or b.grad is not None,
+        )
+        factor = 1.0
+        if low_rank:
+            width = right.shape[1]
+            matrix = torch.mm(a.left[:, b.group * width : b.group * width + width], b.right.T, out=tiles[-2])
+            similar = similar.mul_(matrix).sum(1)
+            if slope is not None:
+                slope.mul_(matrix)
+        elif weighted:
+            similar.mul_(a.left[:, b.group])
+        else:
+            factor = blocks[a.group + b.group]
+        value.add_(similar.sum(dtype=torch.float64), alpha=factor if same else 2 * factor)
+        if slope is None:
+            continue
+        # the sums first, as the tile is still near
+        a.sums.addmv_(slope, b.left[:, a.group] if weighted else ones[:columns], alpha=factor)
+        if not same:
+            b.sums.addmv_(slope.T, a.left[:, b.group] if weighted else ones[:rows], alpha=factor)
+        if a.grad is not None:
+            collect(a, slope, b, factor)
+        if b.grad is not None and not same:
+            collect(b, slope.T, a, factor)
+
     # d/dz_i of C_ij k(t_ij), twice over the ordered pairs, with t = -|z_i - z_j|^2.
-    gz = grad[:, :d]
-    torch.addcmul(gz, grad[:, d : d + 1], z, value=-1, out=gz)
     scale = inverse * (4 * evaluate.slope_factor)
-    gz.mul_(left * scale if single else scale)
-    return value, gz[:n] if need_x else None, gz[n:] if need_y else None
+    for gradient, rows_of in ((gx, slice(0, n)), (gy, slice(n, total))):
+        if gradient is not None:
+            gradient.addcmul_(slope_sums[rows_of].unsqueeze(1), z[rows_of], value=-1)
+            gradient.mul_(right[rows_of].unsqueeze(1) * scale if weighted else scale)
+    return value.mul_(evaluate.value_factor).add_(plus).to(x.dtype), gx, gy
+
+
+class _Part(NamedTuple):
+    """A stretch of rows of one sample, and what belongs to it."""
+
+    group: int
+    z: Tensor
+    norms: Tensor
+    sums: Tensor
+    grad: Tensor | None
+    left: Tensor
+    right: Tensor
 
 
 def _at_once(
-    x: Tensor,
-    y: Tensor,
-    left: Tensor,
-    right: Tensor,
-    bandwidth: Tensor,
-    centre: Tensor,
-    kind: str,
-    scales: Sequence[float],
-    alpha: float,
-    need_gradient: bool,
-) -> tuple[Tensor, Tensor]:
+    z: Tensor, n: int, matrix: Tensor, evaluate: _Evaluator, inverse: Tensor, need_x: bool, need_y: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The sweep where all pairs are one small tile: the same number in as few operations as possible."""
-    factor = bandwidth.reciprocal()
-    z = torch.cat((x, y)).sub_(centre).mul_(factor * math.sqrt(2))
-    t = z @ z.T  # 2 z_i . z_j / bandwidth^2
-    half = t.diagonal() / 2
-    t = t.sub_(half).sub_(half.unsqueeze(1)).clamp_(max=0)
-    # Rows of `kinds`: k itself, dk/dt.
-    kinds = _kernel_and_slope(t, kind, scales, alpha).view(2, *t.shape)
-    kinds.diagonal(dim1=1, dim2=2).zero_()
-    weighted = kinds.mul_(left @ right.T)
-    sums = weighted.sum(2)
-    value = sums[0].sum(dtype=torch.float64)
-    if need_gradient:
-        # 4 sum_j C_ij k'_ij (z_j - z_i): a product with the graph Laplacian.
-        slope = weighted[1]
-        slope.diagonal().sub_(sums[1])
-        z = (slope @ z).mul_(factor * math.sqrt(8))
-    return value, z
-
-
-def _kernel_and_slope(t: Tensor, kind: str, scales: Sequence[float], alpha: float) -> Tensor:
-    """k and dk/dt, (2, pairs), at t = -|x - y|^2 / bandwidth^2."""
-    count = len(scales)
-    if kind == "gaussian":
-        rates = sorted(0.5 / scale for scale in scales)
-        e = t.new_empty(count, t.numel())
-        rows = e.unbind(0)
-        for position, row in enumerate(rows):
-            if position and rates[position] == 2 * rates[position - 1]:
-                torch.mul(rows[position - 1], rows[position - 1], out=row)
-            else:
-                torch.mul(t.view(-1), rates[position], out=row).exp_()
-        return t.new_tensor([[1 / count] * count, [rate / count for rate in rates]]) @ e
-    if kind == "laplacian":
-        rates = [scale**-0.5 for scale in scales]
-        root = t.view(-1).neg_().sqrt_()
-        e = torch.outer(t.new_tensor([-rate for rate in rates]), root).exp_()
-        values = t.new_tensor([[1 / count] * count, [0.5 * rate / count for rate in rates]]) @ e
-        values[1].mul_(_inverse(root))
-        return values
-    if kind == "energy":
-        root = t.view(-1).neg_().sqrt_()
-        return torch.stack((root.neg(), _inverse(root).mul_(0.5)))
-    factors = t.new_tensor([-0.5 / (alpha * scale) for scale in scales])
-    base = torch.outer(factors, t.view(-1)).add_(1).reciprocal_()
-    power = base if alpha == 1 else base.pow(alpha)
-    slope = t.new_tensor([0.5 / (scale * count) for scale in scales]) @ (base * power)
-    return torch.stack((power.mean(0), slope))
+    norms = torch.mul(z, z).sum(1).neg_()
+    t = (norms.unsqueeze(1) + norms).addmm_(z, z.T, alpha=2).clamp_(max=0)
+    both = evaluate.both(t).mul_(matrix)
+    sums = both.sum(2)
+    value = sums[0].sum(dtype=torch.float64).mul_(evaluate.value_factor)
+    if not (need_x or need_y):
+        return value, None, None
+    # 4 sum_j C_ij k'_ij (z_j - z_i): a product with the graph Laplacian.
+    slope = both[1]
+    slope.diagonal().sub_(sums[1])
+    z.mul_(inverse * (4 * evaluate.slope_factor))
+    return value, slope[:n] @ z if need_x else None, slope[n:] @ z if need_y else None
 
 
 class _Evaluator:
     """A kernel and its slope on a tile of t = -|z_i - z_j|^2, z the rows times ``stretch`` over the bandwidth.
 
-    A call returns the sums over j of k(t_ij) right_j without i = j, times 1 / ``value_factor``, and fills ``slope``
-    with dk/dt, times 1 / ``slope_factor``. It overwrites ``t``.
+    A call overwrites ``t`` and ``self.work`` tiles of ``work``. It returns, both without i = j: k times
+    1 / ``value_factor``, in ``similar`` or as sums over each row, weighted if there is a ``weight``; and dk/dt times
+    1 / ``slope_factor`` in one of the other tiles, if ``need_slope``.
     """
 
     def __init__(self, kind: str, scales: Sequence[float], alpha: float) -> None:
         self.kind, self.alpha = kind, alpha
         self.stretch = 1.0
         self.value_factor = self.slope_factor = 1.0 / len(scales)
-        self.spare = 1
-        self.scales = list(scales)
+        self.work = 2 if alpha == 1 else 3
+        self.scales = scales
+        self.one_chain = False
+        # Powers of two in place of e: several times faster on many processors, also where they underflow.
         if kind == "gaussian":
             widest = max(scales)
-            self.stretch = 1 / math.sqrt(2 * widest)
+            self.stretch = math.sqrt(0.5 / (widest * math.log(2)))
+            self.slope_factor *= math.log(2)
             self.chains = _doublings([widest / scale for scale in scales])
-            self.spare = 0 if len(self.chains) == 1 else 1
+            self.one_chain = len(self.chains) == 1 and self.chains[0][1][0] == 1
+            self.work = 1 if self.one_chain else 2
         elif kind == "laplacian":
+            self.stretch = 1 / math.log(2)
+            self.slope_factor *= math.log(2) / 2
             self.chains = _doublings([scale**-0.5 for scale in scales])
-            self.slope_factor /= 2
+            self.work = 3
         elif kind == "energy":
-            self.value_factor, self.slope_factor, self.spare = -1.0, 0.5, 0
+            self.value_factor, self.slope_factor, self.work = -1.0, 0.5, 1
 
     def __call__(
-        self, t: Tensor, slope: Tensor | None, right: Tensor, spare: Sequence[Tensor], *, same: bool
-    ) -> Tensor:
-        sums = right.new_zeros(t.shape[0], right.shape[1])
+        self,
+        t: Tensor,
+        work: Sequence[Tensor],
+        similar: Tensor | None,
+        weight: Tensor | None,
+        *,
+        same: bool,
+        need_slope: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        found, slope = _Found(similar, weight), work[0] if need_slope else None
+        if self.one_chain:
+            self._one_chain(t, work[0], found, same, need_slope)
+            return found.result, t if need_slope else None
         if self.kind == "gaussian":
-            self._exponentials(t, t if self.spare == 0 else spare[0], slope, sums, right, same)
-        elif self.kind == "laplacian":
-            root = t.neg_().sqrt_()
-            self._exponentials(root.neg_(), spare[0], slope, sums, right, same)
-            if slope is not None:
-                slope.mul_(_inverse(root.neg_()))
-        elif self.kind == "energy":
-            root = t.neg_().sqrt_()
-            if same:
-                root.fill_diagonal_(0)
-            sums.addmm_(root, right)
-            if slope is not None:
-                _inverse(slope.copy_(root))
+            self._chains(t, work[1], slope, found, same)
+        elif self.kind == "rational_quadratic":
+            self._powers(t, work[1:], slope, found, same)
         else:
-            self._powers(t, spare[0], slope, sums, right, same)
-        return sums
+            if same:
+                t.fill_diagonal_(0)
+            # 1 / root, zero where root is zero: the slope of a distance at coinciding rows is taken as zero.
+            inverse = torch.rsqrt(t.neg_(), out=work[self.work - 1]).nan_to_num_(nan=math.nan, posinf=0.0, neginf=0.0)
+            root = t.mul_(inverse)
+            if self.kind == "energy":
+                found.add(root)  # the slope is `inverse`: one tile of work
+            else:
+                self._chains(root.neg_(), work[1], slope, found, same)
+                if slope is not None:
+                    slope.mul_(inverse)
+        return found.result, slope
 
-    def _exponentials(
-        self, t: Tensor, e: Tensor, slope: Tensor | None, sums: Tensor, right: Tensor, same: bool
-    ) -> None:
-        """Sum of exp(rate t): one exponential a chain, squared from rate to doubled rate."""
+    def both(self, t: Tensor) -> Tensor:
+        """k and dk/dt (2, rows, rows), with the same factors, of one small tile of pairs among the same rows."""
+        if not self.one_chain:
+            both = t.new_empty(2, *t.shape)
+            work = t.new_empty(self.work - 1, *t.shape)
+            self(t, (both[1], *work.unbind(0)), both[0], None, same=True, need_slope=True)
+            return both
+        counts = self.chains[0][1]
+        powers = t.new_empty(len(counts), *t.shape)
+        power, *higher = powers.unbind(0)
+        torch.exp2(t, out=power).fill_diagonal_(0)
+        for following in higher:
+            power = torch.mul(power, power, out=following)
+        mix = t.new_tensor([counts, [count * 2.0**position for position, count in enumerate(counts)]])
+        return (mix @ powers.flatten(1)).view(2, *t.shape)
+
+    def _one_chain(self, t: Tensor, e: Tensor, found: _Found, same: bool, need_slope: bool) -> None:
+        """Sum of 2^t, 2^(2t), 2^(4t), ...: one power and its squares, the slope gathered in the place of t."""
+        power = torch.exp2(t, out=t)
+        if same:
+            t.fill_diagonal_(0)
+        for position, count in enumerate(self.chains[0][1]):
+            if position:
+                power = torch.mul(power, power, out=e)
+            if count:
+                found.add(power, count)
+                if position and need_slope:
+                    t.add_(e, alpha=count * 2**position)
+
+    def _chains(self, t: Tensor, e: Tensor, slope: Tensor | None, found: _Found, same: bool) -> None:
+        """Sum of 2^(rate t): one power a chain, squared from rate to doubled rate."""
         begun = False
-        for start, rates in self.chains:
-            torch.exp(t if start == 1 else torch.mul(t, start, out=e), out=e)
+        for start, counts in self.chains:
+            torch.exp2(t if start == 1 else torch.mul(t, start, out=e), out=e)
             if same:
                 e.fill_diagonal_(0)
             rate = start
-            for position, count in enumerate(rates):
+            for position, count in enumerate(counts):
                 if position:
-                    torch.mul(e, e, out=e)
+                    e.mul_(e)
                     rate *= 2
                 if count:
-                    sums.addmm_(e, right, alpha=count)
-                    if slope is not None:
-                        if begun:
-                            slope.add_(e, alpha=count * rate)
-                        else:
-                            torch.mul(e, count * rate, out=slope)
-                            begun = True
+                    found.add(e, count)
+                    if slope is not None and begun:
+                        slope.add_(e, alpha=count * rate)
+                    elif slope is not None:
+                        torch.mul(e, count * rate, out=slope)
+                        begun = True
 
-    def _powers(self, t: Tensor, base: Tensor, slope: Tensor | None, sums: Tensor, right: Tensor, same: bool) -> None:
+    def _powers(self, t: Tensor, work: Sequence[Tensor], slope: Tensor | None, found: _Found, same: bool) -> None:
         """Sum of (1 - t / (2 alpha s)) ** -alpha; with alpha = 1 no power is taken."""
+        base = work[0]
         if slope is not None:
             slope.zero_()
         for scale in self.scales:
             torch.mul(t, -0.5 / (self.alpha * scale), out=base).add_(1).reciprocal_()
-            power = base if self.alpha == 1 else base.pow(self.alpha)
+            power = base if self.alpha == 1 else torch.pow(base, self.alpha, out=work[1])
             if same:
                 power.fill_diagonal_(0)
-            sums.addmm_(power, right)
+            found.add(power)
             if slope is not None:
                 slope.addcmul_(base, power, value=0.5 / scale)
+
+
+_evaluator = lru_cache(maxsize=64)(_Evaluator)  # plain numbers, never changed
+
+
+class _Found:
+    """Kernel values added up: as a tile, as sums over its rows, or as weighted sums over its rows."""
+
+    result: Tensor
+
+    def __init__(self, similar: Tensor | None, weight: Tensor | None) -> None:
+        self.similar, self.weight, self.begun = similar, weight, False
+
+    def add(self, e: Tensor, count: int = 1) -> None:
+        part = e if self.similar is not None else e.sum(1) if self.weight is None else torch.mv(e, self.weight)
+        if self.begun:
+            self.result.add_(part, alpha=count)
+        else:
+            self.result = torch.mul(part, count, out=part if self.similar is None else self.similar)
+            self.begun = True
 
 
 def _doublings(rates: Sequence[float]) -> list[tuple[float, list[int]]]:
@@ -480,8 +580,3 @@ def _doublings(rates: Sequence[float]) -> list[tuple[float, list[int]]]:
         else:
             chains.append((rate, [1]))
     return chains
-
-
-def _inverse(root: Tensor) -> Tensor:
-    """1 / root in place, zero where root is zero: the slope of a distance at coinciding rows is taken as zero."""
-    return root.reciprocal_().nan_to_num_(nan=math.nan, posinf=0.0, neginf=0.0)

@@ -18,9 +18,9 @@ from torch.func import hessian, jvp, vmap
 import mmda._contrastive_tiles as contrastive_tiles
 from mmda._contrastive_tiles import contrastive, dense
 from mmda._kernel_sums import pair_means
-from mmda._tiles import _doublings, _edges, _pair_sum_op, can_stream
+from mmda._tiles import Coefficients, _doublings, _edges, _pair_sum_op, can_stream, pair_sum
 from mmda.kernels import Energy, Gaussian, Kernel, Laplacian, RationalQuadratic
-from mmda.losses import MMDLoss, mmd_loss
+from mmda.losses import MMDLoss, contrastive_domain_discrepancy_loss, local_mmd_loss, mmd_loss
 
 KERNELS = (
     Gaussian(),
@@ -79,6 +79,114 @@ def test_value_and_gradient(kernel: Kernel, estimator: Any, weighted: bool, bloc
     assert_same(found, wanted, 1e-12)
     for ours, dense_one in zip(gradients(found, x, y), gradients(wanted, x, y)):
         assert_same(ours, dense_one, 1e-13)
+
+
+def coefficients(form: str, n: int, m: int) -> tuple[Coefficients, Tensor]:
+    """C of each form, and the same as a matrix, written out."""
+    generator = torch.Generator().manual_seed(3)
+    group = torch.tensor([0] * n + [1] * m)
+    if form == "blocks":
+        table = torch.tensor([[0.3, -0.2], [-0.2, 0.7]], dtype=torch.float64)
+        return Coefficients(blocks=(0.3, -0.2, 0.7)), table[group][:, group]
+    q = {"weights": 1, "classes": 3}[form]
+    right = torch.rand(n + m, q, generator=generator, dtype=torch.float64)
+    right[1] = 0  # a row that does not count
+    tables = torch.rand(2, 2, q, q, generator=generator, dtype=torch.float64)
+    tables = tables + tables.permute(1, 0, 3, 2)  # symmetric as a whole
+    tables[0, 1] *= -1
+    tables[1, 0] *= -1
+    left = torch.stack([torch.cat([right[i] @ tables[group[i], g] for g in range(2)]) for i in range(n + m)])
+    matrix = torch.stack(
+        [torch.stack([right[i] @ tables[group[i], group[j]] @ right[j] for j in range(n + m)]) for i in range(n + m)]
+    )
+    return Coefficients(left, right[:, 0] if q == 1 else right), matrix
+
+
+@pytest.mark.parametrize("block_size", [None, 5, 16])
+@pytest.mark.parametrize("form", ["blocks", "weights", "classes"])
+@pytest.mark.parametrize("kernel", [k for k in KERNELS if not isinstance(getattr(k, "bandwidth", 0), str)], ids=repr)
+def test_every_form_of_coefficients(kernel: Kernel, form: str, block_size: int | None) -> None:
+    """Against the sum over all pairs: unequal sizes, a row twice in one sample and in both, one side's gradient."""
+    x, y = samples(13, 22, d=3)
+    if not isinstance(kernel, (Laplacian, Energy)):  # a root of the rounding of zero has half the digits
+        with torch.no_grad():
+            x[7], y[20], y[3] = x[2], y[5], x[2]
+    c, matrix = coefficients(form, 13, 22)
+    assert_same(matrix, matrix.T, 1e-15)
+    bandwidth, plus = kernel.settle(x), torch.tensor(0.25, dtype=torch.float64)
+
+    def oracle() -> Tensor:
+        z = torch.cat([x, y])
+        gram = kernel.evaluate((z.unsqueeze(1) - z).square().sum(2), bandwidth)
+        return (matrix * gram * (1 - torch.eye(35, dtype=torch.float64))).sum() + 0.25
+
+    wanted, slopes = oracle().detach(), gradients(oracle(), x, y)
+    for centre in (x.new_empty(0), x.new_tensor([0.3, -0.1, 0.2])):
+        options: Any = {"kernel": kernel, "bandwidth": bandwidth, "centre": centre, "plus": plus}
+        options["block_size"] = block_size
+        found = pair_sum(x, y, c, **options)
+        assert_same(found, wanted)
+        for ours, one in zip(gradients(found, x, y), slopes):
+            assert_same(ours, one)
+        assert_same(gradients(pair_sum(x, y.detach(), c, **options), x)[0], slopes[0])
+        assert_same(gradients(pair_sum(x.detach(), y, c, **options), y)[0], slopes[1])
+        assert_same(pair_sum(x.detach(), y.detach(), c, **options), wanted)
+        first = torch.autograd.grad(pair_sum(x, y, c, **options), y, create_graph=True)[0]
+        twice = torch.autograd.grad(oracle(), y, create_graph=True)[0]
+        assert_same(first, twice)
+        for ours, one in zip(gradients(first.square().sum(), x, y), gradients(twice.square().sum(), x, y)):
+            assert_same(ours, one)
+
+
+@pytest.mark.parametrize("n", [(11, 17), (190, 141)])
+@pytest.mark.parametrize("loss", [local_mmd_loss, contrastive_domain_discrepancy_loss])
+def test_classes_by_tiles_equal_the_dense_formula(
+    loss: Callable[..., Tensor], n: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = samples(*n, d=3)
+    generator = torch.Generator().manual_seed(4)
+    labels = torch.randint(-1, 3, n[:1], generator=generator)  # -1 and 3 stand in one sample alone
+    memberships = torch.rand(n[1], 4, generator=generator, dtype=torch.float64).softmax(1)
+    weight = torch.randint(0, 3, n[:1], generator=generator).double()
+    mask = torch.rand(n[1], generator=generator) > 0.2
+    for targets in (memberships, memberships.argmax(1)):
+        for kernel in (FIXED, Laplacian("mean"), Energy()):
+            options: Any = {"source_labels": labels, "target_probabilities": targets, "classes": 4, "kernel": kernel}
+            options |= {"source_weight": weight, "target_mask": mask}
+            found = loss(x, y, **options)
+            assert "PairSum" in type(found.grad_fn).__name__
+            with monkeypatch.context() as patch:
+                patch.setattr("mmda._class_weights.can_stream", lambda *_: False)
+                wanted = loss(x, y, **options)
+            assert_same(found, wanted)
+            for ours, one in zip(gradients(found, x, y), gradients(wanted, x, y)):
+                assert_same(ours, one)
+    learned = weight.clone().requires_grad_()
+    options["source_weight"] = learned
+    assert gradients(loss(x, y, **options), learned)[0].abs().sum() > 0
+
+
+def test_pairs_far_apart_cost_no_digits() -> None:
+    """Kernel values that underflow are zeros: two clusters out of each other's sight have the MMD of each alone."""
+    x, y = samples(300, 200, d=3, dtype=torch.float32)
+    value = mmd_loss(x, y + 200, kernel=Gaussian(1.0, scales=(1.0,)))
+    alone = [(torch.cdist(t, t) ** 2 / -2).exp().mean() for t in (x.detach().double(), (y.detach() + 200).double())]
+    # distances are differences of squares of 2e4, 2e-3 each, and errors of both signs
+    assert value.item() == pytest.approx(sum(t.item() for t in alone), rel=1e-4)
+    assert torch.isfinite(torch.autograd.grad(value, x)[0]).all()
+
+
+def test_without_grad_mode_no_gradient_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    import mmda._tiles as tiles
+
+    asked = []
+    sweep = tiles._sweep
+    monkeypatch.setattr(tiles, "_sweep", lambda *a, **k: asked.append(k) or sweep(*a, **k))
+    x, y = samples(9, 14)
+    with torch.no_grad():
+        mmd_loss(x, y, kernel=FIXED)
+    mmd_loss(x, y.detach(), kernel=FIXED)
+    assert asked == [{"need_x": False, "need_y": False}, {"need_x": True, "need_y": False}]
 
 
 def test_the_sizes_that_change_the_path() -> None:
@@ -218,10 +326,15 @@ def test_operators_keep_their_promises() -> None:
     x, y = samples(5, 7)
     u = torch.cat([torch.full((5, 1), 0.2), torch.full((7, 1), -1 / 7)]).double()
     centre, bandwidth = x.detach().mean(0), torch.tensor(2.0, dtype=torch.float64)
+    plus = torch.tensor(0.5, dtype=torch.float64)
     for block in (4, 64):
-        torch.library.opcheck(_pair_sum_op, (x, y, u, u, bandwidth, centre, "gaussian", [1.0, 2.0], 1.0, block))
+        numbers = ("gaussian", [1.0, 2.0], 1.0, block)
+        for left, right, blocks in ((u.tile(2), u, []), (u.tile(2), u[:, 0], []), (u[:0], u[:0], [0.1, -0.2, 0.3])):
+            torch.library.opcheck(_pair_sum_op, (x, y, left, right, bandwidth, centre, plus, blocks, *numbers))
     for kind in KINDS:
-        torch.library.opcheck(contrastive_tiles._contrastive_op, (*pairs(), kind, True, 3))
+        for unit, bound in ((True, 1.0), (False, torch.inf)):
+            arguments = (*pairs(), torch.tensor(1.3, dtype=torch.float64, requires_grad=True), kind, unit, bound, 3)
+            torch.library.opcheck(contrastive_tiles._contrastive_op, arguments)
 
 
 def test_export_holds_one_node() -> None:
@@ -251,6 +364,37 @@ def test_contrastive(kind: str, bound: float | None, keep: bool, monkeypatch: py
         )
 
 
+@pytest.mark.parametrize("low", [0.05, 0.9])  # plain rows: with a shift, and within the bound
+@pytest.mark.parametrize("unit", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_directions_and_temperature(kind: str, unit: bool, low: float) -> None:
+    """Rows of very different lengths, one without any, and a temperature that learns."""
+    a, b, bias = pairs(23, 4)
+    with torch.no_grad():
+        a[3] = 0
+        if unit:
+            a[5] *= 1e-200
+            b[7] *= 1e200
+    tau = torch.tensor(low, dtype=torch.float64, requires_grad=True)
+    inputs = (a, b, bias, tau)
+    wanted = dense(kind, a, b, bias, tau, unit)
+    slopes = gradients(wanted, *inputs)
+    for block_size in (7, 64):
+        found = contrastive(kind, a, b, bias, temperature=tau, unit=unit, block_size=block_size)
+        assert_same(found, wanted, 1e-12)
+        for ours, one in zip(gradients(found, *inputs), slopes):
+            size = one.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(one.dtype).tiny)
+            assert_same(ours / size, one / size)
+        fixed = contrastive(kind, a, b, bias, temperature=low, unit=unit, block_size=block_size)
+        assert_same(fixed, wanted, 1e-12)
+        assert_same(gradients(fixed, b)[0][0], slopes[1][0])
+        found = contrastive(kind, a, b, bias, temperature=tau, unit=unit, block_size=block_size)
+        curvature = []
+        for value in (found, dense(kind, a, b, bias, tau, unit)):
+            curvature += gradients(torch.autograd.grad(value, tau, create_graph=True)[0], tau)
+        assert_same(*curvature)
+
+
 def test_block_size_is_checked() -> None:
     x, y = samples(5, 7)
     with pytest.raises(ValueError, match="mmd_loss: `block_size` must be an integer >= 1, got 0"):
@@ -273,7 +417,9 @@ def test_no_matrix_of_pairs_is_made() -> None:
     x, y = samples(2048, 2048, d=4, dtype=torch.float32)
     with Watch():
         mmd_loss(x, y, kernel=FIXED).backward()
-    assert largest <= 2 * 512 * 512
+        labels = torch.arange(2048) % 5
+        local_mmd_loss(x, y, kernel=FIXED, source_labels=labels, target_probabilities=labels, classes=5).backward()
+    assert largest <= 4 * 512 * 512
 
 
 def test_edges_and_doublings() -> None:

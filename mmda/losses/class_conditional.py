@@ -5,8 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from mmda._checks import check_count
-from mmda._class_weights import class_means, mean_where
-from mmda._masking import full_precision
+from mmda._class_weights import class_discrepancy, equal_classes, equal_shares
 from mmda.kernels import Gaussian, Kernel
 
 
@@ -61,9 +60,10 @@ def local_mmd_loss(
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:
-        O((n + m)^2 (d + c)) time, O((n + m)^2) memory. Differs from the paper: the mean is over the classes on both
-        sides, not over all; differs from the authors' code, which decides presence by the target's most probable
-        classes, not by weight, and sums bandwidths.
+        O((n + m)^2 (d + c)) time, O((n + m) (d + c)) memory: the pairs are swept in tiles, as in
+        :func:`mmda.losses.mmd_loss`, and where that one takes the dense formula, so does this. Differs from the
+        paper: the mean is over the classes on both sides, not over all; differs from the authors' code, which decides
+        presence by the target's most probable classes, not by weight, and sums bandwidths.
 
     Example:
         >>> import torch
@@ -80,22 +80,20 @@ def local_mmd_loss(
         Zhu et al., "Deep Subdomain Adaptation Network for Image Classification", IEEE TNNLS 32 (2021), equations 5
         to 7.
     """
-    with full_precision(source):
-        means = class_means(
-            "local_mmd_loss",
-            source,
-            target,
-            source_labels=source_labels,
-            target_probabilities=target_probabilities,
-            classes=classes,
-            kernel=kernel,
-            source_weight=source_weight,
-            target_weight=target_weight,
-            source_mask=source_mask,
-            target_mask=target_mask,
-        )
-        per_class = means.within_x + means.within_y - 2 * means.across.diagonal()
-        return mean_where(per_class, (means.x_mass > 0) & (means.y_mass > 0))
+    return class_discrepancy(
+        "local_mmd_loss",
+        source,
+        target,
+        source_labels=source_labels,
+        target_probabilities=target_probabilities,
+        classes=classes,
+        kernel=kernel,
+        source_weight=source_weight,
+        target_weight=target_weight,
+        source_mask=source_mask,
+        target_mask=target_mask,
+        mix=lambda present: equal_shares(present & equal_classes(present)),
+    )
 
 
 class LocalMMDLoss(nn.Module):

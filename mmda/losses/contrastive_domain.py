@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from mmda._checks import check_count
-from mmda._class_weights import class_means, mean_where
-from mmda._masking import full_precision
+from mmda._class_weights import class_discrepancy, equal_classes, equal_shares
 from mmda.kernels import Gaussian, Kernel
 
 
@@ -70,9 +68,11 @@ def contrastive_domain_discrepancy_loss(
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:
-        O((n + m)^2 (d + c)) time, O((n + m)^2) memory. Differs from the paper: absent classes are skipped where the
-        paper samples batches in which every chosen class is on both sides (then both agree); one bandwidth is
-        settled on the pooled sample, where the authors' code settles one a class pair and sums five scales.
+        O((n + m)^2 (d + c)) time, O((n + m) (d + c)) memory: the pairs are swept in tiles, as in
+        :func:`mmda.losses.mmd_loss`, and where that one takes the dense formula, so does this. Differs from the
+        paper: absent classes are skipped where the paper samples batches in which every chosen class is on both sides
+        (then both agree); one bandwidth is settled on the pooled sample, where the authors' code settles one a class
+        pair and sums five scales.
 
     Example:
         >>> import torch
@@ -88,24 +88,25 @@ def contrastive_domain_discrepancy_loss(
         Kang, Jiang, Yang & Hauptmann, "Contrastive Adaptation Network for Unsupervised Domain Adaptation", CVPR
         2019, equations 3 to 5.
     """
-    with full_precision(source):
-        means = class_means(
-            "contrastive_domain_discrepancy_loss",
-            source,
-            target,
-            source_labels=source_labels,
-            target_probabilities=target_probabilities,
-            classes=classes,
-            kernel=kernel,
-            source_weight=source_weight,
-            target_weight=target_weight,
-            source_mask=source_mask,
-            target_mask=target_mask,
-        )
-        pairwise = means.within_x.unsqueeze(1) + means.within_y - 2 * means.across
-        present = (means.x_mass > 0).unsqueeze(1) & (means.y_mass > 0)
-        equal = torch.eye(pairwise.shape[0], dtype=torch.bool, device=pairwise.device)
-        return mean_where(pairwise, present & equal) - mean_where(pairwise, present & ~equal)
+    return class_discrepancy(
+        "contrastive_domain_discrepancy_loss",
+        source,
+        target,
+        source_labels=source_labels,
+        target_probabilities=target_probabilities,
+        classes=classes,
+        kernel=kernel,
+        source_weight=source_weight,
+        target_weight=target_weight,
+        source_mask=source_mask,
+        target_mask=target_mask,
+        mix=_mix,
+    )
+
+
+def _mix(present: Tensor) -> Tensor:
+    equal = equal_classes(present)
+    return equal_shares(present & equal) - equal_shares(present & ~equal)
 
 
 class ContrastiveDomainDiscrepancyLoss(nn.Module):

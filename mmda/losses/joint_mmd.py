@@ -81,8 +81,10 @@ def joint_mmd_loss(
             floating point.
 
     Notes:
-        O((n + m)^2 (d_1 + ... + d_L)) time, O((n + m)^2) memory. Differs from the paper: each layer's bandwidths
-        are averaged, not summed, and settled on the pooled sample; the paper trains with the linear estimator.
+        O((n + m)^2 (d_1 + ... + d_L)) time, O((n + m)^2) memory: a product of kernels is not a weighted sum of one
+        kernel over pairs, so the tiles of :func:`mmda.losses.mmd_loss` do not serve here. Differs from the paper:
+        each layer's bandwidths are averaged, not summed, and settled on the pooled sample; the paper trains with the
+        linear estimator.
 
     Example:
         >>> import torch
