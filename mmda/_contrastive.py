@@ -65,6 +65,11 @@ def normalized_rows(x: Tensor) -> Tensor:
     return x * torch.where(squared > 0, squared, torch.ones_like(squared)).rsqrt()
 
 
+def normalized_pairs(pairs: Pairs) -> Pairs:
+    """The same pairs with both sides' rows divided by their length."""
+    return pairs._replace(anchor=normalized_rows(pairs.anchor), positive=normalized_rows(pairs.positive))
+
+
 def counts(rows: Tensor, count: Tensor | None) -> Tensor:
     """``count``, or ones."""
     return torch.ones(rows.shape[0], dtype=rows.dtype, device=rows.device) if count is None else count

@@ -1,7 +1,7 @@
 r"""Contrastive losses of plain pairs, one tile of logits at a time: exact, and O(n d) memory for large batches.
 
-Row i of ``a`` belongs to row i of ``b``, every row counts once, logits are :math:`s_{ij} = a_i \cdot b_j` (the
-temperature is already in ``a``). Three numbers are computed here:
+Row i of ``a`` belongs to row i of ``b``, every row counts once, logits are :math:`s_{ij} = a_i \cdot b_j / \tau`, of
+rows as they are or of their directions. Three numbers are computed here:
 
 * ``"info_nce"``: mean of :math:`\log \sum_j e^{s_{ij}} - s_{ii}`; ``"symmetric"``: half of it and half of the same over
   columns. Each tile's exponential serves its rows and its columns;
@@ -9,27 +9,34 @@ temperature is already in ``a``). Three numbers are computed here:
   among all others. The tiles above the diagonal serve both sides;
 * ``"sigmoid"``: :math:`\frac{1}{n} \sum_{ij} \log(1 + e^{s_{ij} + \beta}) - \frac{1}{n} \sum_i (s_{ii} + \beta)`.
 
-The gradient is made in the forward pass. Tiles are kept for it while they fit ``KEEP_BYTES``, else computed twice.
+The gradient is made in the forward pass, through the division by the rows' lengths too. Exponentials and logarithms are
+those of base 2, with the factor in the logits: on a processor ``exp2`` takes a third of the time of ``exp``. Tiles are
+kept for the gradient while they fit ``KEEP_BYTES``, else computed twice.
 Where ordinary reverse mode is not all that happens (function transforms, forward mode, second derivatives), the dense
 formula is used; ``torch.compile`` sees one operator. See :mod:`mmda._tiles`.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmda._contrastive import normalized_rows
 from mmda._tiles import ACCELERATOR_BLOCK, CPU_BLOCK, _edges, is_plain
 
 #: Tiles are kept between the two passes while all of them fit.
 KEEP_BYTES = 64 * 2**20
-#: Below so many pairs the dense formula is as fast.
+#: Below so many rows on a side of the matrix the dense formula is as fast.
 FEWEST = 256
 #: Logits within this bound need no shift: their exponentials, summed over any batch, stay inside float32.
 SAFE_LOGIT = 40.0
+#: From natural logits to those of base 2.
+LOG2_E = 1 / math.log(2)
 
 
 def contrastive(
@@ -38,6 +45,8 @@ def contrastive(
     b: Tensor,
     bias: Tensor | None = None,
     *,
+    temperature: float | Tensor = 1.0,
+    unit: bool = False,
     bound: float | None = None,
     block_size: int | None = None,
 ) -> Tensor:
@@ -45,35 +54,44 @@ def contrastive(
 
     Args:
         kind: ``"info_nce"``, ``"symmetric"``, ``"nt_xent"`` or ``"sigmoid"``.
-        a: rows (n, d), over the temperature (``"nt_xent"``: both over its square root).
+        a: rows (n, d).
         b: rows (n, d).
         bias: scalar, for ``"sigmoid"``.
-        bound: no logit is larger in size, where the caller knows; the exponential is then taken without a shift.
+        temperature: what the similarities are divided by.
+        unit: compare directions: every row is divided by its length.
+        bound: no logit is larger in size, where the caller knows; the exponential is then taken without a shift. On a
+            CPU the rows themselves are asked.
         block_size: rows of a tile.
     """
     shift = a.new_zeros(()) if bias is None else bias
-    n = a.shape[0]
+    tau = temperature if isinstance(temperature, Tensor) else a.new_full((), temperature)
     compiling = torch.compiler.is_compiling()
-    if (block_size is None and n < FEWEST) or not (compiling or is_plain(a, b, shift)):
-        return dense(kind, a, b, shift)
+    compared = (2 if kind == "nt_xent" else 1) * a.shape[0]
+    if (block_size is None and compared < FEWEST) or not (compiling or is_plain(a, b, shift, tau)):
+        return dense(kind, a, b, shift, tau, unit)
     block = (CPU_BLOCK if a.device.type == "cpu" else ACCELERATOR_BLOCK) if block_size is None else block_size
-    safe = bound is not None and bound <= SAFE_LOGIT
+    if bound is None:
+        bound = 1 / temperature if unit and not isinstance(temperature, Tensor) else math.inf
     if compiling:
-        value: Tensor = _contrastive_op(a, b, shift, kind, safe, block)[0]
+        value: Tensor = _contrastive_op(a, b, shift, tau, kind, unit, bound, block)[0]
     else:
-        value = _Contrastive.apply(a, b, shift, kind, safe, block)  # type: ignore[no-untyped-call]
+        value = _Contrastive.apply(a, b, shift, tau, kind, unit, bound, block)  # type: ignore[no-untyped-call]
     return value.to(a.dtype)
 
 
-def dense(kind: str, a: Tensor, b: Tensor, bias: Tensor) -> Tensor:
+def dense(
+    kind: str, a: Tensor, b: Tensor, bias: Tensor, temperature: float | Tensor = 1.0, unit: bool = False
+) -> Tensor:
     """The same number from the matrix of all logits, in plain operations that every transform knows."""
     n = a.shape[0]
+    if unit:
+        a, b = normalized_rows(a), normalized_rows(b)
     if kind == "nt_xent":
         rows = torch.cat([a, b])
-        similarity = rows @ rows.T
+        similarity = (rows / temperature) @ rows.T
         others = similarity.masked_fill(torch.eye(2 * n, dtype=torch.bool, device=a.device), -torch.inf)
         return (others.logsumexp(1) - similarity.diagonal(n).repeat(2)).mean()
-    similarity = a @ b.T
+    similarity = (a / temperature) @ b.T
     if kind == "sigmoid":
         sign = torch.where(torch.eye(n, dtype=torch.bool, device=a.device), -1.0, 1.0).to(a.dtype)
         return -F.logsigmoid(-sign * (similarity + bias)).sum() / n
@@ -86,11 +104,10 @@ class _Contrastive(torch.autograd.Function):
     """Value and gradient from the sweep; the second derivative from the dense formula."""
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, bias: Tensor, kind: str, safe: bool, block: int) -> Tensor:
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
         needed = any(ctx.needs_input_grad)
-        value, *gradients = _sweep(a, b, bias, kind, safe, block, needed)
-        ctx.save_for_backward(a, b, bias, *(gradients if needed else ()))
-        ctx.kind = kind
+        value, *gradients = _sweep(*arguments, gradient=needed)
+        _keep(ctx, arguments, gradients)
         return value
 
     @staticmethod
@@ -98,37 +115,45 @@ class _Contrastive(torch.autograd.Function):
         return _backward(ctx, grad)
 
 
+def _keep(ctx: Any, arguments: tuple[Any, ...], gradients: list[Tensor]) -> None:
+    ctx.save_for_backward(*arguments[:4], *gradients)
+    ctx.kind, ctx.unit = arguments[4:6]
+
+
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    inputs, gradients = ctx.saved_tensors[:3], list(ctx.saved_tensors[3:])
-    needed = ctx.needs_input_grad[:3]
+    inputs, gradients = ctx.saved_tensors[:4], list(ctx.saved_tensors[4:])
+    needed = ctx.needs_input_grad[:4]
     if torch.is_grad_enabled():
         with torch.enable_grad():
-            value = dense(ctx.kind, *inputs).to(torch.float64)
+            a, b, bias, temperature = inputs
+            value = dense(ctx.kind, a, b, bias, temperature, ctx.unit).to(torch.float64)
         wanted = [t for t, need in zip(inputs, needed) if need]
         found = iter(torch.autograd.grad(value, wanted, grad, create_graph=True, allow_unused=True))
         gradients = [next(found) if need else None for need in needed]
     else:
         factor = grad.to(inputs[0].dtype)
         gradients = [g * factor if need else None for g, need in zip(gradients, needed)]
-    return (*gradients, None, None, None)
+    return (*gradients, None, None, None, None)
 
 
 @torch.library.custom_op("mmda::contrastive", mutates_args=())
 def _contrastive_op(
-    a: Tensor, b: Tensor, bias: Tensor, kind: str, safe: bool, block: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    value, ga, gb, gbias = _sweep(a, b, bias, kind, safe, block, True)
-    return value, ga, gb, gbias
+    a: Tensor, b: Tensor, bias: Tensor, temperature: Tensor, kind: str, unit: bool, bound: float, block: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    value, ga, gb, *others = _sweep(a, b, bias, temperature, kind, unit, bound, block, gradient=True)
+    return value, ga, gb.clone() if kind == "nt_xent" else gb, others[0], others[1]  # no two share their storage
 
 
 @_contrastive_op.register_fake
-def _(a: Tensor, b: Tensor, bias: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return a.new_empty((), dtype=torch.float64), a.new_empty(a.shape), b.new_empty(b.shape), bias.new_empty(())
+def _(
+    a: Tensor, b: Tensor, bias: Tensor, temperature: Tensor, *_: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    value = a.new_empty((), dtype=torch.float64)
+    return value, a.new_empty(a.shape), b.new_empty(b.shape), bias.new_empty(()), temperature.new_empty(())
 
 
-def _keep_op(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs[:3], *output[1:])
-    ctx.kind = inputs[3]
+def _keep_op(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _keep(ctx, inputs, list(output[1:]))
 
 
 def _backward_op(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -139,31 +164,87 @@ _contrastive_op.register_autograd(_backward_op, setup_context=_keep_op)
 
 
 def _sweep(
-    a: Tensor, b: Tensor, bias: Tensor, kind: str, safe: bool, block: int, gradient: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Value and gradients for a, b and the bias (empty ones without ``gradient``)."""
+    a: Tensor,
+    b: Tensor,
+    bias: Tensor,
+    temperature: Tensor,
+    kind: str,
+    unit: bool,
+    bound: float,
+    block: int,
+    *,
+    gradient: bool,
+) -> tuple[Tensor, ...]:
+    """The value; with ``gradient`` also its gradients for a, b, the bias and the temperature."""
+    n = a.shape[0]
+    scale = temperature.to(a).reciprocal()
+    listed = kind == "nt_xent"
+    x = _Rows(torch.cat((a, b)) if listed else a, unit)
+    y = x if listed else _Rows(b, unit)
+    slope_of_bias = torch.zeros_like(bias)
     if kind == "sigmoid":
-        return _sigmoid(a, b, bias, block, gradient)
-    if kind == "nt_xent":
-        n = a.shape[0]
-        value, gz = _softmax_list(torch.cat((a, b)), safe, block, gradient)
-        own = torch.linalg.vecdot(a, b).sum(dtype=torch.float64)
-        value = (value - 2 * own) / (2 * n)
-        if not gradient:
-            return value, gz, gz, gz
-        ga, gb = gz[:n].sub_(b, alpha=1 / n), gz[n:].sub_(a, alpha=1 / n)
-        return value, ga, gb.clone(), torch.zeros_like(bias)
-    value, ga, gb = _softmax_pairs(a, b, kind == "symmetric", safe, block, gradient)
-    return value, ga, gb, torch.zeros_like(bias)
+        value, hx, hy, slope = _sigmoid(x.rows, y.rows, scale, bias, block, gradient)
+        slope_of_bias = slope.to(bias.dtype)
+    else:
+        if bound > SAFE_LOGIT and a.device.type == "cpu":
+            bound = float(x.longest() * y.longest() * scale)
+        safe = bound <= SAFE_LOGIT
+        if listed:
+            value, hx = _softmax_list(x.rows, scale, safe, block, gradient)
+            own = torch.linalg.vecdot(x.rows[:n], x.rows[n:]).mul_(scale).sum(dtype=torch.float64)
+            value = (value - 2 * own) / (2 * n)
+            if gradient:
+                hx[:n].sub_(x.rows[n:], alpha=1 / n)
+                hx[n:].sub_(x.rows[:n], alpha=1 / n)
+        else:
+            value, hx, hy = _softmax_pairs(x.rows, y.rows, scale, kind == "symmetric", safe, block, gradient)
+    if not gradient:
+        return (value,)
+    slope_of_scale, gx = x.gradient(hx, scale)
+    slope_of_temperature = (-slope_of_scale * scale.square()).to(temperature)
+    if listed:  # every similarity is there twice
+        return value, gx[:n], gx[n:], slope_of_bias, slope_of_temperature / 2
+    return value, gx, y.gradient(hy, scale)[1], slope_of_bias, slope_of_temperature
+
+
+class _Rows:
+    """Rows as they are compared: as given, or divided by their length (as :func:`normalized_rows` does it)."""
+
+    def __init__(self, given: Tensor, unit: bool) -> None:
+        self.rows, self.inverse = given, given[:0]
+        self.unit = unit
+        if unit:
+            top = torch.maximum(given.amax(1, keepdim=True), -given.amin(1, keepdim=True))
+            top.masked_fill_(top == 0, 1)
+            self.rows = given / top
+            length = torch.linalg.vector_norm(self.rows, dim=1, keepdim=True).clamp_min_(1)  # 0 where the row is zero
+            self.rows.div_(length)
+            self.inverse = length.mul_(top).reciprocal_()
+
+    def longest(self) -> Tensor:
+        """The largest length."""
+        if self.unit:
+            return self.rows.new_ones(())
+        lengths: Tensor = torch.linalg.vector_norm(self.rows, dim=1)
+        return lengths.amax()
+
+    def gradient(self, h: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """From the slopes by the rows over ``scale``: the slope by ``scale``, and by the given rows (in place of h)."""
+        along = torch.linalg.vecdot(h, self.rows)
+        slope = along.sum(dtype=torch.float64)
+        if not self.unit:
+            return slope, h.mul_(scale)
+        h.addcmul_(self.rows, along.unsqueeze(1), value=-1)
+        return slope, h.mul_(self.inverse * scale)
 
 
 class _Tiles:
-    """Work space for tiles of logits: one, or all of them where they are to be kept and fit."""
+    """Work space for tiles of logits: one, or all of them where they are to be kept and fit; and one beside."""
 
     def __init__(self, like: Tensor, count: int, side: int, keep: bool) -> None:
         size = side * side
         self.kept = keep and count * size * like.element_size() <= KEEP_BYTES
-        self.store = like.new_empty(count if self.kept else 1, size)
+        self.store = like.new_empty((count if self.kept else 1) + 1, size)
         self.filled = 0
 
     def next(self, rows: Tensor, columns: Tensor) -> Tensor:
@@ -177,130 +258,167 @@ class _Tiles:
         n, m = rows.shape[0], columns.shape[0]
         return self.store[index if self.kept else 0][: n * m].view(n, m)
 
+    def again(self, index: int, rows: Tensor, columns: Tensor, safe: bool) -> Tensor:
+        """A tile of the first pass as that pass left it."""
+        tile = self.view(index, rows, columns)
+        if not self.kept:
+            torch.mm(rows, columns.T, out=tile)
+            if safe:
+                tile.exp2_()
+        return tile
+
+    def beside(self, tile: Tensor) -> Tensor:
+        """Space of the same shape, free at any time."""
+        return self.store[-1][: tile.numel()].view(tile.shape)
+
 
 def _softmax_pairs(
-    a: Tensor, b: Tensor, symmetric: bool, safe: bool, block: int, gradient: bool
+    a: Tensor, b: Tensor, scale: Tensor, symmetric: bool, safe: bool, block: int, gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss, and its slopes by a and b over the scale."""
     n = a.shape[0]
-    edges = _edges(0, n, block)
-    side = max(stop - start for start, stop in edges)
-    tiles = _Tiles(a, len(edges) ** 2, side, gradient)
-    # Sums of exponentials where no logit is large, else their running logarithms.
+    sizes = _sizes(n, block)
+    tiles = _Tiles(a, len(sizes) ** 2, max(sizes), gradient)
+    rows, columns = _parts(a * (scale * LOG2_E), sizes), _parts(b, sizes)
+    # Sums of powers of two where no logit is large, else their running logarithms.
     of_rows = a.new_full((n,), 0.0 if safe else -torch.inf)
-    of_columns = of_rows.clone() if symmetric else of_rows
-    for i, i_stop in edges:
-        for j, j_stop in edges:
-            s = tiles.next(a[i:i_stop], b[j:j_stop])
-            _collect(s, of_rows[i:i_stop], of_columns[j:j_stop] if symmetric else None, safe)
-    own = torch.linalg.vecdot(a, b).sum(dtype=torch.float64)
-    value = (of_rows.log() if safe else of_rows).sum(dtype=torch.float64)
-    if symmetric:
-        value = (value + (of_columns.log() if safe else of_columns).sum(dtype=torch.float64)) / 2
+    of_columns = of_rows.clone() if symmetric else None
+    nothing: Sequence[Tensor | None] = [None] * len(sizes)
+    row_sums = _parts(of_rows, sizes)
+    column_sums = nothing if of_columns is None else _parts(of_columns, sizes)
+    for x, x_sums in zip(rows, row_sums):
+        for y, y_sums in zip(columns, column_sums):
+            _collect(tiles.next(x, y), x_sums, y_sums, safe, tiles)
+    own = torch.linalg.vecdot(a, b).mul_(scale).sum(dtype=torch.float64)
+    value = _logarithms(of_rows, safe)
+    if of_columns is not None:
+        value = (value + _logarithms(of_columns, safe)) / 2
     value = (value - own) / n
     if not gradient:
         return value, a, b
     share = 0.5 / n if symmetric else 1 / n
-    of_rows, of_columns = _turned(of_rows, share, safe), _turned(of_columns, share, safe)
-    ga, gb = b * (-1 / n), a * (-1 / n)
+    row_sums = _parts(_turned(of_rows, share, safe), sizes)
+    if of_columns is not None:
+        column_sums = _parts(_turned(of_columns, share, safe), sizes)
+    ha, hb = b * (-1 / n), a * (-1 / n)
     index = 0
-    for i, i_stop in edges:
-        for j, j_stop in edges:
-            rows, columns = a[i:i_stop], b[j:j_stop]
-            s = tiles.view(index, rows, columns)
+    for x, x_sums, u, hu in zip(rows, row_sums, _parts(a, sizes), _parts(ha, sizes)):
+        for y, y_sums, hy in zip(columns, column_sums, _parts(hb, sizes)):
+            g = _probabilities(tiles.again(index, x, y, safe), x_sums, y_sums, safe, tiles)
             index += 1
-            if not tiles.kept:
-                torch.mm(rows, columns.T, out=s)
-                if safe:
-                    s.exp_()
-            g = _probabilities(s, of_rows[i:i_stop], of_columns[j:j_stop] if symmetric else None, safe)
-            ga[i:i_stop].addmm_(g, columns)
-            gb[j:j_stop].addmm_(g.T, rows)
-    return value, ga, gb
+            hu.addmm_(g, y)
+            hy.addmm_(g.T, u)
+    return value, ha, hb
 
 
-def _softmax_list(z: Tensor, safe: bool, block: int, gradient: bool) -> tuple[Tensor, Tensor]:
-    """Sum over u of log sum over w != u of exp(z_u . z_w), and its gradient over the number of rows."""
+def _softmax_list(z: Tensor, scale: Tensor, safe: bool, block: int, gradient: bool) -> tuple[Tensor, Tensor]:
+    """Sum over u of log sum over w != u of exp(scale z_u . z_w), and its slope over the scale and number of rows."""
     total = z.shape[0]
-    edges = _edges(0, total, block)
-    side = max(stop - start for start, stop in edges)
-    tiles = _Tiles(z, len(edges) * (len(edges) + 1) // 2, side, gradient)
-    sums = z.new_full((total,), 0.0 if safe else -torch.inf)
-    for k, (i, i_stop) in enumerate(edges):
-        for j, j_stop in edges[k:]:
-            s = tiles.next(z[i:i_stop], z[j:j_stop])
-            if i == j:
-                s.fill_diagonal_(-torch.inf)
-            _collect(s, sums[i:i_stop], None if i == j else sums[j:j_stop], safe)
-    value = (sums.log() if safe else sums).sum(dtype=torch.float64)
+    sizes = _sizes(total, block)
+    tiles = _Tiles(z, len(sizes) * (len(sizes) + 1) // 2, max(sizes), gradient)
+    rows, columns = _parts(z * (scale * LOG2_E), sizes), _parts(z, sizes)
+    of_rows = z.new_full((total,), 0.0 if safe else -torch.inf)
+    sums = _parts(of_rows, sizes)
+    pairs = [(i, j) for i in range(len(sizes)) for j in range(i, len(sizes))]
+    for i, j in pairs:
+        s = tiles.next(rows[i], columns[j])
+        if i == j:
+            s.fill_diagonal_(-torch.inf)
+        _collect(s, sums[i], None if i == j else sums[j], safe, tiles)
+    value = _logarithms(of_rows, safe)
     if not gradient:
         return value, z
-    sums = _turned(sums, 1 / total, safe)
-    gz = torch.zeros_like(z)
-    index = 0
-    for k, (i, i_stop) in enumerate(edges):
-        for j, j_stop in edges[k:]:
-            rows, columns = z[i:i_stop], z[j:j_stop]
-            s = tiles.view(index, rows, columns)
-            index += 1
-            if not tiles.kept:
-                torch.mm(rows, columns.T, out=s)
-                if i == j:
-                    s.fill_diagonal_(-torch.inf)
-                if safe:
-                    s.exp_()
-            g = _probabilities(s, sums[i:i_stop], sums[j:j_stop], safe)
-            gz[i:i_stop].addmm_(g, columns)
-            if i != j:
-                gz[j:j_stop].addmm_(g.T, rows)
-    return value, gz
+    sums = _parts(_turned(of_rows, 1 / total, safe), sizes)
+    hz = torch.zeros_like(z)
+    slopes = _parts(hz, sizes)
+    for index, (i, j) in enumerate(pairs):
+        s = tiles.again(index, rows[i], columns[j], safe)
+        if i == j and not tiles.kept:
+            s.fill_diagonal_(0.0 if safe else -torch.inf)
+        g = _probabilities(s, sums[i], sums[j], safe, tiles)
+        slopes[i].addmm_(g, columns[j])
+        if i != j:
+            slopes[j].addmm_(g.T, columns[i])
+    return value, hz
 
 
-def _collect(s: Tensor, of_rows: Tensor, of_columns: Tensor | None, safe: bool) -> None:
-    """Add a tile of logits to the sums; safe: the tile becomes its exponential."""
+def _sizes(n: int, block: int) -> list[int]:
+    return [stop - start for start, stop in _edges(0, n, block)]
+
+
+def _parts(x: Tensor, sizes: list[int]) -> Sequence[Tensor]:
+    parts: Sequence[Tensor] = x.split(sizes)  # type: ignore[no-untyped-call]
+    return parts
+
+
+def _collect(s: Tensor, of_rows: Tensor, of_columns: Tensor | None, safe: bool, tiles: _Tiles) -> None:
+    """Add a tile of logits of base 2 to the sums; safe: the tile becomes its powers of two."""
     if safe:
-        s.exp_()
-        of_rows.add_(s.sum(1))
-        if of_columns is not None:
-            of_columns.add_(s.sum(0))
-        return
-    torch.logaddexp(of_rows, s.logsumexp(1), out=of_rows)
-    if of_columns is not None:
-        torch.logaddexp(of_columns, s.logsumexp(0), out=of_columns)
+        s.exp2_()
+    for sums, dim in ((of_rows, 1), (of_columns, 0)):
+        if sums is None:
+            continue
+        if safe:
+            sums.add_(s.sum(dim))
+        else:
+            limits = torch.finfo(s.dtype)
+            top = s.amax(dim, keepdim=True).clamp_(limits.min, limits.max)
+            powers = torch.sub(s, top, out=tiles.beside(s)).exp2_()
+            torch.logaddexp2(sums, powers.sum(dim).log2_().add_(top.squeeze(dim)), out=sums)
+
+
+def _logarithms(sums: Tensor, safe: bool) -> Tensor:
+    """Sum of the natural logarithms."""
+    return (sums.log2() if safe else sums).sum(dtype=torch.float64) * math.log(2)
 
 
 def _turned(sums: Tensor, share: float, safe: bool) -> Tensor:
     """What turns a tile into ``share`` times its probabilities: a factor, or a shift of the logits."""
-    return share / sums if safe else sums - torch.log(sums.new_full((), share))
+    return share / sums if safe else sums - math.log2(share)
 
 
-def _probabilities(s: Tensor, of_rows: Tensor, of_columns: Tensor | None, safe: bool) -> Tensor:
-    """Softmax over rows, plus softmax over columns; overwrites a safe tile."""
+def _probabilities(s: Tensor, of_rows: Tensor, of_columns: Tensor | None, safe: bool, tiles: _Tiles) -> Tensor:
+    """Softmax over rows, plus softmax over columns; overwrites the tile."""
+    by_row = of_rows.unsqueeze(1)
     if safe:
-        if of_columns is None:
-            return s.mul_(of_rows.unsqueeze(1))
-        return s.mul_(of_rows.unsqueeze(1) + of_columns)
-    g = (s - of_rows.unsqueeze(1)).exp_()
-    return g if of_columns is None else g.add_(s.sub_(of_columns).exp_())
+        return s.mul_(by_row if of_columns is None else torch.add(by_row, of_columns, out=tiles.beside(s)))
+    if of_columns is None:
+        return s.sub_(by_row).exp2_()
+    g = torch.sub(s, by_row, out=tiles.beside(s)).exp2_()
+    return g.add_(s.sub_(of_columns).exp2_())
 
 
-def _sigmoid(a: Tensor, b: Tensor, bias: Tensor, block: int, gradient: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A sum over pairs: value and gradient from one pass."""
+def _sigmoid(
+    a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, block: int, gradient: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A sum over pairs, from one pass: the loss, its slopes by a and b over the scale, and by the bias."""
     n = a.shape[0]
-    edges = _edges(0, n, block)
-    side = max(stop - start for start, stop in edges)
-    tiles = _Tiles(a, 1, side, False)
+    sizes = _sizes(n, block)
+    tiles = _Tiles(a, 1, max(sizes), False)
+    scaled = a * scale
     value = a.new_zeros((), dtype=torch.float64)
-    own = torch.linalg.vecdot(a, b).sum(dtype=torch.float64)
-    ga, gb = (b * (-1 / n), a * (-1 / n)) if gradient else (a, b)
+    own = torch.linalg.vecdot(scaled, b).sum(dtype=torch.float64)
+    ha, hb = (b * (-1 / n), a * (-1 / n)) if gradient else (a, b)
     total = a.new_zeros((), dtype=torch.float64)
-    for i, i_stop in edges:
-        for j, j_stop in edges:
-            rows, columns = a[i:i_stop], b[j:j_stop]
-            s = tiles.next(rows, columns).add_(bias)
-            value.sub_(F.logsigmoid(-s).sum(1).sum(dtype=torch.float64))  # softplus drops e^-20
+    for x, u, hu in zip(_parts(scaled, sizes), _parts(a, sizes), _parts(ha, sizes)):
+        for y, hy in zip(_parts(b, sizes), _parts(hb, sizes)):
+            s = tiles.next(x, y).add_(bias)
+            value.add_(_softplus_sum(s, tiles.beside(s)))
             if gradient:
                 s.sigmoid_()
                 total.add_(s.sum(1).sum(dtype=torch.float64))
-                ga[i:i_stop].addmm_(s, columns, alpha=1 / n)
-                gb[j:j_stop].addmm_(s.T, rows, alpha=1 / n)
-    return (value - own) / n - bias, ga, gb, (total / n - 1).to(bias.dtype)
+                hu.addmm_(s, y, alpha=1 / n)
+                hy.addmm_(s.T, u, alpha=1 / n)
+    return (value - own) / n - bias, ha, hb, total / n - 1
+
+
+def _softplus_sum(s: Tensor, space: Tensor) -> Tensor:
+    """Sum of log(1 + e^s) = max(s, 0) + log(1 + e^-|s|); four factors share a logarithm. Overwrites ``space``."""
+    value = torch.clamp_min(s, 0, out=space).sum(1).sum(dtype=torch.float64)
+    p = torch.abs(s, out=space).mul_(-LOG2_E).exp2_()
+    for _ in range(2):
+        if p.shape[1] % 2 == 0:
+            half = p.shape[1] // 2
+            left, right = p[:, :half], p[:, half:]
+            p = (left + right).addcmul_(left, right)  # (1 + left) (1 + right) - 1
+    return value.add_(p.log1p_().sum(1).sum(dtype=torch.float64))

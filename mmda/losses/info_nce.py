@@ -14,6 +14,7 @@ from mmda._contrastive import (
     check_temperature,
     counts,
     negative_counts,
+    normalized_pairs,
     own_pairs,
     pair_rows,
     pairing,
@@ -127,7 +128,7 @@ def info_nce_loss(
             weight=weight,
             dtype=dtype,
             candidate_mask=candidate_mask,
-            normalize=normalize,
+            normalize=False,
             same_size=False,
         )
         check_pairing(caller, pairs, positive_mask, negative_mask)
@@ -135,14 +136,11 @@ def info_nce_loss(
         if isinstance(temperature, Tensor):
             temperature = temperature.to(dtype)
         if share is None and negative_mask is None and pairs.anchor_count is None and pairs.positive_count is None:
-            return _plain(pairs.anchor, pairs.positive, temperature, symmetric, normalize)
+            kind = "symmetric" if symmetric else "info_nce"
+            return contrastive(kind, pairs.anchor, pairs.positive, temperature=temperature, unit=normalize)
+        if normalize:
+            pairs = normalized_pairs(pairs)
         return _general(pairs, temperature, share, negative_mask, symmetric, several)
-
-
-def _plain(x: Tensor, y: Tensor, temperature: float | Tensor, symmetric: bool, normalize: bool) -> Tensor:
-    """Row i belongs to row i, everything counts once."""
-    bound = 1 / temperature if normalize and not isinstance(temperature, Tensor) else None
-    return contrastive("symmetric" if symmetric else "info_nce", x / temperature, y, bound=bound)
 
 
 def _general(

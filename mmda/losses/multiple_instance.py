@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -84,8 +86,9 @@ def multiple_instance_loss(
         frames_kept = keep.sum(1)
         # (n,); the share a little less, as a product that rounds up would add a frame (0.15 of 100 in float32)
         best_count = (frames_kept.to(f.dtype) * (top * (1 - 1e-6))).ceil()
-        ranked = torch.where(keep.unsqueeze(1), similarity, low).sort(dim=-1, descending=True).values
-        rank = torch.arange(f.shape[1], device=f.device)
+        most = math.ceil(top * f.shape[1])
+        ranked = torch.where(keep.unsqueeze(1), similarity, low).topk(most, dim=-1).values
+        rank = torch.arange(most, device=f.device)
         is_best = (rank < best_count.unsqueeze(1)).unsqueeze(1)
         best_sum = torch.where(is_best, ranked, torch.zeros_like(low)).sum(-1)
         best = safe_divide(best_sum, best_count.unsqueeze(1).expand_as(best_sum))

@@ -10,6 +10,7 @@ from mmda._contrastive import (
     check_pairing,
     check_temperature,
     counts,
+    normalized_pairs,
     own_pairs,
     pair_rows,
     weighted_logsumexp,
@@ -83,20 +84,15 @@ def nt_xent_loss(
     check_temperature(caller, temperature)
     dtype = working_dtype(anchor, positive)
     with full_precision(anchor):
-        pairs = pair_rows(caller, anchor, positive, mask=mask, weight=weight, dtype=dtype, normalize=normalize)
+        pairs = pair_rows(caller, anchor, positive, mask=mask, weight=weight, dtype=dtype, normalize=False)
         check_pairing(caller, pairs, positive_mask, negative_mask)
         if isinstance(temperature, Tensor):
             temperature = temperature.to(dtype)
         if positive_mask is None and negative_mask is None and pairs.anchor_count is None:
-            return _plain(pairs.anchor, pairs.positive, temperature, normalize)
+            return contrastive("nt_xent", pairs.anchor, pairs.positive, temperature=temperature, unit=normalize)
+        if normalize:
+            pairs = normalized_pairs(pairs)
         return _general(pairs, temperature, positive_mask, negative_mask)
-
-
-def _plain(x: Tensor, y: Tensor, temperature: float | Tensor, normalize: bool) -> Tensor:
-    """Row i belongs to row i, everything counts once."""
-    bound = 1 / temperature if normalize and not isinstance(temperature, Tensor) else None
-    root = temperature**-0.5
-    return contrastive("nt_xent", x * root, y * root, bound=bound)
 
 
 def _general(

@@ -12,6 +12,7 @@ from mmda._contrastive import (
     check_temperature,
     counts,
     negative_counts,
+    normalized_pairs,
     own_pairs,
     pair_rows,
     pairing,
@@ -95,7 +96,7 @@ def sigmoid_contrastive_loss(
             weight=weight,
             dtype=dtype,
             candidate_mask=candidate_mask,
-            normalize=normalize,
+            normalize=False,
             same_size=False,
         )
         check_pairing(caller, pairs, positive_mask, negative_mask)
@@ -105,7 +106,13 @@ def sigmoid_contrastive_loss(
         if isinstance(bias, Tensor):
             bias = bias.to(dtype)
         if share is None and negative_mask is None and pairs.anchor_count is None and pairs.positive_count is None:
-            return _plain(pairs.anchor, pairs.positive, temperature, bias)
+            shift = bias if isinstance(bias, Tensor) else pairs.anchor.new_full((), bias)
+            shift = shift.to(pairs.anchor.device)
+            return contrastive(
+                "sigmoid", pairs.anchor, pairs.positive, shift, temperature=temperature, unit=normalize
+            )
+        if normalize:
+            pairs = normalized_pairs(pairs)
         return _general(pairs, temperature, bias, share, negative_mask)
 
 
@@ -114,12 +121,6 @@ def _check_bias(caller: str, bias: float | Tensor) -> None:
         check_number(caller, "bias", bias)
     elif bias.ndim != 0:
         fail(caller, "bias", "have shape ()", shape_text(bias))
-
-
-def _plain(x: Tensor, y: Tensor, temperature: float | Tensor, bias: float | Tensor) -> Tensor:
-    """Row i belongs to row i, everything counts once."""
-    shift = bias if isinstance(bias, Tensor) else x.new_full((), bias)
-    return contrastive("sigmoid", x / temperature, y, shift.to(x.device))
 
 
 def _general(
