@@ -141,7 +141,7 @@ def test_two_folders_give_the_same_table(
     assert example.cli([*ask, "--predict", "Query  3"]) == 0  # blanks and case do not matter
     assert "v3 (" in capsys.readouterr().out
     assert example.cli([*ask, "--predict", "another sentence"]) == 2
-    assert "the sentence must be a query of the target" in capsys.readouterr().err
+    assert "must hold the sentence: others than the target's queries have no features" in capsys.readouterr().err
 
 
 def test_the_targets_training_boundaries_are_closed(example: ModuleType, tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_a_moment_after_the_end_is_dropped_and_reported(example: ModuleType, tmp
     [
         (["--checkpoint", "{here}/none.pt"], "none.pt: the checkpoint must exist"),
         (["--checkpoint", "{here}/torn.pt"], "torn.pt: the checkpoint must be a whole mmcda model file"),
-        (["--video", "nobody"], "--video must name a video of the target"),
+        (["--video", "nobody"], "`nobody` must be a video of the target"),
         (["--predict", "the dog"], "--predict: encode_sentence: `sentence` must use words such as"),
     ],
 )
@@ -277,7 +277,7 @@ def test_bad_questions(
 def test_widths_must_agree(example: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = folders(tmp_path, width=7)
     assert example.cli([*arguments, "--epochs", "1", "--workers", "1", "--output", str(tmp_path / "out")]) == 2
-    assert "frames must have one width in both domains" in capsys.readouterr().err
+    assert "must have frames of one width in both domains" in capsys.readouterr().err
 
 
 def test_an_unwritable_folder_is_found_before_training(

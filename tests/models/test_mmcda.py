@@ -52,6 +52,11 @@ def model_for(batch: VMRBatch, seed: int = 0, **sizes: object) -> MMCDA:
     return build_mmcda(config)
 
 
+def one_space(batch: VMRBatch) -> VMRBatch:
+    """The same pairs with frames and words of one width."""
+    return replace(batch, frames=batch.frames[..., : batch.words.shape[-1]])
+
+
 def padded(batch: VMRBatch, frames: int, words: int, filler: float) -> VMRBatch:
     """The same pairs under more padding, with ``filler`` on every pad."""
 
@@ -71,10 +76,14 @@ def padded(batch: VMRBatch, frames: int, words: int, filler: float) -> VMRBatch:
 
 
 @pytest.mark.parametrize("filler", [7.0, math.nan, math.inf])
-@pytest.mark.parametrize("positions", [False, True])
-def test_padding_changes_no_valid_output(draw: Simulation, filler: float, positions: bool) -> None:
+@pytest.mark.parametrize(("positions", "shared_space"), [(False, False), (True, False), (True, True)])
+def test_padding_changes_no_valid_output(
+    draw: Simulation, filler: float, positions: bool, shared_space: bool
+) -> None:
     batch = draw.source_train.slice(range(6))
-    model = model_for(batch, positions=positions, context_layers=2).eval()
+    if shared_space:
+        batch = one_space(batch)
+    model = model_for(batch, positions=positions, shared_space=shared_space, context_layers=2).eval()
     with torch.no_grad():
         plain, wide = model(batch), model(padded(batch, 5, 3, filler))
     t = batch.frames.shape[1]
@@ -292,9 +301,49 @@ def test_training_keeps_the_best_checkpoint(draw: Simulation) -> None:
     assert not model.training
 
 
-def test_a_resumed_run_is_the_run(draw: Simulation, tmp_path: Path) -> None:
+def test_the_running_mean_is_weighed_and_left_behind(draw: Simulation) -> None:
+    """Against the recursion on the weights that the optimiser left after each step."""
+    model = model_for(draw.source_train)
+    expected = {name: value.double() for name, value in model.state_dict().items()}
+    weighed: list[dict[str, Tensor]] = []
+
+    def follow(step: int) -> None:
+        share = 1 - min(0.6, (1 + step) / (10 + step))
+        for name, value in model.state_dict().items():
+            expected[name] = expected[name] + share * (value.double() - expected[name])
+
+    def validate(m: MMCDA) -> float:
+        assert not m.training
+        weighed.append({name: value.clone() for name, value in m.state_dict().items()})
+        return float(len(weighed))
+
+    config = TrainingConfig(steps=12, evaluations=2, warmup=1, average=0.6)
+    fit(model, MMCDAObjective(), *loaders(draw), config=config, validate=validate, on_step=follow)
+    assert len(weighed) == 2
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, expected[name].float(), rtol=1e-5, atol=1e-6)
+        assert torch.equal(value, weighed[1][name])
+    assert not model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_shared_space_starts_at_the_plain_cosine(draw: Simulation) -> None:
+    batch = one_space(draw.source_train.slice(range(6)))
+    model = model_for(batch, shared_space=True).eval()
+    frames = torch.nn.functional.normalize(batch.frames, dim=-1)
+    words = torch.where(batch.word_mask.unsqueeze(-1), batch.words, torch.zeros(()))
+    query = torch.nn.functional.normalize(words.sum(1), dim=-1)
+    cosine = torch.einsum("btd,bd->bt", frames, query)
+    keep = batch.frame_mask
+    torch.testing.assert_close(model(batch).similarity[keep] * model.temperature, cosine[keep])
+    with pytest.raises(ValueError, match=r"`query_width` must equal `video_width` \(12\) in a shared space, got 10"):
+        model_for(draw.source_train, shared_space=True)
+
+
+@pytest.mark.parametrize("average", [0.0, 0.9])
+def test_a_resumed_run_is_the_run(draw: Simulation, tmp_path: Path, average: float) -> None:
     """Stopped at a milestone and gone on with: bit for bit the weights of the uninterrupted run, dropout included."""
-    config = TrainingConfig(steps=8, evaluations=2, warmup=1)
+    config = TrainingConfig(steps=8, evaluations=2, warmup=1, average=average)
 
     class Stop(Exception):
         pass
@@ -439,7 +488,7 @@ def test_training_learns_its_own_domain(draw: Simulation) -> None:
         model,
         MMCDAObjective(weights=weights),
         ResidentLoader(easy.source_train, 32, drop_last=True),
-        config=TrainingConfig(steps=80, learning_rate=5e-3),
+        config=TrainingConfig(steps=160, learning_rate=5e-3),
     )
     after = source_score(model, ResidentLoader(easy.source_val, 40, shuffle=False))
-    assert after > 0.4 > before
+    assert after > 0.5 > before

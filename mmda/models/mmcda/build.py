@@ -23,16 +23,18 @@ def build_mmcda(config: MMCDAConfig) -> MMCDA:
         6
     """
     layers = config.context_layers if config.context == "conv" else 0
+    joint = config.video_width if config.shared_space else config.joint
     return MMCDA(
         video_encoder=VideoEncoder(config.video_width, config.hidden, layers=layers, dropout=config.dropout),
         query_encoder=QueryEncoder(config.query_width, config.hidden, dropout=config.dropout),
-        video_head=joint_head(config.hidden, config.joint),
-        query_head=joint_head(config.hidden, config.joint),
+        video_head=joint_head(config.hidden, joint, correction=config.shared_space),
+        query_head=joint_head(config.hidden, joint, correction=config.shared_space),
         localizer=Localizer(
             channels=config.localizer_channels,
             layers=config.localizer_layers,
             positions=config.positions,
             dropout=config.dropout,
         ),
+        shared_space=config.shared_space,
         temperature=config.temperature,
     )

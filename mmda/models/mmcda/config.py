@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mmda._checks import check_choice, check_count, check_number
+from mmda._checks import check_choice, check_count, check_number, fail
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,13 @@ class MMCDAConfig:
         localizer_layers: its depth; the reach doubles with every layer.
         positions: tell the localizer where in the video a clip lies. Off by default: it learns the source's
             location habits, which no alignment removes.
+        shared_space: frames and words come from one encoder and can be compared as they are. The joint space is then
+            that space (``joint`` is not used), and the heads learn a correction that starts at zero.
         temperature: of the similarity that the localizer sees.
         dropout: in the encoders and the localizer.
 
     Raises:
-        ValueError: a size below 1, a dropout outside [0, 1), an unknown context.
+        ValueError: a size below 1, a dropout outside [0, 1), an unknown context, widths that differ in a shared space.
     """
 
     video_width: int
@@ -38,12 +40,16 @@ class MMCDAConfig:
     localizer_channels: int = 48
     localizer_layers: int = 3
     positions: bool = False
+    shared_space: bool = False
     temperature: float = 0.1
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
         for name in ("video_width", "query_width", "hidden", "joint", "localizer_channels", "localizer_layers"):
             check_count("MMCDAConfig", name, getattr(self, name))
+        if self.shared_space and self.query_width != self.video_width:
+            rule = f"equal `video_width` ({self.video_width}) in a shared space"
+            fail("MMCDAConfig", "query_width", rule, self.query_width)
         check_count("MMCDAConfig", "context_layers", self.context_layers, at_least=0)
         check_choice("MMCDAConfig", "context", self.context, ("conv", "none"))
         check_number("MMCDAConfig", "temperature", self.temperature, above=0)

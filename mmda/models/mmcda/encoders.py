@@ -167,12 +167,13 @@ class QueryEncoder(nn.Module):
         return pooled
 
 
-def joint_head(hidden: int, joint: int) -> nn.Module:
+def joint_head(hidden: int, joint: int, *, correction: bool = False) -> nn.Module:
     """Two layers from encoder features into the joint space; the unit sphere is applied by who compares.
 
     Args:
         hidden: encoder features.
         joint: width of the joint space.
+        correction: start at zero, as what is added to features that can be compared already.
 
     Returns:
         A module (..., hidden) -> (..., joint): linear, ReLU, linear.
@@ -181,7 +182,11 @@ def joint_head(hidden: int, joint: int) -> nn.Module:
         >>> joint_head(8, 4)(torch.zeros(2, 3, 8)).shape
         torch.Size([2, 3, 4])
     """
-    return nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, joint))
+    head = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, joint))
+    if correction:
+        for parameter in head[-1].parameters():
+            nn.init.zeros_(parameter)
+    return head
 
 
 def spread_frames(x: Tensor, mask: Tensor, count: int) -> tuple[Tensor, Tensor]:

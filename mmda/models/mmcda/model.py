@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mmda._checks import check_number
 from mmda._frames import unit_rows
+from mmda._masking import masked_mean, zero_padding
 from mmda.models.mmcda.encoders import QueryEncoder, VideoEncoder
 from mmda.models.mmcda.localizer import Localizer, MomentLogits, Spans, decode_spans
 from mmda.vmr.batch import VMRBatch
@@ -50,6 +51,8 @@ class MMCDA(nn.Module):
         video_head: :math:`g_v`, ``(..., hidden) -> (..., joint)``.
         query_head: :math:`g_q`, the same for the query.
         localizer: ``(similarity, frame_mask) -> MomentLogits``.
+        shared_space: frames and words have one width and can be compared as they are: a head then gives what is
+            added to the unit row of the frame's own features, or of the mean of the words.
         temperature: :math:`\tau` > 0.
 
     Shape:
@@ -80,6 +83,7 @@ class MMCDA(nn.Module):
         video_head: nn.Module,
         query_head: nn.Module,
         localizer: Localizer,
+        shared_space: bool = False,
         temperature: float = 0.1,
     ) -> None:
         super().__init__()
@@ -89,14 +93,19 @@ class MMCDA(nn.Module):
         self.video_head = video_head
         self.query_head = query_head
         self.localizer = localizer
+        self.shared_space = shared_space
         self.temperature = temperature
 
     def forward(self, batch: VMRBatch) -> MMCDAOutput:
         """Features, joint features, similarities and logits of a batch; it never looks at ``batch.windows``."""
         frames = self.video_encoder(batch.frames, batch.frame_mask)
         query = self.query_encoder(batch.words, batch.word_mask)
-        joint_frames = unit_rows(self.video_head(frames))
-        joint_query = unit_rows(self.query_head(query))
+        joint_frames, joint_query = self.video_head(frames), self.query_head(query)
+        if self.shared_space:
+            joint_frames = joint_frames + unit_rows(zero_padding(batch.frames, batch.frame_mask))
+            words = masked_mean(batch.words, batch.word_mask.unsqueeze(-1).expand_as(batch.words), 1)
+            joint_query = joint_query + unit_rows(words)
+        joint_frames, joint_query = unit_rows(joint_frames), unit_rows(joint_query)
         similarity = torch.bmm(joint_frames, joint_query.unsqueeze(2)).squeeze(2) / self.temperature
         logits = self.localizer(similarity, batch.frame_mask)
         return MMCDAOutput(frames, query, joint_frames, joint_query, similarity, logits, batch.frame_mask)

@@ -44,6 +44,9 @@ class TrainingConfig:
         warmup: steps of the linear warm-up.
         clip_norm: gradients are scaled down to this norm.
         gamma: steepness of the ramp on the target's terms, :func:`mmda.schedules.dann_ramp`.
+        average: decay of the running mean of the weights, in [0, 1); 0 turns it off. Where it is on, the mean is what
+            is weighed, kept and left behind. At step k the decay is at most (1 + k) / (10 + k): the first steps are
+            forgotten soon.
         evaluations: candidates for the checkpoint, spread over the second half of the run.
         gradient_norms: also log each term's gradient norm at every evaluation (one more backward a term).
 
@@ -57,6 +60,7 @@ class TrainingConfig:
     warmup: int = 20
     clip_norm: float = 5.0
     gamma: float = 10.0
+    average: float = 0.0
     evaluations: int = 4
     gradient_norms: bool = False
 
@@ -66,6 +70,7 @@ class TrainingConfig:
         for name in ("learning_rate", "clip_norm", "gamma"):
             check_number("TrainingConfig", name, getattr(self, name), above=0)
         check_number("TrainingConfig", "weight_decay", self.weight_decay, at_least=0)
+        check_number("TrainingConfig", "average", self.average, at_least=0, below=1)
 
     def milestones(self) -> tuple[int, ...]:
         """Steps after which a checkpoint is weighed: evenly over the second half, the last step included."""
@@ -160,9 +165,10 @@ def fit(
             fail("fit", name, "give at least one batch a pass (is the split smaller than a batch?)", "none")
     parameters = [p for p in (*model.parameters(), *objective.parameters()) if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+    mean = copy.deepcopy(model).requires_grad_(False) if config.average > 0 else model
     state, best = Progress(), None
     if resume is not None and resume.exists():
-        state, best = _load_run(resume, model, objective, optimizer, config)
+        state, best = _load_run(resume, model, objective, optimizer, mean, config)
     source_batches = forever(source, skip=state.step)
     target_batches = forever(target, skip=state.step) if target is not None and objective.needs_target else None
     milestones = set(config.milestones())
@@ -191,13 +197,15 @@ def fit(
             values = {role: term.item() for role, term in result.terms.items()}
             raise FloatingPointError(f"fit: loss or gradient not finite at step {state.step}: {values}")
         optimizer.step()
+        if mean is not model:
+            _move_towards(mean, model, 1 - min(config.average, (1 + state.step) / (10 + state.step)))
         if on_step is not None:
             on_step(state.step)
         if weighing:
-            score = float(state.step) if validate is None else validate(model.eval())
+            score = float(state.step) if validate is None else validate(mean.eval())
             if not math.isfinite(score):
                 fail("fit", "validate", "return a finite score", f"{score} at step {state.step}")
-            model.train()
+            mean.train()
             state.log.append(
                 {
                     "step": state.step,
@@ -209,13 +217,21 @@ def fit(
             )
             if score > state.best_score:
                 state.best_score, state.best_step = score, state.step
-                best = copy.deepcopy(model.state_dict())
+                best = copy.deepcopy(mean.state_dict())
             if resume is not None:
-                _save_run(resume, model, objective, optimizer, state, best, config)
+                _save_run(resume, model, objective, optimizer, mean, state, best, config)
     if best is not None:
         model.load_state_dict(best)
     model.eval()
     return state
+
+
+@torch.no_grad()
+def _move_towards(mean: MMCDA, model: MMCDA, share: float) -> None:
+    """``mean`` goes ``share`` of the way to ``model``; buffers are taken as they are."""
+    torch._foreach_lerp_(list(mean.parameters()), list(model.parameters()), share)
+    for kept, now in zip(mean.buffers(), model.buffers()):
+        kept.copy_(now)
 
 
 def _gradient_norms(terms: dict[str, Tensor], parameters: Sequence[Tensor]) -> dict[str, float]:
@@ -332,6 +348,7 @@ def _save_run(
     model: MMCDA,
     objective: MMCDAObjective,
     optimizer: torch.optim.Optimizer,
+    mean: MMCDA,
     state: Progress,
     best: dict[str, Tensor] | None,
     config: TrainingConfig,
@@ -342,6 +359,7 @@ def _save_run(
         "model": model.state_dict(),
         "objective": objective.state_dict(),
         "optimizer": optimizer.state_dict(),
+        "mean": mean.state_dict(),
         "state": asdict(state),
         "best": best,
         "rng": torch.get_rng_state(),
@@ -354,6 +372,7 @@ def _load_run(
     model: MMCDA,
     objective: MMCDAObjective,
     optimizer: torch.optim.Optimizer,
+    mean: MMCDA,
     config: TrainingConfig,
 ) -> tuple[Progress, dict[str, Tensor] | None]:
     content = load_file(path, _RUN_FILE)
@@ -364,6 +383,7 @@ def _load_run(
         model.load_state_dict(content["model"])
         objective.load_state_dict(content["objective"])
         optimizer.load_state_dict(content["optimizer"])
+        mean.load_state_dict(content["mean"])
     except (KeyError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path}: the run must be of the same model and objective, got {error}") from error
     torch.set_rng_state(content["rng"])
