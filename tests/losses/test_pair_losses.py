@@ -73,6 +73,14 @@ def test_sigmoid_against_loops() -> None:
     )
 
 
+def test_nt_xent_is_the_one_of_pytorch_metric_learning() -> None:
+    """Over the views of one batch, labels tell partners; no constant stands between the two."""
+    metric_losses = pytest.importorskip("pytorch_metric_learning.losses")
+    x, y = pairs()
+    theirs = metric_losses.NTXentLoss(temperature=0.3)(torch.cat([x, y]), torch.arange(len(x)).repeat(2))
+    assert nt_xent_loss(x, y, temperature=0.3).item() == pytest.approx(theirs.item(), rel=1e-9)
+
+
 def test_nt_xent_against_loops() -> None:
     x, y = pairs()
     assert sharp(x, y).item() == pytest.approx(nt_xent(x.numpy(), y.numpy(), 0.3), rel=1e-12)
