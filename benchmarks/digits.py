@@ -3,9 +3,10 @@
 One small convolutional network, one training loop, one budget; the rows differ in an `Adapter` alone. Target labels are
 used twice: by the "target-supervised" row, and to print accuracies at the end. Each adapter's weight is chosen by
 ``mmda.validators.information_maximisation_score`` on the unlabelled training rows of the target, at one seed, from
-three; all seeds then train with it. The strength rises over the steps by ``mmda.schedules.dann_ramp``.
+three; where the best of them is the smallest or the largest, the grid goes on in that direction. All seeds then train
+with the chosen one. The strength rises over the steps by ``mmda.schedules.dann_ramp``.
 
-    python -m benchmarks.digits                       # everything, about half an hour of one core
+    python -m benchmarks.digits                       # everything, about 40 minutes of one core
     python -m benchmarks.digits --only MMD CORAL      # train these rows again, keep the others of the result
     python -m benchmarks.digits --resume              # train what the result lacks
     python -m benchmarks.digits --page                # write its tables into docs/digits.rst and draw its plot
@@ -311,7 +312,8 @@ ADAPTERS = (
     ),
     Adapter("margin disparity", Disparity, (0.03, 0.1, 0.3)),
     Adapter("two classifiers", TwoClassifiers, (0.3, 1.0, 3.0)),
-    Adapter("feature norm", norms(losses.AdaptiveFeatureNormLoss()), (0.01, 0.03, 0.1)),
+    Adapter("feature norm, hard", norms(losses.AdaptiveFeatureNormLoss(variant="hard")), (0.001, 0.003, 0.01)),
+    Adapter("feature norm, stepwise", norms(losses.AdaptiveFeatureNormLoss()), (0.001, 0.003, 0.01)),
     Adapter("class confusion", of_predictions(losses.MinimumClassConfusionLoss()), (0.3, 1.0, 3.0)),
     Adapter("nuclear norm", of_predictions(losses.BatchNuclearNormLoss()), (0.3, 1.0, 3.0)),
     Adapter("entropy", of_predictions(losses.EntropyLoss()), (0.01, 0.03, 0.1)),
@@ -403,14 +405,35 @@ def choose(runs: Sequence[Run], direction: str, adapter: str) -> float:
     return max(tried, key=lambda run: run.score).weight
 
 
+#: At most so many weights a row and direction.
+TRIED = 7
+
+
+def rung(weight: float, up: bool) -> float:
+    """The next weight of the ladder ..., 0.1, 0.3, 1, 3, 10, ..."""
+    first = f"{weight:.0e}"[0] == "1"
+    return float(f"{weight * (3 if first else 10 / 3) if up else weight / (10 / 3 if first else 3):.0e}")
+
+
 def plan(adapters: Sequence[Adapter], seeds: int, runs: list[Run]) -> tuple[str, Adapter, float, int] | None:
-    """The next run that is missing: every weight at seed 0 first, then the chosen one at the other seeds."""
+    """The next run that is missing: the weights at seed 0 first, then the chosen one at the other seeds.
+
+    A best weight at the edge of those tried says little: the next one beyond is tried, up to `TRIED` in all.
+    """
     done = {run.key for run in runs}
     for seed in range(seeds):
         for adapter in adapters:
             for direction in DIRECTIONS:
-                chosen = adapter.weights if seed == 0 else (choose(runs, direction, adapter.name),)
-                for weight in chosen:
+                if seed == 0:
+                    tried = sorted({w for d, name, w, s in done if (d, name, s) == (direction, adapter.name, 0)})
+                    wanted = [weight for weight in adapter.weights if weight not in tried]
+                    if not wanted and 1 < len(tried) < TRIED:
+                        best = choose(runs, direction, adapter.name)
+                        if best in (tried[0], tried[-1]):
+                            wanted = [rung(best, up=best == tried[-1])]
+                else:
+                    wanted = [choose(runs, direction, adapter.name)]
+                for weight in wanted:
                     if (direction, adapter.name, weight, seed) not in done:
                         return direction, adapter, weight, seed
     return None
@@ -544,7 +567,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     names = [adapter.name for adapter in ADAPTERS]
     parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help=f"of: {'; '.join(names)}")
-    parser.add_argument("--steps", type=int, default=300, help="training steps a run (default: 300)")
+    parser.add_argument("--steps", type=int, default=900, help="training steps a run (default: 900)")
     parser.add_argument("--seeds", type=int, choices=range(1, 6), default=3, help="runs a row (default: 3)")
     parser.add_argument("--test", type=int, default=1000, help="held-out rows of each domain (default: 1000)")
     parser.add_argument("--data", type=Path, help="the folder that holds uda/digits")

@@ -104,6 +104,22 @@ def test_the_weight_is_chosen_by_score_at_seed_0() -> None:
     assert digits.choose(runs, "MNIST to USPS", "MMD") == 1.0
 
 
+def test_the_grid_goes_on_beyond_a_best_edge() -> None:
+    assert [digits.rung(0.3, up) for up in (True, False)] == [1.0, 0.1]
+    assert [digits.rung(0.01, up) for up in (True, False)] == [0.03, 0.003]
+    mmd = next(adapter for adapter in digits.ADAPTERS if adapter.name == "MMD")
+    middle = [run("MMD", 0.3, 0, 0.5, 1.0), run("MMD", 1.0, 0, 0.5, 3.0), run("MMD", 3.0, 0, 0.5, 2.0)]
+    edge = [*middle[:2], run("MMD", 3.0, 0, 0.5, 4.0)]
+    for runs, following in ((middle, ("USPS to MNIST", 0.3)), (edge, ("MNIST to USPS", 10.0))):
+        found = digits.plan([mmd], 1, runs)
+        assert found is not None
+        assert (found[0], found[2]) == following
+    ladder = [run("MMD", weight, 0, 0.5, weight) for weight in (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)]
+    found = digits.plan([mmd], 1, ladder)
+    assert found is not None
+    assert found[0] == "USPS to MNIST"  # seven were tried: enough
+
+
 def test_gains_are_paired_and_intervals_are_students() -> None:
     alone, adapted = (0.5, 0.6, 0.4), (0.7, 0.85, 0.6)
     runs = [run("source-only", 1.0, seed, value) for seed, value in enumerate(alone)]
@@ -121,11 +137,25 @@ def test_the_command_resumes_and_draws(data: Path, tmp_path: Path, capsys: pytes
     assert digits.main([*command, "--only", "source-only"]) == 0
     assert digits.main([*command, "--only", "source-only", "MMD", "--resume"]) == 0
     runs = [digits.Run(**entry) for entry in json.loads(results.read_text(encoding="utf-8"))["runs"]]
-    # two directions of: source-only at two seeds; MMD with three weights, then the chosen one
-    assert len(runs) == len({each.key for each in runs}) == 2 * (2 + 4)
+    assert len(runs) == len({each.key for each in runs})
+    for direction in digits.DIRECTIONS:
+        mine = [each for each in runs if each.direction == direction]
+        assert sorted(each.seed for each in mine if each.adapter == "source-only") == [0, 1]
+        tried = sorted(each.weight for each in mine if (each.adapter, each.seed) == ("MMD", 0))
+        assert {0.3, 1.0, 3.0} <= set(tried)
+        best = digits.choose(runs, direction, "MMD")
+        assert len(tried) == digits.TRIED or best not in (tried[0], tried[-1])
+        assert [each.weight for each in mine if (each.adapter, each.seed) == ("MMD", 1)] == [best]
     assert "MMD" in capsys.readouterr().out
     digits.plot(runs, tmp_path / "digits.png")
     assert (tmp_path / "digits.png").stat().st_size > 0
+
+
+def test_the_page_shows_the_recorded_runs() -> None:
+    runs = [digits.Run(**entry) for entry in json.loads(digits.RESULTS.read_text(encoding="utf-8"))["runs"]]
+    page = digits.PAGE.read_text(encoding="utf-8")
+    assert page.split(digits.MARKS[0])[1].split(digits.MARKS[1])[0].strip() == digits.as_page(runs).strip()
+    assert {run.adapter for run in runs} <= {adapter.name for adapter in digits.ADAPTERS}
 
 
 def test_absent_data_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
