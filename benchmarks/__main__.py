@@ -9,8 +9,8 @@ the inputs in place: gradients of the inputs count, the inputs do not. "Products
 the exact computation cannot do without (the upper triangle once, its gradient once), as products of square tiles: the
 share of a row is their time over ours. Values are printed too: a loss that is fast and different is different.
 
-    python -m benchmarks                     # the table, about 15 minutes on two cores
-    python -m benchmarks --quick             # under two minutes
+    python -m benchmarks                     # the table, about 20 minutes on two cores
+    python -m benchmarks --quick             # about three minutes
     python -m benchmarks --large             # and 65,536 rows a side: about 20 minutes more
     python -m benchmarks --device cuda       # in milliseconds of wall time, memory of the device
     python -m benchmarks --plot FILE         # draw the curves of a result again
@@ -19,6 +19,7 @@ share of a row is their time over ours. Values are printed too: a loss that is f
 from __future__ import annotations
 
 import argparse
+import compileall
 import dataclasses
 import datetime
 import importlib.metadata
@@ -132,6 +133,8 @@ class Worker:
         if self.process.stdin is not None:
             self.process.stdin.close()
         self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
 
 
 def measure(row: Row, device: str, threads: int) -> dict[str, Any]:
@@ -148,7 +151,7 @@ def measure(row: Row, device: str, threads: int) -> dict[str, Any]:
             worker.close()
             del workers[who]
         elif row.rounds == 0:
-            entry["rounds"] = [dict.fromkeys(("cpu", "user", "wall"), entry["seconds"])]
+            entry["rounds"] = [{clock: entry[clock] for clock in ("cpu", "user", "wall")}]
     for _ in range(row.rounds):
         for who, worker in workers.items():
             entry = result["contestants"][who]
@@ -252,15 +255,19 @@ def approximations(n: int, d: int) -> list[dict[str, Any]]:
 
 
 def import_time(pairs: int) -> dict[str, float]:
-    """Processor time of ``import mmda.losses`` beyond ``import torch``, in new interpreters, in turn."""
-    code = "import time, {}; print(time.process_time())"
-    found: dict[str, list[float]] = {"torch": [], "torch, mmda.losses": []}
+    """Processor time of ``import mmda.losses`` after ``import torch``, in new interpreters; medians.
+
+    Bytecode is there before, as an installation leaves it. The clock is read between the two imports: that of torch
+    varies by more from one interpreter to the next than the losses take.
+    """
+    compileall.compile_dir(ROOT / "mmda", quiet=2)
+    clock = "time.process_time()"
+    code = f"import time, torch; torch_done = {clock}; import mmda.losses; print(torch_done, {clock} - torch_done)"
+    found: dict[str, list[float]] = {"torch": [], "mmda.losses": []}
     for _ in range(pairs):
-        for modules, seconds in found.items():
-            run = subprocess.run(
-                [sys.executable, "-c", code.format(modules)], capture_output=True, text=True, check=True, cwd=ROOT
-            )
-            seconds.append(float(run.stdout))
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+        for seconds, word_read in zip(found.values(), run.stdout.split()):
+            seconds.append(float(word_read))
     return {name: statistics.median(seconds) for name, seconds in found.items()}
 
 
@@ -272,6 +279,18 @@ def suppression(quick: bool) -> dict[str, Any] | None:
         run = subprocess.run(
             [sys.executable, str(ROOT / "benchmarks" / "nms.py"), *size, "--json", str(path)], cwd=ROOT
         )
+        if run.returncode:
+            return None
+        figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return figures
+
+
+def training_step(quick: bool) -> dict[str, Any] | None:
+    """The separate comparison of one training step of the reference model."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "step.json"
+        size = ["--rounds", "2"] if quick else []
+        run = subprocess.run([sys.executable, "-m", "benchmarks.step", *size, "--json", str(path)], cwd=ROOT)
         if run.returncode:
             return None
         figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -392,7 +411,7 @@ def main() -> int:
         print(f"{key}: {value}")
     print(f"times: {'processor' if clock == 'cpu' else 'wall'} time, forward + backward, float32")
     results: dict[str, Any] = {"machine": facts, "clock": clock, "table": [], "growth": [], "large": []}
-    results |= {"approximations": [], "import": None, "suppression": None}
+    results |= {"approximations": [], "import": None, "suppression": None, "step": None}
     path = ROOT / "benchmarks" / "results" / f"{given.name or facts['date']}.json"
 
     def save() -> None:
@@ -419,10 +438,13 @@ def main() -> int:
         print(f"\napproximations of the unbiased MMD, n = {results['approximations'][0]['n']:,}, d = 64, forward")
         for entry in results["approximations"]:
             print(f"  {entry['name']:26}{1e3 * entry['cpu']:10.4g} ms   relative error {entry['error']:.2%}")
-        results["import"] = import_time(2 if given.quick else 5)
-        beyond = 1e3 * (results["import"]["torch, mmda.losses"] - results["import"]["torch"])
+        results["import"] = import_time(3 if given.quick else 7)
+        beyond = 1e3 * results["import"]["mmda.losses"]
         print(f"\nimport mmda.losses beyond import torch: {beyond:.0f} ms; under 50 ms wanted: {word(beyond < 50)}\n")
         results["suppression"] = suppression(given.quick)
+        save()
+        print(flush=True)
+        results["step"] = training_step(given.quick)
     results["load at end"] = [round(x, 2) for x in os.getloadavg()]
     save()
     if path.exists() and (given.name or not given.quick):

@@ -1,0 +1,125 @@
+"""Where the main job's time goes: ``python -m benchmarks.main_job``.
+
+The default run of ``examples/mmcda_vmr.py`` in one process (``--workers 1``), with a clock around every part. Clocks do
+not overlap: inside a part that is being timed, others stand still. "Everything else" is what no clock saw: the imports,
+the loop, the progress bar, the table, the plot and the files.
+
+    python -m benchmarks.main_job            # the default run, about three minutes of one core
+    python -m benchmarks.main_job --smoke    # any arguments of the example
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Clocks:
+    """Seconds by part; the outermost running clock counts."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.running = False
+
+    def timed(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(call)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            if self.running:
+                return call(*args, **kwargs)
+            self.running, begin = True, time.perf_counter()
+            try:
+                return call(*args, **kwargs)
+            finally:
+                self.running = False
+                self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - begin
+
+        return wrapper
+
+    def iterated(self, part: str, call: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+        """The same for a generator: each of its steps is timed."""
+
+        @functools.wraps(call)
+        def wrapper(*args: Any, **kwargs: Any) -> Iterator[Any]:
+            following = self.timed(part, functools.partial(next, call(*args, **kwargs), None))
+            while (item := following()) is not None:
+                yield item
+
+        return wrapper
+
+
+def load_example() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("mmcda_vmr", ROOT / "examples" / "mmcda_vmr.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["mmcda_vmr"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def profile(arguments: list[str]) -> dict[str, float]:
+    """Seconds by part of one run of the example, and of the whole under ``"whole run"``."""
+    begin = time.perf_counter()
+    example = load_example()
+    import torch
+
+    from mmda.models.mmcda import MMCDA, MMCDAObjective
+    from mmda.vmr import ResidentLoader, VMRBatch
+
+    clocks = Clocks()
+    places: list[tuple[Any, str, str]] = [
+        (example, "load", "data: simulation"),
+        (VMRBatch, "to", "data: batches"),
+        (VMRBatch, "without_moments", "data: batches"),
+        (MMCDA, "forward", "model: forward"),
+        (MMCDAObjective, "forward", "losses: forward"),
+        (torch.Tensor, "backward", "model and losses: backward"),
+        (torch.nn.utils, "clip_grad_norm_", "model: optimiser"),
+        (torch.optim.AdamW, "step", "model: optimiser"),
+        (torch.optim.AdamW, "zero_grad", "model: optimiser"),
+        (example, "selection_score", "model: choosing a checkpoint"),
+        (example, "predict_split", "model: predictions on the test split"),
+    ]
+    kept = [(owner, name, getattr(owner, name)) for owner, name, _ in places]
+    batches = ResidentLoader.__iter__
+    try:
+        for owner, name, part in places:
+            setattr(owner, name, clocks.timed(part, getattr(owner, name)))
+        ResidentLoader.__iter__ = clocks.iterated("data: batches", batches)  # type: ignore[method-assign]
+        example.main(arguments)
+    finally:
+        for owner, name, call in kept:
+            setattr(owner, name, call)
+        ResidentLoader.__iter__ = batches  # type: ignore[method-assign]
+    return {**clocks.seconds, "whole run": time.perf_counter() - begin}
+
+
+def report(seconds: dict[str, float]) -> str:
+    """The parts by share, and what is left."""
+    whole = seconds["whole run"]
+    parts = {part: spent for part, spent in seconds.items() if part != "whole run"}
+    parts["everything else"] = whole - sum(parts.values())
+    lines = [f"{part:40}{spent:8.1f} s{spent / whole:8.1%}" for part, spent in parts.items()]
+    return "\n".join([*lines, f"{'whole run':40}{whole:8.1f} s"])
+
+
+def main() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        seconds = profile(["--workers", "1", "--output", folder, *sys.argv[1:]])
+    print(report(seconds))
+
+
+if __name__ == "__main__":
+    main()
