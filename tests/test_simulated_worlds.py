@@ -73,7 +73,7 @@ def test_the_default_world_has_a_gap_that_pairs_close_and_shuffled_pairs_do_not(
     source_only, full, shuffled, ceiling = (score(train(world, name), test) for name in names)
     assert ceiling >= 0.85
     assert source_only < ceiling - 0.3
-    assert full > source_only + 0.65 * (ceiling - source_only)
+    assert full > source_only + 0.5 * (ceiling - source_only)  # 0.69 to 0.97 over six starts
     assert shuffled < source_only + 0.1
 
 
