@@ -373,14 +373,14 @@ def _group_sums(caller: str, values: Floats, groups: ArrayLike | None) -> tuple[
 
 
 def _resampled_means(sums: Floats, counts: Floats, samples: int, rng: np.random.Generator) -> Floats:
-    """Means of ``samples`` draws of as many groups with replacement: two products with the draw counts."""
-    groups = len(sums)
+    """Means of ``samples`` draws of as many groups with replacement."""
+    groups, equal = len(sums), counts.min() == counts.max()
     means = np.empty(samples)
-    share = np.full(groups, 1.0 / groups)
     step = max(1, _BLOCK // groups)
     for low in range(0, samples, step):
-        times = rng.multinomial(groups, share, size=min(step, samples - low)).astype(np.float64)
-        means[low : low + step] = (times @ sums) / (times @ counts)
+        drawn = rng.integers(0, groups, size=(min(step, samples - low), groups), dtype=np.int32)
+        sizes = groups * counts[0] if equal else counts[drawn].sum(1)
+        means[low : low + step] = sums[drawn].sum(1) / sizes
     return means
 
 
@@ -411,7 +411,7 @@ def bootstrap_interval(
         ValueError: values are empty or not finite, or groups do not match them.
 
     Notes:
-        O(samples x groups), whatever the number of queries; multinomial counts, no loop over draws.
+        O(samples x groups), whatever the number of queries; no loop over draws.
 
     Example:
         >>> print(bootstrap_interval([0.0, 1.0, 1.0, 0.0], groups=["a", "a", "b", "b"]))
@@ -500,14 +500,15 @@ def paired_test(
         fail(caller, "b", f"have shape {first.shape}", f"{second.shape}")
     rng = np.random.default_rng(seed)
     sums, counts = _group_sums(caller, first - second, groups)
-    observed = abs(float(sums.sum()))
+    total, bytes_a_row = float(sums.sum()), -(-len(sums) // 8)
     # sums in another order round differently: equal up to rounding counts as equal
-    bound = observed - 1e-9 * float(np.abs(sums).sum())
+    bound = abs(total) - 1e-9 * float(np.abs(sums).sum())
     reached, step = 0, max(1, _BLOCK // len(sums))
     for low in range(0, samples, step):
-        shape = (min(step, samples - low), len(sums))
-        signs = rng.integers(0, 2, size=shape, dtype=np.int8).astype(np.float64) * 2 - 1
-        reached += int((np.abs(signs @ sums) >= bound).sum())
+        rows = min(step, samples - low)
+        coins = np.frombuffer(rng.bytes(rows * bytes_a_row), dtype=np.uint8).reshape(rows, bytes_a_row)
+        kept = np.unpackbits(coins, axis=1, count=len(sums)) @ sums  # of each sign vector the positive part
+        reached += int((np.abs(2 * kept - total) >= bound).sum())
     difference = float((first - second).mean())
     low_bound = high_bound = math.nan
     if len(sums) > 1:
