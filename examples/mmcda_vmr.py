@@ -285,6 +285,7 @@ class Job:
     alignment: str
     training: TrainingConfig
     batch_size: int
+    target_batch_size: int
     model: dict[str, Any]
     pair_weight: float
     train_on_val: bool
@@ -395,7 +396,7 @@ def run(job: Job) -> dict[str, Any]:
         model,
         objective,
         ResidentLoader(train, min(job.batch_size, len(train)), seed=job.seed, drop_last=True),
-        ResidentLoader(pairs, min(job.batch_size, len(pairs)), seed=job.seed + 1, labels=False, drop_last=True),
+        ResidentLoader(pairs, min(job.target_batch_size, len(pairs)), seed=job.seed + 1, labels=False, drop_last=True),
         config=job.training,
         validate=None if job.train_on_val else lambda m: selection_score(m, source_val, target_val),
         on_step=count,
@@ -766,7 +767,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     training.add_argument("--seeds", type=int, help="number of seeds (default: 1 simulated, 3 real)")
     training.add_argument("--alignment", choices=ALIGNMENTS, default="mmd", help="what (i) aligns with")
     training.add_argument("--epochs", type=int, help="passes over the source (default: 10 simulated, 12 real)")
-    training.add_argument("--batch-size", type=int, default=32)
+    training.add_argument("--batch-size", type=int, default=32, help="source queries a step")
+    help_text = "target queries a step, of which each is a negative of the others (default: as many)"
+    training.add_argument("--target-batch-size", type=int, help=help_text)
     help_text = "train on the validation videos too; no checkpoint is chosen then, the last weights are kept"
     training.add_argument("--train-on-val", action="store_true", help=help_text)
     help_text = "frames and words come from one encoder: start from their plain similarity"
@@ -791,7 +794,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         options.workers = 1
     if options.predict is not None and options.video is None:
         parser.error("--predict needs --video")
-    for name in ("seeds", "epochs", "batch_size", "workers", "max_clips", "top"):
+    for name in ("seeds", "epochs", "batch_size", "target_batch_size", "workers", "max_clips", "top"):
         value = getattr(options, name)
         if value is not None and value < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1, got {value}")
@@ -842,6 +845,7 @@ def jobs_of(options: argparse.Namespace, problem: Problem, seeds: int) -> list[J
             options.alignment,
             training,
             options.batch_size,
+            options.target_batch_size or options.batch_size,
             model,
             1.0 if real else 0.5,
             options.train_on_val,
