@@ -146,6 +146,18 @@ FULL, SOURCE_ONLY, CEILING = ROWS[4].name, ROWS[0].name, ROWS[5].name
 DIFFERENCE = (FULL, SOURCE_ONLY)
 
 
+def chosen_rows(names: Sequence[str]) -> tuple[Row, ...]:
+    """The rows of these names, or whose names begin so, in the table's order."""
+    chosen = set()
+    for name in names:
+        found = [row for row in ABLATION if row.name == name] or [row for row in ABLATION if row.name.startswith(name)]
+        if not found:
+            known = ", ".join(repr(row.name) for row in ABLATION)
+            raise UnusableError(f"--rows {name!r}: must be a row, or the beginning of one, of {known}")
+        chosen |= {row.name for row in found}
+    return tuple(row for row in ABLATION if row.name in chosen)
+
+
 def discrepancy(name: str, width: int) -> Discrepancy:
     """The domain alignment by name. An adversary has parameters of its own; one optimiser trains them too."""
     if name == "coral":
@@ -764,6 +776,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     data.add_argument("--max-clips", type=int, default=32, help="average-pool longer videos to so many")
     training = parser.add_argument_group("training")
     training.add_argument("--ablation", action="store_true", help="every row: also each module left out, controls")
+    help_text = "train these rows only: names, or their beginnings"
+    training.add_argument("--rows", nargs="+", metavar="NAME", help=help_text)
     training.add_argument("--seeds", type=int, help="number of seeds (default: 1 simulated, 3 real)")
     training.add_argument("--alignment", choices=ALIGNMENTS, default="mmd", help="what (i) aligns with")
     training.add_argument("--epochs", type=int, help="passes over the source (default: 10 simulated, 12 real)")
@@ -836,7 +850,7 @@ def jobs_of(options: argparse.Namespace, problem: Problem, seeds: int) -> list[J
         evaluations=2 if options.smoke else 4,
     )
     model = {**(REAL if real else SMALL), "shared_space": options.shared_space}
-    rows = ABLATION if options.ablation else REAL_ROWS if real else ROWS
+    rows = chosen_rows(options.rows) if options.rows else ABLATION if options.ablation else REAL_ROWS if real else ROWS
     return [
         Job(
             problem,

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -127,6 +128,30 @@ def test_resume_trains_nothing_twice(
 def test_the_alignment_is_swapped(example: ModuleType, alignment: str, tmp_path: Path) -> None:
     assert example.cli(["--smoke", "--alignment", alignment, "--output", str(tmp_path)]) == 0
     assert json.loads((tmp_path / "table.json").read_text())["alignment"] == alignment
+
+
+def test_rows_are_chosen_by_the_beginning_of_their_names(
+    example: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert example.cli(["--smoke", "--rows", "full: ", "source-only", "--output", str(tmp_path)]) == 0
+    runs = json.loads((tmp_path / "table.json").read_text())["runs"]
+    assert [run["row"] for run in runs] == [example.SOURCE_ONLY, example.FULL]  # the exact name wins
+    assert example.cli(["--smoke", "--rows", "fulll", "--output", str(tmp_path)]) == 2
+    assert "--rows 'fulll': must be a row, or the beginning of one, of 'source-only'" in capsys.readouterr().err
+
+
+def test_a_target_batch_of_its_own(example: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen = []
+
+    def record(*loaders: Any, **_: Any) -> None:
+        seen.append([loader.batch_size for loader in loaders[2:]])
+        raise example.UnusableError("enough")
+
+    monkeypatch.setattr(example, "fit", record)
+    run = ["--smoke", "--batch-size", "8", "--output", str(tmp_path)]
+    assert example.cli([*run, "--target-batch-size", "12"]) == 2
+    assert example.cli(run) == 2
+    assert seen == [[8, 12], [8, 8]]
 
 
 def test_two_folders_give_the_same_table(
