@@ -289,7 +289,7 @@ def training_step(quick: bool) -> dict[str, Any] | None:
     """The separate comparison of one training step of the reference model."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "step.json"
-        size = ["--rounds", "2"] if quick else []
+        size = ["--rounds", "2", "--pairs", "128"] if quick else []
         run = subprocess.run([sys.executable, "-m", "benchmarks.step", *size, "--json", str(path)], cwd=ROOT)
         if run.returncode:
             return None
