@@ -27,7 +27,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmda._contrastive import normalized_rows
-from mmda._tiles import ACCELERATOR_BLOCK, CPU_BLOCK, _edges, is_plain
+from mmda._masking import full_precision
+from mmda._tiles import ACCELERATOR_BLOCK, CPU_BLOCK, _edges, is_plain, usable
 
 #: Tiles are kept between the two passes while all of them fit.
 KEEP_BYTES = 64 * 2**20
@@ -72,10 +73,13 @@ def contrastive(
     block = (CPU_BLOCK if a.device.type == "cpu" else ACCELERATOR_BLOCK) if block_size is None else block_size
     if bound is None:
         bound = 1 / temperature if unit and not isinstance(temperature, Tensor) else math.inf
+    if not torch.is_grad_enabled():
+        a, b, shift, tau = a.detach(), b.detach(), shift.detach(), tau.detach()
+    arguments = (*map(usable, (a, b, shift, tau)), kind, unit, bound, block)
     if compiling:
-        value: Tensor = _contrastive_op(a, b, shift, tau, kind, unit, bound, block)[0]
+        value: Tensor = _contrastive_op(*arguments)[0]
     else:
-        value = _Contrastive.apply(a, b, shift, tau, kind, unit, bound, block)  # type: ignore[no-untyped-call]
+        value = _Contrastive.apply(*arguments)  # type: ignore[no-untyped-call]
     return value.to(a.dtype)
 
 
@@ -124,11 +128,12 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     inputs, gradients = ctx.saved_tensors[:4], list(ctx.saved_tensors[4:])
     needed = ctx.needs_input_grad[:4]
     if torch.is_grad_enabled():
-        with torch.enable_grad():
-            a, b, bias, temperature = inputs
-            value = dense(ctx.kind, a, b, bias, temperature, ctx.unit).to(torch.float64)
+        # Aliases: where one input is a function of another, or the same, that path is the outer graph's to add.
+        inputs = [t.view_as(t) for t in inputs]
         wanted = [t for t, need in zip(inputs, needed) if need]
-        found = iter(torch.autograd.grad(value, wanted, grad, create_graph=True, allow_unused=True))
+        with full_precision(inputs[0]):
+            value = dense(ctx.kind, *inputs, ctx.unit).to(torch.float64)
+            found = iter(torch.autograd.grad(value, wanted, grad, create_graph=True, allow_unused=True))
         gradients = [next(found) if need else None for need in needed]
     else:
         factor = grad.to(inputs[0].dtype)
@@ -191,11 +196,6 @@ def _sweep(
         safe = bound <= SAFE_LOGIT
         if listed:
             value, hx = _softmax_list(x.rows, scale, safe, block, gradient)
-            own = torch.linalg.vecdot(x.rows[:n], x.rows[n:]).mul_(scale).sum(dtype=torch.float64)
-            value = (value - 2 * own) / (2 * n)
-            if gradient:
-                hx[:n].sub_(x.rows[n:], alpha=1 / n)
-                hx[n:].sub_(x.rows[:n], alpha=1 / n)
         else:
             value, hx, hy = _softmax_pairs(x.rows, y.rows, scale, kind == "symmetric", safe, block, gradient)
     if not gradient:
@@ -283,52 +283,61 @@ def _softmax_pairs(
     # Sums of powers of two where no logit is large, else their running logarithms.
     of_rows = a.new_full((n,), 0.0 if safe else -torch.inf)
     of_columns = of_rows.clone() if symmetric else None
+    own = torch.empty_like(of_rows)
     nothing: Sequence[Tensor | None] = [None] * len(sizes)
-    row_sums = _parts(of_rows, sizes)
+    row_sums, owns = _parts(of_rows, sizes), _parts(own, sizes)
     column_sums = nothing if of_columns is None else _parts(of_columns, sizes)
-    for x, x_sums in zip(rows, row_sums):
-        for y, y_sums in zip(columns, column_sums):
-            _collect(tiles.next(x, y), x_sums, y_sums, safe, tiles)
-    own = torch.linalg.vecdot(a, b).mul_(scale).sum(dtype=torch.float64)
-    value = _logarithms(of_rows, safe)
+    for i, (x, x_sums) in enumerate(zip(rows, row_sums)):
+        for j, (y, y_sums) in enumerate(zip(columns, column_sums)):
+            s = tiles.next(x, y)
+            if i == j:
+                owns[i].copy_(s.diagonal())
+            _collect(s, x_sums, y_sums, safe, tiles)
+    value = _above(of_rows, own, safe)
     if of_columns is not None:
-        value = (value + _logarithms(of_columns, safe)) / 2
-    value = (value - own) / n
+        value = (value + _above(of_columns, own, safe)) / 2
     if not gradient:
-        return value, a, b
-    share = 0.5 / n if symmetric else 1 / n
-    row_sums = _parts(_turned(of_rows, share, safe), sizes)
+        return value / n, a, b
+    share, ones = (0.5 / n, 2) if symmetric else (1 / n, 1)
+    row_sums = _parts(_turned(of_rows, safe), sizes)
     if of_columns is not None:
-        column_sums = _parts(_turned(of_columns, share, safe), sizes)
-    ha, hb = b * (-1 / n), a * (-1 / n)
+        column_sums = _parts(_turned(of_columns, safe), sizes)
+    ha, hb = a.new_zeros(a.shape), b.new_zeros(b.shape)
     index = 0
-    for x, x_sums, u, hu in zip(rows, row_sums, _parts(a, sizes), _parts(ha, sizes)):
-        for y, y_sums, hy in zip(columns, column_sums, _parts(hb, sizes)):
+    for i, (x, x_sums, u, hu) in enumerate(zip(rows, row_sums, _parts(a, sizes), _parts(ha, sizes))):
+        for j, (y, y_sums, hy) in enumerate(zip(columns, column_sums, _parts(hb, sizes))):
             g = _probabilities(tiles.again(index, x, y, safe), x_sums, y_sums, safe, tiles)
             index += 1
-            hu.addmm_(g, y)
-            hy.addmm_(g.T, u)
-    return value, ha, hb
+            if i == j:
+                g.diagonal().sub_(ones)
+            hu.addmm_(g, y, alpha=share)
+            hy.addmm_(g.T, u, alpha=share)
+    return value / n, ha, hb
 
 
 def _softmax_list(z: Tensor, scale: Tensor, safe: bool, block: int, gradient: bool) -> tuple[Tensor, Tensor]:
-    """Sum over u of log sum over w != u of exp(scale z_u . z_w), and its slope over the scale and number of rows."""
+    """The loss of one list, whose halves are partners, and its slope over the scale."""
     total = z.shape[0]
-    sizes = _sizes(total, block)
+    half = _sizes(total // 2, block)  # cut alike, so that partners lie on diagonals of tiles
+    sizes = half * 2
     tiles = _Tiles(z, len(sizes) * (len(sizes) + 1) // 2, max(sizes), gradient)
     rows, columns = _parts(z * (scale * LOG2_E), sizes), _parts(z, sizes)
     of_rows = z.new_full((total,), 0.0 if safe else -torch.inf)
-    sums = _parts(of_rows, sizes)
+    own = torch.empty_like(of_rows)
+    sums, owns = _parts(of_rows, sizes), _parts(own, sizes)
     pairs = [(i, j) for i in range(len(sizes)) for j in range(i, len(sizes))]
     for i, j in pairs:
         s = tiles.next(rows[i], columns[j])
         if i == j:
             s.fill_diagonal_(-torch.inf)
+        elif j == i + len(half):
+            owns[i].copy_(s.diagonal())
+            owns[j].copy_(s.diagonal())
         _collect(s, sums[i], None if i == j else sums[j], safe, tiles)
-    value = _logarithms(of_rows, safe)
+    value = _above(of_rows, own, safe) / total
     if not gradient:
         return value, z
-    sums = _parts(_turned(of_rows, 1 / total, safe), sizes)
+    sums = _parts(_turned(of_rows, safe), sizes)
     hz = torch.zeros_like(z)
     slopes = _parts(hz, sizes)
     for index, (i, j) in enumerate(pairs):
@@ -336,9 +345,11 @@ def _softmax_list(z: Tensor, scale: Tensor, safe: bool, block: int, gradient: bo
         if i == j and not tiles.kept:
             s.fill_diagonal_(0.0 if safe else -torch.inf)
         g = _probabilities(s, sums[i], sums[j], safe, tiles)
-        slopes[i].addmm_(g, columns[j])
+        if j == i + len(half):
+            g.diagonal().sub_(2)
+        slopes[i].addmm_(g, columns[j], alpha=1 / total)
         if i != j:
-            slopes[j].addmm_(g.T, columns[i])
+            slopes[j].addmm_(g.T, columns[i], alpha=1 / total)
     return value, hz
 
 
@@ -367,14 +378,17 @@ def _collect(s: Tensor, of_rows: Tensor, of_columns: Tensor | None, safe: bool, 
             torch.logaddexp2(sums, powers.sum(dim).log2_().add_(top.squeeze(dim)), out=sums)
 
 
-def _logarithms(sums: Tensor, safe: bool) -> Tensor:
-    """Sum of the natural logarithms."""
-    return (sums.log2() if safe else sums).sum(dtype=torch.float64) * math.log(2)
+def _above(sums: Tensor, own: Tensor, safe: bool) -> Tensor:
+    """Sum over the rows of how far the logarithm of a row's sum lies above its own logit, a logit of base 2.
+
+    The logits are those of the same tiles: a row that outweighs all others gives exactly zero.
+    """
+    return ((sums.log2() if safe else sums) - own).sum(dtype=torch.float64) * math.log(2)
 
 
-def _turned(sums: Tensor, share: float, safe: bool) -> Tensor:
-    """What turns a tile into ``share`` times its probabilities: a factor, or a shift of the logits."""
-    return share / sums if safe else sums - math.log2(share)
+def _turned(sums: Tensor, safe: bool) -> Tensor:
+    """What turns a tile into its probabilities: a factor, or a shift of the logits."""
+    return sums.reciprocal() if safe else sums
 
 
 def _probabilities(s: Tensor, of_rows: Tensor, of_columns: Tensor | None, safe: bool, tiles: _Tiles) -> Tensor:
@@ -395,21 +409,22 @@ def _sigmoid(
     n = a.shape[0]
     sizes = _sizes(n, block)
     tiles = _Tiles(a, 1, max(sizes), False)
-    scaled = a * scale
-    value = a.new_zeros((), dtype=torch.float64)
-    own = torch.linalg.vecdot(scaled, b).sum(dtype=torch.float64)
-    ha, hb = (b * (-1 / n), a * (-1 / n)) if gradient else (a, b)
-    total = a.new_zeros((), dtype=torch.float64)
-    for x, u, hu in zip(_parts(scaled, sizes), _parts(a, sizes), _parts(ha, sizes)):
-        for y, hy in zip(_parts(b, sizes), _parts(hb, sizes)):
+    value, total = a.new_zeros((2,), dtype=torch.float64).unbind(0)
+    ha, hb = (a.new_zeros(a.shape), b.new_zeros(b.shape)) if gradient else (a, b)
+    for i, (x, u, hu) in enumerate(zip(_parts(a * scale, sizes), _parts(a, sizes), _parts(ha, sizes))):
+        for j, (y, hy) in enumerate(zip(_parts(b, sizes), _parts(hb, sizes))):
             s = tiles.next(x, y).add_(bias)
+            if i == j:  # log(1 + e^s) - s = log(1 + e^-s), with slope -1 / (1 + e^s)
+                s.diagonal().neg_()
             value.add_(_softplus_sum(s, tiles.beside(s)))
             if gradient:
                 s.sigmoid_()
+                if i == j:
+                    s.diagonal().neg_()
                 total.add_(s.sum(1).sum(dtype=torch.float64))
                 hu.addmm_(s, y, alpha=1 / n)
                 hy.addmm_(s.T, u, alpha=1 / n)
-    return (value - own) / n - bias, ha, hb, total / n - 1
+    return value / n, ha, hb, total / n
 
 
 def _softplus_sum(s: Tensor, space: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from mmda._masking import full_precision
 from mmda.kernels import Energy, Gaussian, Kernel, Laplacian, RationalQuadratic, centred_squared_distances
 
 #: Rows of a tile: two float32 tiles stay near the processor's caches, and its products run at full speed.
@@ -81,6 +82,13 @@ def is_plain(*tensors: Tensor | None) -> bool:
 def _has_tangent(tensor: Tensor) -> bool:
     dual: Any = forward_ad.unpack_dual(tensor)  # type: ignore[no-untyped-call]
     return dual.tangent is not None
+
+
+def usable(tensor: Tensor) -> Tensor:
+    """A tensor that a graph may keep: those made under ``torch.inference_mode`` are copied outside of it."""
+    if torch.compiler.is_compiling() or torch.is_inference_mode_enabled() or not tensor.is_inference():
+        return tensor
+    return tensor.clone()
 
 
 def can_stream(kernel: Kernel, rows: Sequence[Tensor], constants: Sequence[Tensor | None]) -> bool:
@@ -136,7 +144,8 @@ def pair_sum(
     left = centre.new_empty(0) if left is None else left.detach()
     right = left if right is None else right.detach()
     block = (CPU_BLOCK if x.device.type == "cpu" else ACCELERATOR_BLOCK) if block_size is None else block_size
-    arguments = (x, y, left, right, bandwidth.detach(), centre, plus, list(blocks or ()), *spec, block)
+    tensors = (x, y, left, right, bandwidth.detach(), centre, plus)
+    arguments = (*map(usable, tensors), list(blocks or ()), *spec, block)
     value: Tensor
     if torch.compiler.is_compiling():
         value = _pair_sum_op(*arguments)[0]
@@ -173,8 +182,12 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     *tensors, gx, gy = ctx.saved_tensors
     need_x, need_y = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
     if torch.is_grad_enabled():
+        # Aliases: where one side is a function of the other, or the same, that path is the outer graph's to add.
+        tensors[:2] = [t.view_as(t) for t in tensors[:2]]
         inputs = [t for t, needed in ((tensors[0], need_x), (tensors[1], need_y)) if needed]
-        found = list(torch.autograd.grad(dense_pair_sum(*tensors, *ctx.options), inputs, grad, create_graph=True))
+        with full_precision(tensors[0]):
+            value = dense_pair_sum(*tensors, *ctx.options)
+            found = list(torch.autograd.grad(value, inputs, grad, create_graph=True))
         gx = found.pop(0) if need_x else None
         gy = found.pop(0) if need_y else None
     else:
@@ -309,7 +322,7 @@ def _sweep(
     weighted, low_rank = not blocks and right.ndim == 1, not blocks and right.ndim == 2
     of_x, of_y = _edges(0, n, block), _edges(n, total, block)
     side = max(stop - start for start, stop in of_x + of_y)
-    gx, gy = torch.zeros_like(x) if need_x else None, torch.zeros_like(y) if need_y else None
+    gx, gy = x.new_zeros(x.shape) if need_x else None, y.new_zeros(y.shape) if need_y else None
     buffers = x.new_empty(1 + evaluate.work + 2 * low_rank, side * side).unbind(0)
     moved = x.new_empty(side, d)
     ones = x.new_ones(side)

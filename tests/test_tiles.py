@@ -187,6 +187,13 @@ def test_without_grad_mode_no_gradient_is_made(monkeypatch: pytest.MonkeyPatch) 
         mmd_loss(x, y, kernel=FIXED)
     mmd_loss(x, y.detach(), kernel=FIXED)
     assert asked == [{"need_x": False, "need_y": False}, {"need_x": True, "need_y": False}]
+    asked.clear()
+    sweep_pairs = contrastive_tiles._sweep
+    monkeypatch.setattr(contrastive_tiles, "_sweep", lambda *a, **k: asked.append(k) or sweep_pairs(*a, **k))
+    with torch.no_grad():
+        contrastive("info_nce", *pairs(), block_size=3)
+    contrastive("info_nce", *pairs(), block_size=3)
+    assert asked == [{"gradient": False}, {"gradient": True}]
 
 
 def test_the_sizes_that_change_the_path() -> None:
@@ -322,6 +329,78 @@ def test_compiled_as_one_operator(name: str) -> None:
     assert_same(second, torch.autograd.grad(first.square().sum(), inputs[0])[0])
 
 
+DEPENDENT: dict[str, Callable[[Tensor], Tensor]] = {
+    "a function": lambda z: 2 * z.tanh() + z @ torch.ones(3, 3, dtype=z.dtype),
+    "the same": lambda z: z,
+}
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("second", DEPENDENT)
+@pytest.mark.parametrize("name", CASES)
+def test_gradient_with_a_graph_where_one_side_depends_on_the_other(name: str, second: str, compiled: bool) -> None:
+    """Each path from an input to the loss counts once, whoever asks for the gradient."""
+    z, tau = pairs()[0], torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+
+    def loss(z: Tensor, tau: Tensor) -> Tensor:
+        other = DEPENDENT[second](z)
+        if name == "mmd":
+            weight = torch.linspace(0.1, 1.0, 5, dtype=torch.float64)
+            return mmd_loss(z, other, source_weight=weight, kernel=FIXED, block_size=4) * tau
+        return contrastive(name, z, other, tau.log(), temperature=tau, block_size=3)
+
+    torch._dynamo.reset()
+    call = torch.compile(loss, fullgraph=True, backend="eager") if compiled else loss
+    plain = torch.autograd.grad(loss(z, tau), (z, tau))
+    graph = torch.autograd.grad(call(z, tau), (z, tau), create_graph=True)
+    for found, wanted in zip(graph, plain):
+        assert_same(found, wanted)
+    if not compiled:
+        assert torch.autograd.gradgradcheck(loss, (z, tau))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_autocast_leaves_the_gradient_with_a_graph_alone(name: str) -> None:
+    loss = CASES[name][0]
+    inputs = [t.detach().float().requires_grad_() for t in CASES[name][1]]
+    plain = torch.autograd.grad(loss(*inputs), inputs[0])[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        graph = torch.autograd.grad(loss(*inputs), inputs[0], create_graph=True)[0]
+    assert_same(graph, plain, 1e-5)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_features_made_in_inference_mode(name: str) -> None:
+    loss, (first, *others) = CASES[name]
+    with torch.inference_mode():
+        frozen = [t.detach() * 1 for t in others]
+    found = torch.autograd.grad(loss(first, *frozen), first)[0]
+    assert_same(found, torch.autograd.grad(loss(first, *others), first)[0])
+    with torch.inference_mode():
+        assert_same(loss(first, *frozen), loss(first, *others))
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_float32_keeps_the_digits_of_a_small_loss(kind: str, keep: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pairs that are found: nothing is left of the loss but rounding, which must not make it negative."""
+    if not keep:
+        monkeypatch.setattr(contrastive_tiles, "KEEP_BYTES", 0)
+    generator = torch.Generator().manual_seed(3)
+    rows = torch.linalg.qr(torch.randn(96, 64, generator=generator))[0].T  # orthonormal
+    bias = torch.tensor(-500.0 if kind == "sigmoid" else 0.0)
+    for temperature in (0.001, 0.01, 0.07):
+        a, b, tau = (t.clone().requires_grad_() for t in (rows, rows, torch.tensor(temperature)))
+        found = contrastive(kind, a, b, bias, temperature=tau, block_size=24)
+        exact = [t.detach().double().requires_grad_() for t in (a, b, tau)]
+        wanted = dense(kind, *exact[:2], bias.double(), exact[2])
+        assert found >= 0
+        torch.testing.assert_close(found.double(), wanted, rtol=2e-5, atol=2e-6)  # a logit of 14 is rounded so
+        # the slope by the temperature in the unit of that by its reciprocal
+        for one, other, unit in zip(gradients(found, a, b, tau), gradients(wanted, *exact), (1, 1, temperature**2)):
+            torch.testing.assert_close(one.double() * unit, other * unit, rtol=1e-4, atol=3e-8)
+
+
 def test_operators_keep_their_promises() -> None:
     x, y = samples(5, 7)
     u = torch.cat([torch.full((5, 1), 0.2), torch.full((7, 1), -1 / 7)]).double()
@@ -330,11 +409,15 @@ def test_operators_keep_their_promises() -> None:
     for block in (4, 64):
         numbers = ("gaussian", [1.0, 2.0], 1.0, block)
         for left, right, blocks in ((u.tile(2), u, []), (u.tile(2), u[:, 0], []), (u[:0], u[:0], [0.1, -0.2, 0.3])):
-            torch.library.opcheck(_pair_sum_op, (x, y, left, right, bandwidth, centre, plus, blocks, *numbers))
+            for one, other in ((x, y), (x.detach().T.contiguous().T.requires_grad_(), y)):
+                others = (left, right, bandwidth, centre, plus, blocks, *numbers)
+                torch.library.opcheck(_pair_sum_op, (one, other, *others))
     for kind in KINDS:
         for unit, bound in ((True, 1.0), (False, torch.inf)):
             arguments = (*pairs(), torch.tensor(1.3, dtype=torch.float64, requires_grad=True), kind, unit, bound, 3)
             torch.library.opcheck(contrastive_tiles._contrastive_op, arguments)
+            turned = (*(t.detach().T.contiguous().T.requires_grad_() for t in arguments[:2]), *arguments[2:])
+            torch.library.opcheck(contrastive_tiles._contrastive_op, turned)
 
 
 def test_export_holds_one_node() -> None:
