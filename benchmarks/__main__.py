@@ -327,7 +327,7 @@ def machine(device: str, threads: int) -> dict[str, Any]:
         "vector instructions": torch.backends.cpu.get_cpu_capability(),
         "matrix product, GFLOP/s of processor time": round(statistics.median(rates), 1),
         "load at start": [round(x, 2) for x in os.getloadavg()],
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name() if device != "cpu" else "cpu",

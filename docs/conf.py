@@ -7,7 +7,7 @@ from sphinx.application import Sphinx
 from mmda import __version__
 
 project = "torch-mmda"
-author = "the torch-mmda contributors"
+author = "the torch-mmda developers"
 copyright = f"2026, {author}"
 release = version = __version__
 
