@@ -143,7 +143,6 @@ ABLATION = (
     Row("source + target supervised", LABELS, train_on="both"),
 )
 FULL, SOURCE_ONLY, CEILING = ROWS[4].name, ROWS[0].name, ROWS[5].name
-DIFFERENCE = (FULL, SOURCE_ONLY)
 
 
 def chosen_rows(names: Sequence[str]) -> tuple[Row, ...]:
@@ -183,6 +182,16 @@ class Place:
     query: str | None = None
     splits: str | None = None
     max_clips: int | None = None
+
+    def absolute(self) -> Place:
+        """The same place, named so that it is found from any folder."""
+
+        def whole(path: str | None) -> str | None:
+            return None if path is None else os.path.abspath(path)
+
+        video = tuple(os.path.abspath(path) for path in self.video)
+        path, query, splits = os.path.abspath(self.path), whole(self.query), whole(self.splits)
+        return Place(path, video, query, splits, self.max_clips)
 
 
 @dataclass(frozen=True)
@@ -308,7 +317,68 @@ class Job:
     @property
     def stem(self) -> str:
         """File name of everything this job writes."""
-        return re.sub(r"[^a-z0-9]+", "-", f"{self.problem.name} {self.row.name} {self.seed}".lower()).strip("-")
+        return file_stem(f"{self.problem.name} {self.row.name} {self.seed}")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything that a result depends on, as JSON gives it back: with other settings it is another result."""
+        outside = ("device", "folder", "resume")
+        plain = {name: value for name, value in asdict(self).items() if name not in outside}
+        for side in ("source", "target"):
+            if plain["problem"][side] is not None:
+                plain["problem"][side] = asdict(getattr(self.problem, side).absolute())
+        settings: dict[str, Any] = json.loads(json.dumps(plain))
+        return settings
+
+
+def file_stem(text: str) -> str:
+    """A file name made of letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found
+
+
+def check_settings(path: Path, content: Any, settings: dict[str, Any]) -> None:
+    """What lies at ``path`` was made with these settings."""
+    rule = f"--resume: {path} must be of the settings asked for"
+    kept = content.get("settings") if isinstance(content, dict) else None
+    if not isinstance(kept, dict):
+        raise UnusableError(f"{rule}, got a file that does not name its own")
+    there, asked = flat(kept), flat(settings)
+    names = [name for name in {**asked, **there} if there.get(name) != asked.get(name)]
+    if names:
+        differ = "; ".join(f"{name} {there.get(name)!r}, not {asked.get(name)!r}" for name in names)
+        raise UnusableError(f"{rule}, got {differ}")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; ``None`` where it is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError:
+        return None
+
+
+def finished(job: Job) -> dict[str, Any] | None:
+    """The result of a job that need not run again; raises where what is there is of other settings."""
+    if not job.resume:
+        return None
+    result_path = job.folder / "jobs" / f"{job.stem}.json"
+    if result_path.exists():
+        done: dict[str, Any] = read_json(result_path)
+        check_settings(result_path, done, job.settings)
+        return done
+    begun = job.folder / "runs" / f"{job.stem}.pt"
+    if begun.exists():
+        beside = begun.with_suffix(".json")
+        check_settings(begun, read_json(beside) if beside.exists() else None, job.settings)
+    return None
 
 
 def shuffled(batch: VMRBatch, seed: int) -> VMRBatch:
@@ -357,8 +427,8 @@ def run(job: Job) -> dict[str, Any]:
     result_path = job.folder / "jobs" / f"{job.stem}.json"
     model_path = job.folder / "models" / f"{job.stem}.pt"
     total = job.training.steps
-    if job.resume and result_path.exists():
-        done: dict[str, Any] = json.loads(result_path.read_text())
+    done = finished(job)
+    if done is not None:
         if STEPS is not None:
             with STEPS.get_lock():
                 STEPS.value += total
@@ -404,6 +474,9 @@ def run(job: Job) -> dict[str, Any]:
             with STEPS.get_lock():
                 STEPS.value += 1
 
+    run_path = job.folder / "runs" / f"{job.stem}.pt"
+    if job.resume:
+        write(run_path.with_suffix(".json"), json.dumps({"settings": job.settings}).encode())
     progress = fit(
         model,
         objective,
@@ -412,10 +485,11 @@ def run(job: Job) -> dict[str, Any]:
         config=job.training,
         validate=None if job.train_on_val else lambda m: selection_score(m, source_val, target_val),
         on_step=count,
-        resume=job.folder / "runs" / f"{job.stem}.pt" if job.resume else None,
+        resume=run_path if job.resume else None,
         device=job.device,
     )
-    save_model(model_path, model, config, problem=job.problem.name, row=job.row.name, seed=job.seed)
+    facts = {"problem": job.problem.name, "row": job.row.name, "seed": job.seed, "settings": job.settings}
+    save_model(model_path, model, config, **facts)
     evaluation = opened(job.row.name)
     spans, _ = predict_split(model, test, n=1)
     result = {
@@ -430,6 +504,7 @@ def run(job: Job) -> dict[str, Any]:
         "chosen_step": progress.best_step,
         "seconds": time.perf_counter() - began,
         "model": str(model_path),
+        "settings": job.settings,
     }
     write(result_path, json.dumps(result).encode())
     return result
@@ -488,11 +563,11 @@ def as_queries(domain: Domain, split: VMRBatch) -> list[Any]:
 # ------------------------------------------------------------------------------------------------------ the table
 
 
-def summarise(results: Sequence[dict[str, Any]], metric: str) -> dict[str, Interval]:
-    """Mean over seeds, with the t-interval over seeds, and by video where the test videos are the same."""
+def summarise(results: Sequence[dict[str, Any]], metric: str, one_test: bool) -> dict[str, Interval]:
+    """Mean over seeds, with the t-interval over seeds, and by video where all have ``one_test`` split."""
     values = [r["metrics"][metric] for r in results]
     summary = {"seeds": seed_interval(values)}
-    if metric in results[0]["values"] and all(r["videos"] == results[0]["videos"] for r in results):
+    if metric in results[0]["values"] and one_test:
         mean = torch.tensor([r["values"][metric] for r in results], dtype=torch.float64).mean(0).numpy()
         summary["videos"] = bootstrap_interval(mean, groups=results[0]["videos"])
     return summary
@@ -501,6 +576,7 @@ def summarise(results: Sequence[dict[str, Any]], metric: str) -> dict[str, Inter
 def table(problem: Problem, blind: list[list[Evaluation]], results: list[dict[str, Any]], seeds: int) -> dict[str, Any]:
     """The rows as plain values, ready for text, JSON and plot."""
     rows: list[dict[str, Any]] = []
+    one_test = problem.world is None or seeds == 1  # each seed of a world draws videos of its own
     for same in zip(*blind):
         as_results = [
             {
@@ -510,11 +586,11 @@ def table(problem: Problem, blind: list[list[Evaluation]], results: list[dict[st
             }
             for e in same
         ]
-        rows.append({"row": same[0].name, "kind": "blind", **pack(as_results)})
+        rows.append({"row": same[0].name, "kind": "blind", **pack(as_results, one_test)})
     names = list(dict.fromkeys(r["row"] for r in results))
     for name in names:
         mine = [r for r in results if r["row"] == name]
-        packed = pack(mine)
+        packed = pack(mine, one_test)
         packed["seconds"] = sum(r["seconds"] for r in mine) / len(mine)
         packed["constancy"] = max(r["constancy"] for r in mine)
         rows.append({"row": name, "kind": "trained", **packed})
@@ -526,28 +602,34 @@ def table(problem: Problem, blind: list[list[Evaluation]], results: list[dict[st
                 for m in (HEADLINE, MIOU):
                     low, high = by_name[SOURCE_ONLY][m], by_name[CEILING][m]
                     row["recovered"][m] = recovered_gap(row["mean"][m], low, high) if high - low > 0.02 else None
-    compared = compare(results) if {FULL, SOURCE_ONLY} <= set(names) else {}
+    compared = compare(results, one_test) if FULL in names else {}
     return {"problem": problem.name, "seeds": seeds, "rows": rows, "compared": compared}
 
 
-def compare(results: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """The full model less source-only on the same queries: by video, or seed by seed where each has its own videos."""
-    rows = {name: sorted((r for r in results if r["row"] == name), key=lambda r: r["seed"]) for name in DIFFERENCE}
+def compare(results: Sequence[dict[str, Any]], one_test: bool) -> dict[str, str]:
+    """The full model less source-only, and less itself without a module: query by query, or else seed by seed."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for result in sorted(results, key=lambda r: r["seed"]):
+        rows.setdefault(result["row"], []).append(result)
     found = {}
-    same = all(r["videos"] == rows[FULL][0]["videos"] for name in DIFFERENCE for r in rows[name])
-    for metric in (HEADLINE, MIOU):
-        if same:
-            pair = [torch.tensor([r["values"][metric] for r in rows[name]]).mean(0).numpy() for name in DIFFERENCE]
-            found[metric] = f"{paired_test(*pair, groups=rows[FULL][0]['videos'])} by video"
-        else:
-            gains = [a["metrics"][metric] - b["metrics"][metric] for a, b in zip(rows[FULL], rows[SOURCE_ONLY])]
-            found[metric] = f"{seed_interval(gains)} over seeds"
+    for name in rows:
+        if name != SOURCE_ONLY and not name.startswith("full without"):
+            continue
+        pair = (rows[FULL], rows[name])
+        for metric in (HEADLINE, MIOU):
+            if one_test:
+                means = [torch.tensor([r["values"][metric] for r in row]).mean(0).numpy() for row in pair]
+                text = f"{paired_test(*means, groups=rows[FULL][0]['videos'])} by video"
+            else:
+                gains = seed_interval([a["metrics"][metric] - b["metrics"][metric] for a, b in zip(*pair)])
+                text = f"{gains} over seeds"
+            found[f"{FULL} less {name}, {metric}"] = text
     return found
 
 
-def pack(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def pack(results: Sequence[dict[str, Any]], one_test: bool) -> dict[str, Any]:
     """Means and intervals of one row."""
-    summaries = {metric: summarise(results, metric) for metric in results[0]["metrics"]}
+    summaries = {metric: summarise(results, metric, one_test) for metric in results[0]["metrics"]}
     return {
         "mean": {metric: summary["seeds"].mean for metric, summary in summaries.items()},
         "interval": {
@@ -576,12 +658,12 @@ def as_text(tables: list[dict[str, Any]]) -> str:
             tail = f"{100 * gap:8.0f}%" if gap is not None else ""
             lines.append((f"{row['row']:28}" + "".join(f"{shown(row, m):>12}" for m in SHOWN) + tail).rstrip())
         lines.append("± half-width of the 95 % interval, over seeds or by video, the wider; gap won back at R@1, 0.5")
-        for metric, text in each.get("compared", {}).items():
-            lines.append(f"{FULL} less {SOURCE_ONLY}, {metric}: {text}")
-        best_blind = max(r["mean"][HEADLINE] for r in each["rows"] if r["kind"] == "blind")
+        lines += [f"{what}: {text}" for what, text in each.get("compared", {}).items()]
+        blind = [row["mean"] for row in each["rows"] if row["kind"] == "blind"]
         for row in each["rows"]:
-            if row["kind"] == "trained" and row["mean"][HEADLINE] <= best_blind:
-                lines.append(f"note: {row['row']} does not beat the best blind row at {HEADLINE}")
+            for metric in (HEADLINE, MIOU):
+                if row["kind"] == "trained" and row["mean"][metric] <= max(mean[metric] for mean in blind):
+                    lines.append(f"note: {row['row']} does not beat the best blind row at {metric}")
             if row.get("constancy", 0) > 0.5:
                 lines.append(f"alarm: over half of the spans of {row['row']} lie at the same place")
         lines.append("")
@@ -715,13 +797,48 @@ def train_all(jobs: list[Job], workers: int) -> list[dict[str, Any]]:
     return [results[at] for at in range(len(jobs))]
 
 
-def predict(options: argparse.Namespace, problem: Problem) -> None:
+def default_checkpoint(options: argparse.Namespace) -> Path:
+    """The full model of the first seed; where no problem is named, of the only other one that is there."""
+    folder = options.output / "models"
+    known: list[Path] = [folder / f"{file_stem(f'{problem.name} {FULL} 0')}.pt" for problem in problems_of(options)]
+    there = [path for path in known if path.exists()]
+    if not there and not (options.world or options.source):
+        there = sorted(folder.glob(f"*-{file_stem(f'{FULL} 0')}.pt"))
+        if len(there) > 1:
+            names = ", ".join(path.name for path in there)
+            raise UnusableError(f"{folder}: must hold one full model, or --checkpoint must name it, got {names}")
+    return (there or known)[0]
+
+
+def problem_of(path: Path, facts: dict[str, Any], options: argparse.Namespace) -> Problem:
+    """What the checkpoint was trained on; it must be what the options name, if they name something."""
+    name = facts.get("problem")
+    try:
+        kept = dict(facts["settings"]["problem"])
+        for side in ("source", "target"):
+            if kept[side] is not None:
+                kept[side] = Place(**{**kept[side], "video": tuple(kept[side]["video"])})
+        trained = Problem(**kept)
+    except (LookupError, TypeError, ValueError):
+        trained = None
+    if options.world or options.source:
+        asked = [problem for problem in problems_of(options) if problem.name == name]
+        if not asked:
+            names = " or ".join(repr(problem.name) for problem in problems_of(options))
+            raise UnusableError(f"{path}: the checkpoint must be of {names}, got {name!r}")
+        if asked[0].world is None:  # the data may have been moved
+            return asked[0]
+    if trained is None:
+        rule = "name what it was trained on"
+        raise UnusableError(f"{path}: the checkpoint must {rule} (write it anew with this example), got {name!r} only")
+    return trained
+
+
+def predict(options: argparse.Namespace) -> None:
     """The n best moments of one sentence in one video, by a trained checkpoint."""
-    path = options.checkpoint
-    if path is None:
-        stem = re.sub(r"[^a-z0-9]+", "-", f"{problem.name} {FULL} 0".lower()).strip("-")
-        path = options.output / "models" / f"{stem}.pt"
-    model, facts = load_model(Path(path))
+    path = options.checkpoint or default_checkpoint(options)
+    model, facts = load_model(path)
+    problem = problem_of(path, facts, options)
     seed = int(facts.get("seed", 0))
     _, target = load(problem, seed)
     for split in (target.test, target.val, target.train):
@@ -791,7 +908,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     training.add_argument("--diagnose", action="store_true", help="log each term's gradient norm (JSON)")
     training.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
     training.add_argument("--workers", type=int, help="processes (default: one a core, at most 8; 1 on a GPU)")
-    training.add_argument("--resume", action="store_true", help="go on with an interrupted run in --output")
+    help_text = "keep the finished rows in --output; a row is gone on with in its middle if it began with --resume too"
+    training.add_argument("--resume", action="store_true", help=help_text)
     training.add_argument("--smoke", action="store_true", help="seconds, not minutes: is everything wired?")
     training.add_argument("--output", type=Path, default=Path("outputs/mmcda_vmr"), help="folder for all results")
     asking = parser.add_argument_group("asking a trained model")
@@ -804,14 +922,19 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--source and --target go together")
     if options.source is not None and options.world:
         parser.error("--world and --source exclude each other")
+    if options.source is None:
+        for name in ("splits", "source_video", "source_query", "target_video", "target_query"):
+            if getattr(options, name):
+                parser.error(f"--{name.replace('_', '-')} needs --source and --target")
     if options.smoke and options.workers is None:
         options.workers = 1
     if options.predict is not None and options.video is None:
         parser.error("--predict needs --video")
     for name in ("seeds", "epochs", "batch_size", "target_batch_size", "workers", "max_clips", "top"):
         value = getattr(options, name)
-        if value is not None and value < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+        least = 2 if name.endswith("batch_size") else 1  # a batch of one has no negatives and no spread
+        if value is not None and value < least:
+            parser.error(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
     return options
 
 
@@ -838,6 +961,10 @@ def jobs_of(options: argparse.Namespace, problem: Problem, seeds: int) -> list[J
     """Rows times seeds; every row of a problem takes the same number of steps."""
     real = problem.world is None
     source, _ = load(problem, 0)
+    widths = source.train.frames.shape[-1], source.train.words.shape[-1]
+    if options.shared_space and widths[0] != widths[1]:
+        came = f"{widths[0]} and {widths[1]} in {problem.name}"
+        raise UnusableError(f"--shared-space: frames and words must have one width, got {came}")
     epochs = options.epochs or (1 if options.smoke else 12 if real else 10)
     rows_a_pass = len(source.train) + (len(source.val) if options.train_on_val else 0)
     steps = max(4, epochs * (rows_a_pass // options.batch_size))
@@ -889,15 +1016,17 @@ SMALL = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train every row, print the table, write text, JSON and plot."""
     options = parse(arguments)
-    problems = problems_of(options)
     if options.predict is not None:
-        predict(options, problems[0])
+        predict(options)
         return
     began = time.perf_counter()
+    problems = problems_of(options)
     seeds = options.seeds or (3 if options.source and not options.smoke else 1)
     check_writable(options.output)
     check_device(options.device)
     jobs = [job for problem in problems for job in jobs_of(options, problem, seeds)]
+    for job in jobs:
+        finished(job)  # before anything is trained: all that --resume would take over is of these settings
     workers = options.workers or (1 if options.device != "cpu" else max(1, min(8, os.cpu_count() or 1, len(jobs))))
     results = train_all(jobs, workers)
     tables = []
@@ -929,7 +1058,7 @@ def cli(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; --resume goes on from the last checkpoint", file=sys.stderr)
+        print("interrupted; --resume keeps the finished rows, and begun ones if it was given already", file=sys.stderr)
         return 130
     return 0
 

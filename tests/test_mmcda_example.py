@@ -15,6 +15,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+SMOKE = ["--smoke", "--ablation", "--seeds", "2", "--diagnose"]
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def example() -> ModuleType:
 def finished(example: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished smoke run."""
     folder: Path = tmp_path_factory.mktemp("smoke") / "out"
-    assert example.cli(["--smoke", "--ablation", "--seeds", "2", "--diagnose", "--output", str(folder)]) == 0
+    assert example.cli([*SMOKE, "--output", str(folder)]) == 0
     return folder
 
 
@@ -94,6 +95,23 @@ def test_every_term_is_logged_raw_weighted_and_with_its_gradient(finished: Path,
         assert all(norm > 0 for norm in entry["gradient_norms"].values())
 
 
+def test_rows_of_worlds_are_compared_seed_by_seed(finished: Path, example: ModuleType) -> None:
+    """Each seed draws videos of its own, whose names say nothing: two seeds have no video in common."""
+    table = json.loads((finished / "table.json").read_text())
+    (each,) = table["tables"]
+    assert all(set(row["interval"][example.MIOU]) == {"seeds"} for row in each["rows"])
+    without = [row.name for row in example.ABLATION if row.name.startswith("full without")]
+    against = [example.SOURCE_ONLY, *without]
+    assert list(each["compared"]) == [
+        f"{example.FULL} less {name}, {metric}" for name in against for metric in (example.HEADLINE, example.MIOU)
+    ]
+    runs = {(run["row"], run["seed"]): run["metrics"][example.MIOU] for run in table["runs"]}
+    gain = sum(runs[example.FULL, seed] - runs[without[1], seed] for seed in range(2)) / 2
+    text = each["compared"][f"{example.FULL} less {without[1]}, {example.MIOU}"]
+    assert text.startswith(f"{100 * gain:.1f} [")
+    assert text.endswith("] over seeds")
+
+
 def test_means_and_intervals_are_those_of_the_runs(finished: Path) -> None:
     content = json.loads((finished / "table.json").read_text())
     for row in content["tables"][0]["rows"]:
@@ -120,8 +138,67 @@ def test_resume_trains_nothing_twice(
 
     before = (finished / "table.txt").read_text()
     monkeypatch.setattr(example, "fit", never)
-    assert example.cli(["--smoke", "--ablation", "--seeds", "2", "--resume", "--output", str(finished)]) == 0
+    assert example.cli([*SMOKE, "--resume", "--output", str(finished)]) == 0
     assert (finished / "table.txt").read_text() == before
+
+
+def refused(example: ModuleType, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line of a command that must end with exit code 2."""
+    capsys.readouterr()
+    assert example.cli(arguments) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_resume_refuses_results_of_other_settings(
+    example: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ["--smoke", "--rows", "source-only", "--output", str(tmp_path)]
+    assert example.cli(run) == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("trained")
+
+    monkeypatch.setattr(example, "fit", never)
+    changed = ["--alignment", "coral", "--epochs", "3", "--batch-size", "8"]
+    line = refused(example, capsys, *run, "--resume", *changed)
+    assert f"--resume: {tmp_path / 'jobs' / 'world-language-source-only-0.json'} must be of the settings asked" in line
+    assert "got alignment 'mmd', not 'coral'; training.steps 4, not 30; batch_size 32, not 8; target_batch" in line
+    for other, told in (
+        (["--train-on-val"], "train_on_val False"),
+        (["--target-batch-size", "8"], "target_batch_size 32"),
+    ):
+        assert told in refused(example, capsys, *run, "--resume", *other)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    kept = tmp_path / "jobs" / "world-language-source-only-0.json"
+    content = json.loads(kept.read_text())
+    del content["settings"]
+    for damaged in (json.dumps(content), "[1, 2"):
+        kept.write_text(damaged)
+        assert "got a file that does not name its own" in refused(example, capsys, *run, "--resume")
+
+
+def test_resume_refuses_a_begun_run_of_other_settings(
+    example: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ["--smoke", "--rows", "source-only", "--resume", "--output", str(tmp_path)]
+    kept = example.save_model
+    monkeypatch.setattr(example, "save_model", interrupted)
+    assert example.cli(run) == 130
+    monkeypatch.setattr(example, "save_model", kept)
+    begun = tmp_path / "runs" / "world-language-source-only-0.pt"
+    line = refused(example, capsys, *run, "--alignment", "coral")
+    assert f"--resume: {begun} must be of the settings asked for, got alignment 'mmd', not 'coral'" in line
+    assert example.cli(run) == 0
+    (tmp_path / "jobs" / "world-language-source-only-0.json").unlink()
+    begun.with_suffix(".json").unlink()
+    assert f"{begun} must be of the settings asked for, got a file that does not" in refused(example, capsys, *run)
+
+
+def interrupted(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("alignment", ["coral", "energy", "sliced", "adversarial"])
@@ -155,16 +232,24 @@ def test_a_target_batch_of_its_own(example: ModuleType, monkeypatch: pytest.Monk
 
 
 def test_two_folders_give_the_same_table(
-    example: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    example: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = [*folders(tmp_path), "--epochs", "1", "--seeds", "1", "--workers", "1", "--batch-size", "8"]
+    monkeypatch.chdir(tmp_path)
+    folders(tmp_path)
+    here = ["--source", "a/set", "--target", "b/set"]
+    run = [*here, "--epochs", "1", "--seeds", "1", "--workers", "1", "--batch-size", "8"]
     assert example.cli([*run, "--output", str(tmp_path / "out")]) == 0
     rows = [row["row"] for row in json.loads((tmp_path / "out" / "table.json").read_text())["tables"][0]["rows"]]
     assert rows[-7:] == [row.name for row in example.REAL_ROWS]
     capsys.readouterr()
     ask = [*folders(tmp_path), "--output", str(tmp_path / "out"), "--video", "v3"]
     assert example.cli([*ask, "--predict", "Query  3"]) == 0  # blanks and case do not matter
-    assert "v3 (" in capsys.readouterr().out
+    answer = capsys.readouterr().out
+    assert answer.startswith("v3 (")
+    monkeypatch.chdir(tmp_path.parent)
+    example.load.cache_clear()
+    assert example.cli([*ask[4:], "--predict", "query 3"]) == 0  # the checkpoint knows its data
+    assert capsys.readouterr().out.splitlines()[1:] == answer.splitlines()[1:]
     assert example.cli([*ask, "--predict", "another sentence"]) == 2
     assert "must hold the sentence: others than the target's queries have no features" in capsys.readouterr().err
 
@@ -278,7 +363,7 @@ def test_a_moment_after_the_end_is_dropped_and_reported(example: ModuleType, tmp
     ("arguments", "message"),
     [
         (["--checkpoint", "{here}/none.pt"], "none.pt: the checkpoint must exist"),
-        (["--checkpoint", "{here}/torn.pt"], "torn.pt: the checkpoint must be a whole mmcda model file"),
+        (["--checkpoint", "{here}/torn.pt"], "torn.pt: the checkpoint must be a file of save_model, whole"),
         (["--video", "nobody"], "`nobody` must be a video of the target"),
         (["--predict", "the dog"], "--predict: encode_sentence: `sentence` must use words such as"),
     ],
@@ -297,6 +382,71 @@ def test_bad_questions(
     error = capsys.readouterr().err
     assert message in error
     assert len(error.strip().splitlines()) == 1
+
+
+def test_a_question_takes_the_checkpoints_own_problem(
+    finished: Path, example: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    question = ["--predict", "the concept07-a of", "--video", "target-test-3"]
+    ask = [*question, "--output", str(finished)]
+    answers = []
+    for named in ([], ["--smoke"], ["--world", "language"], ["--world", "default", "--world", "language"]):
+        checkpoint = ["--checkpoint", str(finished / "models" / "world-language-full-i-ii-iii-0.pt")]
+        capsys.readouterr()
+        assert example.cli([*ask, *named, *(checkpoint if len(named) > 2 else [])]) == 0
+        answers.append(capsys.readouterr().out)
+    assert len(set(answers)) == 1
+    small = example.load(example.Problem("world language", world="language", videos=80), 0)[1].test
+    assert f"({float(small.duration[small.qids.index('target-test-3')]):.1f} s)" in answers[0]
+    checkpoint = finished / "models" / "world-language-full-i-ii-iii-0.pt"
+    line = refused(example, capsys, *ask, "--checkpoint", str(checkpoint), "--world", "noisy")
+    assert line == f"error: {checkpoint}: the checkpoint must be of 'world noisy', got 'world language'"
+    both = tmp_path / "models"
+    both.mkdir()
+    for world in ("label", "noisy"):
+        (both / f"world-{world}-full-i-ii-iii-0.pt").write_bytes(checkpoint.read_bytes())
+    here = [*question, "--output", str(tmp_path)]
+    assert "the checkpoint must be of 'world noisy', got 'world language'" in refused(
+        example, capsys, *here, "--world", "noisy"
+    )
+    assert "must hold one full model, or --checkpoint must name it, got world-label" in refused(example, capsys, *here)
+    model, _ = example.load_model(checkpoint)
+    config = torch.load(checkpoint, weights_only=True)["config"]
+    example.save_model(tmp_path / "old.pt", model, example.MMCDAConfig(**config), problem="world language", seed=0)
+    line = refused(example, capsys, *here, "--checkpoint", str(tmp_path / "old.pt"))
+    assert "the checkpoint must name what it was trained on" in line
+
+
+def test_a_shared_space_needs_one_width(
+    example: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refused(example, capsys, "--smoke", "--shared-space", "--output", str(tmp_path))
+    assert line == "error: --shared-space: frames and words must have one width, got 32 and 24 in world language"
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_validation_videos_of_a_world_can_be_trained_on(example: ModuleType, tmp_path: Path) -> None:
+    assert example.cli(["--smoke", "--rows", "full: ", "--train-on-val", "--output", str(tmp_path)]) == 0
+
+
+def test_a_note_for_each_metric_where_a_blind_row_is_better(example: ModuleType) -> None:
+    def row(name: str, kind: str, headline: float, miou: float) -> dict[str, Any]:
+        mean = dict.fromkeys(example.SHOWN, 0.5) | {example.HEADLINE: headline, example.MIOU: miou}
+        return {"row": name, "kind": kind, "mean": mean, "interval": {metric: {} for metric in mean}}
+
+    rows = [row("x", "blind", 0.2, 0.3), row("y", "blind", 0.1, 0.4), row("z", "trained", 0.3, 0.35)]
+    rows += [row("low", "trained", 0.1, 0.1), row("high", "trained", 0.9, 0.9)]
+    text = example.as_text([{"problem": "p", "seeds": 1, "rows": rows}])
+    notes = [line for line in text.splitlines() if line.startswith("note: ")]
+    told = "does not beat the best blind row at"
+    expected = [("z", "mIoU"), ("low", "R@1, IoU=0.5"), ("low", "mIoU")]
+    assert notes == [f"note: {name} {told} {metric}" for name, metric in expected]
+
+
+def test_the_help_says_what_resume_needs(example: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        example.cli(["--help"])
+    assert "if it began with --resume too" in " ".join(capsys.readouterr().out.split())
 
 
 def test_widths_must_agree(example: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -322,7 +472,19 @@ def test_a_missing_device_is_named(example: ModuleType, tmp_path: Path, capsys: 
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--source", "x"], ["--seeds", "0"], ["--predict", "a"], ["--world", "default", "--source", "x", "--target", "y"]],
+    [
+        ["--source", "x"],
+        ["--seeds", "0"],
+        ["--predict", "a"],
+        ["--world", "default", "--source", "x", "--target", "y"],
+        ["--smoke", "--batch-size", "1"],
+        ["--smoke", "--target-batch-size", "1"],
+        ["--smoke", "--splits", "x.json"],
+        ["--smoke", "--source-video", "x"],
+        ["--smoke", "--source-query", "x"],
+        ["--smoke", "--target-video", "x"],
+        ["--smoke", "--target-query", "x"],
+    ],
 )
 def test_contradictory_options(example: ModuleType, arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
