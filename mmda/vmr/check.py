@@ -172,6 +172,25 @@ def _progress(done: int, total: int) -> None:
         print(f"\rpacking {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
 
 
+def _count(text: str) -> int:
+    """An integer >= 0 of the command line."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must be an integer >= 0, got {value}")
+    return value
+
+
+def _positive(text: str) -> int:
+    """An integer >= 1 of the command line."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be an integer >= 1, got {value}")
+    return value
+
+
+_count.__name__ = _positive.__name__ = "int"  # what argparse calls them: invalid int value
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m mmda.vmr",
@@ -195,7 +214,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--query-key", metavar="KEY", help="array to take from each query file, as pooler_output")
     check.add_argument("--clip-seconds", type=float, metavar="S", help="length of a clip, if the file does not say")
     check.add_argument("--drop", action="store_true", help="missing and unusable features are fine: drop them")
-    check.add_argument("--show", type=int, default=10, metavar="N", help="list so many faults (default 10)")
+    check.add_argument("--show", type=_count, default=10, metavar="N", help="list so many faults (default 10)")
     check.add_argument("--json", action="store_true", help="print the report as JSON, with every id")
 
     pack = commands.add_parser("pack", help="copy features into one folder that is read through a memory map")
@@ -205,7 +224,7 @@ def _parser() -> argparse.ArgumentParser:
     pack.add_argument("--kind", choices=("video", "query"), default="video", help="how files are named")
     pack.add_argument("--key", metavar="KEY", help="array to take from each file")
     pack.add_argument("--dtype", choices=("float16", "float32"), default="float16", help="numbers on disk")
-    pack.add_argument("--max-clips", type=int, metavar="N", help="average-pool longer videos to N clips")
+    pack.add_argument("--max-clips", type=_positive, metavar="N", help="average-pool longer videos to N clips")
     pack.add_argument("--overwrite", action="store_true", help="replace a packed folder that is there")
     return parser
 

@@ -103,7 +103,8 @@ def read_glove(path: str | Path, words: Collection[str]) -> WordVectors:
         Vectors of those words that the file has, in the file's order.
 
     Raises:
-        VMRDataError: if the file has none of them, or a line is not a word and as many numbers as the first.
+        VMRDataError: if there is no such file, it has none of the words, or a line is not a word and as many numbers
+            as the first.
         OSError: if the file cannot be read.
 
     Notes:
@@ -125,6 +126,9 @@ def read_glove(path: str | Path, words: Collection[str]) -> WordVectors:
     found: list[str] = []
     rows: list[NDArray[np.float32]] = []
     width = 0
+    if not Path(path).exists() or Path(path).is_dir():
+        came = "a folder" if Path(path).is_dir() else "no such file"
+        raise VMRDataError(path, None, "exist as a file of word vectors", came)
     with Path(path).open(encoding="utf-8", errors="replace", newline="\n") as stream:
         for number, line in enumerate(stream, start=1):
             if number == 1:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,6 +39,7 @@ from mmda.models.mmcda import (
     span_scores,
     spread_frames,
 )
+from mmda.models.mmcda.files import save_file
 from mmda.vmr import ResidentLoader, Simulation, VMRBatch, World, simulate
 
 SMALL = {"hidden": 16, "joint": 8, "localizer_channels": 8, "localizer_layers": 2, "dropout": 0.0}
@@ -77,9 +81,7 @@ def padded(batch: VMRBatch, frames: int, words: int, filler: float) -> VMRBatch:
 
 @pytest.mark.parametrize("filler", [7.0, math.nan, math.inf])
 @pytest.mark.parametrize(("positions", "shared_space"), [(False, False), (True, False), (True, True)])
-def test_padding_changes_no_valid_output(
-    draw: Simulation, filler: float, positions: bool, shared_space: bool
-) -> None:
+def test_padding_changes_no_valid_output(draw: Simulation, filler: float, positions: bool, shared_space: bool) -> None:
     batch = draw.source_train.slice(range(6))
     if shared_space:
         batch = one_space(batch)
@@ -384,6 +386,70 @@ def test_resume_refuses_other_weights(draw: Simulation, tmp_path: Path) -> None:
         fit(model_for(draw.source_train), other, *loaders(draw), config=config, resume=path)
 
 
+def damaged_runs() -> list[Callable[[dict[str, Any]], object]]:
+    """Each spoils one part of a run's file."""
+    return [
+        lambda run: run["state"].update(surprise=1),
+        lambda run: run["state"].update(step=99),
+        lambda run: run.pop("rng"),
+        lambda run: run.update(rng=torch.zeros(3)),
+        lambda run: run["mean"].popitem(),
+        lambda run: run["best"].popitem(),
+        lambda run: run["optimizer"].update(param_groups=[]),
+        lambda run: run.update(objective={"unknown": torch.zeros(1)}),
+    ]
+
+
+@pytest.mark.parametrize("at", range(8))
+def test_a_refused_resume_changes_nothing(draw: Simulation, tmp_path: Path, at: int) -> None:
+    config = TrainingConfig(steps=2, evaluations=1, warmup=1, average=0.5)
+    path = tmp_path / "run.pt"
+    fit(model_for(draw.source_train), MMCDAObjective(), *loaders(draw), config=config, resume=path)
+    content = torch.load(path, weights_only=True)
+    damaged_runs()[at](content)
+    torch.save(content, path)
+    model, objective = model_for(draw.source_train, seed=5), MMCDAObjective()
+    before, drawn = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    rule = r"run\.pt: the run must be whole and of the same model and objective, got another or a damaged one"
+    with pytest.raises(CheckpointError, match=rule):
+        fit(model, objective, *loaders(draw), config=config, resume=path)
+    assert torch.equal(torch.get_rng_state(), drawn)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_a_numpy_score_and_a_text_path_can_be_resumed(draw: Simulation, tmp_path: Path) -> None:
+    config = TrainingConfig(steps=2, evaluations=1, warmup=1)
+    path = str(tmp_path / "run.pt")
+    for _ in range(2):
+        model, objective = model_for(draw.source_train), MMCDAObjective()
+        both = loaders(draw)
+        progress = fit(model, objective, *both, config=config, validate=lambda _: np.float64(0.5), resume=path)  # type: ignore[arg-type,return-value]
+        assert type(progress.best_score) is float
+        assert progress.step == 2
+
+
+def test_a_validation_on_the_training_loader_changes_no_order(draw: Simulation) -> None:
+    config = TrainingConfig(steps=8, evaluations=4, warmup=1)
+    weights = {"moment": 1.0}
+    kept = []
+    for looks in (False, True):
+        model, loader = model_for(draw.source_train), ResidentLoader(draw.source_train, 16, drop_last=True)
+
+        scores = iter([1.0, 2.0, 3.0, 4.0])  # the last weights are kept
+
+        def validate(_: MMCDA) -> float:
+            if looks:  # noqa: B023
+                list(loader)  # noqa: B023
+            return next(scores)  # noqa: B023
+
+        fit(model, MMCDAObjective(weights=weights), loader, config=config, validate=validate)
+        kept.append(model.state_dict())
+    assert len(loader) < config.steps / 2  # several passes, with validations between them
+    for name, value in kept[0].items():
+        assert torch.equal(value, kept[1][name]), name
+
+
 def test_training_names_an_empty_loader_and_a_score_that_is_no_number(draw: Simulation) -> None:
     model, objective = model_for(draw.source_train), MMCDAObjective(weights={"moment": 1.0})
     empty = ResidentLoader(draw.source_train, 1000, drop_last=True)
@@ -438,13 +504,73 @@ def test_model_files_round_trip_and_refuse_damage(draw: Simulation, tmp_path: Pa
     whole = path.read_bytes()
     for damage in (whole[: len(whole) // 2], b"", b"not a checkpoint"):
         path.write_bytes(damage)
-        with pytest.raises(CheckpointError, match=r"model\.pt: the checkpoint must be a whole mmcda model file"):
+        with pytest.raises(CheckpointError, match=r"model\.pt: the checkpoint must be a file of save_model, whole"):
             load_model(path)
     with pytest.raises(CheckpointError, match=r"none\.pt: the checkpoint must exist"):
         load_model(tmp_path / "none.pt")
     torch.save({"kind": "something else"}, path)
-    with pytest.raises(CheckpointError, match="must be a mmcda model file"):
+    with pytest.raises(CheckpointError, match="must be a file of save_model, got another kind of file"):
         load_model(path)
+
+
+def test_model_files_hold_only_what_can_be_read_again(draw: Simulation, tmp_path: Path) -> None:
+    batch = draw.target_test
+    config = MMCDAConfig(batch.frames.shape[-1], batch.words.shape[-1], **SMALL)  # type: ignore[arg-type]
+    model = build_mmcda(config)
+    path = tmp_path / "model.pt"
+    rule = r"save_model: `folder` must be a plain value \(number, string, list, mapping\) or a tensor, got "
+    with pytest.raises(TypeError, match=rule + "PosixPath|WindowsPath"):
+        save_model(path, model, config, seed=1, folder=tmp_path)
+    with pytest.raises(TypeError, match=rule + "function"):
+        save_model(path, model, config, folder=lambda: 0)
+    with pytest.raises(
+        TypeError, match=r"save_model: `config\.dropout` must be a plain number, bool or string, got float64"
+    ):
+        save_model(path, model, replace(config, dropout=np.float64(0.0)))
+    with pytest.raises(TypeError, match=r"model\.pt: the checkpoint must hold .*, got others in model"):
+        save_file(path, "mmcda model", {"model": {"here": tmp_path}, "seed": 1})
+    drawn = torch.get_rng_state()
+    came = r"save_model: `config` must be that of the model, got "
+    with pytest.raises(ValueError, match=came + r"`\S+` of shape \(20,.*\) for \(16,"):
+        save_model(path, model, replace(config, hidden=20))
+    with pytest.raises(ValueError, match=came + r"`temperature` 0\.5 for a model with 0\.1"):
+        save_model(path, model, replace(config, temperature=0.5))
+    assert list(tmp_path.iterdir()) == []
+    save_model(str(path), model, config, sizes=[1, 2.0], names={"a": None}, row=torch.ones(2))
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert load_model(str(path))[1]["names"] == {"a": None}
+
+
+def test_damage_is_told_without_the_text_of_torch(draw: Simulation, tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    torch.save({"kind": "mmcda model", "folder": tmp_path}, path)  # needs code to be read
+    rule, came = "be a file of save_model, whole and of this version", "another kind of file or a damaged one"
+    with pytest.raises(CheckpointError) as caught:
+        load_model(path)
+    assert str(caught.value) == f"{path}: the checkpoint must {rule}, got {came}"
+    with pytest.raises(CheckpointError) as caught:
+        load_model(tmp_path)
+    assert str(caught.value) == f"{tmp_path}: the checkpoint must be a readable file, got Is a directory"
+    config = MMCDAConfig(12, 10, **SMALL)  # type: ignore[arg-type]
+    save_model(path, build_mmcda(config), config)
+    content = torch.load(path, weights_only=True)
+    content["model"].popitem()
+    torch.save(content, path)
+    with pytest.raises(CheckpointError) as caught:
+        load_model(path)
+    assert str(caught.value) == f"{path}: the weights must fit the config beside them, got a damaged file"
+
+
+def test_another_width_is_named(draw: Simulation) -> None:
+    model, batch = model_for(draw.source_train), draw.source_train.slice(range(2))
+    with pytest.raises(ValueError, match=r"VideoEncoder: `frames` must have 12 features, got 11"):
+        model(replace(batch, frames=batch.frames[..., :-1]))
+    with pytest.raises(ValueError, match=r"QueryEncoder: `words` must have 10 features, got 9"):
+        model(replace(batch, words=batch.words[..., :-1]))
+    exported = torch.export.export(model.video_encoder.eval(), (batch.frames, batch.frame_mask)).module()
+    torch.testing.assert_close(
+        exported(batch.frames, batch.frame_mask), model.video_encoder(batch.frames, batch.frame_mask)
+    )
 
 
 def test_scores_need_no_target_boundary_and_count_what_they_say(draw: Simulation) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from mmda.vmr import (
     tokenize,
     validate_queries,
 )
+from mmda.vmr.check import main
 
 TEXTS = ["a person opens the door.", "the person is cooking", "a dog"]
 
@@ -56,6 +58,17 @@ class TestGloVe:
         (tmp_path / "glove.txt").write_text(text, encoding="utf-8")
         with pytest.raises(VMRDataError, match=message):
             read_glove(tmp_path / "glove.txt", ["dog"])
+
+    def test_no_file(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(VMRDataError, match="nope: must exist as a file of word vectors, got no such file"):
+            read_glove(tmp_path / "nope", ["dog"])
+        with pytest.raises(VMRDataError, match="must exist as a file of word vectors, got a folder"):
+            read_glove(tmp_path, ["dog"])
+        row = {"qid": 1, "query": "a dog", "duration": 9, "vid": "v", "relevant_windows": [[0, 2]]}
+        (tmp_path / "notes.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+        assert main(["check", "--annotations", str(tmp_path / "notes.jsonl"), "--glove", str(tmp_path / "nope")]) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert lines == [f"error: {tmp_path / 'nope'}: must exist as a file of word vectors, got no such file"]
 
     def test_a_short_line_of_a_needed_word(self, tmp_path: Path) -> None:
         (tmp_path / "glove.txt").write_text("the 1 2 3\ndog 1 2\n", encoding="utf-8")

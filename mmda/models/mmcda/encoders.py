@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mmda._checks import check_count, check_number
+from mmda._checks import check_count, check_number, fail
 from mmda._masking import zero_padding
 from mmda.layers import AttentionPool
 
@@ -98,6 +98,12 @@ def projection(width: int, hidden: int, dropout: float) -> nn.Module:
     )
 
 
+def check_width(caller: str, argument: str, x: Tensor, width: int) -> None:
+    """The input has the features that the encoder was built for."""
+    if x.shape[-1] != width:
+        fail(caller, argument, f"have {width} features", x.shape[-1])
+
+
 class VideoEncoder(nn.Module):
     """Projection of frame features and a convolutional context.
 
@@ -111,7 +117,7 @@ class VideoEncoder(nn.Module):
         ``frames`` (b, t, width), ``frame_mask`` (b, t) -> (b, t, hidden), zero on padding. Padding may hold anything.
 
     Raises:
-        ValueError: a negative number of layers, a dropout outside [0, 1).
+        ValueError: a negative number of layers, a dropout outside [0, 1); frames of another width.
 
     Example:
         >>> encoder, mask = VideoEncoder(8, 4), torch.tensor([[True, True, False]])
@@ -123,11 +129,13 @@ class VideoEncoder(nn.Module):
     def __init__(self, width: int, hidden: int, *, layers: int = 1, dropout: float = 0.0) -> None:
         super().__init__()
         check_count("VideoEncoder", "layers", layers, at_least=0)
+        self.width = width
         self.project = projection(width, hidden, dropout)
         self.context = nn.ModuleList(MaskedConvBlock(hidden, dropout=dropout) for _ in range(layers))
 
     def forward(self, frames: Tensor, frame_mask: Tensor) -> Tensor:
         """Frame features with context."""
+        check_width("VideoEncoder", "frames", frames, self.width)
         x = zero_padding(self.project(zero_padding(frames, frame_mask)), frame_mask)
         for block in self.context:
             x = block(x, frame_mask)
@@ -147,7 +155,7 @@ class QueryEncoder(nn.Module):
         word gives zeros.
 
     Raises:
-        ValueError: a dropout outside [0, 1).
+        ValueError: a dropout outside [0, 1); words of another width.
 
     Example:
         >>> mask = torch.tensor([[True, True, False], [True, False, False]])
@@ -157,11 +165,13 @@ class QueryEncoder(nn.Module):
 
     def __init__(self, width: int, hidden: int, *, dropout: float = 0.0) -> None:
         super().__init__()
+        self.width = width
         self.project = projection(width, hidden, dropout)
         self.pool = AttentionPool(hidden)
 
     def forward(self, words: Tensor, word_mask: Tensor) -> Tensor:
         """One feature a sentence."""
+        check_width("QueryEncoder", "words", words, self.width)
         x = zero_padding(self.project(zero_padding(words, word_mask)), word_mask)
         pooled: Tensor = self.pool(x, mask=word_mask)
         return pooled

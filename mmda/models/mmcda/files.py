@@ -25,23 +25,48 @@ class CheckpointError(ValueError):
     """
 
 
-def save_file(path: Path, kind: str, content: dict[str, Any]) -> None:
-    """Write beside the target, flush, then rename: a reader never meets half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+#: Who writes each kind of file.
+WRITERS = {"mmcda model": "save_model", "mmcda run": "fit(resume=...)"}
+
+
+def encoded(content: object) -> bytes | None:
+    """The bytes of a file that gives this content back without running code; ``None`` where there is none."""
     whole = io.BytesIO()
-    torch.save({"kind": kind, **content}, whole)
-    write_file(path, whole.getvalue())
+    try:
+        torch.save(content, whole)
+        whole.seek(0)
+        torch.load(whole, map_location="cpu", weights_only=True)
+    except (pickle.PickleError, AttributeError, TypeError, ValueError, RuntimeError):
+        return None
+    return whole.getvalue()
 
 
-def load_file(path: Path, kind: str) -> dict[str, Any]:
+def save_file(path: str | Path, kind: str, content: dict[str, Any]) -> None:
+    """Write beside the target, flush, then rename: a reader never meets half a file, or one that it must refuse."""
+    path = Path(path)
+    whole = encoded({"kind": kind, **content})
+    if whole is None:
+        bad = [name for name, value in content.items() if encoded(value) is None]
+        raise TypeError(f"{path}: the checkpoint must hold tensors and plain values, got others in {', '.join(bad)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, whole)
+
+
+def load_file(path: str | Path, kind: str) -> dict[str, Any]:
     """Read a file of :func:`save_file`; tensors and plain values only, no code is run."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: the checkpoint must exist, got no such file") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: the checkpoint must be a whole {kind} file, got {first}") from error
+    except (PermissionError, IsADirectoryError) as error:
+        raise CheckpointError(f"{path}: the checkpoint must be a readable file, got {error.strerror}") from error
+    except (
+        *(RuntimeError, EOFError, OSError, ValueError, TypeError, LookupError, AttributeError),
+        *(pickle.UnpicklingError, zipfile.BadZipFile),
+    ) as error:  # PyTorch's own text speaks of running the file's code
+        rule = f"be a file of {WRITERS[kind]}, whole and of this version"
+        came = "another kind of file or a damaged one"
+        raise CheckpointError(f"{path}: the checkpoint must {rule}, got {came}") from error
     if not isinstance(content, dict) or content.get("kind") != kind:
-        raise CheckpointError(f"{path}: the checkpoint must be a {kind} file, got another kind of file")
+        raise CheckpointError(f"{path}: the checkpoint must be a file of {WRITERS[kind]}, got another kind of file")
     return content

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from mmda._checks import check_number, fail
+from mmda._checks import check_callable, check_count, check_number, fail
 from mmda._masking import masked_softmax
 from mmda.kernels import Gaussian
 from mmda.layers import FrameQueryAttention
@@ -111,7 +111,8 @@ class MMCDAObjective(nn.Module):
         frames: at most so many frames a domain enter ``domain_video``.
 
     Raises:
-        ValueError: an unknown role, a negative weight, a temperature that is not positive.
+        ValueError: an unknown role, a negative weight, a temperature that is not positive, ``frames`` below 1.
+        TypeError: a discrepancy that cannot be called.
 
     Example:
         >>> from mmda.models.mmcda import MMCDAConfig, build_mmcda
@@ -141,6 +142,14 @@ class MMCDAObjective(nn.Module):
             fail("MMCDAObjective", "weights", f"name roles among {known}", sorted(set(chosen) - set(known)))
         for role, weight in chosen.items():
             check_number("MMCDAObjective", f"weights[{role!r}]", weight, at_least=0)
+        check_count("MMCDAObjective", "frames", frames)
+        for name, discrepancy in (
+            ("video_discrepancy", video_discrepancy),
+            ("query_discrepancy", query_discrepancy),
+            ("joint_discrepancy", joint_discrepancy),
+        ):
+            if discrepancy is not None:
+                check_callable("MMCDAObjective", name, discrepancy)
         self.weights = {role: weight for role, weight in chosen.items() if weight > 0}
         self.video_discrepancy = video_discrepancy or MMDLoss(kernel=Gaussian("mean"), estimator="unbiased")
         self.query_discrepancy = query_discrepancy or MMDLoss(kernel=Gaussian("mean"), estimator="unbiased")

@@ -12,10 +12,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from mmda._checks import check_count, check_number, fail
+from mmda._checks import check_count, check_number, fail, fail_type
 from mmda.models.mmcda.build import build_mmcda
 from mmda.models.mmcda.config import MMCDAConfig
-from mmda.models.mmcda.files import CheckpointError, load_file, save_file
+from mmda.models.mmcda.files import CheckpointError, encoded, load_file, save_file
 from mmda.models.mmcda.localizer import Spans
 from mmda.models.mmcda.model import MMCDA
 from mmda.models.mmcda.objective import MMCDAObjective
@@ -100,12 +100,13 @@ class Progress:
 def forever(loader: Loader, *, skip: int = 0) -> Iterator[VMRBatch]:
     """Pass after pass over a loader; ``skip`` batches are left out as a run that made that many steps would."""
     passes, rest = divmod(skip, len(loader))
-    loader.epoch = passes
     while True:
+        if hasattr(loader, "epoch"):  # whoever else goes over the loader moves its own count
+            loader.epoch = passes
         for at, batch in enumerate(loader):
             if at >= rest:
                 yield batch
-        rest = 0
+        passes, rest = passes + 1, 0
 
 
 def fit(
@@ -117,7 +118,7 @@ def fit(
     config: TrainingConfig,
     validate: Callable[[MMCDA], float] | None = None,
     on_step: Callable[[int], None] | None = None,
-    resume: Path | None = None,
+    resume: str | Path | None = None,
     device: torch.device | str = "cpu",
 ) -> Progress:
     """Train ``model`` in place and leave it at the chosen checkpoint.
@@ -142,7 +143,7 @@ def fit(
 
     Raises:
         ValueError: the objective needs a target and none is given.
-        CheckpointError: ``resume`` is damaged, or of another config, model or objective.
+        CheckpointError: ``resume`` is damaged, or of another config, model or objective; nothing is changed then.
         FloatingPointError: the loss or its gradient is not finite; the step and the terms are named.
 
     Notes:
@@ -167,8 +168,8 @@ def fit(
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
     mean = copy.deepcopy(model).requires_grad_(False) if config.average > 0 else model
     state, best = Progress(), None
-    if resume is not None and resume.exists():
-        state, best = _load_run(resume, model, objective, optimizer, mean, config)
+    if resume is not None and Path(resume).exists():
+        state, best = _load_run(Path(resume), model, objective, optimizer, mean, config)
     source_batches = forever(source, skip=state.step)
     target_batches = forever(target, skip=state.step) if target is not None and objective.needs_target else None
     milestones = set(config.milestones())
@@ -202,7 +203,7 @@ def fit(
         if on_step is not None:
             on_step(state.step)
         if weighing:
-            score = float(state.step) if validate is None else validate(mean.eval())
+            score = float(state.step if validate is None else validate(mean.eval()))
             if not math.isfinite(score):
                 fail("fit", "validate", "return a finite score", f"{score} at step {state.step}")
             mean.train()
@@ -219,7 +220,7 @@ def fit(
                 state.best_score, state.best_step = score, state.step
                 best = copy.deepcopy(mean.state_dict())
             if resume is not None:
-                _save_run(resume, model, objective, optimizer, mean, state, best, config)
+                _save_run(Path(resume), model, objective, optimizer, mean, state, best, config)
     if best is not None:
         model.load_state_dict(best)
     model.eval()
@@ -287,7 +288,7 @@ _MODEL_FILE = "mmcda model"
 _RUN_FILE = "mmcda run"
 
 
-def save_model(path: Path, model: MMCDA, config: MMCDAConfig, **facts: object) -> None:
+def save_model(path: str | Path, model: MMCDA, config: MMCDAConfig, **facts: object) -> None:
     """Write a trained model with its config, whole or not at all.
 
     Args:
@@ -301,6 +302,8 @@ def save_model(path: Path, model: MMCDA, config: MMCDAConfig, **facts: object) -
 
     Raises:
         OSError: the file cannot be written.
+        TypeError: a fact, or a value of the config, is not plain: :func:`load_model` would refuse the file.
+        ValueError: the config is not that of the model.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -310,10 +313,32 @@ def save_model(path: Path, model: MMCDA, config: MMCDAConfig, **facts: object) -
         ...     sorted(path.name for path in Path(folder).iterdir())
         ['model.pt']
     """
+    for name, value in facts.items():
+        if encoded(value) is None:
+            fail_type("save_model", name, "be a plain value (number, string, list, mapping) or a tensor", value)
+    for name, value in asdict(config).items():
+        if encoded(value) is None:
+            fail_type("save_model", f"config.{name}", "be a plain number, bool or string", value)
+    _check_fit(model, config)
     save_file(path, _MODEL_FILE, {"config": asdict(config), "model": model.state_dict(), "facts": facts})
 
 
-def load_model(path: Path) -> tuple[MMCDA, dict[str, Any]]:
+def _check_fit(model: MMCDA, config: MMCDAConfig) -> None:
+    """``config`` gives a model of the same weights, in which they mean the same."""
+    with torch.device("meta"):  # shapes only: no memory, no random number
+        built = build_mmcda(config)
+    for name in ("shared_space", "temperature"):
+        came, made = getattr(model, name), getattr(built, name)
+        if came != made:
+            fail("save_model", "config", "be that of the model", f"`{name}` {made} for a model with {came}")
+    wanted, given = ({k: tuple(v.shape) for k, v in m.state_dict().items()} for m in (built, model))
+    for name in [*given, *wanted]:
+        if wanted.get(name) != given.get(name):
+            came_text = f"`{name}` of shape {wanted.get(name)} for {given.get(name)}"
+            fail("save_model", "config", "be that of the model", came_text)
+
+
+def load_model(path: str | Path) -> tuple[MMCDA, dict[str, Any]]:
     """Read a model written by :func:`save_model`, in ``eval()`` mode, and its facts.
 
     Args:
@@ -339,8 +364,8 @@ def load_model(path: Path) -> tuple[MMCDA, dict[str, Any]]:
         model = build_mmcda(MMCDAConfig(**content["config"]))
         model.load_state_dict(content["model"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: the weights must fit the config beside them, got {error}") from error
-    return model.eval(), content["facts"]
+        raise CheckpointError(f"{path}: the weights must fit the config beside them, got a damaged file") from error
+    return model.eval(), content.get("facts", {})
 
 
 def _save_run(
@@ -379,12 +404,21 @@ def _load_run(
     for name, wanted in (("config", asdict(config)), ("weights", objective.weights)):
         if content.get(name) != wanted:
             raise CheckpointError(f"{path}: the run must have the training {name} {wanted}, got {content.get(name)}")
+    parts: tuple[Any, ...] = (model, objective, optimizer, mean)
+    before = [copy.deepcopy(part.state_dict()) for part in parts]
     try:
-        model.load_state_dict(content["model"])
-        objective.load_state_dict(content["objective"])
-        optimizer.load_state_dict(content["optimizer"])
-        mean.load_state_dict(content["mean"])
-    except (KeyError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: the run must be of the same model and objective, got {error}") from error
-    torch.set_rng_state(content["rng"])
-    return Progress(**content["state"]), content["best"]
+        state, best, rng = Progress(**content["state"]), content["best"], content["rng"]
+        if not 0 <= state.step <= config.steps:
+            raise ValueError("a step outside the run")
+        torch.Generator().set_state(rng)
+        if best is not None:
+            model.load_state_dict(best)  # a trial: the end of the run needs it
+        for part, name in zip(parts, ("model", "objective", "optimizer", "mean")):
+            part.load_state_dict(content[name])
+    except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        for part, kept in zip(parts, before):
+            part.load_state_dict(kept)
+        rule = "be whole and of the same model and objective"
+        raise CheckpointError(f"{path}: the run must {rule}, got another or a damaged one") from error
+    torch.set_rng_state(rng)
+    return state, best
