@@ -1,10 +1,19 @@
 """Domain adaptation across modalities: losses, layers and metrics, and a reference model in :mod:`mmda.models`.
 
-``import mmda`` loads the light namespaces only; ``mmda.models`` and ``mmda.vmr`` are imported by name.
+``import mmda`` loads the light namespaces only; ``mmda.migration`` and ``mmda.shift`` are loaded when they are first
+asked for, ``mmda.models`` and ``mmda.vmr`` are imported by name.
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from mmda import distributed, kernels, layers, losses, metrics, objectives, schedules, two_sample, validators
 from mmda._version import __version__
+
+if TYPE_CHECKING:
+    from mmda import migration, shift
 
 __all__ = [
     "__version__",
@@ -13,8 +22,20 @@ __all__ = [
     "layers",
     "losses",
     "metrics",
+    "migration",
     "objectives",
     "schedules",
+    "shift",
     "two_sample",
     "validators",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("migration", "shift"):
+        return importlib.import_module(f"mmda.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -11,10 +11,12 @@ device synchronisation and does not break a compiled graph.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import NoReturn
 
-from torch import Tensor
+import numpy as np
+from torch import Tensor, nn
 
 
 def fail(caller: str, argument: str, rule: str, came: object) -> NoReturn:
@@ -89,14 +91,20 @@ def check_weight(caller: str, argument: str, weight: Tensor, shape: Sequence[int
         fail(caller, argument, f"have shape {tuple(shape)}", shape_text(weight))
 
 
-def check_same_width(caller: str, first: str, a: Tensor, second: str, b: Tensor) -> None:
-    """Both have the same number of features."""
+def check_same_width(caller: str, first: str, a: Tensor, second: str, b: Tensor, *, axis: str = "features") -> None:
+    """Both have the same number of features, or of what else the last axis counts."""
+    check_tensor(caller, first, a)
+    check_tensor(caller, second, b)
+    if a.ndim == 0 or b.ndim == 0:
+        fail(caller, first if a.ndim == 0 else second, f"have an axis of {axis}", "()")
     if a.shape[-1] != b.shape[-1]:
-        fail(caller, second, f"have as many features as `{first}` ({a.shape[-1]})", b.shape[-1])
+        fail(caller, second, f"have as many {axis} as `{first}` ({a.shape[-1]})", b.shape[-1])
 
 
 def check_same_shape(caller: str, first: str, a: Tensor, second: str, b: Tensor) -> None:
     """Both have the same shape."""
+    check_tensor(caller, first, a)
+    check_tensor(caller, second, b)
     if a.shape != b.shape:
         fail(caller, second, f"have the shape of `{first}` {shape_text(a)}", shape_text(b))
 
@@ -129,6 +137,8 @@ def check_number(
         if bound is not None
     ]
     rule = "be a finite number" + (" " + " and ".join(bounds) if bounds else "")
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         fail_type(caller, argument, rule, value)
     outside = (
@@ -142,9 +152,51 @@ def check_number(
         fail(caller, argument, rule, value)
 
 
+def check_sequence(caller: str, argument: str, value: object, what: str, *, empty: bool = False) -> None:
+    """The value can be walked through, is no text, and holds at least one entry unless it may be ``empty``."""
+    if not isinstance(value, (tuple, list)):
+        if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__") or not hasattr(value, "__len__"):
+            fail_type(caller, argument, f"be a sequence of {what}s", value)
+        if isinstance(value, Tensor) and value.ndim != 1:
+            fail(caller, argument, f"be a sequence of {what}s", shape_text(value))
+    if len(value) == 0 and not empty:
+        fail(caller, argument, f"hold at least one {what}", "none")
+
+
+def check_kernel(caller: str, argument: str, value: object) -> None:
+    """The value is a kernel: it settles a bandwidth and evaluates similarities; a class or a name is none."""
+    if isinstance(value, type):
+        raise TypeError(f"{caller}: `{argument}` must be a kernel such as Gaussian(), got the class {value.__name__}")
+    if not (hasattr(value, "settle") and hasattr(value, "evaluate") and hasattr(value, "at_zero")):
+        fail_type(caller, argument, "be a kernel such as Gaussian()", value)
+
+
+def check_callable(caller: str, argument: str, value: object) -> None:
+    """The value can be called; a class, whose call would only build one, is refused."""
+    if isinstance(value, type):
+        raise TypeError(f"{caller}: `{argument}` must be callable and an instance, got the class {value.__name__}")
+    if not callable(value):
+        fail_type(caller, argument, "be callable", value)
+
+
+def check_module(caller: str, argument: str, value: object) -> None:
+    """The value is a module, and not the class of one."""
+    if isinstance(value, type):
+        raise TypeError(f"{caller}: `{argument}` must be a torch.nn.Module, got the class {value.__name__}")
+    if not isinstance(value, nn.Module):
+        fail_type(caller, argument, "be a torch.nn.Module", value)
+
+
 def check_count(caller: str, argument: str, value: object, *, at_least: int = 1) -> None:
-    """The value is an integer of at least ``at_least``."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    """The value is an integer (Python's or numpy's, not a tensor's) of at least ``at_least``."""
+    if not isinstance(value, int):
+        if isinstance(value, Tensor) or not hasattr(value, "__index__"):
+            fail_type(caller, argument, f"be an integer >= {at_least}", value)
+        try:
+            value = operator.index(value)
+        except TypeError:
+            fail_type(caller, argument, f"be an integer >= {at_least}", value)
+    if isinstance(value, bool):
         fail_type(caller, argument, f"be an integer >= {at_least}", value)
     if value < at_least:
         fail(caller, argument, f"be an integer >= {at_least}", value)

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mmda._checks import check_count, check_same_width, check_tensor, fail, shape_text
+from mmda._checks import check_count, check_kernel, check_same_width, check_tensor, fail, shape_text
 from mmda._kernel_sums import pooled_centre, settle_bandwidth
-from mmda._masking import as_rows, full_precision, safe_divide, working_dtype
+from mmda._masking import as_rows, full_precision, safe_divide, working_dtype, zero_padding
 from mmda._tiles import Coefficients, can_stream, pair_sum
 from mmda.kernels import Kernel, centred_squared_distances
 
@@ -62,7 +62,9 @@ def class_columns(
             fail(caller, argument, f"have shape {leading} as integer labels", shape_text(labels))
         member = (labels.unsqueeze(-1) == torch.arange(classes, device=labels.device)).to(dtype)
     member = member.reshape(-1, classes)
-    return member if row_weight is None else member * row_weight.unsqueeze(1)
+    if row_weight is None:
+        return member
+    return zero_padding(member, row_weight != 0) * row_weight.unsqueeze(1)
 
 
 def class_discrepancy(
@@ -85,6 +87,7 @@ def class_discrepancy(
     ``mix`` makes the factors (classes, classes) of the sum from which pairs of classes are present on both sides;
     what is not present must get zero. By tiles where they can serve, else dense.
     """
+    check_kernel(caller, "kernel", kernel)
     dtype = working_dtype(source, target)
     with full_precision(source):
         x, x_weight = as_rows(caller, "source", source, mask=source_mask, weight=source_weight, dtype=dtype)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmda._checks import check_mask, check_number, check_same_width, check_weight, fail, shape_text
+from mmda._checks import check_mask, check_number, check_same_width, check_tensor, check_weight, fail, shape_text
 from mmda._logits import as_weighted_rows
 
 
@@ -33,6 +33,8 @@ def pair_rows(
     same_size: bool = True,
 ) -> Pairs:
     """Check both sides and flatten them to rows; ``mask`` and ``weight`` hold for both where the sizes agree."""
+    check_tensor(caller, "anchor", anchor)
+    check_tensor(caller, "positive", positive)
     paired = anchor.shape[:-1] == positive.shape[:-1]
     if candidate_mask is None and paired:
         candidate_mask = mask

@@ -129,10 +129,10 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     needed = ctx.needs_input_grad[:4]
     if torch.is_grad_enabled():
         # Aliases: where one input is a function of another, or the same, that path is the outer graph's to add.
-        inputs = [t.view_as(t) for t in inputs]
+        a, b, bias, temperature = inputs = [t.view_as(t) for t in inputs]
         wanted = [t for t, need in zip(inputs, needed) if need]
         with full_precision(inputs[0]):
-            value = dense(ctx.kind, *inputs, ctx.unit).to(torch.float64)
+            value = dense(ctx.kind, a, b, bias, temperature, ctx.unit).to(torch.float64)
             found = iter(torch.autograd.grad(value, wanted, grad, create_graph=True, allow_unused=True))
         gradients = [next(found) if need else None for need in needed]
     else:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from mmda._checks import check_features, check_mask, fail
+from mmda._contrastive import normalized_rows
 
 
-def unit_rows(x: Tensor, *, eps: float = 1e-12) -> Tensor:
-    r"""Rows scaled to length one, :math:`x / \sqrt{\lVert x \rVert^2 + \epsilon}`: smooth at zero, no NaN."""
-    return x * (x.square().sum(-1, keepdim=True) + eps).rsqrt()
+def unit_rows(x: Tensor) -> Tensor:
+    """Rows scaled to length one whatever their scale; zero rows stay, without NaN."""
+    return normalized_rows(x)
 
 
 def check_frames_and_queries(caller: str, frames: Tensor, queries: Tensor, frame_mask: Tensor | None) -> None:

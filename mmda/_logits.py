@@ -80,21 +80,33 @@ def weighted_mean(values: Tensor, weight: Tensor | None) -> Tensor:
 
 
 def entropy_of(log_probability: Tensor) -> Tensor:
-    """Entropy in nats over the last axis of log-probabilities."""
-    return -(log_probability.exp() * log_probability).sum(-1)
+    """Entropy in nats over the last axis of log-probabilities; p log p is 0, with slope 0, where p is."""
+    zero = torch.zeros((), dtype=log_probability.dtype, device=log_probability.device)
+    return -(log_probability.exp() * torch.where(log_probability == -torch.inf, zero, log_probability)).sum(-1)
 
 
 def log_mean_probability(log_probability: Tensor, weight: Tensor | None) -> Tensor:
-    """log of the mean probability over rows ``(n, k)`` under counts, without leaving the log domain; ``(k,)``."""
+    """log of the mean probability over rows ``(n, k)`` under counts, without leaving the log domain; ``(k,)``.
+
+    A class that no row that counts can have gets minus infinity, with slope 0.
+    """
+    infinity = torch.full((), torch.inf, dtype=log_probability.dtype, device=log_probability.device)
+    zero = torch.zeros_like(infinity)
+    out = log_probability == -infinity
     if weight is None:
+        never = out.all(0)
         rows = torch.full((), float(log_probability.shape[0]), dtype=log_probability.dtype)
-        return log_probability.logsumexp(0) - rows.to(log_probability.device).log()
+        value = torch.where(never, zero, log_probability).logsumexp(0)
+        return torch.where(never, -infinity, value - rows.to(log_probability.device).log())
     counted = weight > 0
+    never = (out | ~counted.unsqueeze(1)).all(0) & counted.any()
+    log_probability = torch.where(never, zero, log_probability)
     one = torch.ones((), dtype=weight.dtype, device=weight.device)
     shifted = log_probability + torch.where(counted, weight, one).log().unsqueeze(1)
     total = weight.sum()
     kept = counted.unsqueeze(1).expand_as(shifted)
-    return masked_logsumexp(shifted, kept, 0) - torch.where(total > 0, total, one).log()
+    value = masked_logsumexp(shifted, kept, 0) - torch.where(total > 0, total, one).log()
+    return torch.where(never, -infinity, value)
 
 
 def log_one_minus(log_probability: Tensor, chosen: Tensor) -> Tensor:

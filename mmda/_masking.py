@@ -16,14 +16,17 @@ from mmda._checks import check_samples, check_weight
 
 
 def working_dtype(*tensors: Tensor) -> torch.dtype:
-    """float64 if any input has it, else float32: half precision is widened, never computed in."""
-    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+    """float64 if any input has it, else float32: half precision is widened, never computed in.
+
+    What is no tensor counts as float32: the caller's own checks, which know its name, refuse it.
+    """
+    return torch.float64 if any(getattr(t, "dtype", None) == torch.float64 for t in tensors) else torch.float32
 
 
 @contextmanager
 def full_precision(tensor: Tensor) -> Iterator[None]:
-    """Autocast off for this tensor's device; free when autocast is not on."""
-    device = tensor.device.type
+    """Autocast off for this tensor's device; free when autocast is not on. What is no tensor is left to the checks."""
+    device = tensor.device.type if isinstance(tensor, Tensor) else "meta"
     if device != "meta" and torch.is_autocast_enabled(device):
         with torch.autocast(device_type=device, enabled=False):
             yield
@@ -41,7 +44,8 @@ def as_rows(
 ) -> tuple[Tensor, Tensor | None]:
     """Check and flatten samples ``(n, d)`` or ``(b, t, d)`` to rows ``(n, d)`` and row weights ``(n,)``.
 
-    The weights are ``None`` where every row counts once; a masked row gets weight 0 and a row of zeros.
+    The weights are ``None`` where every row counts once; a masked row gets weight 0. A row of weight 0 becomes a row
+    of zeros, whatever it held, unless the weight carries a gradient: its slope at 0 asks what the row holds.
     """
     check_samples(caller, argument, x, mask=mask)
     if weight is not None:
@@ -53,16 +57,18 @@ def as_rows(
         ones = torch.ones((), dtype=dtype, device=x.device)
         row_weight = torch.where(mask, ones if row_weight is None else row_weight, torch.zeros_like(ones))
     if row_weight is not None:
+        if weight is not None and not weight.requires_grad:
+            rows = zero_padding(rows, row_weight != 0)
         row_weight = row_weight.reshape(-1)
     return rows if rows.ndim == 2 else rows.flatten(0, -2), row_weight
 
 
 def safe_divide(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """``numerator / denominator``, zero (with zero gradient) where the denominator is not positive."""
-    positive = denominator > 0
+    """``numerator / denominator``, zero (with zero gradient) where the denominator is <= 0."""
+    empty = denominator <= 0
     one = torch.ones((), dtype=denominator.dtype, device=denominator.device)
-    quotient = numerator / torch.where(positive, denominator, one)
-    return torch.where(positive, quotient, torch.zeros_like(quotient))
+    quotient = numerator / torch.where(empty, one, denominator)
+    return torch.where(empty, torch.zeros_like(quotient), quotient)
 
 
 def masked_mean(x: Tensor, mask: Tensor, dim: int) -> Tensor:

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmda._checks import check_mask, check_number, check_weight, fail, shape_text
+from mmda._checks import check_mask, check_weight, fail, shape_text
+from mmda._contrastive import check_temperature
 from mmda._frames import check_frames_and_queries, unit_rows
 from mmda._masking import masked_logsumexp, safe_divide, working_dtype, zero_padding
 
@@ -79,8 +80,7 @@ def check_paired_frames(
     check_frames_and_queries(caller, frames, queries, frame_mask)
     if queries.shape[0] != frames.shape[0]:
         fail(caller, "queries", f"have one row a video ({frames.shape[0]})", shape_text(queries))
-    if not isinstance(temperature, Tensor):
-        check_number(caller, "temperature", temperature, above=0)
+    check_temperature(caller, temperature)
 
 
 def candidate_mask(caller: str, n: int, negative_mask: Tensor | None, device: torch.device) -> Tensor:

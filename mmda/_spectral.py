@@ -9,6 +9,11 @@ from torch import Tensor
 _STEPS = 3
 
 
+def zero_undefined(rows: Tensor) -> Tensor:
+    """``rows`` with zeros in place of NaN and infinities, at which a decomposition would raise."""
+    return torch.where(rows.isfinite(), rows, torch.zeros((), dtype=rows.dtype, device=rows.device))
+
+
 def smooth_nuclear_norm(rows: Tensor, smoothing: float) -> Tensor:
     r"""Sum of :math:`\sigma^2 / \sqrt{\sigma^2 + \epsilon^2}` over the singular values of ``rows`` (n, k).
 
@@ -19,9 +24,10 @@ def smooth_nuclear_norm(rows: Tensor, smoothing: float) -> Tensor:
     nearly orthogonal columns has no cancellation), and Newton's iteration
     :math:`S \leftarrow S + (G + \epsilon^2 I - S^2) / (s_i + s_j)`, which starts at the answer, only restores the
     dependence on ``rows``: divisors are sums, at least :math:`2 \epsilon`. Derivatives to third order are exact.
+    NaN anywhere gives NaN, where the decomposition alone would raise.
     """
     n, k = rows.shape
-    u, sigma, vh = torch.linalg.svd(rows.detach(), full_matrices=False)
+    u, sigma, vh = torch.linalg.svd(zero_undefined(rows.detach()), full_matrices=False)
     turned = (u.transpose(0, 1) @ rows).transpose(0, 1) if n < k else rows @ vh.transpose(0, 1)
     eye = torch.eye(sigma.shape[0], dtype=rows.dtype, device=rows.device)
     goal = turned.transpose(0, 1) @ turned + smoothing**2 * eye

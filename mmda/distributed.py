@@ -8,6 +8,7 @@ so are the gradients.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mmda._checks import check_tensor, fail, shape_text
+from mmda._checks import check_callable, check_sequence, check_tensor, fail, shape_text
 
 #: Keyword tensors that speak of the gathered batch, or of no row at all, and so are passed on as they are.
 SHARED = ("indices", "negative_mask", "positive_mask", "positive_weight", "projections")
@@ -156,6 +157,17 @@ class _SumOwn(torch.autograd.Function):
         return _Gather.apply(gradients[0], ctx.sizes, ctx.group), None, None  # type: ignore[no-untyped-call]
 
 
+def _keywords(loss: Callable[..., Tensor]) -> set[str] | None:
+    """The arguments of a loss by name; None where it takes any, or does not say."""
+    try:
+        parameters = inspect.signature(loss.forward if isinstance(loss, nn.Module) else loss).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    if any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return {parameter.name for parameter in parameters}
+
+
 class DistributedLoss(nn.Module):
     """Any loss, on the gathered batch of all ranks.
 
@@ -176,7 +188,9 @@ class DistributedLoss(nn.Module):
         What the loss returns on the gathered batch: the same on every rank.
 
     Raises:
-        ValueError: ranks whose tensors do not fit together, see :func:`gather_rows`.
+        ValueError: a shared name that the loss does not take; ranks whose tensors do not fit together, see
+            :func:`gather_rows`.
+        TypeError: a loss that is not callable or a class, ``shared`` that is one name instead of several.
 
     Notes:
         Under ``DistributedDataParallel`` nothing is to be scaled: the averaged gradients are those of the gathered
@@ -204,8 +218,12 @@ class DistributedLoss(nn.Module):
         shared: Sequence[str] = SHARED,
     ) -> None:
         super().__init__()
-        if not callable(loss):
-            fail("DistributedLoss", "loss", "be callable", type(loss).__name__)
+        check_callable("DistributedLoss", "loss", loss)
+        check_sequence("DistributedLoss", "shared", shared, "name", empty=True)
+        known = _keywords(loss)
+        unknown = [name for name in shared if known is not None and name not in known and name not in SHARED]
+        if unknown:
+            fail("DistributedLoss", "shared", f"name arguments of the loss ({', '.join(sorted(known or ()))})", unknown)
         self.loss = loss
         self.group = group
         self.shared = tuple(shared)

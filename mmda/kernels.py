@@ -18,9 +18,18 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from mmda._checks import check_choice, check_features, check_number, check_same_width, fail, shape_text
+from mmda._checks import (
+    check_choice,
+    check_features,
+    check_number,
+    check_same_width,
+    check_sequence,
+    check_weight,
+    fail,
+    shape_text,
+)
 from mmda._fixed_draws import fixed_bits
-from mmda._masking import full_precision, safe_divide, working_dtype
+from mmda._masking import full_precision, safe_divide, working_dtype, zero_padding
 
 Bandwidth = Literal["median", "mean"] | float | Tensor
 
@@ -105,10 +114,10 @@ def centred_squared_distances(a: Tensor, b: Tensor, *, same: bool = False) -> Te
 
 
 def safe_sqrt(squared: Tensor) -> Tensor:
-    """Square root with slope zero, not infinite, at zero."""
-    positive = squared > 0
-    root = torch.where(positive, squared, torch.ones((), dtype=squared.dtype, device=squared.device)).sqrt()
-    return torch.where(positive, root, torch.zeros((), dtype=squared.dtype, device=squared.device))
+    """Square root with slope zero, not infinite, at zero. NaN stays NaN."""
+    nothing = squared <= 0
+    root = torch.where(nothing, torch.ones((), dtype=squared.dtype, device=squared.device), squared).sqrt()
+    return torch.where(nothing, torch.zeros((), dtype=squared.dtype, device=squared.device), root)
 
 
 def mean_bandwidth(rows: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -135,8 +144,12 @@ def mean_bandwidth(rows: Tensor, weight: Tensor | None = None) -> Tensor:
         3.0
     """
     check_features("mean_bandwidth", "rows", rows)
+    if weight is not None:
+        check_weight("mean_bandwidth", "weight", weight, rows.shape[:1])
     with full_precision(rows):
         x = _from_first(rows.detach().to(working_dtype(rows)), weight)
+        top = _defined(x.abs().amax())  # squares of far or near rows would leave the range of float32
+        x = x / top
         if weight is None:
             squares = (x - x.mean(0)).square().sum()
             pairs = torch.full((), float(max(x.shape[0] - 1, 1)), dtype=x.dtype, device=x.device)
@@ -146,7 +159,7 @@ def mean_bandwidth(rows: Tensor, weight: Tensor | None = None) -> Tensor:
             centre = safe_divide(w @ x, total)
             squares = ((x - centre).square() * w.unsqueeze(1)).sum()
             pairs = total - 1
-        return _defined(safe_divide(2 * squares, pairs).sqrt())
+        return _defined(safe_divide(2 * squares, pairs).sqrt() * top)
 
 
 def median_bandwidth(rows: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -178,6 +191,8 @@ def median_bandwidth(rows: Tensor, weight: Tensor | None = None) -> Tensor:
         Garreau, Jitkrittum & Kanagawa, "Large sample analysis of the median heuristic" (2017), section 2.
     """
     check_features("median_bandwidth", "rows", rows)
+    if weight is not None:
+        check_weight("median_bandwidth", "weight", weight, rows.shape[:1])
     with full_precision(rows):
         x = rows.detach().to(working_dtype(rows))
         w = None if weight is None else weight.detach().to(x.dtype)
@@ -206,8 +221,8 @@ def median_bandwidth(rows: Tensor, weight: Tensor | None = None) -> Tensor:
             # gather, as an index that is a scalar tensor would be read on the host
             low = ordered.gather(0, (reached < half - slack).sum(0, keepdim=True).clamp(max=last)).squeeze(0)
             high = ordered.gather(0, (reached <= half + slack).sum(0, keepdim=True).clamp(max=last)).squeeze(0)
-            some = half > 0
-            low, high = torch.where(some, low, 0 * half), torch.where(some, high, 0 * half)
+            low, high = torch.where(half > 0, low, 0 * half), torch.where(half > 0, high, 0 * half)
+            low = torch.where(ordered[-1].isnan(), ordered[-1], low)  # NaN is sorted last
         return _defined((low.sqrt() + high.sqrt()) / 2)
 
 
@@ -222,16 +237,20 @@ def _middle(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _defined(sigma: Tensor) -> Tensor:
-    """The bandwidth, or 1 where it is zero: constant batches keep value 0 and slope 0 instead of NaN."""
-    return torch.where(sigma > 0, sigma, torch.ones_like(sigma))
+    """The bandwidth, or 1 where it is zero: constant batches keep value 0 and slope 0. NaN stays NaN."""
+    return torch.where(sigma <= 0, torch.ones_like(sigma), sigma)
 
 
 def _from_first(x: Tensor, weight: Tensor | None) -> Tensor:
-    """Rows less the first that counts: equal rows become exact zeros, which less their mean they may not."""
+    """Rows less the first that counts: equal rows become exact zeros, which less their mean they may not.
+
+    Rows that count nothing become zeros, whatever they held.
+    """
     if weight is None:
         return x - x[:1]
-    first = (weight > 0).to(x.dtype).argmax().reshape(1, 1).expand(1, x.shape[1])
-    return x - x.gather(0, first)
+    counts = weight > 0
+    first = counts.to(x.dtype).argmax().reshape(1, 1).expand(1, x.shape[1])
+    return zero_padding(x - x.gather(0, first), counts)
 
 
 def _subsample(n: int, weight: Tensor | None, size: int, device: torch.device) -> Tensor:
@@ -261,11 +280,11 @@ class _Radial:
         else:
             check_number(name, "bandwidth", bandwidth, above=0)
         self.bandwidth = bandwidth
-        self.scales = tuple(float(s) for s in scales)
-        if not self.scales:
-            fail(name, "scales", "hold at least one factor", "none")
-        for scale in self.scales:
+        check_sequence(name, "scales", scales, "factor")
+        factors = [scale.item() if hasattr(scale, "item") else scale for scale in scales]
+        for scale in factors:
             check_number(name, "scales", scale, above=0)
+        self.scales = tuple(float(s) for s in factors)
 
     def settle(self, rows: Tensor, weight: Tensor | None = None) -> Tensor:
         """The bandwidth for these pooled rows: fixed, or by the named heuristic, detached unless it is a tensor."""
@@ -279,13 +298,16 @@ class _Radial:
 
     def evaluate(self, squared: Tensor, bandwidth: Tensor) -> Tensor:
         """Mean over the scales of the single-scale kernel."""
-        values = [self._single(squared, bandwidth.square() * scale) for scale in self.scales]
+        # Divided twice: the square of a small or large bandwidth would leave the range of float32.
+        ratio = squared / bandwidth / bandwidth
+        values = [self._single(ratio, scale) for scale in self.scales]
         total = values[0]
         for value in values[1:]:
             total = total + value
         return total / len(values) if len(values) > 1 else total
 
-    def _single(self, squared: Tensor, variance: Tensor) -> Tensor:
+    def _single(self, ratio: Tensor, scale: float) -> Tensor:
+        """Similarity at ``ratio``, squared distances over the squared bandwidth, with one factor on the latter."""
         raise NotImplementedError
 
     def _options(self) -> tuple[object, ...]:
@@ -329,8 +351,8 @@ class Gaussian(_Radial):
         Gaussian(bandwidth=2, scales=(1,))
     """
 
-    def _single(self, squared: Tensor, variance: Tensor) -> Tensor:
-        return torch.exp(squared * (-0.5 / variance))
+    def _single(self, ratio: Tensor, scale: float) -> Tensor:
+        return torch.exp(ratio * (-0.5 / scale))
 
 
 class Laplacian(_Radial):
@@ -352,8 +374,8 @@ class Laplacian(_Radial):
         0.3678794503211975
     """
 
-    def _single(self, squared: Tensor, variance: Tensor) -> Tensor:
-        return torch.exp(-safe_sqrt(squared) / variance.sqrt())
+    def _single(self, ratio: Tensor, scale: float) -> Tensor:
+        return torch.exp(safe_sqrt(ratio) * -(scale**-0.5))
 
 
 class RationalQuadratic(_Radial):
@@ -385,8 +407,8 @@ class RationalQuadratic(_Radial):
         check_number(type(self).__name__, "alpha", alpha, above=0)
         self.alpha = float(alpha)
 
-    def _single(self, squared: Tensor, variance: Tensor) -> Tensor:
-        return (1 + squared / (2 * self.alpha * variance)) ** -self.alpha
+    def _single(self, ratio: Tensor, scale: float) -> Tensor:
+        return (1 + ratio / (2 * self.alpha * scale)) ** -self.alpha
 
     def _options(self) -> tuple[object, ...]:
         return (*super()._options(), self.alpha)

@@ -39,6 +39,8 @@ from mmda._checks import (
     check_floating,
     check_mask,
     check_number,
+    check_sequence,
+    check_tensor,
     fail,
     fail_type,
     shape_text,
@@ -66,7 +68,7 @@ def temporal_iou(a: Tensor, b: Tensor, *, union: Union = "true") -> Tensor:
     with U by ``union``: ``"true"`` :math:`(e_a - s_a) + (e_b - s_b) - I`, ``"hull"``
     :math:`\max(e_a, e_b) - \min(s_a, s_b)`, and ``"inclusive"``, for spans of whole frames whose last frame
     belongs to the span, the hull plus one under an intersection (before the max with 0) plus one. 0/0 is 0,
-    and a span with end < start overlaps nothing.
+    a span with end < start overlaps nothing, and NaN gives NaN.
 
     Args:
         a: spans, start and end on the last axis.
@@ -345,7 +347,7 @@ def select_spans(
         ``(predictions, keep)``: spans best first, zeros where ``keep`` is False: a query ran out of them.
 
     Raises:
-        TypeError: an input is no floating-point tensor.
+        TypeError: an input is no floating-point tensor, ``preset`` is no :class:`Preset`.
         ValueError: shapes differ, or ``top_n`` is no count.
 
     Example:
@@ -357,6 +359,8 @@ def select_spans(
         [[[4.0, 16.0], [0.0, 6.0]]]
     """
     caller = "select_spans"
+    if not isinstance(preset, Preset):
+        fail_type(caller, "preset", "be a Preset (of MMN and TWO_D_TAN the one of a data set)", preset)
     _check_spans(caller, "spans", spans, "(batch, spans, 2)", 3)
     spans = spans.to(working_dtype(spans))
     if duration is not None:
@@ -520,15 +524,15 @@ def recall_at_iou(
         R@1, IoU=0.3 50.0  R@1, IoU=0.7 0.0  R@2, IoU=0.3 100.0  R@2, IoU=0.7 100.0
     """
     caller = "recall_at_iou"
-    if len(n) == 0:
-        fail(caller, "n", "hold at least one count", "none")
-    if len(iou) == 0:
-        fail(caller, "iou", "hold at least one threshold", "none")
+    check_sequence(caller, "n", n, "count")
+    check_sequence(caller, "iou", iou, "threshold")
     for count in n:
         check_count(caller, "n", count)
     for level in iou:
         check_number(caller, "iou", level, above=0, at_most=1)
     check_number(caller, "tolerance", tolerance, at_least=0)
+    check_tensor(caller, "predictions", predictions)
+    check_tensor(caller, "windows", windows)
     batch, ranks = predictions.shape[0] if predictions.ndim else 0, max(n)
     rows = max(1, _TILE // max(1, ranks * (windows.shape[1] if windows.ndim == 3 else 1)))
     rows = max(1, batch) if predictions.device.type != "cpu" else rows
@@ -590,6 +594,7 @@ def mean_iou(
         >>> mean_iou(torch.tensor([[[0.0, 4.0]], [[0.0, 1.0]]]), torch.tensor([[[0.0, 2.0]], [[1.0, 2.0]]]))
         tensor(0.2500)
     """
+    check_tensor("mean_iou", "predictions", predictions)
     value = _best_iou(
         "mean_iou",
         predictions[:, :1] if predictions.ndim == 3 else predictions,

@@ -18,9 +18,17 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mmda._checks import check_choice, check_features, check_number, check_same_shape, check_same_width, fail
+from mmda._checks import (
+    check_choice,
+    check_features,
+    check_number,
+    check_same_shape,
+    check_same_width,
+    check_sequence,
+    fail,
+)
 from mmda._masking import full_precision, working_dtype
-from mmda.kernels import Gaussian, Laplacian, mean_bandwidth, safe_sqrt, squared_distances
+from mmda.kernels import Gaussian, Laplacian, _defined, mean_bandwidth, safe_sqrt, squared_distances
 from mmda.losses import coral_loss, mmd_loss
 
 #: The 33 factors 2^-8, 2^-7.5, ..., 2^8: pytorch-adapt's ``get_kernel_scales()``, and skada's default.
@@ -56,7 +64,7 @@ def pytorch_adapt_mmd(
         A module with the call ``loss(source, target)``.
 
     Raises:
-        ValueError: a scale or bandwidth that is not positive, an unknown type.
+        ValueError: no scale, a scale or bandwidth that is not positive, an unknown type.
 
     Example:
         >>> import torch
@@ -65,6 +73,7 @@ def pytorch_adapt_mmd(
         torch.Size([])
     """
     check_choice("pytorch_adapt_mmd", "mmd_type", mmd_type, ("linear", "quadratic"))
+    check_sequence("pytorch_adapt_mmd", "kernel_scales", kernel_scales, "scale")
     for scale in kernel_scales:
         check_number("pytorch_adapt_mmd", "kernel_scales", scale, above=0)
     if bandwidth is not None:
@@ -125,6 +134,7 @@ def tllib_mmd(*, alphas: Sequence[float] = (0.5, 1.0, 2.0), linear: bool = False
         >>> round(loss(torch.eye(5), torch.eye(5) + 2.0).item(), 2)
         3.58
     """
+    check_sequence("tllib_mmd", "alphas", alphas, "factor")
     for alpha in alphas:
         check_number("tllib_mmd", "alphas", alpha, above=0)
     return _TllibMMD(tuple(alphas), linear)
@@ -233,7 +243,7 @@ def skada_dan(*, sigmas: Sequence[float] | None = None, eps: float = 1e-7) -> nn
         A module with the call ``loss(source, target)``.
 
     Raises:
-        ValueError: a sigma that is not positive, a negative eps.
+        ValueError: no sigma, one that is not positive, a negative eps.
 
     Example:
         >>> import torch
@@ -241,8 +251,10 @@ def skada_dan(*, sigmas: Sequence[float] | None = None, eps: float = 1e-7) -> nn
         >>> round(loss(torch.eye(3), torch.eye(3) + 9.0).item(), 3)  # far apart, only the diagonals are left
         0.991
     """
-    for sigma in sigmas or ():
-        check_number("skada_dan", "sigmas", sigma, above=0)
+    if sigmas is not None:
+        check_sequence("skada_dan", "sigmas", sigmas, "distance")
+        for sigma in sigmas:
+            check_number("skada_dan", "sigmas", sigma, above=0)
     check_number("skada_dan", "eps", eps, at_least=0)
     return _SkadaDAN(None if sigmas is None else tuple(sigmas), eps)
 
@@ -268,11 +280,6 @@ class _SkadaDAN(nn.Module):
 
     def extra_repr(self) -> str:
         return f"sigmas={self.sigmas}, eps={self.eps}"
-
-
-def _defined(sigma: Tensor) -> Tensor:
-    """The bandwidth, or 1 where it is zero and the peer would divide by it."""
-    return torch.where(sigma > 0, sigma, torch.ones_like(sigma))
 
 
 __all__ = [

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from mmda._checks import fail
+from mmda._checks import check_number, check_tensor, fail, fail_type
 
 
 class Objective(NamedTuple):
@@ -38,8 +38,9 @@ def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float] | Non
         :class:`Objective` with the scalar total and the raw terms.
 
     Raises:
-        ValueError: ``terms`` is empty, a term is not a scalar, or ``weights`` names an unknown role (the
-            message lists both sets).
+        ValueError: ``terms`` is empty, a term is not a scalar, a weight is not finite, or ``weights`` names an
+            unknown role (the message lists both sets).
+        TypeError: no mapping, a term that is no tensor, a weight that is no number.
 
     Example:
         >>> import torch
@@ -47,15 +48,26 @@ def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float] | Non
         >>> objective.total.item()
         3.5
     """
-    weights = weights or {}
+    caller = "weighted_sum"
+    if not isinstance(terms, Mapping):
+        fail_type(caller, "terms", "be a mapping of roles to scalar tensors", terms)
+    if weights is None:
+        weights = {}
+    elif not isinstance(weights, Mapping):
+        fail_type(caller, "weights", "be a mapping of roles to numbers", weights)
     unknown = sorted(set(weights) - set(terms))
     if unknown:
-        fail("weighted_sum", "weights", f"name roles among {sorted(terms)}", unknown)
+        fail(caller, "weights", f"name roles among {sorted(terms)}", unknown)
     if not terms:
-        fail("weighted_sum", "terms", "hold at least one term", "none")
+        fail(caller, "terms", "hold at least one term", "none")
+    for role, weight in weights.items():
+        if isinstance(weight, Tensor):  # type: ignore[unreachable]  # its value is not read
+            continue  # type: ignore[unreachable]
+        check_number(caller, f"weights[{role!r}]", weight)
     for role, term in terms.items():
+        check_tensor(caller, f"terms[{role!r}]", term)
         if term.ndim != 0:
-            fail("weighted_sum", f"terms[{role!r}]", "be a scalar", tuple(term.shape))
+            fail(caller, f"terms[{role!r}]", "be a scalar", tuple(term.shape))
     total: Tensor | None = None
     for role, term in terms.items():
         weight = weights.get(role, 1.0)

@@ -20,7 +20,8 @@ def dann_ramp(progress: float, *, gamma: float = 10.0) -> float:
         A float in [0, 1).
 
     Raises:
-        ValueError: ``gamma`` is not positive.
+        ValueError: ``gamma`` is not positive, ``progress`` is not finite.
+        TypeError: an argument that is no number.
 
     Example:
         >>> [round(dann_ramp(p), 3) for p in (0.0, 0.1, 0.5, 1.0)]
@@ -29,6 +30,7 @@ def dann_ramp(progress: float, *, gamma: float = 10.0) -> float:
     References:
         Ganin et al., "Domain-Adversarial Training of Neural Networks", JMLR 17 (2016), section 5.2.2.
     """
+    check_number("dann_ramp", "progress", progress)
     check_number("dann_ramp", "gamma", gamma, above=0)
     p = min(max(progress, 0.0), 1.0)
     return 2.0 / (1.0 + math.exp(-gamma * p)) - 1.0
@@ -46,12 +48,14 @@ def linear_ramp(progress: float, *, start: float = 0.0, end: float = 1.0) -> flo
         A float in [0, 1].
 
     Raises:
-        ValueError: ``end`` lies before ``start``.
+        ValueError: ``end`` lies before ``start``, or a number is not finite.
+        TypeError: an argument that is no number.
 
     Example:
         >>> [linear_ramp(p, start=0.5) for p in (0.25, 0.75, 1.0)]
         [0.0, 0.5, 1.0]
     """
+    check_number("linear_ramp", "progress", progress)
     check_number("linear_ramp", "start", start)
     check_number("linear_ramp", "end", end, at_least=start)
     if progress >= end:
@@ -70,7 +74,8 @@ def cosine_decay(progress: float, *, floor: float = 0.0) -> float:
         A float in [floor, 1].
 
     Raises:
-        ValueError: ``floor`` lies outside [0, 1].
+        ValueError: ``floor`` lies outside [0, 1], ``progress`` is not finite.
+        TypeError: an argument that is no number.
 
     Example:
         >>> [round(cosine_decay(p), 3) for p in (0.0, 0.5, 1.0)]
@@ -79,6 +84,7 @@ def cosine_decay(progress: float, *, floor: float = 0.0) -> float:
     References:
         Loshchilov & Hutter, "SGDR", ICLR 2017, equation 5, one cycle.
     """
+    check_number("cosine_decay", "progress", progress)
     check_number("cosine_decay", "floor", floor, at_least=0, at_most=1)
     p = min(max(progress, 0.0), 1.0)
     return floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * p))

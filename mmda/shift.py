@@ -30,7 +30,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mmda._checks import check_count, check_features, check_same_width, fail, shape_text
+from mmda._checks import check_count, check_features, check_kernel, check_same_width, fail, fail_type, shape_text
 from mmda._files import write_file
 from mmda.kernels import Gaussian, Kernel
 from mmda.losses import coral_loss, energy_distance_loss
@@ -243,6 +243,10 @@ def shift_report(
     caller = "shift_report"
     for name, count, least in (("permutations", permutations, 1), ("folds", folds, 2), ("max_rows", max_rows, 2)):
         check_count(caller, name, count, at_least=least)
+    check_kernel(caller, "kernel", kernel)
+    _check_pairs(caller, "before", before)
+    if after is not None:
+        _check_pairs(caller, "after", after)
     if not before:
         fail(caller, "before", "hold at least one pair of samples", "none")
     if after is not None and set(after) != set(before):
@@ -253,6 +257,17 @@ def shift_report(
         return {name: _measure(name, *pairs[name], kernel, permutations, folds, max_rows, draws) for name in before}
 
     return ShiftReport(measured(before), None if after is None else measured(after))
+
+
+def _check_pairs(caller: str, argument: str, pairs: object) -> None:
+    """A mapping of names to (source, target)."""
+    if not isinstance(pairs, Mapping):
+        fail_type(caller, argument, "be a mapping of names to pairs (source, target)", pairs)
+    for name, pair in pairs.items():
+        if not isinstance(pair, (tuple, list)):
+            fail_type(caller, f"{argument}[{name!r}]", "be a pair (source, target)", pair)
+        if len(pair) != 2:
+            fail(caller, f"{argument}[{name!r}]", "be a pair (source, target)", f"{len(pair)} samples")
 
 
 @torch.no_grad()

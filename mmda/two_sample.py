@@ -19,9 +19,19 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from mmda._checks import check_choice, check_count, check_features, check_number, check_same_width, fail, shape_text
+from mmda._checks import (
+    check_choice,
+    check_count,
+    check_features,
+    check_kernel,
+    check_number,
+    check_same_width,
+    check_sequence,
+    fail,
+    shape_text,
+)
 from mmda._masking import full_precision
-from mmda.kernels import Gaussian, Kernel, centred_squared_distances
+from mmda.kernels import Energy, Gaussian, Kernel, centred_squared_distances
 
 Estimator = Literal["unbiased", "biased"]
 _ESTIMATORS = ("unbiased", "biased")
@@ -139,6 +149,7 @@ def permutation_test(
     caller = "permutation_test"
     check_choice(caller, "estimator", estimator, _ESTIMATORS)
     check_count(caller, "permutations", permutations)
+    check_kernel(caller, "kernel", kernel)
     x, y = _samples(caller, source, target)
     generator = _or_fixed(generator)
     with full_precision(x):
@@ -249,6 +260,7 @@ def wild_bootstrap_test(
     check_choice(caller, "estimator", estimator, _ESTIMATORS)
     check_number(caller, "dependence", dependence, at_least=0)
     check_count(caller, "draws", draws)
+    check_kernel(caller, "kernel", kernel)
     x, y = _samples(caller, source, target)
     if x.shape[0] != y.shape[0]:
         fail(caller, "target", f"have as many rows as `source` ({x.shape[0]})", y.shape[0])
@@ -331,7 +343,7 @@ def select_bandwidth(
 
     Raises:
         ValueError: wrong shapes, fewer than two rows, rows that are not finite, no candidate, a factor or a
-            stabiliser that is not above 0.
+            stabiliser that is not above 0, a kernel without a bandwidth.
 
     Notes:
         O(n^2 (d + candidates)) time, O(n^2) memory. A bandwidth chosen on the tested rows makes p-values too small:
@@ -351,8 +363,8 @@ def select_bandwidth(
     """
     caller = "select_bandwidth"
     check_number(caller, "stabiliser", stabiliser, above=0)
-    if len(factors) == 0:
-        fail(caller, "factors", "hold at least one factor", "none")
+    _check_bandwidth(caller, kernel)
+    check_sequence(caller, "factors", factors, "factor")
     for factor in factors:
         check_number(caller, "factors", factor, above=0)
     x, y = _samples(caller, source, target)
@@ -409,7 +421,7 @@ def optimised_power_test(
         The statistic of the tested part with its p-value, the draws and the chosen bandwidth.
 
     Raises:
-        ValueError: as its two parts; fewer than two rows of a sample in either part.
+        ValueError: as its two parts; fewer than two rows of a sample in either part; a kernel without a bandwidth.
 
     Notes:
         The level is exact, since the choice and the test share no row. Half of the rows pay for the choice: it wins
@@ -429,6 +441,7 @@ def optimised_power_test(
     check_choice(caller, "estimator", estimator, _ESTIMATORS)
     check_count(caller, "permutations", permutations)
     check_number(caller, "held_out", held_out, above=0, below=1)
+    _check_bandwidth(caller, kernel)
     x, y = _samples(caller, source, target)
     generator = _or_fixed(generator)
     parts = []
@@ -448,6 +461,13 @@ def optimised_power_test(
 
 
 # Shared parts
+
+
+def _check_bandwidth(caller: str, kernel: Kernel) -> None:
+    """A kernel whose similarities change with the bandwidth: the others leave nothing to choose."""
+    check_kernel(caller, "kernel", kernel)
+    if isinstance(kernel, Energy):
+        fail(caller, "kernel", "have a bandwidth", repr(kernel))
 
 
 def _samples(caller: str, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,12 +11,15 @@ function                                    better when   needs
 :func:`information_maximisation_score`      higher        target logits
 :func:`nuclear_norm_score`                  higher        target logits
 :func:`mmd_score`                           higher        features of both domains
+:func:`importance_weighted_risk`            lower         losses on held-out source rows, their density ratios
 :func:`deep_embedded_validation_risk`       lower         features of both domains, losses on held-out source rows
 :func:`pair_retrieval_recall`               higher        features of held-out target pairs
 :func:`held_out_pair_loss`                  lower         features of held-out target pairs
 :func:`span_entropy`                        lower         start and end logits on the target
 :func:`span_constancy`                      lower         decoded spans on the target: an alarm, not a ranking
 ==========================================  ============  ====================================================
+
+:func:`density_ratio` ranks nothing: it estimates the ratios that :func:`importance_weighted_risk` weighs with.
 
 None of them is right everywhere: confidence can be confidently wrong, and a collapsed model is certain. Read two of
 different kinds, and keep the alarm beside them. Nothing here carries a gradient or reads a label of the target.
@@ -32,9 +35,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmda._checks import (
+    check_choice,
     check_count,
     check_features,
     check_floating,
+    check_kernel,
     check_mask,
     check_number,
     check_same_shape,
@@ -44,23 +49,34 @@ from mmda._checks import (
     shape_text,
 )
 from mmda._masking import full_precision, working_dtype
+from mmda._spectral import zero_undefined
 from mmda.kernels import Gaussian, Kernel
 from mmda.losses.entropy import entropy_loss, information_maximisation_loss
 from mmda.losses.mmd import Estimator, mmd_loss
 
 
-def _kept_rows(caller: str, argument: str, x: Tensor, mask: Tensor | None, *, least: int = 1) -> Tensor:
+def _kept_rows(
+    caller: str, argument: str, x: Tensor, mask: Tensor | None, *, least: int = 1, mask_name: str = "mask"
+) -> Tensor:
     """Rows (n, d) in the working dtype where the mask is True, at least ``least`` of them."""
     check_floating(caller, argument, x)
     if x.ndim not in ((2,) if mask is None else (2, 3)):
         rule = "have shape (samples, features)" + ("" if mask is None else " or (batch, time, features)")
         fail(caller, argument, rule, shape_text(x))
     if mask is not None:
-        check_mask(caller, "mask", mask, x.shape[:-1])
+        check_mask(caller, mask_name, mask, x.shape[:-1])
         x = x[mask]
     if x.shape[0] < least or x.shape[1] == 0:
         fail(caller, argument, f"keep at least {least} row{'s' * (least > 1)} of at least 1 feature", shape_text(x))
     return x.detach().to(working_dtype(x))
+
+
+def _kept_classes(caller: str, logits: Tensor, mask: Tensor | None) -> Tensor:
+    """:func:`_kept_rows` of logits over at least two classes."""
+    rows = _kept_rows(caller, "logits", logits, mask)
+    if rows.shape[1] < 2:
+        fail(caller, "logits", "have at least 2 classes", rows.shape[1])
+    return rows
 
 
 def _blocks(n: int, size: int) -> Iterator[slice]:
@@ -146,7 +162,7 @@ def entropy_score(logits: Tensor, *, mask: Tensor | None = None) -> Tensor:
         Scalar in [-log K, 0].
 
     Raises:
-        ValueError: wrong shapes, fewer than two classes.
+        ValueError: wrong shapes, fewer than two classes, no row left.
 
     Notes:
         A model that was trained to be confident scores well whether right or wrong.
@@ -160,7 +176,8 @@ def entropy_score(logits: Tensor, *, mask: Tensor | None = None) -> Tensor:
         Morerio, Cavazza & Murino, "Minimal-Entropy Correlation Alignment for Unsupervised Deep Domain Adaptation",
         ICLR 2018.
     """
-    return -entropy_loss(logits, mask=mask)
+    with full_precision(logits):
+        return -entropy_loss(_kept_classes("entropy_score", logits, mask))
 
 
 @torch.no_grad()
@@ -180,7 +197,7 @@ def information_maximisation_score(logits: Tensor, *, mask: Tensor | None = None
         Scalar in [0, log K].
 
     Raises:
-        ValueError: wrong shapes, fewer than two classes.
+        ValueError: wrong shapes, fewer than two classes, no row left.
 
     Notes:
         Unlike :func:`entropy_score`, one class for all rows scores 0. Give it the whole set at once: the mean over
@@ -195,7 +212,8 @@ def information_maximisation_score(logits: Tensor, *, mask: Tensor | None = None
         Musgrave, Belongie & Lim, "Three New Validators and a Large-Scale Benchmark Ranking for Unsupervised Domain
         Adaptation" (2022), which ranks validators.
     """
-    return -information_maximisation_loss(logits, mask=mask)
+    with full_precision(logits):
+        return -information_maximisation_loss(_kept_classes("information_maximisation_score", logits, mask))
 
 
 @torch.no_grad()
@@ -230,9 +248,9 @@ def nuclear_norm_score(logits: Tensor, *, mask: Tensor | None = None) -> Tensor:
         Cui et al., CVPR 2020, for the norm; Musgrave, Belongie & Lim (2022) for its use as a validator.
     """
     with full_precision(logits):
-        rows = _kept_rows("nuclear_norm_score", "logits", logits, mask)
-        singular: Tensor = torch.linalg.svdvals(rows.softmax(1))
-        return singular.sum() / rows.shape[0]
+        p = _kept_rows("nuclear_norm_score", "logits", logits, mask).softmax(1)
+        singular: Tensor = torch.linalg.svdvals(zero_undefined(p))
+        return torch.where(p.isnan().any(), math.nan, singular.sum() / p.shape[0])
 
 
 # Features of both domains
@@ -268,7 +286,8 @@ def mmd_score(
         Scalar, at most about 0; unbiased values may be above.
 
     Raises:
-        ValueError: as :func:`mmda.losses.mmd_loss`.
+        ValueError: as :func:`mmda.losses.mmd_loss`, and where the masks keep fewer rows than the estimator needs (one a
+            side, two unless it is biased).
 
     Notes:
         Features that forget everything are closest of all: never select by it alone.
@@ -282,9 +301,17 @@ def mmd_score(
     References:
         Gretton et al., "A Kernel Two-Sample Test", JMLR 13 (2012).
     """
-    return -mmd_loss(
-        source, target, kernel=kernel, estimator=estimator, source_mask=source_mask, target_mask=target_mask
-    )
+    caller = "mmd_score"
+    check_kernel(caller, "kernel", kernel)
+    check_choice(caller, "estimator", estimator, ("biased", "unbiased", "linear"))
+    least = 1 if estimator == "biased" else 2
+    with full_precision(source):
+        x = _kept_rows(caller, "source", source, source_mask, least=least, mask_name="source_mask")
+        y = _kept_rows(caller, "target", target, target_mask, least=least, mask_name="target_mask")
+        check_same_width(caller, "source", x, "target", y)
+        if estimator == "linear" and x.shape != y.shape:
+            fail(caller, "target", f"keep as many rows as `source` ({x.shape[0]}) for estimator='linear'", y.shape[0])
+        return -mmd_loss(x, y, kernel=kernel, estimator=estimator)
 
 
 @torch.no_grad()

@@ -242,5 +242,5 @@ def test_errors() -> None:
         gather_rows(torch.tensor(1.0))
     with pytest.raises(TypeError, match=r"gather_rows: `x` must be a torch.Tensor, got list"):
         gather_rows([1.0])  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="DistributedLoss: `loss` must be callable, got int"):
+    with pytest.raises(TypeError, match="DistributedLoss: `loss` must be callable, got int"):
         DistributedLoss(3)  # type: ignore[arg-type]

@@ -26,6 +26,7 @@ from mmda.kernels import (
     safe_sqrt,
     squared_distances,
 )
+from mmda.losses import mmd_loss
 
 HEURISTICS = (median_bandwidth, mean_bandwidth)
 
@@ -341,3 +342,43 @@ def test_every_kernel_satisfies_the_protocol() -> None:
 def test_errors(make, error, text) -> None:
     with pytest.raises(error, match=text):
         make()
+
+
+# Values outside the usual range.
+
+
+@pytest.mark.parametrize("bandwidth", [mean_bandwidth, median_bandwidth])
+@pytest.mark.parametrize("weight", [None, torch.ones(6), torch.tensor([2.0, 1.0, 1.0, 1.0, 0.0, 1.0])])
+@pytest.mark.parametrize("row", [0, 1, 5])
+def test_nan_gives_a_nan_bandwidth(bandwidth, weight, row: int) -> None:
+    rows = normal(6, 2).float()
+    rows[row, 1] = math.nan
+    assert bandwidth(rows, weight).isnan()
+
+
+@pytest.mark.parametrize("bandwidth", [mean_bandwidth, median_bandwidth])
+def test_rows_of_weight_zero_may_hold_anything(bandwidth) -> None:
+    rows, weight = normal(6, 2), torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0, 2.0])
+    expected = bandwidth(rows, weight)
+    rows[weight == 0] = math.nan
+    assert torch.equal(bandwidth(rows, weight), expected)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 3e17, 1e35])
+@pytest.mark.parametrize("weight", [None, torch.ones(200)])
+def test_mean_bandwidth_of_far_and_near_rows_in_float32(scale: float, weight) -> None:
+    rows = normal(200, 64).float()
+    assert mean_bandwidth(rows * scale, weight).item() / scale == pytest.approx(mean_bandwidth(rows).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("kernel", [Gaussian, Laplacian, RationalQuadratic])
+@pytest.mark.parametrize("scale", [1e-20, 1e17])
+def test_second_order_graphs_of_near_and_far_rows_in_float32(kernel, scale: float) -> None:
+    """A gradient with a graph, and one through a function transform, are those of the same rows of ordinary size."""
+    x, y = normal(8, 4).float(), normal(6, 4).float() + 0.5
+    (expected,) = torch.autograd.grad(mmd_loss(x.requires_grad_(), y, kernel=kernel()), x)
+    far = (x.detach() * scale).requires_grad_()
+    (graph,) = torch.autograd.grad(mmd_loss(far, y * scale, kernel=kernel()), far, create_graph=True)
+    transformed = torch.func.grad(lambda rows: mmd_loss(rows, y * scale, kernel=kernel()))(far.detach())
+    for found in (graph, transformed):
+        torch.testing.assert_close(found.detach() * scale, expected, rtol=1e-3, atol=1e-6)

@@ -478,3 +478,13 @@ def test_a_device_gives_the_same():
     device = temporal_nms(spans.cuda(), scores.cuda(), threshold=0.45, top_n=5)
     for a, b in zip(host, device):
         assert torch.equal(a, b.cpu())
+
+
+@pytest.mark.parametrize("union", ["true", "hull", "inclusive"])
+@pytest.mark.parametrize("place", [0, 1])
+def test_nan_overlaps_by_nan(union, place: int) -> None:
+    spans, other = torch.tensor([[0.0, 2.0], [1.0, 3.0]]), torch.tensor([1.0, 4.0])
+    spans[0, place] = torch.nan
+    found = temporal_iou(spans, other, union=union)
+    assert found.isnan().tolist() == [True, False]
+    assert temporal_iou(other, spans, union=union).isnan().tolist() == [True, False]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mmda._checks import check_number, fail, shape_text
+from mmda._checks import fail, shape_text
 from mmda._frames import check_frames_and_queries, unit_rows
 from mmda._masking import full_precision, masked_softmax, working_dtype, zero_padding
+from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_repr, temperature_value
 
 
 class FrameQueryAttention(nn.Module):
@@ -22,7 +23,9 @@ class FrameQueryAttention(nn.Module):
     Frame t of video i, query j, temperature :math:`\tau`. The sums run over frames that the mask keeps.
 
     Args:
-        temperature: :math:`\tau` > 0; small values pick the best frame, large ones average.
+        temperature: :math:`\tau` > 0; small values pick the best frame, large ones average. A number, a scalar tensor
+            (a buffer here, or a parameter if it is one), or a :class:`~mmda.layers.LearnableTemperature`, whose
+            parameter is then one of this module's.
         detach_weights: stop the gradient through :math:`a`, so that the pooled frames learn and the choice of
             frames does not chase itself.
 
@@ -46,10 +49,13 @@ class FrameQueryAttention(nn.Module):
         tensor([[0., 1., 0.]])
     """
 
-    def __init__(self, *, temperature: float = 0.1, detach_weights: bool = False) -> None:
+    temperature: float | Tensor | LearnableTemperature
+
+    def __init__(
+        self, *, temperature: float | Tensor | LearnableTemperature = 0.1, detach_weights: bool = False
+    ) -> None:
         super().__init__()
-        check_number("FrameQueryAttention", "temperature", temperature, above=0)
-        self.temperature = temperature
+        keep_temperature(self, "FrameQueryAttention", temperature)
         self.detach_weights = detach_weights
 
     def forward(
@@ -77,8 +83,8 @@ class FrameQueryAttention(nn.Module):
             return torch.bmm(weights.unsqueeze(1), f).squeeze(1), similarity
 
     def _weights(self, similarity: Tensor, mask: Tensor) -> Tensor:
-        logits = (similarity.detach() if self.detach_weights else similarity) / self.temperature
+        logits = (similarity.detach() if self.detach_weights else similarity) / temperature_value(self.temperature)
         return masked_softmax(logits, mask, -1)
 
     def extra_repr(self) -> str:
-        return f"temperature={self.temperature:g}, detach_weights={self.detach_weights}"
+        return f"{temperature_repr(self.temperature)}detach_weights={self.detach_weights}"

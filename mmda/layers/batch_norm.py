@@ -14,6 +14,7 @@ from mmda._checks import (
     check_count,
     check_floating,
     check_mask,
+    check_module,
     check_number,
     fail,
     fail_type,
@@ -407,6 +408,7 @@ def adapt_batch_norm(
         Li, Wang, Shi, Hou & Liu, "Adaptive Batch Normalization for practical domain adaptation", Pattern Recognition
         80 (2018).
     """
+    check_module("adapt_batch_norm", "model", model)
     found = (module for module in model.modules() if isinstance(module, (_BatchNorm, _DomainSpecificBatchNorm)))
     layers: list[_Normaliser] = [layer for layer in found if layer.running_mean is not None]
     if not layers:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from mmda._checks import check_count, check_floating, check_number, fail, shape_text
+from mmda._checks import check_count, check_floating, check_number, check_sequence, fail, shape_text
 
 
 class DomainDiscriminator(nn.Module):
@@ -48,6 +48,7 @@ class DomainDiscriminator(nn.Module):
     ) -> None:
         super().__init__()
         check_count("DomainDiscriminator", "features", features)
+        check_sequence("DomainDiscriminator", "hidden", hidden, "width", empty=True)
         for width in hidden:
             check_count("DomainDiscriminator", "hidden", width)
         check_count("DomainDiscriminator", "domains", domains, at_least=2)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmda._checks import check_number, fail
+from mmda._contrastive import check_temperature
 
 
 class LearnableTemperature(nn.Module):
@@ -62,6 +63,26 @@ class LearnableTemperature(nn.Module):
 
     def extra_repr(self) -> str:
         return f"minimum={self.minimum:g}, maximum={self.maximum:g}"
+
+
+def keep_temperature(module: nn.Module, caller: str, temperature: float | Tensor | LearnableTemperature) -> None:
+    """Check a temperature and make it the module's: a number, a parameter, a buffer (other tensors) or a module."""
+    if not isinstance(temperature, LearnableTemperature):
+        check_temperature(caller, temperature)
+    if isinstance(temperature, Tensor) and not isinstance(temperature, nn.Parameter):
+        module.register_buffer("temperature", temperature)
+    else:
+        module.temperature = temperature  # type: ignore[assignment]
+
+
+def temperature_value(temperature: float | Tensor | LearnableTemperature) -> float | Tensor:
+    """What the functions take: a number or a scalar tensor."""
+    return temperature() if isinstance(temperature, LearnableTemperature) else temperature
+
+
+def temperature_repr(temperature: float | Tensor | LearnableTemperature) -> str:
+    """``temperature=0.1, `` for a number; a tensor is among the module's parameters, a module prints itself."""
+    return f"temperature={temperature:g}, " if isinstance(temperature, (int, float)) else ""
 
 
 __all__ = ["LearnableTemperature"]

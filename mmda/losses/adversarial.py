@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmda._adversarial import ask, balanced_binary, logit_rows
-from mmda._checks import check_same_width, check_tensor, fail, shape_text
+from mmda._checks import check_module, check_same_width, check_tensor, fail, shape_text
 from mmda._logits import as_weighted_rows
 from mmda._masking import as_rows, full_precision, safe_divide, working_dtype
 from mmda.layers.reversal import GradientReversal
@@ -117,6 +117,7 @@ class DomainAdversarialLoss(nn.Module):
 
     def __init__(self, discriminator: nn.Module, *, strength: float = 1.0) -> None:
         super().__init__()
+        check_module("DomainAdversarialLoss", "discriminator", discriminator)
         self.discriminator = discriminator
         self.reversal = GradientReversal(strength)
 
@@ -246,6 +247,7 @@ class MultiDomainAdversarialLoss(nn.Module):
 
     def __init__(self, discriminator: nn.Module, *, strength: float = 1.0) -> None:
         super().__init__()
+        check_module("MultiDomainAdversarialLoss", "discriminator", discriminator)
         self.discriminator = discriminator
         self.reversal = GradientReversal(strength)
 

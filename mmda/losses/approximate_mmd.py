@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mmda._checks import check_count, check_features, check_same_width, fail, fail_type, shape_text
+from mmda._checks import check_count, check_features, check_kernel, check_same_width, fail, fail_type, shape_text
 from mmda._fixed_draws import fixed_normal
 from mmda._kernel_sums import pooled_centre, settle_bandwidth, total_weight
+from mmda._kernel_tensors import current_kernel, register_bandwidth
 from mmda._masking import as_rows, full_precision, safe_divide, working_dtype
 from mmda.kernels import Gaussian, Kernel
 
@@ -56,6 +57,7 @@ def block_mmd_loss(source: Tensor, target: Tensor, *, kernel: Kernel = Gaussian(
     """
     caller = "block_mmd_loss"
     check_count(caller, "block_rows", block_rows, at_least=2)
+    check_kernel(caller, "kernel", kernel)
     dtype = working_dtype(source, target)
     with full_precision(source):
         x, _ = as_rows(caller, "source", source, mask=None, weight=None, dtype=dtype)
@@ -108,12 +110,14 @@ class BlockMMDLoss(nn.Module):
     def __init__(self, *, kernel: Kernel = Gaussian(), block_rows: int = 64) -> None:
         super().__init__()
         check_count("BlockMMDLoss", "block_rows", block_rows, at_least=2)
+        check_kernel("BlockMMDLoss", "kernel", kernel)
         self.kernel = kernel
+        register_bandwidth(self, kernel)
         self.block_rows = block_rows
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         """See :func:`block_mmd_loss`."""
-        return block_mmd_loss(source, target, kernel=self.kernel, block_rows=self.block_rows)
+        return block_mmd_loss(source, target, kernel=current_kernel(self, self.kernel), block_rows=self.block_rows)
 
     def extra_repr(self) -> str:
         return f"kernel={self.kernel!r}, block_rows={self.block_rows}"
@@ -163,7 +167,7 @@ def random_feature_mmd_loss(
         ``projections`` (D, d).
 
     Returns:
-        Scalar, float32 (float64 for float64 input). May be negative. A side with no row left gives zero.
+        Scalar, float32 (float64 for float64 input). May be negative. A side with at most one row left gives zero.
 
     Raises:
         ValueError: wrong shapes, fewer than two rows a side, fewer features than scales.
@@ -215,7 +219,7 @@ def random_feature_mmd_loss(
 
         value = within(x_sum, x_total) + within(y_sum, y_total)
         value = value - 2 * safe_divide((x_sum * y_sum).sum() / n_features, x_total * y_total)
-        return torch.where((x_total > 0) & (y_total > 0), value, 0 * value)
+        return torch.where((x_total > 1) & (y_total > 1), value, 0 * value)
 
 
 def _check_features(caller: str, kernel: Gaussian, n_features: int) -> None:
@@ -263,6 +267,7 @@ class RandomFeatureMMDLoss(nn.Module):
         super().__init__()
         _check_features("RandomFeatureMMDLoss", kernel, n_features)
         self.kernel = kernel
+        register_bandwidth(self, kernel)
         self.n_features = n_features
 
     def forward(
@@ -281,7 +286,7 @@ class RandomFeatureMMDLoss(nn.Module):
         return random_feature_mmd_loss(
             source,
             target,
-            kernel=self.kernel,
+            kernel=current_kernel(self, self.kernel),
             n_features=self.n_features,
             projections=projections,
             generator=generator,

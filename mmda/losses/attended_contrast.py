@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from mmda._checks import check_number
 from mmda._masking import full_precision, masked_softmax
 from mmda._pair_logits import check_paired_frames, pair_cross_entropy, paired_frames
+from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_repr, temperature_value
 
 
 def attended_contrastive_loss(
@@ -86,7 +87,8 @@ class AttendedContrastiveLoss(nn.Module):
     """Module form of :func:`attended_contrastive_loss`, which holds the formula, shapes and errors.
 
     Args:
-        temperature: of the contrast, > 0.
+        temperature: of the contrast: a number, a scalar tensor (a buffer here, or a parameter if it is one),
+            or a :class:`~mmda.layers.LearnableTemperature`, whose parameter is then one of this module's.
         attention_temperature: of the pooling, > 0.
 
     Example:
@@ -94,12 +96,14 @@ class AttendedContrastiveLoss(nn.Module):
         AttendedContrastiveLoss(temperature=0.2, attention_temperature=0.1)
     """
 
-    def __init__(self, *, temperature: float | Tensor = 0.1, attention_temperature: float = 0.1) -> None:
+    temperature: float | Tensor | LearnableTemperature
+
+    def __init__(
+        self, *, temperature: float | Tensor | LearnableTemperature = 0.1, attention_temperature: float = 0.1
+    ) -> None:
         super().__init__()
-        if not isinstance(temperature, Tensor):
-            check_number("AttendedContrastiveLoss", "temperature", temperature, above=0)
+        keep_temperature(self, "AttendedContrastiveLoss", temperature)
         check_number("AttendedContrastiveLoss", "attention_temperature", attention_temperature, above=0)
-        self.temperature = temperature
         self.attention_temperature = attention_temperature
 
     def forward(
@@ -116,7 +120,7 @@ class AttendedContrastiveLoss(nn.Module):
         return attended_contrastive_loss(
             frames,
             queries,
-            temperature=self.temperature,
+            temperature=temperature_value(self.temperature),
             attention_temperature=self.attention_temperature,
             frame_mask=frame_mask,
             negative_mask=negative_mask,
@@ -125,4 +129,4 @@ class AttendedContrastiveLoss(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        return f"temperature={self.temperature}, attention_temperature={self.attention_temperature:g}"
+        return f"{temperature_repr(self.temperature)}attention_temperature={self.attention_temperature:g}"

@@ -7,7 +7,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmda._adversarial import ask, balanced_binary, logit_rows
-from mmda._checks import check_count, check_features, check_floating, check_same_width, fail, shape_text
+from mmda._checks import (
+    check_count,
+    check_features,
+    check_floating,
+    check_module,
+    check_same_width,
+    check_tensor,
+    fail,
+    shape_text,
+)
+from mmda._logits import entropy_of
 from mmda._masking import as_rows, full_precision, working_dtype
 from mmda.layers.reversal import GradientReversal
 
@@ -48,8 +58,8 @@ def conditional_adversarial_loss(
         target_mask: the same for the target.
 
     Shape:
-        ``source_logits`` (n,), ``target_logits`` (m,), or (b, t); class logits with one more axis, (n, classes);
-        weights and masks have the shape of the discriminator's logits.
+        ``source_logits`` (n,), ``target_logits`` (m,), or (b, t), each also with a last axis of length 1, (n, 1);
+        class logits (n, classes), or (b, t, classes); weights and masks (n,), or (b, t).
 
     Returns:
         Scalar >= 0, float32 (float64 for float64 input). A side with no row left gives zero.
@@ -73,6 +83,8 @@ def conditional_adversarial_loss(
         Long et al., "Conditional Adversarial Domain Adaptation", NeurIPS 2018, equation 8.
     """
     caller = "conditional_adversarial_loss"
+    source_logits = _one_logit_a_row(caller, "source_logits", source_logits, source_class_logits)
+    target_logits = _one_logit_a_row(caller, "target_logits", target_logits, target_class_logits)
     dtype = working_dtype(source_logits, target_logits)
     with full_precision(source_logits):
         x, x_weight = logit_rows(
@@ -83,10 +95,18 @@ def conditional_adversarial_loss(
         )
         p = _predictions(caller, "source_class_logits", source_class_logits, source_logits.shape, x_weight, dtype)
         q = _predictions(caller, "target_class_logits", target_class_logits, target_logits.shape, y_weight, dtype)
-        check_same_width(caller, "source_class_logits", p, "target_class_logits", q)
+        check_same_width(caller, "source_class_logits", p, "target_class_logits", q, axis="classes")
         if entropy_weighting:
             x_weight, y_weight = _certainty(p, x_weight), _certainty(q, y_weight)
         return balanced_binary(x, y, x_weight, y_weight)
+
+
+def _one_logit_a_row(caller: str, argument: str, logits: Tensor, class_logits: Tensor) -> Tensor:
+    """Logits without the last axis of length 1 that a linear layer leaves, where the class logits have the rows."""
+    check_tensor(caller, argument, logits)
+    check_tensor(caller, argument.replace("_logits", "_class_logits"), class_logits)
+    rows = class_logits.shape[:-1]
+    return logits.squeeze(-1) if logits.ndim > 1 and logits.shape == (*rows, 1) else logits
 
 
 def _predictions(
@@ -105,7 +125,7 @@ def _predictions(
 
 def _certainty(log_probabilities: Tensor, weight: Tensor | None) -> Tensor:
     """1 + exp(-H), times how often each row counts."""
-    factor = 1 + (log_probabilities.exp() * log_probabilities).sum(1).exp()
+    factor = 1 + (-entropy_of(log_probabilities)).exp()
     return factor if weight is None else factor * weight
 
 
@@ -255,6 +275,7 @@ class ConditionalAdversarialLoss(nn.Module):
         random_map: RandomMultilinearMap | None = None,
     ) -> None:
         super().__init__()
+        check_module("ConditionalAdversarialLoss", "discriminator", discriminator)
         self.discriminator = discriminator
         self.reversal = GradientReversal(strength)
         self.random_map = random_map
@@ -285,7 +306,7 @@ class ConditionalAdversarialLoss(nn.Module):
             check_same_width(caller, "source", x, "target", y)
             p = _predictions(caller, "source_class_logits", source_class_logits, source.shape[:-1], x_weight, dtype)
             q = _predictions(caller, "target_class_logits", target_class_logits, target.shape[:-1], y_weight, dtype)
-            check_same_width(caller, "source_class_logits", p, "target_class_logits", q)
+            check_same_width(caller, "source_class_logits", p, "target_class_logits", q, axis="classes")
             joint = multilinear_map if self.random_map is None else self.random_map
             rows = joint(self.reversal(torch.cat([x, y])), torch.cat([p, q]).exp())
             logits = ask(caller, self.discriminator, rows, None, dtype)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from mmda._checks import check_count
+from mmda._checks import check_count, check_kernel
 from mmda._class_weights import class_discrepancy, equal_classes, equal_shares
+from mmda._kernel_tensors import current_kernel, register_bandwidth
 from mmda.kernels import Gaussian, Kernel
 
 
@@ -125,7 +126,9 @@ class ContrastiveDomainDiscrepancyLoss(nn.Module):
         super().__init__()
         if classes is not None:
             check_count("ContrastiveDomainDiscrepancyLoss", "classes", classes)
+        check_kernel("ContrastiveDomainDiscrepancyLoss", "kernel", kernel)
         self.kernel = kernel
+        register_bandwidth(self, kernel)
         self.classes = classes
 
     def forward(
@@ -146,7 +149,7 @@ class ContrastiveDomainDiscrepancyLoss(nn.Module):
             target,
             source_labels=source_labels,
             target_probabilities=target_probabilities,
-            kernel=self.kernel,
+            kernel=current_kernel(self, self.kernel),
             classes=self.classes,
             source_weight=source_weight,
             target_weight=target_weight,

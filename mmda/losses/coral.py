@@ -55,7 +55,10 @@ def coral_loss(
 
     Notes:
         O((n + m) d min(n + m, d)) time and O(min(n + m, d)^2) memory: with fewer rows than features the norm is
-        taken through the Gram matrices of the rows and no d x d matrix exists; the two paths agree to rounding.
+        taken through the Gram matrices of the rows and no d x d matrix exists. There, samples of one size without masks
+        and weights keep their digits as row i of one approaches row i of the other. Any others are compared in
+        float64, as sums are subtracted: with covariances a relative distance :math:`\delta` apart the relative error
+        is about :math:`10^{-16} / \delta^2`.
         The value grows with the fourth power of the features' scale. Under autocast everything is computed in
         float32. The paper has no term for the means.
 
@@ -113,15 +116,27 @@ def _covariance(x: Tensor, share: Tensor | float) -> Tensor:
 
 
 def _through_rows(x: Tensor, y: Tensor, x_share: Tensor | float, y_share: Tensor | float) -> Tensor:
-    """The same from inner products of rows: <A^T A, B^T B> = ||A B^T||_F^2."""
-    within = _inner(x, x, x_share, x_share) + _inner(y, y, y_share, y_share)
-    return (within - 2 * _inner(x, y, x_share, y_share)).clamp_min(0)
+    """The same from inner products of rows, <A^T A, B^T B> = ||A B^T||_F^2.
+
+    Samples of one size are compared through sums a and differences b of rows, as
+    :math:`2 (x^T x - y^T y) = a^T b + b^T a`: small differences enter as factors. Else the large sums are subtracted
+    from one another, in float64. What rounding leaves below zero is lifted in the value only.
+    """
+    if isinstance(x_share, float) and isinstance(y_share, float) and x.shape[0] == y.shape[0]:
+        a, b = x + y, x - y
+        mixed = a @ b.T
+        value = ((a @ a.T) * (b @ b.T) + mixed * mixed.T).sum() * (x_share * y_share / 2)
+    else:
+        a, b = x.double(), y.double()
+        within = _inner(a, a, x_share, x_share) + _inner(b, b, y_share, y_share)
+        value = within - 2 * _inner(a, b, x_share, y_share)
+    return (value - value.detach().clamp(max=0)).to(x.dtype)
 
 
 def _inner(x: Tensor, y: Tensor, x_share: Tensor | float, y_share: Tensor | float) -> Tensor:
     squared = (x @ y.T).square()
-    squared = x_share @ squared if isinstance(x_share, Tensor) else squared.sum(0) * x_share
-    return squared @ y_share if isinstance(y_share, Tensor) else squared.sum() * y_share
+    squared = x_share.double() @ squared if isinstance(x_share, Tensor) else squared.sum(0) * x_share
+    return squared @ y_share.double() if isinstance(y_share, Tensor) else squared.sum() * y_share
 
 
 class CORALLoss(nn.Module):

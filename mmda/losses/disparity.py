@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor, nn
 
 from mmda._checks import check_number, check_same_shape, check_same_width
@@ -77,7 +79,7 @@ def margin_disparity_loss(
     check_number(caller, "margin", margin, above=0)
     check_same_shape(caller, "source_logits", source_logits, "source_adversary_logits", source_adversary_logits)
     check_same_shape(caller, "target_logits", target_logits, "target_adversary_logits", target_adversary_logits)
-    check_same_width(caller, "source_logits", source_logits, "target_logits", target_logits)
+    check_same_width(caller, "source_logits", source_logits, "target_logits", target_logits, axis="classes")
     dtype = working_dtype(source_logits, source_adversary_logits, target_logits, target_adversary_logits)
 
     def chosen_log_p(
@@ -87,9 +89,11 @@ def margin_disparity_loss(
             names = {"mask_name": f"{side}_mask", "weight_name": f"{side}_weight"}
             return as_logit_rows(caller, argument, x, dtype=dtype, mask=mask, weight=weight, **names)
 
-        choice = rows(f"{side}_logits", logits)[0].detach().argmax(1)
+        classifier_rows = rows(f"{side}_logits", logits)[0].detach()
         adversary_rows, counts = rows(f"{side}_adversary_logits", adversary)
-        return adversary_rows.log_softmax(1), choice, counts
+        undefined = classifier_rows.isnan().any(1, keepdim=True)  # an arg max would choose a class all the same
+        adversary_rows = adversary_rows.masked_fill(undefined, math.nan)
+        return adversary_rows.log_softmax(1), classifier_rows.argmax(1), counts
 
     with full_precision(source_logits):
         log_p, choice, counts = chosen_log_p(

@@ -23,10 +23,10 @@ class _NegativePower(Energy):
         self.exponent = exponent
 
     def evaluate(self, squared: Tensor, bandwidth: Tensor) -> Tensor:
-        positive = squared > 0
+        nothing = squared <= 0
         one = torch.ones((), dtype=squared.dtype, device=squared.device)
-        power = torch.where(positive, squared, one) ** (self.exponent / 2)
-        return -torch.where(positive, power, 0 * one)
+        power = torch.where(nothing, one, squared) ** (self.exponent / 2)
+        return -torch.where(nothing, 0 * one, power)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _NegativePower) and other.exponent == self.exponent
@@ -75,7 +75,7 @@ def energy_distance_loss(
 
     Returns:
         Scalar, float32 (float64 for float64 input). Biased: >= 0 up to rounding. Unbiased may be negative and is
-        never clamped. A side with no row left gives zero.
+        never clamped. A side with no row left gives zero, with ``"unbiased"`` also a side with at most one.
 
     Raises:
         ValueError: wrong shapes, an exponent outside (0, 2), one row and ``"unbiased"``.
@@ -111,7 +111,8 @@ def energy_distance_loss(
         value = squared_mmd(x, y, x_weight, y_weight, kernel=kernel, unbiased=unbiased) / 2
         if x_weight is None and y_weight is None:
             return value
-        both = (total_weight(x, x_weight) > 0) & (total_weight(y, y_weight) > 0)
+        least = 1 if unbiased else 0
+        both = (total_weight(x, x_weight) > least) & (total_weight(y, y_weight) > least)
         return torch.where(both, value, 0 * value)
 
 

@@ -16,7 +16,7 @@ def entropy_loss(logits: Tensor, *, weight: Tensor | None = None, mask: Tensor |
     .. math:: \frac{1}{n} \sum_i H(p_i), \qquad H(p) = -\sum_k p_k \log p_k
 
     Args:
-        logits: finite scores before the softmax, of unlabelled rows as a rule.
+        logits: scores before the softmax, of unlabelled rows as a rule; minus infinity rules a class out.
         weight: how often each row counts: 2 is a repeated row, 0 an absent one.
         mask: bool, True = keep. Padding may hold anything.
 
@@ -65,7 +65,7 @@ def information_maximisation_loss(
     which is minus the mutual information between row and predicted class.
 
     Args:
-        logits: finite scores before the softmax, of unlabelled rows as a rule.
+        logits: scores before the softmax, of unlabelled rows as a rule; minus infinity rules a class out.
         weight: how often each row counts: 2 is a repeated row, 0 an absent one.
         mask: bool, True = keep. Padding may hold anything.
 

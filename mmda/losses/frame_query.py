@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mmda._checks import check_mask, check_number, check_weight, fail, shape_text
+from mmda._checks import check_mask, check_weight, fail, shape_text
+from mmda._contrastive import check_temperature
 from mmda._frames import check_frames_and_queries, unit_rows
 from mmda._masking import full_precision, masked_log_softmax, masked_mean, safe_divide, working_dtype, zero_padding
+from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_repr, temperature_value
 
 
 def frame_query_loss(
@@ -66,8 +68,7 @@ def frame_query_loss(
     check_mask("frame_query_loss", "moment_mask", moment_mask, frames.shape[:2])
     if weight is not None:
         check_weight("frame_query_loss", "weight", weight, frames.shape[:1])
-    if not isinstance(temperature, Tensor):
-        check_number("frame_query_loss", "temperature", temperature, above=0)
+    check_temperature("frame_query_loss", temperature)
     dtype = working_dtype(frames, queries)
     with full_precision(frames):
         f, q, keep = frames.to(dtype), queries.to(dtype), frame_mask
@@ -88,18 +89,19 @@ class FrameQueryLoss(nn.Module):
     """Module form of :func:`frame_query_loss`, which holds the formula, shapes and errors.
 
     Args:
-        temperature: > 0.
+        temperature: a number, a scalar tensor (a buffer here, or a parameter if it is one), or a
+            :class:`~mmda.layers.LearnableTemperature`, whose parameter is then one of this module's.
 
     Example:
         >>> FrameQueryLoss(temperature=0.2)
         FrameQueryLoss(temperature=0.2)
     """
 
-    def __init__(self, *, temperature: float | Tensor = 0.1) -> None:
+    temperature: float | Tensor | LearnableTemperature
+
+    def __init__(self, *, temperature: float | Tensor | LearnableTemperature = 0.1) -> None:
         super().__init__()
-        if not isinstance(temperature, Tensor):
-            check_number("FrameQueryLoss", "temperature", temperature, above=0)
-        self.temperature = temperature
+        keep_temperature(self, "FrameQueryLoss", temperature)
 
     def forward(
         self,
@@ -111,9 +113,10 @@ class FrameQueryLoss(nn.Module):
         weight: Tensor | None = None,
     ) -> Tensor:
         """See :func:`frame_query_loss`."""
+        temperature = temperature_value(self.temperature)
         return frame_query_loss(
-            frames, queries, moment_mask, temperature=self.temperature, frame_mask=frame_mask, weight=weight
+            frames, queries, moment_mask, temperature=temperature, frame_mask=frame_mask, weight=weight
         )
 
     def extra_repr(self) -> str:
-        return f"temperature={self.temperature}"
+        return temperature_repr(self.temperature).removesuffix(", ")

@@ -60,7 +60,7 @@ def higher_order_moment_loss(
         Scalar >= 0 up to rounding, float32 (float64 for float64 input). A side with no row left gives zero.
 
     Raises:
-        ValueError: wrong shapes, an order or a number of samples below 1.
+        ValueError: wrong shapes, an order or a number of samples below 1, indices (on the CPU) of no feature.
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:
@@ -86,7 +86,7 @@ def higher_order_moment_loss(
         y, y_weight = as_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
         check_same_width(caller, "source", x, "target", y)
         if indices is not None:
-            _check_indices(caller, indices, order)
+            _check_indices(caller, indices, order, x.shape[1])
         elif samples is not None:
             indices = fixed_integers(samples, order, below=x.shape[1], device=x.device)
         x_total, y_total = total_weight(x, x_weight), total_weight(y, y_weight)
@@ -136,12 +136,16 @@ def _sampled(rows: Tensor, share: Tensor, centre: Tensor, indices: Tensor) -> Te
     return (share @ excess).square().mean()
 
 
-def _check_indices(caller: str, indices: Tensor, order: int) -> None:
+def _check_indices(caller: str, indices: Tensor, order: int, width: int) -> None:
     check_tensor(caller, "indices", indices)
     if indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool:
         raise TypeError(f"{caller}: `indices` must hold integers, got {indices.dtype}")
     if indices.ndim != 2 or indices.shape[1] != order or indices.shape[0] == 0:
         fail(caller, "indices", f"have shape (samples, {order})", shape_text(indices))
+    if indices.device.type == "cpu" and not torch.compiler.is_compiling():  # values are read where that is free
+        low, high = int(indices.min()), int(indices.max())
+        if low < 0 or high >= width:
+            fail(caller, "indices", f"name features from 0 to {width - 1}", low if low < 0 else high)
 
 
 def _check_options(caller: str, order: int, samples: int | None) -> None:

@@ -7,8 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mmda._checks import check_choice, check_mask, check_weight, fail, shape_text
+from mmda._checks import check_choice, check_kernel, check_mask, check_tensor, check_weight, fail, shape_text
 from mmda._kernel_sums import pooled_centre
+from mmda._kernel_tensors import current_kernel, register_bandwidth
 from mmda._masking import as_rows, full_precision, safe_divide, working_dtype
 from mmda.kernels import Gaussian, Kernel, centred_squared_distances
 
@@ -78,6 +79,11 @@ def hsic_loss(
     """
     caller = "hsic_loss"
     check_choice(caller, "estimator", estimator, _ESTIMATORS)
+    check_kernel(caller, "kernel", kernel)
+    if positive_kernel is not None:
+        check_kernel(caller, "positive_kernel", positive_kernel)
+    check_tensor(caller, "anchor", anchor)
+    check_tensor(caller, "positive", positive)
     dtype = working_dtype(anchor, positive)
     with full_precision(anchor):
         if mask is not None:
@@ -149,19 +155,27 @@ class HSICLoss(nn.Module):
     ) -> None:
         super().__init__()
         check_choice("HSICLoss", "estimator", estimator, _ESTIMATORS)
+        check_kernel("HSICLoss", "kernel", kernel)
+        if positive_kernel is not None:
+            check_kernel("HSICLoss", "positive_kernel", positive_kernel)
         self.kernel = kernel
         self.positive_kernel = positive_kernel
+        register_bandwidth(self, kernel)
+        register_bandwidth(self, positive_kernel, "positive_bandwidth")
         self.estimator: Estimator = estimator
 
     def forward(
         self, anchor: Tensor, positive: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
         """See :func:`hsic_loss`."""
+        positive_kernel = self.positive_kernel
+        if positive_kernel is not None:
+            positive_kernel = current_kernel(self, positive_kernel, "positive_bandwidth")
         return hsic_loss(
             anchor,
             positive,
-            kernel=self.kernel,
-            positive_kernel=self.positive_kernel,
+            kernel=current_kernel(self, self.kernel),
+            positive_kernel=positive_kernel,
             estimator=self.estimator,
             weight=weight,
             mask=mask,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mmda._checks import (
     check_choice,
+    check_kernel,
     check_mask,
     check_same_width,
     check_tensor,
@@ -19,6 +20,7 @@ from mmda._checks import (
     shape_text,
 )
 from mmda._kernel_sums import pooled_centre, settle_bandwidth, total_weight
+from mmda._kernel_tensors import current_kernel, register_bandwidth
 from mmda._masking import as_rows, full_precision, safe_divide, working_dtype
 from mmda.kernels import Gaussian, Kernel, centred_squared_distances
 
@@ -72,7 +74,8 @@ def joint_mmd_loss(
 
     Returns:
         Scalar, float32 (float64 for float64 input). Biased: in [0, 2] for the bounded kernels here. Unbiased and
-        linear may be negative and are never clamped. A side with no row left gives zero.
+        linear may be negative and are never clamped. A side with no row left gives zero, with ``"unbiased"`` also a
+        side with at most one.
 
     Raises:
         ValueError: no layer, layers that do not match in number, rows or widths; wrong shapes; one row and
@@ -157,7 +160,8 @@ def joint_mmd_loss(
         value = mean_within(xs, a) + mean_within(ys, b) - 2 * across
         if x_weight is None and y_weight is None:
             return value
-        both = (total_weight(xs[0], x_weight) > 0) & (total_weight(ys[0], y_weight) > 0)
+        least = 1 if unbiased else 0
+        both = (total_weight(xs[0], x_weight) > least) & (total_weight(ys[0], y_weight) > least)
         return torch.where(both, value, 0 * value)
 
 
@@ -201,7 +205,10 @@ def _check_layers(caller: str, name: str, layers: object, mask: Tensor | None, w
 
 def _kernel_each(caller: str, kernel: Kernel | Sequence[Kernel], layers: int) -> Sequence[Kernel]:
     if not isinstance(kernel, Sequence):
+        check_kernel(caller, "kernel", kernel)
         return (kernel,) * layers
+    for position, one in enumerate(kernel):
+        check_kernel(caller, f"kernel[{position}]", one)
     if len(kernel) != layers:
         fail(caller, "kernel", f"be one kernel or one a layer ({layers})", len(kernel))
     return tuple(kernel)
@@ -227,7 +234,16 @@ estimator='biased')
             kernel = tuple(kernel)
             if not kernel:
                 fail("JointMMDLoss", "kernel", "be one kernel or one a layer", "none")
+            for position, one in enumerate(kernel):
+                check_kernel("JointMMDLoss", f"kernel[{position}]", one)
+        else:
+            check_kernel("JointMMDLoss", "kernel", kernel)
         self.kernel = kernel
+        if isinstance(kernel, Sequence):
+            for layer, each in enumerate(kernel):
+                register_bandwidth(self, each, f"bandwidth_{layer}")
+        else:
+            register_bandwidth(self, kernel)
         self.estimator: Estimator = estimator
 
     def forward(
@@ -241,10 +257,15 @@ estimator='biased')
         target_mask: Tensor | None = None,
     ) -> Tensor:
         """See :func:`joint_mmd_loss`."""
+        kernel: Kernel | Sequence[Kernel]
+        if isinstance(self.kernel, Sequence):
+            kernel = [current_kernel(self, each, f"bandwidth_{layer}") for layer, each in enumerate(self.kernel)]
+        else:
+            kernel = current_kernel(self, self.kernel)
         return joint_mmd_loss(
             source,
             target,
-            kernel=self.kernel,
+            kernel=kernel,
             estimator=self.estimator,
             source_weight=source_weight,
             target_weight=target_weight,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmda._checks import (
+    check_callable,
     check_choice,
     check_count,
     check_mask,
@@ -91,6 +92,7 @@ def multi_domain_loss(
     """
     caller = "multi_domain_loss"
     _check_options(caller, discrepancy, domains, scheme)
+    check_tensor(caller, "features", features)
     if mask is not None:
         check_mask(caller, "mask", mask, features.shape[:-1])
     check_samples(caller, "features", features, mask=mask)
@@ -154,8 +156,7 @@ def _check_index(caller: str, index: Tensor, features: Tensor) -> None:
 
 
 def _check_options(caller: str, discrepancy: Discrepancy, domains: int, scheme: Scheme) -> None:
-    if not callable(discrepancy):
-        raise TypeError(f"{caller}: `discrepancy` must be callable, got {type(discrepancy).__name__}")
+    check_callable(caller, "discrepancy", discrepancy)
     check_count(caller, "domains", domains, at_least=2)
     check_choice(caller, "scheme", scheme, _SCHEMES)
 

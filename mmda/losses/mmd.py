@@ -7,8 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mmda._checks import check_choice, check_count, check_same_width, fail, shape_text
+from mmda._checks import check_choice, check_count, check_kernel, check_same_width, fail, shape_text
 from mmda._kernel_sums import pooled_centre, settle_bandwidth, squared_mmd, total_weight
+from mmda._kernel_tensors import current_kernel, register_bandwidth
 from mmda._masking import as_rows, full_precision, working_dtype
 from mmda.kernels import Gaussian, Kernel
 
@@ -57,7 +58,8 @@ def mmd_loss(
 
     Returns:
         Scalar, float32 (float64 for float64 input). Biased: in [0, 2] for the bounded kernels here. Unbiased and
-        linear may be negative and are never clamped. A side with no row left gives zero.
+        linear may be negative and are never clamped. A side with no row left gives zero, with ``"unbiased"`` also a
+        side with at most one.
 
     Raises:
         ValueError: wrong shapes; one row and ``"unbiased"``; fewer than two rows, unequal sizes, weights or masks
@@ -70,7 +72,8 @@ def mmd_loss(
         gradient, function transforms, forward-mode and second derivatives use the dense formula, O((n + m)^2)
         memory. Linear: O((n + m) d) time beside the bandwidth. Under autocast everything is computed in float32. The
         bandwidth carries no gradient unless the kernel was given a tensor that requires one.
-        With ``"unbiased"`` and weights, totals must exceed one count a side (weights are counts, not shares).
+        With ``"unbiased"`` and weights, a side whose total is at most one count gives zero (weights are counts, not
+        shares).
 
     Example:
         >>> import torch
@@ -88,6 +91,7 @@ def mmd_loss(
     check_choice("mmd_loss", "estimator", estimator, _ESTIMATORS)
     if block_size is not None:
         check_count("mmd_loss", "block_size", block_size)
+    check_kernel("mmd_loss", "kernel", kernel)
     dtype = working_dtype(source, target)
     with full_precision(source):
         x, x_weight = as_rows("mmd_loss", "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
@@ -105,7 +109,8 @@ def mmd_loss(
         value = squared_mmd(x, y, x_weight, y_weight, kernel=kernel, unbiased=unbiased, block_size=block_size)
         if x_weight is None and y_weight is None:
             return value
-        both = (total_weight(x, x_weight) > 0) & (total_weight(y, y_weight) > 0)
+        least = 1 if unbiased else 0
+        both = (total_weight(x, x_weight) > least) & (total_weight(y, y_weight) > least)
         return torch.where(both, value, 0 * value)
 
 
@@ -133,7 +138,8 @@ class MMDLoss(nn.Module):
     """Module form of :func:`mmd_loss`, which holds the formula, shapes and errors.
 
     Args:
-        kernel: any :class:`mmda.kernels.Kernel`.
+        kernel: any :class:`mmda.kernels.Kernel`. A tensor bandwidth is a buffer of this module, or its parameter if it
+            is one.
         estimator: ``"biased"``, ``"unbiased"`` or ``"linear"``.
         block_size: rows of a tile, or None.
 
@@ -149,7 +155,9 @@ class MMDLoss(nn.Module):
         check_choice("MMDLoss", "estimator", estimator, _ESTIMATORS)
         if block_size is not None:
             check_count("MMDLoss", "block_size", block_size)
+        check_kernel("MMDLoss", "kernel", kernel)
         self.kernel = kernel
+        register_bandwidth(self, kernel)
         self.estimator: Estimator = estimator
         self.block_size = block_size
 
@@ -167,7 +175,7 @@ class MMDLoss(nn.Module):
         return mmd_loss(
             source,
             target,
-            kernel=self.kernel,
+            kernel=current_kernel(self, self.kernel),
             estimator=self.estimator,
             block_size=self.block_size,
             source_weight=source_weight,

@@ -7,7 +7,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mmda._checks import check_features, check_floating, check_mask, check_same_shape, check_weight, fail, shape_text
+from mmda._checks import (
+    check_features,
+    check_floating,
+    check_mask,
+    check_same_shape,
+    check_weight,
+    fail,
+    fail_type,
+    shape_text,
+)
 from mmda._masking import full_precision, masked_log_softmax, masked_mean, safe_divide, working_dtype
 
 
@@ -137,6 +146,8 @@ def moment_localization_loss(
     check_same_shape(caller, "start_logits", start_logits, "inside_logits", inside_logits)
     check_floating(caller, "end_logits", end_logits)
     check_floating(caller, "inside_logits", inside_logits)
+    if not isinstance(targets, MomentTargets):
+        fail_type(caller, "targets", "be MomentTargets", targets)
     for name, target in zip(targets._fields, targets):
         check_same_shape(caller, "start_logits", start_logits, f"targets.{name}", target)
     if frame_mask is not None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mmda._checks import check_number
 from mmda._masking import full_precision, safe_divide
 from mmda._pair_logits import check_paired_frames, pair_cross_entropy, paired_frames
+from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_repr, temperature_value
 
 
 def multiple_instance_loss(
@@ -107,7 +108,8 @@ class MultipleInstanceLoss(nn.Module):
     """Module form of :func:`multiple_instance_loss`, which holds the formula, shapes and errors.
 
     Args:
-        temperature: > 0.
+        temperature: a number, a scalar tensor (a buffer here, or a parameter if it is one), or a
+            :class:`~mmda.layers.LearnableTemperature`, whose parameter is then one of this module's.
         top: share of the frames that stands for the video, in (0, 1].
         in_video: weight of the contrast inside the video, >= 0.
 
@@ -116,13 +118,19 @@ class MultipleInstanceLoss(nn.Module):
         MultipleInstanceLoss(temperature=0.1, top=0.25, in_video=0)
     """
 
-    def __init__(self, *, temperature: float | Tensor = 0.1, top: float = 0.125, in_video: float = 0.0) -> None:
+    temperature: float | Tensor | LearnableTemperature
+
+    def __init__(
+        self,
+        *,
+        temperature: float | Tensor | LearnableTemperature = 0.1,
+        top: float = 0.125,
+        in_video: float = 0.0,
+    ) -> None:
         super().__init__()
         check_number("MultipleInstanceLoss", "top", top, above=0, at_most=1)
         check_number("MultipleInstanceLoss", "in_video", in_video, at_least=0)
-        if not isinstance(temperature, Tensor):
-            check_number("MultipleInstanceLoss", "temperature", temperature, above=0)
-        self.temperature = temperature
+        keep_temperature(self, "MultipleInstanceLoss", temperature)
         self.top = top
         self.in_video = in_video
 
@@ -140,7 +148,7 @@ class MultipleInstanceLoss(nn.Module):
         return multiple_instance_loss(
             frames,
             queries,
-            temperature=self.temperature,
+            temperature=temperature_value(self.temperature),
             top=self.top,
             in_video=self.in_video,
             frame_mask=frame_mask,
@@ -150,4 +158,4 @@ class MultipleInstanceLoss(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        return f"temperature={self.temperature}, top={self.top:g}, in_video={self.in_video:g}"
+        return f"{temperature_repr(self.temperature)}top={self.top:g}, in_video={self.in_video:g}"

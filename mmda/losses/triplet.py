@@ -137,7 +137,7 @@ def _one_way(
     else:
         allowed = negative > 0
         if negatives == "semi_hard":
-            allowed = allowed & (s < own.unsqueeze(1))
+            allowed = allowed & ~(s >= own.unsqueeze(1))  # NaN is not hidden
         each = torch.where(allowed, gap, torch.zeros_like(gap)).amax(1).clamp_min(0)
     kept = torch.where(has_positive, row_count, torch.zeros_like(row_count))
     return safe_divide(kept @ each, kept.sum())

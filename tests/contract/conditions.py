@@ -931,6 +931,8 @@ def check_error_tensors(case: Case) -> None:
             assert_refused(case, broken(lambda leaf: leaf[0]), f"`{name}` with one axis too few")
             assert_refused(case, broken(lambda leaf: leaf[:0]), f"an empty `{name}`")
         assert_refused(case, broken(lambda leaf: leaf.to(torch.int64)), f"an integer `{name}`")
+        listed = functools.partial(case.call, problem.with_values(**{name: [1.0, 2.0]}), case.make())
+        assert_refused(case, listed, f"`{name}` as a list")
         shared = [n for n in case.differentiable if n != name and case.roles[n].axes[-1] == role.axes[-1]]
         if shared:
             assert_refused(case, broken(lambda leaf: leaf[..., :-1]), f"a narrower `{name}`")

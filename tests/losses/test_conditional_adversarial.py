@@ -190,7 +190,7 @@ def test_errors() -> None:
     x, y, p, q = problem()
     with pytest.raises(ValueError, match=r"`source_class_logits` must have shape \(7, classes\), got \(5, 4\)"):
         module()(x, y, q, q)
-    with pytest.raises(ValueError, match=r"`target_class_logits` must have as many features as `source_class_logits`"):
+    with pytest.raises(ValueError, match=r"`target_class_logits` must have as many classes as `source_class_logits`"):
         module()(x, y, p, q[:, :3])
     with pytest.raises(
         ValueError, match=r"RandomMultilinearMap: `features` must have shape \(samples, 2\), got \(7, 3\)"

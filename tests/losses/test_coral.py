@@ -100,6 +100,41 @@ def test_equal_samples_give_zero_with_zero_gradient() -> None:
         assert x.grad.abs().max() < 1e-6
 
 
+def nearly_equal(apart: float, how: str) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Float32 rows whose covariances are ``apart`` from each other, fewer than features."""
+    generator = torch.Generator().manual_seed(0)
+    x, noise = torch.randn(2, 16, 64, generator=generator)
+    y = x + apart * noise
+    if how == "sizes":  # every row of y twice and a factor: n - 1 = 15 and 31
+        return x, (y * (31 / 30) ** 0.5).repeat(2, 1), {}
+    given = {"mask": {"source_mask": torch.ones(16, dtype=torch.bool)}, "weight": {"target_weight": torch.ones(16)}}
+    return x, y, given.get(how, {})
+
+
+@pytest.mark.parametrize("how", ["rows", "sizes", "mask", "weight"])
+@pytest.mark.parametrize("apart", [1e-2, 1e-3, 1e-4])
+def test_few_rows_keep_their_digits_near_alignment(how: str, apart: float) -> None:
+    """Value and gradient of float32 rows against explicit covariances in float64."""
+    x, y, given = nearly_equal(apart, how)
+    exact = [rows.double().requires_grad_() for rows in (x, y)]
+    expected = (exact[0].T.cov() - exact[1].T.cov()).square().sum() / (4 * 64**2)
+    rows = [r.clone().requires_grad_() for r in (x, y)]
+    value = coral_loss(*rows, **given)
+    rounding = 2e-7 / apart  # of the means and of the rows less their mean, in float32
+    assert value.item() == pytest.approx(expected.item(), rel=2 * rounding)
+    for found, true in zip(torch.autograd.grad(value, rows), torch.autograd.grad(expected, exact)):
+        assert (found - true).norm() <= 10 * rounding * true.norm()
+
+
+def test_few_rows_near_alignment_in_float64() -> None:
+    """Rows of one size: the value falls with the square of the distance, where sums subtracted would lose it."""
+    generator = torch.Generator().manual_seed(0)
+    x, noise = torch.randn(2, 6, 17, dtype=torch.float64, generator=generator)
+    near = (coral_loss(x, x + 1e-7 * noise) / 1e-14).item()
+    assert near == pytest.approx((coral_loss(x, x + 1e-5 * noise) / 1e-10).item(), rel=1e-3)
+    assert near > 0
+
+
 def test_one_row_is_an_error_and_one_counted_row_is_zero() -> None:
     x, y = unequal_sample()
     with pytest.raises(ValueError, match=r"coral_loss: `source` must have at least 2 samples, got \(1, 3\)"):

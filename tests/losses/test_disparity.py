@@ -81,7 +81,7 @@ def test_errors_name_the_argument() -> None:
     good = torch.zeros(3, 4)
     with pytest.raises(ValueError, match=r"`source_adversary_logits` must have the shape of `source_logits` \(3, 4\)"):
         margin_disparity_loss(good, torch.zeros(2, 4), good, good)
-    with pytest.raises(ValueError, match=r"`target_logits` must have as many features as `source_logits` \(4\), got 5"):
+    with pytest.raises(ValueError, match=r"`target_logits` must have as many classes as `source_logits` \(4\), got 5"):
         margin_disparity_loss(good, good, torch.zeros(3, 5), torch.zeros(3, 5))
     with pytest.raises(ValueError, match=r"`target_weight` must have shape \(3,\), got \(2,\)"):
         margin_disparity_loss(good, good, good, good, target_weight=torch.ones(2))

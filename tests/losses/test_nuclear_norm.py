@@ -8,6 +8,7 @@ import torch
 
 from mmda._spectral import smooth_nuclear_norm
 from mmda.losses.nuclear_norm import batch_nuclear_norm_loss
+from mmda.validators import nuclear_norm_score
 from tests.reference import predictions
 
 RNG = np.random.default_rng(6)
@@ -102,3 +103,12 @@ def test_zero_rows_add_nothing() -> None:
 def test_smoothing_must_be_positive() -> None:
     with pytest.raises(ValueError, match=r"`smoothing` must be a finite number > 0, got 0"):
         batch_nuclear_norm_loss(torch.zeros(2, 2), smoothing=0)
+
+
+def test_nan_logits_give_nan() -> None:
+    logits = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    logits[2, 1] = torch.nan
+    assert batch_nuclear_norm_loss(logits).isnan()
+    assert nuclear_norm_score(logits).isnan()
+    mask = torch.arange(6) != 2
+    assert nuclear_norm_score(logits, mask=mask).item() == pytest.approx(nuclear_norm_score(logits[mask]).item())
