@@ -9,9 +9,9 @@ the inputs in place: gradients of the inputs count, the inputs do not. "Products
 the exact computation cannot do without (the upper triangle once, its gradient once), as products of square tiles: the
 share of a row is their time over ours. Values are printed too: a loss that is fast and different is different.
 
-    python -m benchmarks                     # the table, about 20 minutes on two cores
-    python -m benchmarks --quick             # about three minutes
-    python -m benchmarks --large             # and 65,536 rows a side: about 20 minutes more
+    python -m benchmarks                     # the table, about ten minutes
+    python -m benchmarks --quick             # about a minute and a half
+    python -m benchmarks --large             # and 65,536 rows a side: about four minutes more
     python -m benchmarks --device cuda       # in milliseconds of wall time, memory of the device
     python -m benchmarks --plot FILE         # draw the curves of a result again
 """
@@ -57,7 +57,7 @@ class Row:
 
 
 MMD = ("ours", "ours, Laplacian", "skada", "pytorch-adapt", "dense formula")
-CLIP = ("ours", "ours, unbounded logits", "open_clip's form", "shared logits")
+CLIP = ("ours", "ours, normalising", "open_clip's form", "shared logits")
 LIMIT = ("products alone",)
 CORAL = ("ours", "skada", "pytorch-adapt")
 

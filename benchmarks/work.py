@@ -152,7 +152,7 @@ def clip_ours(n: int, device: torch.device) -> Callable[[Tensor, Tensor], Tensor
 
 
 def clip_ours_normalised(n: int, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
-    """Normalising inside: a known bound on the logits, and one exponential for rows and columns."""
+    """With the division by the rows' lengths inside, which its peers leave to the model."""
     from mmda.losses import InfoNCELoss
 
     return InfoNCELoss(temperature=TEMPERATURE)
@@ -243,8 +243,8 @@ WORK: dict[str, dict[str, Builder]] = {
         "products alone": products(12),
     },
     "clip": {
-        "ours": contrast(clip_ours_normalised),
-        "ours, unbounded logits": contrast(clip_ours),
+        "ours": contrast(clip_ours),
+        "ours, normalising": contrast(clip_ours_normalised),
         "open_clip's form": contrast(clip_open_clip),
         "shared logits": contrast(clip_shared),
         "products alone": products(6),
