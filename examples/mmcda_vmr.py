@@ -679,7 +679,8 @@ def plot(tables: list[dict[str, Any]], path: Path) -> None:
 
     colours = {"blind": "#b8bec7", "trained": "#3b6fb6"}
     height = 0.8 + 0.33 * max(len(t["rows"]) for t in tables)
-    figure, axes = plt.subplots(1, len(tables), figsize=(6.2 * len(tables), height), squeeze=False)
+    size = (6.2 * len(tables), height)
+    figure, axes = plt.subplots(1, len(tables), figsize=size, squeeze=False, layout="constrained")
     for axis, each in zip(axes[0], tables):
         rows = each["rows"][::-1]
         means = [100 * r["mean"][HEADLINE] for r in rows]
@@ -695,9 +696,8 @@ def plot(tables: list[dict[str, Any]], path: Path) -> None:
         axis.set_xlabel(f"{HEADLINE} on the target's test videos, per cent")
         axis.set_title(each["problem"], fontsize=10)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
     drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=130)
+    figure.savefig(drawn, format="png", dpi=110)
     plt.close(figure)
     write(path, drawn.getvalue())
 

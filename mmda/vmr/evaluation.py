@@ -378,7 +378,7 @@ def _resampled_means(sums: Floats, counts: Floats, samples: int, rng: np.random.
     means = np.empty(samples)
     step = max(1, _BLOCK // groups)
     for low in range(0, samples, step):
-        drawn = rng.integers(0, groups, size=(min(step, samples - low), groups), dtype=np.int32)
+        drawn = rng.integers(0, groups, size=(min(step, samples - low), groups))
         sizes = groups * counts[0] if equal else counts[drawn].sum(1)
         means[low : low + step] = sums[drawn].sum(1) / sizes
     return means
