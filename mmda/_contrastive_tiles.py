@@ -99,9 +99,9 @@ def dense(
     if kind == "sigmoid":
         sign = torch.where(torch.eye(n, dtype=torch.bool, device=a.device), -1.0, 1.0).to(a.dtype)
         return -F.logsigmoid(-sign * (similarity + bias)).sum() / n
-    own = similarity.diagonal()
-    one_way = (similarity.logsumexp(1) - own).mean()
-    return (one_way + (similarity.logsumexp(0) - own).mean()) / 2 if kind == "symmetric" else one_way
+    partner = torch.arange(n, device=a.device)
+    one_way = F.cross_entropy(similarity, partner)
+    return (one_way + F.cross_entropy(similarity.T, partner)) / 2 if kind == "symmetric" else one_way
 
 
 class _Contrastive(torch.autograd.Function):
