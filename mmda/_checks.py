@@ -163,26 +163,29 @@ def check_sequence(caller: str, argument: str, value: object, what: str, *, empt
         fail(caller, argument, f"hold at least one {what}", "none")
 
 
+def _refuse_class(caller: str, argument: str, rule: str, value: object) -> None:
+    """The value is no class: an instance was meant."""
+    if isinstance(value, type):
+        raise TypeError(f"{caller}: `{argument}` must {rule}, got the class {value.__name__}")
+
+
 def check_kernel(caller: str, argument: str, value: object) -> None:
     """The value is a kernel: it settles a bandwidth and evaluates similarities; a class or a name is none."""
-    if isinstance(value, type):
-        raise TypeError(f"{caller}: `{argument}` must be a kernel such as Gaussian(), got the class {value.__name__}")
+    _refuse_class(caller, argument, "be a kernel such as Gaussian()", value)
     if not (hasattr(value, "settle") and hasattr(value, "evaluate") and hasattr(value, "at_zero")):
         fail_type(caller, argument, "be a kernel such as Gaussian()", value)
 
 
 def check_callable(caller: str, argument: str, value: object) -> None:
     """The value can be called; a class, whose call would only build one, is refused."""
-    if isinstance(value, type):
-        raise TypeError(f"{caller}: `{argument}` must be callable and an instance, got the class {value.__name__}")
+    _refuse_class(caller, argument, "be callable and an instance", value)
     if not callable(value):
         fail_type(caller, argument, "be callable", value)
 
 
 def check_module(caller: str, argument: str, value: object) -> None:
     """The value is a module, and not the class of one."""
-    if isinstance(value, type):
-        raise TypeError(f"{caller}: `{argument}` must be a torch.nn.Module, got the class {value.__name__}")
+    _refuse_class(caller, argument, "be a torch.nn.Module", value)
     if not isinstance(value, nn.Module):
         fail_type(caller, argument, "be a torch.nn.Module", value)
 

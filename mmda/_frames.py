@@ -1,16 +1,10 @@
-"""Frames and queries in one space: what is checked of them, and their unit rows."""
+"""Frames and queries in one space: what is checked of them."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 from mmda._checks import check_features, check_mask, fail
-from mmda._contrastive import normalized_rows
-
-
-def unit_rows(x: Tensor) -> Tensor:
-    """Rows scaled to length one whatever their scale; zero rows stay, without NaN."""
-    return normalized_rows(x)
 
 
 def check_frames_and_queries(caller: str, frames: Tensor, queries: Tensor, frame_mask: Tensor | None) -> None:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from mmda._checks import check_mask, check_weight, fail, shape_text
-from mmda._contrastive import check_temperature
-from mmda._frames import check_frames_and_queries, unit_rows
+from mmda._contrastive import check_temperature, normalized_rows
+from mmda._frames import check_frames_and_queries
 from mmda._masking import masked_logsumexp, safe_divide, working_dtype, zero_padding
 
 
@@ -70,7 +70,8 @@ def paired_frames(
     counts = torch.where(keep.any(1), counts, torch.zeros_like(counts))
     present = counts > 0
     f, q = zero_padding(f, keep & present.unsqueeze(1)), zero_padding(q, present)
-    return PairedFrames(unit_rows(f), unit_rows(q), keep, candidate_mask(caller, n, negative_mask, f.device), counts)
+    candidates = candidate_mask(caller, n, negative_mask, f.device)
+    return PairedFrames(normalized_rows(f), normalized_rows(q), keep, candidates, counts)
 
 
 def check_paired_frames(

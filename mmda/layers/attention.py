@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from mmda._checks import fail, shape_text
-from mmda._frames import check_frames_and_queries, unit_rows
+from mmda._contrastive import normalized_rows
+from mmda._frames import check_frames_and_queries
 from mmda._masking import full_precision, masked_softmax, working_dtype, zero_padding
 from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_repr, temperature_value
 
@@ -73,7 +74,7 @@ class FrameQueryAttention(nn.Module):
                 mask = torch.ones(f.shape[:2], dtype=torch.bool, device=f.device)
             else:
                 f = zero_padding(f, mask)
-            f, q = unit_rows(f), unit_rows(queries.to(dtype))
+            f, q = normalized_rows(f), normalized_rows(queries.to(dtype))
             if every_pair:
                 similarity = torch.einsum("btd,nd->bnt", f, q)
                 weights = self._weights(similarity, mask.unsqueeze(1).expand_as(similarity))

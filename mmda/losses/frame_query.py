@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from mmda._checks import check_mask, check_weight, fail, shape_text
-from mmda._contrastive import check_temperature
-from mmda._frames import check_frames_and_queries, unit_rows
+from mmda._contrastive import check_temperature, normalized_rows
+from mmda._frames import check_frames_and_queries
 from mmda._masking import full_precision, masked_log_softmax, masked_mean, safe_divide, working_dtype, zero_padding
 from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_repr, temperature_value
 
@@ -80,7 +80,7 @@ def frame_query_loss(
             counts = counts * weight.to(dtype)
         present = counts > 0
         f, q = zero_padding(f, keep & present.unsqueeze(1)), zero_padding(q, present)
-        scores = torch.bmm(unit_rows(f), unit_rows(q).unsqueeze(2)).squeeze(2) / temperature
+        scores = torch.bmm(normalized_rows(f), normalized_rows(q).unsqueeze(2)).squeeze(2) / temperature
         row = -masked_mean(masked_log_softmax(scores, keep, 1), inside, 1)
         return safe_divide((row * counts).sum(), counts.sum())
 

@@ -22,7 +22,7 @@ from mmda._contrastive import (
 )
 from mmda._contrastive_tiles import contrastive
 from mmda._masking import full_precision, safe_divide, working_dtype
-from mmda.layers.temperature import LearnableTemperature
+from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_repr, temperature_value
 
 Several = Literal["mean", "sum"]
 _SEVERAL = ("mean", "sum")
@@ -279,12 +279,7 @@ class InfoNCELoss(nn.Module):
     ) -> None:
         super().__init__()
         check_choice("InfoNCELoss", "several", several, _SEVERAL)
-        if not isinstance(temperature, LearnableTemperature):
-            check_temperature("InfoNCELoss", temperature)
-        if isinstance(temperature, Tensor) and not isinstance(temperature, nn.Parameter):
-            self.register_buffer("temperature", temperature)
-        else:
-            self.temperature = temperature
+        keep_temperature(self, "InfoNCELoss", temperature)
         self.symmetric = symmetric
         self.normalize = normalize
         self.several: Several = several
@@ -302,11 +297,10 @@ class InfoNCELoss(nn.Module):
         negative_mask: Tensor | None = None,
     ) -> Tensor:
         """See :func:`info_nce_loss`."""
-        temperature = self.temperature
         return info_nce_loss(
             anchor,
             positive,
-            temperature=temperature() if isinstance(temperature, LearnableTemperature) else temperature,
+            temperature=temperature_value(self.temperature),
             symmetric=self.symmetric,
             normalize=self.normalize,
             several=self.several,
@@ -319,5 +313,5 @@ class InfoNCELoss(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        shown = f"temperature={self.temperature:g}, " if isinstance(self.temperature, (int, float)) else ""
+        shown = temperature_repr(self.temperature)
         return f"{shown}symmetric={self.symmetric}, normalize={self.normalize}, several={self.several!r}"

@@ -17,7 +17,7 @@ from mmda._contrastive import (
 )
 from mmda._contrastive_tiles import contrastive
 from mmda._masking import full_precision, safe_divide, working_dtype
-from mmda.layers.temperature import LearnableTemperature
+from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_repr, temperature_value
 
 
 def nt_xent_loss(
@@ -144,12 +144,7 @@ class NTXentLoss(nn.Module):
 
     def __init__(self, *, temperature: float | Tensor | LearnableTemperature = 0.5, normalize: bool = True) -> None:
         super().__init__()
-        if not isinstance(temperature, LearnableTemperature):
-            check_temperature("NTXentLoss", temperature)
-        if isinstance(temperature, Tensor) and not isinstance(temperature, nn.Parameter):
-            self.register_buffer("temperature", temperature)
-        else:
-            self.temperature = temperature
+        keep_temperature(self, "NTXentLoss", temperature)
         self.normalize = normalize
 
     def forward(
@@ -163,11 +158,10 @@ class NTXentLoss(nn.Module):
         negative_mask: Tensor | None = None,
     ) -> Tensor:
         """See :func:`nt_xent_loss`."""
-        temperature = self.temperature
         return nt_xent_loss(
             anchor,
             positive,
-            temperature=temperature() if isinstance(temperature, LearnableTemperature) else temperature,
+            temperature=temperature_value(self.temperature),
             normalize=self.normalize,
             weight=weight,
             mask=mask,
@@ -176,5 +170,5 @@ class NTXentLoss(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        shown = f"temperature={self.temperature:g}, " if isinstance(self.temperature, (int, float)) else ""
+        shown = temperature_repr(self.temperature)
         return f"{shown}normalize={self.normalize}"

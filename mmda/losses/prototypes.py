@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from mmda._checks import check_count, check_same_width, check_tensor, fail, shape_text
 from mmda._contrastive import check_temperature, normalized_rows, weighted_logsumexp
 from mmda._masking import as_rows, full_precision, safe_divide, working_dtype
-from mmda.layers.temperature import LearnableTemperature
+from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_repr, temperature_value
 
 
 def prototype_contrastive_loss(
@@ -188,12 +188,7 @@ class PrototypeContrastiveLoss(nn.Module):
         super().__init__()
         if classes is not None:
             check_count("PrototypeContrastiveLoss", "classes", classes)
-        if not isinstance(temperature, LearnableTemperature):
-            check_temperature("PrototypeContrastiveLoss", temperature)
-        if isinstance(temperature, Tensor) and not isinstance(temperature, nn.Parameter):
-            self.register_buffer("temperature", temperature)
-        else:
-            self.temperature = temperature
+        keep_temperature(self, "PrototypeContrastiveLoss", temperature)
         self.classes = classes
         self.symmetric = symmetric
         self.normalize = normalize
@@ -211,14 +206,13 @@ class PrototypeContrastiveLoss(nn.Module):
         target_mask: Tensor | None = None,
     ) -> Tensor:
         """See :func:`prototype_contrastive_loss`."""
-        temperature = self.temperature
         return prototype_contrastive_loss(
             source,
             target,
             source_assignment,
             target_assignment,
             classes=self.classes,
-            temperature=temperature() if isinstance(temperature, LearnableTemperature) else temperature,
+            temperature=temperature_value(self.temperature),
             symmetric=self.symmetric,
             normalize=self.normalize,
             source_weight=source_weight,
@@ -228,5 +222,5 @@ class PrototypeContrastiveLoss(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        shown = f"temperature={self.temperature:g}, " if isinstance(self.temperature, (int, float)) else ""
+        shown = temperature_repr(self.temperature)
         return f"classes={self.classes}, {shown}symmetric={self.symmetric}, normalize={self.normalize}"

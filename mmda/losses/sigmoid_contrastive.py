@@ -19,7 +19,7 @@ from mmda._contrastive import (
 )
 from mmda._contrastive_tiles import contrastive
 from mmda._masking import full_precision, safe_divide, working_dtype
-from mmda.layers.temperature import LearnableTemperature
+from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_value
 
 
 def sigmoid_contrastive_loss(
@@ -170,13 +170,8 @@ class SigmoidContrastiveLoss(nn.Module):
         normalize: bool = True,
     ) -> None:
         super().__init__()
-        if not isinstance(temperature, LearnableTemperature):
-            check_temperature("SigmoidContrastiveLoss", temperature)
+        keep_temperature(self, "SigmoidContrastiveLoss", temperature)
         _check_bias("SigmoidContrastiveLoss", bias)
-        if isinstance(temperature, Tensor) and not isinstance(temperature, nn.Parameter):
-            self.register_buffer("temperature", temperature)
-        else:
-            self.temperature = temperature
         if isinstance(bias, Tensor) and not isinstance(bias, nn.Parameter):
             self.register_buffer("bias", bias)
         else:
@@ -195,11 +190,10 @@ class SigmoidContrastiveLoss(nn.Module):
         negative_mask: Tensor | None = None,
     ) -> Tensor:
         """See :func:`sigmoid_contrastive_loss`."""
-        temperature = self.temperature
         return sigmoid_contrastive_loss(
             anchor,
             positive,
-            temperature=temperature() if isinstance(temperature, LearnableTemperature) else temperature,
+            temperature=temperature_value(self.temperature),
             bias=self.bias,
             normalize=self.normalize,
             weight=weight,

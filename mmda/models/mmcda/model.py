@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmda._checks import check_number
-from mmda._frames import unit_rows
+from mmda._contrastive import normalized_rows
 from mmda._masking import masked_mean, zero_padding
 from mmda.models.mmcda.encoders import QueryEncoder, VideoEncoder
 from mmda.models.mmcda.localizer import Localizer, MomentLogits, Spans, decode_spans
@@ -102,10 +102,10 @@ class MMCDA(nn.Module):
         query = self.query_encoder(batch.words, batch.word_mask)
         joint_frames, joint_query = self.video_head(frames), self.query_head(query)
         if self.shared_space:
-            joint_frames = joint_frames + unit_rows(zero_padding(batch.frames, batch.frame_mask))
+            joint_frames = joint_frames + normalized_rows(zero_padding(batch.frames, batch.frame_mask))
             words = masked_mean(batch.words, batch.word_mask.unsqueeze(-1).expand_as(batch.words), 1)
-            joint_query = joint_query + unit_rows(words)
-        joint_frames, joint_query = unit_rows(joint_frames), unit_rows(joint_query)
+            joint_query = joint_query + normalized_rows(words)
+        joint_frames, joint_query = normalized_rows(joint_frames), normalized_rows(joint_query)
         similarity = torch.bmm(joint_frames, joint_query.unsqueeze(2)).squeeze(2) / self.temperature
         logits = self.localizer(similarity, batch.frame_mask)
         return MMCDAOutput(frames, query, joint_frames, joint_query, similarity, logits, batch.frame_mask)
