@@ -183,20 +183,34 @@ class _DomainSpecificBatchNorm(nn.Module):
 
     def _one_domain(self, x: Tensor, domain: int) -> Tensor:
         update = self.training and self.track_running_stats
-        if update and self.num_batches_tracked is not None:
-            self.num_batches_tracked[domain].add_(1)
-        use_running = update or not self.training
+        mean, var = self.running_mean, self.running_var
+        if mean is not None and var is not None and (update or not self.training):
+            # Copies: the backward pass keeps them, and a later call writes to the buffers before it comes.
+            mean, var = mean[domain].clone(), var[domain].clone()
+        else:
+            mean = var = None
         with full_precision(x):
-            return F.batch_norm(
+            out = F.batch_norm(
                 x,
-                self.running_mean[domain] if self.running_mean is not None and use_running else None,
-                self.running_var[domain] if self.running_var is not None and use_running else None,
+                mean,
+                var,
                 None if self.weight is None else self.weight[domain],
                 None if self.bias is None else self.bias[domain],
                 self.training or self.running_mean is None,
                 0.0 if self.momentum is None else self.momentum,
                 self.eps,
             )
+        if update and mean is not None and var is not None:
+            self._store(domain, mean, var)
+        return out
+
+    @torch.no_grad()
+    def _store(self, domain: int, mean: Tensor, var: Tensor) -> None:
+        for buffer, value in ((self.running_mean, mean), (self.running_var, var)):
+            if buffer is not None:
+                buffer[domain].copy_(value)
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked[domain].add_(1)
 
     def _belongs(self, rows: Tensor, domain: int | Tensor) -> Tensor:
         every = torch.arange(self.domains, device=rows.device)

@@ -9,6 +9,7 @@ Identities are checked in float64 (tolerance 1e-9), where nothing but a mistake 
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import inspect
@@ -603,6 +604,35 @@ def check_jvp(case: Case) -> None:
         )
 
 
+def _call_forms(case: Case) -> list[Problem]:
+    """The ways to call: bare, with every weight and mask, and with one integer where one a row is the other way."""
+    forms = _problems_dressed(case)
+    whole = [n for n, p in case.signature.parameters.items() if "int | Tensor" in str(p.annotation)]
+    for name in whole:
+        forms += [problem.with_values(**{name: number}) for number in (0, 1) for problem in tuple(forms)]
+    return forms
+
+
+@condition("Derivatives", "one backward")
+def check_one_backward(case: Case) -> None:
+    """Calls in every form, in training and in evaluation, then one backward through all: the gradients of each."""
+    forms = _call_forms(case)
+    module, left = case.make(dtype=DOUBLE), []
+    for training in (True, False, True) if case.is_layer else (True,):
+        for form in forms:
+            form = case.leaves(form)
+            alone = copy.deepcopy(module).train(training)  # with the state of this moment
+            left.append((form, case.value(form, module.train(training)), case.value_and_gradients(form, alone)[1]))
+    torch.stack([value for _, value, _ in left]).sum().backward()
+    for form, _, expected in left:
+        leaves = {name: pytree.tree_leaves(form.values[name]) for name in case.differentiable}
+        found = {
+            name: [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in tensors]
+            for name, tensors in leaves.items()
+        }
+        assert_same_gradients(found, expected)
+
+
 # Graphs.
 
 
@@ -694,8 +724,6 @@ def _assert_equal_results(case: Case, module: Callable[..., Any]) -> None:
 @condition("Objects", "deepcopy")
 def check_deepcopy(case: Case) -> None:
     """A deep copy computes the same and shares no parameter."""
-    import copy
-
     module = case.make()
     twin = copy.deepcopy(module)
     _assert_equal_results(case, twin)
