@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmda._checks import check_floating, check_mask, check_weight, fail, shape_text
-from mmda._masking import safe_divide
+from mmda._logits import weighted_mean
+from mmda._masking import counted_rows
 
 
 def logit_rows(
@@ -17,37 +18,25 @@ def logit_rows(
     check_floating(caller, argument, logits)
     if logits.numel() == 0:
         fail(caller, argument, "have no empty axis", shape_text(logits))
-    values = logits.to(dtype)
-    row_weight = None
     if weight is not None:
         check_weight(caller, argument.replace("_logits", "_weight"), weight, logits.shape)
-        row_weight = weight.to(dtype)
     if mask is not None:
         check_mask(caller, argument.replace("_logits", "_mask"), mask, logits.shape)
-        zero = torch.zeros((), dtype=dtype, device=logits.device)
-        values = torch.where(mask, values, zero)
-        row_weight = torch.where(mask, zero + 1 if row_weight is None else row_weight, zero)
-    return values.reshape(-1), None if row_weight is None else row_weight.reshape(-1)
+    rows, counts = counted_rows(logits.unsqueeze(-1), mask=mask, weight=weight, dtype=dtype)
+    return rows.reshape(-1), counts
 
 
 def balanced_binary(
     source: Tensor, target: Tensor, source_weight: Tensor | None, target_weight: Tensor | None
 ) -> Tensor:
     """Mean of the two domains' mean cross-entropies from flat logits; zero where a side has no row left."""
-    source_part, source_total = _mean(-F.logsigmoid(-source), source_weight)
-    target_part, target_total = _mean(-F.logsigmoid(target), target_weight)
-    value = (source_part + target_part) / 2
-    if source_total is None and target_total is None:
+    of_source = weighted_mean(-F.logsigmoid(-source), source_weight)
+    of_target = weighted_mean(-F.logsigmoid(target), target_weight)
+    value = (of_source + of_target) / 2
+    totals = [weight.sum() for weight in (source_weight, target_weight) if weight is not None]
+    if not totals:
         return value
-    both = torch.stack([total > 0 for total in (source_total, target_total) if total is not None]).all()
-    return torch.where(both, value, 0 * value)
-
-
-def _mean(x: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    if weight is None:
-        return x.mean(), None
-    total = weight.sum()
-    return safe_divide(weight @ x, total), total
+    return torch.where((torch.stack(totals) > 0).all(), value, 0 * value)
 
 
 def ask(caller: str, discriminator: nn.Module, rows: Tensor, outputs: int | None, dtype: torch.dtype) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmda._checks import check_count, check_kernel, check_same_width, check_tensor, fail, shape_text
 from mmda._kernel_sums import pooled_centre, settle_bandwidth
-from mmda._masking import as_rows, full_precision, safe_divide, working_dtype, zero_padding
+from mmda._masking import as_rows, full_precision, safe_divide, working_dtype, zero_uncounted
 from mmda._tiles import Coefficients, can_stream, pair_sum
 from mmda.kernels import Kernel, centred_squared_distances
 
@@ -32,7 +32,7 @@ def count_classes(
     return classes
 
 
-def class_columns(
+def memberships(
     caller: str,
     argument: str,
     labels: Tensor,
@@ -43,7 +43,7 @@ def class_columns(
     classes: int,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Weights (rows, classes): row weight times the membership of each row in each class, detached from labels.
+    """Membership (rows, classes) of each row in each class, detached from labels; zeros for rows that count 0.
 
     Integer labels (n,) or (b, t) are one-hot (a label outside 0 .. classes - 1 belongs nowhere); floating-point
     ones (n, classes) or (b, t, classes) are memberships.
@@ -53,8 +53,6 @@ def class_columns(
         if tuple(labels.shape) != (*leading, classes):
             fail(caller, argument, f"have shape {(*leading, classes)} as probabilities", shape_text(labels))
         member = labels.detach().to(dtype)
-        if mask is not None:
-            member = torch.where(mask.unsqueeze(-1), member, torch.zeros((), dtype=dtype, device=member.device))
     else:
         if labels.dtype == torch.bool or labels.is_complex():
             raise TypeError(f"{caller}: `{argument}` must hold integers or probabilities, got {labels.dtype}")
@@ -64,7 +62,12 @@ def class_columns(
     member = member.reshape(-1, classes)
     if row_weight is None:
         return member
-    return zero_padding(member, row_weight != 0) * row_weight.unsqueeze(1)
+    return zero_uncounted(member, row_weight, None if mask is None else mask.reshape(-1))
+
+
+def class_columns(member: Tensor, row_weight: Tensor | None) -> Tensor:
+    """Weights (rows, classes): how often each row counts, times its memberships."""
+    return member if row_weight is None else member * row_weight.unsqueeze(1)
 
 
 def class_discrepancy(
@@ -97,7 +100,10 @@ def class_discrepancy(
         names = ("source_labels", "target_probabilities")
         classes = count_classes(caller, names[0], labels[0], names[1], labels[1], classes)
         a, b = (
-            class_columns(caller, name, label, rows, mask=mask, row_weight=weight, classes=classes, dtype=dtype)
+            class_columns(
+                memberships(caller, name, label, rows, mask=mask, row_weight=weight, classes=classes, dtype=dtype),
+                weight,
+            )
             for name, label, rows, mask, weight in zip(
                 names, labels, (source, target), (source_mask, target_mask), (x_weight, y_weight)
             )

@@ -28,7 +28,8 @@ from torch.nn import functional as F
 
 from mmda._contrastive import normalized_rows
 from mmda._masking import full_precision
-from mmda._tiles import ACCELERATOR_BLOCK, CPU_BLOCK, _edges, is_plain, usable
+from mmda._tiles import ACCELERATOR_BLOCK, CPU_BLOCK, _edges, usable
+from mmda._transforms import is_plain
 
 #: Tiles are kept between the two passes while all of them fit.
 KEEP_BYTES = 64 * 2**20

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mmda._checks import check_floating, check_mask, check_weight, fail, shape_text
-from mmda._masking import masked_logsumexp, safe_divide, zero_padding
+from mmda._masking import counted_rows, masked_logsumexp, safe_divide
 
 
 def as_weighted_rows(
@@ -24,7 +24,7 @@ def as_weighted_rows(
 ) -> tuple[Tensor, Tensor | None]:
     """Rows ``(n, k)`` and row weights ``(n,)`` of ``(n, k)`` or, with a mask, ``(b, t, k)``; k at least ``least``.
 
-    The weights are ``None`` where every row counts once. A row of weight 0 becomes zeros, whatever it held.
+    The weights are ``None`` where every row counts once. For rows of weight 0 see :func:`zero_uncounted`.
     """
     check_floating(caller, argument, x)
     rule = f"have shape (samples, {axis})" + ("" if mask is None else f" or (batch, time, {axis})")
@@ -38,14 +38,7 @@ def as_weighted_rows(
         check_mask(caller, mask_name, mask, x.shape[:-1])
     if weight is not None:
         check_weight(caller, weight_name, weight, x.shape[:-1])
-    rows, counts = x.to(dtype), None if weight is None else weight.to(dtype)
-    if mask is not None:
-        one = torch.ones((), dtype=dtype, device=x.device)
-        counts = torch.where(mask, one if counts is None else counts, torch.zeros_like(one))
-    if counts is None:
-        return rows.reshape(-1, rows.shape[-1]), None
-    rows = zero_padding(rows, counts != 0)
-    return rows.reshape(-1, rows.shape[-1]), counts.reshape(-1)
+    return counted_rows(x, mask=mask, weight=weight, dtype=dtype)
 
 
 def as_logit_rows(

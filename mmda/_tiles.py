@@ -28,9 +28,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from mmda._masking import full_precision
+from mmda._transforms import is_plain
 from mmda.kernels import Energy, Gaussian, Kernel, Laplacian, RationalQuadratic, centred_squared_distances
 
 #: Rows of a tile: two float32 tiles stay near the processor's caches, and its products run at full speed.
@@ -59,29 +59,6 @@ def kernel_spec(kernel: Kernel) -> _Spec | None:
     if kind is Energy:
         return _Spec("energy", [1.0], 1.0)
     return None
-
-
-def transform_is_active() -> bool:
-    """Whether a ``torch.func`` transform is running; the only use of PyTorch's private interface, and a cautious one.
-
-    Where the private name is missing the answer is True: the dense formula, slower and never wrong.
-    """
-    try:
-        return torch._C._functorch.maybe_current_level() is not None
-    except AttributeError:  # pragma: no cover - no released version lacks it
-        return True
-
-
-def is_plain(*tensors: Tensor | None) -> bool:
-    """Whether ordinary eager reverse mode is all that can happen to these tensors."""
-    if transform_is_active():
-        return False
-    return not any(t is not None and _has_tangent(t) for t in tensors)
-
-
-def _has_tangent(tensor: Tensor) -> bool:
-    dual: Any = forward_ad.unpack_dual(tensor)  # type: ignore[no-untyped-call]
-    return dual.tangent is not None
 
 
 def usable(tensor: Tensor) -> Tensor:

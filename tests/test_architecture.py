@@ -17,7 +17,7 @@ PACKAGE = ROOT / "mmda"
 #: Private modules of the package (``_checks``, ``_masking``, shared mathematics) are the ground floor; they may
 #: use each other, the kernels and the small operations of the layers.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("_checks", "_masking", "_version"),
+    ("_checks", "_masking", "_transforms", "_version"),
     ("kernels", "_*"),
     ("layers",),
     ("losses",),

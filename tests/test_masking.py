@@ -23,6 +23,52 @@ from mmda._masking import (
     zero_padding,
 )
 
+DIFFERENTIATED = {
+    "backward": lambda f, w, x: torch.autograd.grad(f(w.requires_grad_(), x).sum(), w),
+    "grad": lambda f, w, x: torch.func.grad(lambda w: f(w, x).sum())(w),
+    "jvp": lambda f, w, x: torch.func.jvp(lambda w: f(w, x), (w,), (w,)),
+    "jacfwd": lambda f, w, x: torch.func.jacfwd(f)(w, x),
+    "hessian": lambda f, w, x: torch.func.hessian(lambda w, x: f(w, x).square().sum())(w, x),
+    "grad of vmap": lambda f, w, x: torch.func.grad(lambda many: torch.func.vmap(f, in_dims=(0, None))(many, x).sum())(
+        w.expand(2, -1)
+    ),
+    "vmap of grad": lambda f, w, x: torch.func.vmap(torch.func.grad(lambda w, x: f(w, x).sum()), in_dims=(0, None))(
+        w.expand(2, -1), x
+    ),
+    "forward over the gradient on rows": lambda f, w, x: torch.func.jvp(
+        lambda w: torch.func.grad(lambda w, x: f(w, x).square().sum(), argnums=1)(w, x), (w,), (w,)
+    ),
+}
+NOT_DIFFERENTIATED = {
+    "value": lambda f, w, x: f(w, x),
+    "backward on rows": lambda f, w, x: torch.autograd.grad(f(w, x.requires_grad_()).sum(), x),
+    "grad on rows": lambda f, w, x: torch.func.grad(lambda w, x: f(w, x).sum(), argnums=1)(w, x),
+    "jvp on rows": lambda f, w, x: torch.func.jvp(lambda x: f(w, x), (x,), (x,)),
+    "vmap over rows": lambda f, w, x: torch.func.vmap(f, in_dims=(None, 0))(w, x.expand(2, -1, -1)),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, on its first use of forward mode
+@pytest.mark.parametrize("way", [*DIFFERENTIATED, *NOT_DIFFERENTIATED])
+def test_a_row_of_weight_zero_is_kept_where_its_weight_is_differentiated(way: str) -> None:
+    seen = []
+
+    def function(weight: Tensor, x: Tensor) -> Tensor:
+        rows, counts = as_rows("loss", "source", x, mask=None, weight=weight, dtype=torch.float64)
+        assert counts is not None
+        plain = rows.sum()
+        seen.append(plain)
+        return counts @ rows
+
+    weight, x = torch.tensor([1.0, 0.0, 2.0], dtype=torch.float64), torch.zeros(3, 2, dtype=torch.float64)
+    x[1] = 7.0
+    {**DIFFERENTIATED, **NOT_DIFFERENTIATED}[way](function, weight, x)
+    for plain in seen:
+        while torch._C._functorch.is_functorch_wrapped_tensor(plain):
+            plain = torch._C._functorch.get_unwrapped(plain)
+        assert (plain == (14.0 if way in DIFFERENTIATED else 0.0)).all()
+
+
 FILLERS = (math.nan, math.inf, -math.inf, 1e300)
 
 

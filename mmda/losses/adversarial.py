@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmda._adversarial import ask, balanced_binary, logit_rows
-from mmda._checks import check_module, check_same_width, check_tensor, fail, shape_text
+from mmda._checks import check_floating, check_module, check_same_width, check_tensor, fail, shape_text
 from mmda._logits import as_weighted_rows
 from mmda._masking import as_rows, full_precision, safe_divide, working_dtype
 from mmda.layers.reversal import GradientReversal
@@ -42,13 +42,14 @@ def domain_adversarial_loss(
         target_mask: the same for the target.
 
     Shape:
-        ``source_logits`` (n,), ``target_logits`` (m,), or (b, t); weights and masks have the shape of their logits.
+        ``source_logits`` (n,) or (n, 1), ``target_logits`` (m,) or (m, 1), or with a mask (b, t); weights and masks
+        have the shape of their logits.
 
     Returns:
         Scalar >= 0, float32 (float64 for float64 input). A side with no row left gives zero.
 
     Raises:
-        ValueError: empty logits, a mask or weight of another shape.
+        ValueError: empty logits, more than one logit a row, a mask or weight of another shape.
         TypeError: a mask that is not bool, logits that are not floating point.
 
     Notes:
@@ -67,6 +68,8 @@ def domain_adversarial_loss(
     """
     caller = "domain_adversarial_loss"
     dtype = working_dtype(source_logits, target_logits)
+    _check_one_logit(caller, "source_logits", source_logits, source_mask)
+    _check_one_logit(caller, "target_logits", target_logits, target_mask)
     with full_precision(source_logits):
         x, x_weight = logit_rows(
             caller, "source_logits", source_logits, mask=source_mask, weight=source_weight, dtype=dtype
@@ -75,6 +78,14 @@ def domain_adversarial_loss(
             caller, "target_logits", target_logits, mask=target_mask, weight=target_weight, dtype=dtype
         )
         return balanced_binary(x, y, x_weight, y_weight)
+
+
+def _check_one_logit(caller: str, argument: str, logits: Tensor, mask: Tensor | None) -> None:
+    """More columns than one would be classes, and each of their logits a row."""
+    check_floating(caller, argument, logits)
+    if logits.ndim == 1 or logits.shape[1:] == (1,) or (mask is not None and logits.ndim == 2):
+        return
+    fail(caller, argument, "have shape (samples,), or with a mask (batch, time)", shape_text(logits))
 
 
 class DomainAdversarialLoss(nn.Module):

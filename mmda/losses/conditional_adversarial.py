@@ -18,7 +18,7 @@ from mmda._checks import (
     shape_text,
 )
 from mmda._logits import entropy_of
-from mmda._masking import as_rows, full_precision, working_dtype
+from mmda._masking import as_rows, full_precision, working_dtype, zero_uncounted
 from mmda.layers.reversal import GradientReversal
 
 
@@ -93,8 +93,12 @@ def conditional_adversarial_loss(
         y, y_weight = logit_rows(
             caller, "target_logits", target_logits, mask=target_mask, weight=target_weight, dtype=dtype
         )
-        p = _predictions(caller, "source_class_logits", source_class_logits, source_logits.shape, x_weight, dtype)
-        q = _predictions(caller, "target_class_logits", target_class_logits, target_logits.shape, y_weight, dtype)
+        p = _predictions(
+            caller, "source_class_logits", source_class_logits, source_logits.shape, source_mask, x_weight, dtype
+        )
+        q = _predictions(
+            caller, "target_class_logits", target_class_logits, target_logits.shape, target_mask, y_weight, dtype
+        )
         check_same_width(caller, "source_class_logits", p, "target_class_logits", q, axis="classes")
         if entropy_weighting:
             x_weight, y_weight = _certainty(p, x_weight), _certainty(q, y_weight)
@@ -110,7 +114,13 @@ def _one_logit_a_row(caller: str, argument: str, logits: Tensor, class_logits: T
 
 
 def _predictions(
-    caller: str, argument: str, logits: Tensor, rows: torch.Size, weight: Tensor | None, dtype: torch.dtype
+    caller: str,
+    argument: str,
+    logits: Tensor,
+    rows: torch.Size,
+    mask: Tensor | None,
+    weight: Tensor | None,
+    dtype: torch.dtype,
 ) -> Tensor:
     """Detached log-probabilities (n, classes); uniform where a row does not count."""
     check_floating(caller, argument, logits)
@@ -119,7 +129,7 @@ def _predictions(
         fail(caller, argument, f"have shape ({expected}, classes)", shape_text(logits))
     values = logits.detach().to(dtype).reshape(-1, logits.shape[-1])
     if weight is not None:
-        values = torch.where((weight > 0).unsqueeze(1), values, torch.zeros_like(values))
+        values = zero_uncounted(values, weight, None if mask is None else mask.reshape(-1))
     return F.log_softmax(values, 1)
 
 
@@ -304,8 +314,12 @@ class ConditionalAdversarialLoss(nn.Module):
             x, x_weight = as_rows(caller, "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
             y, y_weight = as_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
             check_same_width(caller, "source", x, "target", y)
-            p = _predictions(caller, "source_class_logits", source_class_logits, source.shape[:-1], x_weight, dtype)
-            q = _predictions(caller, "target_class_logits", target_class_logits, target.shape[:-1], y_weight, dtype)
+            p = _predictions(
+                caller, "source_class_logits", source_class_logits, source.shape[:-1], source_mask, x_weight, dtype
+            )
+            q = _predictions(
+                caller, "target_class_logits", target_class_logits, target.shape[:-1], target_mask, y_weight, dtype
+            )
             check_same_width(caller, "source_class_logits", p, "target_class_logits", q, axis="classes")
             joint = multilinear_map if self.random_map is None else self.random_map
             rows = joint(self.reversal(torch.cat([x, y])), torch.cat([p, q]).exp())

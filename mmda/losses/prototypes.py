@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from mmda._checks import check_count, check_same_width, check_tensor, fail, shape_text
+from mmda._checks import check_count, check_same_width
+from mmda._class_weights import class_columns, count_classes, memberships
 from mmda._contrastive import check_temperature, normalized_rows, weighted_logsumexp
 from mmda._masking import as_rows, full_precision, safe_divide, working_dtype
 from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_repr, temperature_value
@@ -89,9 +89,14 @@ def prototype_contrastive_loss(
         x, x_count = as_rows(caller, "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
         y, y_count = as_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
         check_same_width(caller, "source", x, "target", y)
-        size = _classes(caller, classes, source, source_assignment, target, target_assignment)
-        a = _shares(caller, "source_assignment", source_assignment, source, x_count, size, dtype)
-        b = _shares(caller, "target_assignment", target_assignment, target, y_count, size, dtype)
+        names, labels = ("source_assignment", "target_assignment"), (source_assignment, target_assignment)
+        size = count_classes(caller, names[0], labels[0], names[1], labels[1], classes)
+        a, b = (
+            memberships(caller, name, label, rows, mask=mask, row_weight=count, classes=size, dtype=dtype)
+            for name, label, rows, mask, count in zip(
+                names, labels, (source, target), (source_mask, target_mask), (x_count, y_count)
+            )
+        )
         if normalize:
             x, y = normalized_rows(x), normalized_rows(y)
         if isinstance(temperature, Tensor):
@@ -100,38 +105,6 @@ def prototype_contrastive_loss(
         if symmetric:
             value = (value + _one_way(x, a, x_count, y, b, y_count, temperature, normalize)) / 2
         return value
-
-
-def _classes(
-    caller: str, classes: int | None, source: Tensor, source_assignment: Tensor, target: Tensor, assignment: Tensor
-) -> int:
-    check_tensor(caller, "source_assignment", source_assignment)
-    check_tensor(caller, "target_assignment", assignment)
-    if classes is not None:
-        check_count(caller, "classes", classes)
-        return classes
-    for rows, shares in ((source, source_assignment), (target, assignment)):
-        if shares.ndim == rows.ndim:
-            return int(shares.shape[-1])
-    return fail(caller, "classes", "be given where both assignments are integers", None)
-
-
-def _shares(
-    caller: str, argument: str, assignment: Tensor, rows: Tensor, count: Tensor | None, classes: int, dtype: torch.dtype
-) -> Tensor:
-    """Shares (n, classes), zero for rows that do not count."""
-    shares = assignment.detach()
-    if shares.shape == rows.shape[:-1]:
-        if shares.is_floating_point() or shares.is_complex() or shares.dtype == torch.bool:
-            raise TypeError(f"{caller}: `{argument}` must be an integer tensor, got {shares.dtype}")
-        shares = shares.unsqueeze(-1) == torch.arange(classes, device=shares.device)
-    elif tuple(shares.shape) != (*rows.shape[:-1], classes):
-        expected = tuple(rows.shape[:-1])
-        fail(caller, argument, f"have shape {expected} or {(*expected, classes)}", shape_text(assignment))
-    shares = shares.to(dtype).reshape(-1, classes)
-    if count is None:
-        return shares
-    return torch.where((count > 0).unsqueeze(1), shares, torch.zeros_like(shares))
 
 
 def _one_way(
@@ -145,8 +118,7 @@ def _one_way(
     normalize: bool,
 ) -> Tensor:
     """Rows against the prototypes of the others."""
-    if other_count is not None:
-        other_shares = other_shares * other_count.unsqueeze(1)
+    other_shares = class_columns(other_shares, other_count)
     sums, mass = other_shares.T @ others, other_shares.sum(0)
     prototypes = normalized_rows(sums) if normalize else safe_divide(sums, mass.unsqueeze(1))
     present = (mass > 0).to(rows.dtype)

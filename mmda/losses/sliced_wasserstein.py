@@ -11,6 +11,7 @@ from mmda._checks import check_count, check_features, check_same_width, fail
 from mmda._fixed_draws import fixed_normal
 from mmda._kernel_sums import pooled_centre, total_weight
 from mmda._masking import as_rows, full_precision, safe_divide, working_dtype
+from mmda._transforms import carries_slope
 
 Order = Literal[1, 2]
 
@@ -121,19 +122,21 @@ def _weighted(u: Tensor, v: Tensor, u_weight: Tensor | None, v_weight: Tensor | 
 def _sorted_with_steps(values: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
     """Each row of values in order, and the running total of weight beside it.
 
-    Values of weight zero come first, where they span nothing.
+    Values of weight zero come first, where they span nothing; at their own place where the weight is differentiated,
+    as there they would span something first.
     """
     if weight is None:
         weight = torch.ones_like(values[0])
     floor = torch.full((), -torch.inf, dtype=values.dtype, device=values.device)
-    place = torch.where(weight > 0, values.detach(), floor).argsort(dim=1)
+    sorted_by = values.detach() if carries_slope(weight) else torch.where(weight > 0, values.detach(), floor)
+    place = sorted_by.argsort(dim=1)
     return values.gather(1, place), weight.expand_as(values).gather(1, place).cumsum(1)
 
 
 def _intervals(u_steps: Tensor, v_steps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Lengths of the intervals between all steps (rows, n + m), and which value of each side holds on each."""
     n, m = u_steps.shape[1], v_steps.shape[1]
-    steps, place = torch.cat([u_steps, v_steps], 1).sort(dim=1)
+    steps, place = torch.cat([u_steps, v_steps], 1).sort(dim=1, stable=True)  # a step of length zero keeps its place
     lengths = torch.cat([steps[:, :1], steps[:, 1:] - steps[:, :-1]], 1)
     from_u = place < n
     u_before, v_before = from_u.cumsum(1) - from_u.long(), (~from_u).cumsum(1) - (~from_u).long()

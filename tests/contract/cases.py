@@ -1,15 +1,17 @@
 """What the contract suite tests, found by signature.
 
-Every ``nn.Module`` that :mod:`mmda.losses` and :mod:`mmda.layers` export becomes a case. A case needs no entry
-here when its constructor has defaults for everything and each required argument of its ``forward`` has a name of
-:data:`ROLES`: the name says which axes the tensor has, how to draw it and which rows belong together. So a loss
-``forward(source, target, *, source_weight, ...)`` is tested the moment it is exported, and one with an argument
+Every ``nn.Module`` that :mod:`mmda.losses` and :mod:`mmda.layers` export becomes a case, and so does every loss
+function that takes other tensors than its module (logits, where the module asks its discriminator for them). A case
+needs no entry here when its constructor has defaults for everything and each required argument of its ``forward`` has
+a name of :data:`ROLES`: the name says which axes the tensor has, how to draw it and which rows belong together. So a
+loss ``forward(source, target, *, source_weight, ...)`` is tested the moment it is exported, and one with an argument
 that nobody described fails with a message that says what to add.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -170,6 +172,10 @@ SPECIAL: dict[tuple[str, str], Role] = {
     ("DomainSpecificBatchNorm3d", "x"): Role(("b", "d", "t", "h", "w"), normal, differentiable=True),
     ("DomainSpecificBatchNorm3d", "mask"): Role(("b", "t", "h", "w"), None, use="mask"),
     ("HSICLoss", "positive"): Role(("b", "e"), normal, differentiable=True),
+    ("domain_adversarial_loss", "source_logits"): Role(("n",), normal, differentiable=True),
+    ("domain_adversarial_loss", "target_logits"): Role(("m",), shifted, differentiable=True),
+    ("conditional_adversarial_loss", "source_logits"): Role(("n",), normal, differentiable=True),
+    ("conditional_adversarial_loss", "target_logits"): Role(("m",), shifted, differentiable=True),
     ("AttentionPool", "x"): SEQUENCES,
     ("AttentionPool", "mask"): Role(("b", "t"), None, use="mask"),
 }
@@ -272,6 +278,20 @@ NOT_IN_GRID: dict[str, str] = {
 }
 
 
+class FunctionLoss(nn.Module):
+    """A loss function as a module, for the conditions that ask for one."""
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        return self.function(*args, **kwargs)
+
+    def extra_repr(self) -> str:
+        return f"function={self.function.__name__}"
+
+
 class UnknownSignature(AssertionError):
     """An exported module asks for an argument that the suite cannot draw."""
 
@@ -312,7 +332,7 @@ class Case:
 
     @property
     def is_layer(self) -> bool:
-        return self.namespace == "mmda.layers" or not self.module.endswith("Loss")
+        return self.namespace == "mmda.layers" or not self.module.lower().endswith("loss")
 
     @property
     def kind(self) -> str:
@@ -546,9 +566,33 @@ def roles_of(name: str, signature: inspect.Signature) -> dict[str, Role]:
     return roles
 
 
-def make_case(name: str, module: str, namespace: str, cls: type[nn.Module], build: Build) -> Case:
-    parameters = list(inspect.signature(cls.forward).parameters.values())[1:]
-    signature = inspect.Signature(parameters)
+def functions_apart(modules: Iterable[tuple[str, str, type[nn.Module]]]) -> Iterable[tuple[str, Callable[..., Any]]]:
+    """Loss functions that ask for an argument which neither the call nor the constructor of their module takes."""
+    takes: dict[str, set[str]] = {}
+    for namespace, name, cls in modules:
+        function = function_of(name, namespace)
+        if function is not None:
+            takes[function.__name__] = {*signature_of(cls).parameters, *inspect.signature(cls).parameters}
+    for name in sorted(mmda.losses.__all__):
+        function = getattr(mmda.losses, name)
+        if name.endswith("_loss") and not {*inspect.signature(function).parameters} <= takes.get(name, set()):
+            yield name, function
+
+
+def signature_of(cls: type[nn.Module]) -> inspect.Signature:
+    """The call's signature, without ``self``."""
+    return inspect.Signature(list(inspect.signature(cls.forward).parameters.values())[1:])
+
+
+def make_case(
+    name: str,
+    module: str,
+    namespace: str,
+    cls: type[nn.Module],
+    build: Build,
+    signature: inspect.Signature | None = None,
+) -> Case:
+    signature = signature_of(cls) if signature is None else signature
     return Case(
         name=name,
         module=module,
@@ -590,4 +634,12 @@ def discover() -> tuple[list[Case], dict[str, UnknownSignature]]:
         for label, build in VARIANTS.items():
             if label.split("(")[0] == name:
                 cases.append(make_case(label, name, namespace, cls, build))
+    for name, function in functions_apart(exported_modules()):
+        build = functools.partial(lambda function, d: FunctionLoss(function), function)
+        try:
+            case = make_case(name, name, "mmda.losses", FunctionLoss, build, inspect.signature(function))
+        except UnknownSignature as error:
+            unknown[name] = error
+            continue
+        cases.append(case)
     return cases, unknown

@@ -35,6 +35,21 @@ ADVERSARIAL = ("DomainAdversarialLoss", "ConditionalAdversarialLoss*", "MultiDom
 CLASS_CONDITIONAL = ("LocalMMDLoss", "ContrastiveDomainDiscrepancyLoss")
 BATCH_NORM = tuple(f"DomainSpecificBatchNorm{n}d" for n in (1, 2, 3))
 NETWORKS = ("DomainDiscriminator",)
+#: Losses whose slope on a weight of exactly 0 is not the one-sided one.
+LEAVES_OUT = (
+    "AttendedContrastiveLoss",
+    "BatchNuclearNormLoss",
+    "FrameQueryLoss",
+    "InfoNCELoss*",
+    "InformationMaximisationLoss",
+    "MinimumClassConfusionLoss",
+    "MomentLocalizationLoss",
+    "MultipleInstanceLoss",
+    "NTXentLoss",
+    "SigmoidContrastiveLoss",
+    "SinkhornDivergenceLoss",
+    "TripletRankingLoss",
+)
 
 EXCUSES: tuple[Excuse, ...] = (
     Excuse(
@@ -89,10 +104,24 @@ EXCUSES: tuple[Excuse, ...] = (
     ),
     Excuse(
         ("BlockMMDLoss",),
-        ("weight_one", "weight_two", "weight_zero"),
+        ("weight_one", "weight_two", "weight_zero", "slope_at_weight_zero"),
         "counting a row twice moves the rows after it into other blocks",
         AssertionError,
         "takes no weight",
+    ),
+    Excuse(
+        LINEAR,
+        ("slope_at_weight_zero",),
+        "the linear estimator takes no weights",
+        ValueError,
+        "`estimator` must be 'biased' or 'unbiased' with weights or masks",
+    ),
+    Excuse(
+        LEAVES_OUT,
+        ("slope_at_weight_zero",),
+        "a row of weight 0 is left out before the sums are made, and what its weight would add is not seen",
+        AssertionError,
+        "slope on `(source_)?weight` at 0",
     ),
     Excuse(LINEAR, ("order",), "the linear estimator pairs neighbouring rows"),
     Excuse(

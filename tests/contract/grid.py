@@ -31,7 +31,8 @@ another path; a column is a condition, spelled out under its table; a cell is a 
 - a number is a documented exception, explained below the table; the suite asserts that it behaves as it says;
 - · the call has no such argument, or makes no such claim.
 
-{rows} rows ({modules} exported modules), {columns} conditions, {cells} tested cells, {exceptions} of them exceptions.
+{rows} rows ({modules} exported modules and functions), {columns} conditions, {cells} tested cells, {exceptions} of them
+exceptions.
 """
 
 

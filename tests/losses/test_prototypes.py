@@ -148,10 +148,12 @@ def test_descending_it_pulls_classes_together() -> None:
 
 def test_errors_and_repr() -> None:
     x, y, a, b = problem()
-    with pytest.raises(ValueError, match="prototype_contrastive_loss: `classes` must be given where both assignments"):
+    with pytest.raises(ValueError, match="prototype_contrastive_loss: `classes` must be given where `source_assign"):
         prototype_contrastive_loss(x, y, a, b)
-    with pytest.raises(ValueError, match=r"`target_assignment` must have shape \(6,\) or \(6, 4\), got \(6, 5\)"):
+    with pytest.raises(ValueError, match=r"`target_assignment` must have 4 columns, one a class, got \(6, 5\)"):
         loss(x, y, a, torch.zeros(6, 5))
-    with pytest.raises(TypeError, match=r"`source_assignment` must be an integer tensor, got torch.float64"):
+    with pytest.raises(ValueError, match=r"`source_assignment` must have 4 columns, one a class, got \(9,\)"):
         loss(x, y, a.double(), b)
+    with pytest.raises(TypeError, match="`source_assignment` must hold integers or probabilities"):
+        loss(x, y, a > 0, b)
     assert repr(PrototypeContrastiveLoss(classes=4)).startswith("PrototypeContrastiveLoss(classes=4, temperature=0.1,")
