@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -107,7 +108,7 @@ class _DomainSpecificBatchNorm(nn.Module):
 
     def forward(self, x: Tensor, domain: int | Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Normalise each row by its own domain's statistics; see the class for shapes."""
-        self._check(x, domain, mask)
+        domain = self._checked(x, domain, mask)
         if isinstance(domain, int) and mask is None and self._plain(x):
             return self._one_domain(x, domain)
         dtype, shape = working_dtype(x), (-1, self.features, 1)
@@ -131,7 +132,7 @@ class _DomainSpecificBatchNorm(nn.Module):
 
     def batch_moments(self, x: Tensor, domain: int | Tensor, *, mask: Tensor | None = None) -> _Moments:
         """Count, mean and biased variance of this batch, by domain: what training would normalise with."""
-        self._check(x, domain, mask)
+        domain = self._checked(x, domain, mask)
         with full_precision(x):
             rows, kept = self._flat(x, mask)
             return _centred(rows, kept, self._belongs(rows, domain), domain)[1]
@@ -152,7 +153,8 @@ class _DomainSpecificBatchNorm(nn.Module):
             f"affine={self.affine}, track_running_stats={self.track_running_stats}"
         )
 
-    def _check(self, x: Tensor, domain: int | Tensor, mask: Tensor | None) -> None:
+    def _checked(self, x: Tensor, domain: int | Tensor, mask: Tensor | None) -> int | Tensor:
+        """The domain as an int, or as indices of int64 that fail where a negative one is meant; of padding, zeros."""
         name = type(self).__name__
         check_floating(name, "x", x)
         if x.ndim not in self._axes:
@@ -166,7 +168,7 @@ class _DomainSpecificBatchNorm(nn.Module):
                 raise TypeError(f"{name}: `domain` must be an int or an integer tensor, got {domain.dtype}")
             if domain.shape != x.shape[:1]:
                 fail(name, "domain", f"have one index a row {tuple(x.shape[:1])}", shape_text(domain))
-        elif isinstance(domain, bool) or not isinstance(domain, int):
+        elif isinstance(domain, bool) or not isinstance(domain, (int, np.integer)):
             fail_type(name, "domain", "be an int or an integer tensor", domain)
         elif not 0 <= domain < self.domains:
             fail(name, "domain", f"be in 0 .. {self.domains - 1}", domain)
@@ -175,6 +177,11 @@ class _DomainSpecificBatchNorm(nn.Module):
             values *= size
         if self.training and values < 2:
             fail(name, "x", "hold more than one value a channel in training", shape_text(x))
+        if not isinstance(domain, Tensor):
+            return int(domain)
+        index = domain.long()
+        index = torch.where(index < 0, self.domains, index)
+        return index if mask is None else torch.where(mask.reshape(mask.shape[0], -1).any(1), index, 0)
 
     def _plain(self, x: Tensor) -> bool:
         """torch's own kernel computes exactly this case."""
@@ -267,9 +274,10 @@ class DomainSpecificBatchNorm1d(_DomainSpecificBatchNorm):
         TypeError: ``domain`` is neither an int nor an integer tensor, a mask that is not bool.
 
     Notes:
-        An index in a tensor is not read on the host: outside 0 .. K - 1 the indexing itself fails. A domain absent
-        from the batch keeps its running statistics; so does one of which a batch of several holds a single value a
-        channel, and that value comes out as the bias. Half precision is normalised in float32 and comes back as it
+        An index in a tensor is not read on the host: outside 0 .. K - 1, negative ones included, the indexing itself
+        fails, on an accelerator as an error of the device. A domain absent from the batch keeps its running
+        statistics; so does one of which a batch of several holds a single value a channel, and that value comes out
+        as the bias. Half precision is normalised in float32 and comes back as it
         came. Padding enters no statistic, whatever it holds.
 
     Example:

@@ -86,7 +86,7 @@ def higher_order_moment_loss(
         y, y_weight = as_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
         check_same_width(caller, "source", x, "target", y)
         if indices is not None:
-            _check_indices(caller, indices, order, x.shape[1])
+            indices = _checked_indices(caller, indices, order, x.shape[1])
         elif samples is not None:
             indices = fixed_integers(samples, order, below=x.shape[1], device=x.device)
         x_total, y_total = total_weight(x, x_weight), total_weight(y, y_weight)
@@ -136,7 +136,8 @@ def _sampled(rows: Tensor, share: Tensor, centre: Tensor, indices: Tensor) -> Te
     return (share @ excess).square().mean()
 
 
-def _check_indices(caller: str, indices: Tensor, order: int, width: int) -> None:
+def _checked_indices(caller: str, indices: Tensor, order: int, width: int) -> Tensor:
+    """As int64; where they are not read, negative ones lie, as others outside do, beyond the width."""
     check_tensor(caller, "indices", indices)
     if indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool:
         raise TypeError(f"{caller}: `indices` must hold integers, got {indices.dtype}")
@@ -146,6 +147,8 @@ def _check_indices(caller: str, indices: Tensor, order: int, width: int) -> None
         low, high = int(indices.min()), int(indices.max())
         if low < 0 or high >= width:
             fail(caller, "indices", f"name features from 0 to {width - 1}", low if low < 0 else high)
+    indices = indices.long()
+    return torch.where(indices < 0, width, indices)
 
 
 def _check_options(caller: str, order: int, samples: int | None) -> None:

@@ -254,6 +254,20 @@ def _assert_views_agree(case: Case, contiguous: Problem, view: Problem) -> None:
             )
 
 
+def has_integers(case: Case) -> bool:
+    return any(leaf.dtype == torch.int64 for leaf in pytree.tree_leaves(case.draw().values))
+
+
+@condition("Sizes and contents", "integer types", applies=has_integers)
+def check_integer_types(case: Case) -> None:
+    """Labels and indices of any integer type count as those of int64 do."""
+    for problem in (case.draw(dtype=DOUBLE), case.draw(dtype=DOUBLE, **dict.fromkeys(case.row_axes, 3))):
+        expected = case.value(problem)
+        for dtype in (torch.uint8, torch.int8, torch.int16, torch.int32):
+            narrow = problem.map(lambda name, leaf, dtype=dtype: leaf.to(dtype) if leaf.dtype == torch.int64 else leaf)
+            assert_close(case.value(narrow), expected, what=f"value for {dtype}")
+
+
 # Precision.
 
 

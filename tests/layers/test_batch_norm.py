@@ -212,6 +212,10 @@ def test_errors_name_the_rule() -> None:
         layer(x, 2)
     with pytest.raises(TypeError, match=r"`domain` must be an int or an integer tensor, got torch.float32"):
         layer(x, torch.zeros(4))
+    for index in (-1, 2):  # no index of a tensor is read on the host, and none wraps around
+        for training in (False, True):
+            with pytest.raises((IndexError, RuntimeError), match=r"out of bounds|out of range"):
+                layer.train(training)(torch.zeros(4, 3), torch.tensor([0, 1, 1, index]))
     with pytest.raises(TypeError, match=r"`domain` must be an int or an integer tensor, got bool"):
         layer(x, True)
     with pytest.raises(ValueError, match=r"`domain` must have one index a row \(4,\), got \(3,\)"):
@@ -346,3 +350,10 @@ def test_what_cannot_be_re_estimated_is_refused() -> None:
         ValueError, match=r"`batches` must be readable more than once with layerwise=True, got generator"
     ):
         adapt_batch_norm(_net(), (b for b in _batches()), layerwise=True)
+
+
+def test_a_domain_may_be_an_integer_of_numpy() -> None:
+    layer, _, x = _pair("vectors")
+    torch.testing.assert_close(layer(x, np.int64(1)), layer(x, 1))
+    with pytest.raises(ValueError, match=r"`domain` must be in 0 .. 2, got 3"):
+        layer(x, np.uint8(3))

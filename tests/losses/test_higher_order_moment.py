@@ -41,6 +41,10 @@ def test_given_entries_are_the_ones_compared() -> None:
     x, y = unequal_sample()
     indices = torch.tensor([[0, 0, 2], [1, 2, 0], [2, 2, 2], [1, 1, 1]])
     value = higher_order_moment_loss(x, y, indices=indices)
+    for dtype in (torch.uint8, torch.int16, torch.int32):
+        for rows in (indices, indices[:3]):  # as many entries as features: an index of bytes would be a mask
+            narrow = higher_order_moment_loss(x, y, indices=rows.to(dtype))
+            torch.testing.assert_close(narrow, higher_order_moment_loss(x, y, indices=rows))
     assert value.item() == pytest.approx(sampled(x.numpy(), y.numpy(), indices.numpy()), rel=1e-12)
 
 
