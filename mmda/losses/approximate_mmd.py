@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -138,8 +140,9 @@ def random_feature_mmd_loss(
 ) -> Tensor:
     r"""Squared MMD of a Gaussian kernel through orthogonal random features; lower means closer. In linear time.
 
-    With frequencies :math:`\omega_1 \dots \omega_D` and :math:`\phi(x) = D^{-1/2} (\cos \omega_k \cdot x, \sin \omega_k
-    \cdot x)_{k \le D}`, whose inner products approach the kernel,
+    With frequencies :math:`\omega_1 \dots \omega_D`, of which :math:`D_k` have the scale of the k-th, S scales, and
+    :math:`\phi(x) = (S D_k)^{-1/2} (\cos \omega_k \cdot x, \sin \omega_k \cdot x)_{k \le D}`, whose inner products
+    approach the kernel,
 
     .. math::
 
@@ -151,8 +154,8 @@ def random_feature_mmd_loss(
     Args:
         source: source features.
         target: target features; the number of rows may differ.
-        kernel: a :class:`mmda.kernels.Gaussian`; the features are shared out evenly among its scales.
-        n_features: D, the number of frequencies. The error falls as :math:`D^{-1/2}` or faster.
+        kernel: a :class:`mmda.kernels.Gaussian`; the scales take the features in turn and count the same.
+        n_features: D, the number of frequencies, at least one a scale. The error falls as :math:`D^{-1/2}` or faster.
         projections: the frequencies for a bandwidth of one, in place of drawn ones; standard normal rows make the
             number an estimate of the kernel's. They take the kernel's scales in turn.
         generator: where the frequencies are drawn from: pass one for new frequencies on every call. Without one the
@@ -170,12 +173,13 @@ def random_feature_mmd_loss(
         Scalar, float32 (float64 for float64 input). May be negative. A side with at most one row left gives zero.
 
     Raises:
-        ValueError: wrong shapes, fewer than two rows a side, fewer features than scales.
+        ValueError: wrong shapes, fewer than two rows a side, fewer features or projections than scales.
         TypeError: another kernel, a mask that is not bool, features that are not floating point.
 
     Notes:
-        O((n + m) D d) time and O((n + m) D) memory. Rows of frequencies are orthogonal in groups of d, with the
-        lengths of independent Gaussian vectors: still unbiased for the kernel, with less variance.
+        O((n + m) D d) time and O((n + m) D) memory, and O(D d min(D, d)) time to draw the frequencies. They are
+        orthogonal in groups of d, with the lengths of independent Gaussian vectors: still unbiased for the kernel,
+        with less variance.
 
     Example:
         >>> import torch
@@ -209,16 +213,18 @@ def random_feature_mmd_loss(
             check_same_width(caller, "source", x, "projections", projections)
             directions = projections.to(dtype)
             n_features = directions.shape[0]
-        scales = x.new_tensor(kernel.scales).repeat(-(-n_features // len(kernel.scales)))[:n_features]
+            if n_features < len(kernel.scales):
+                fail(caller, "projections", f"have at least {len(kernel.scales)} rows, one a scale", n_features)
+        scales, share = _scale_and_share(kernel.scales, n_features, x)
         frequencies = directions / (bandwidth * scales.sqrt().unsqueeze(1))
         x_sum, x_total = _feature_sum(x - centre, x_weight, frequencies), total_weight(x, x_weight)
         y_sum, y_total = _feature_sum(y - centre, y_weight, frequencies), total_weight(y, y_weight)
 
         def within(total: Tensor, count: Tensor) -> Tensor:
-            return safe_divide(total.square().sum() / n_features - count, count.square() - count)
+            return safe_divide((share * total.square()).sum() - count, count.square() - count)
 
         value = within(x_sum, x_total) + within(y_sum, y_total)
-        value = value - 2 * safe_divide((x_sum * y_sum).sum() / n_features, x_total * y_total)
+        value = value - 2 * safe_divide((share * x_sum * y_sum).sum(), x_total * y_total)
         return torch.where((x_total > 1) & (y_total > 1), value, 0 * value)
 
 
@@ -226,6 +232,13 @@ def _check_features(caller: str, kernel: Gaussian, n_features: int) -> None:
     if not isinstance(kernel, Gaussian):
         fail_type(caller, "kernel", "be a mmda.kernels.Gaussian", kernel)
     check_count(caller, "n_features", n_features, at_least=len(kernel.scales))
+
+
+def _scale_and_share(scales: Sequence[float], count: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Which scale each of ``count`` frequencies has, in turn, and its share: all scales the same, and all of one."""
+    in_turn = [k % len(scales) for k in range(count)]
+    shares = [1 / (len(scales) * in_turn.count(k)) for k in range(len(scales))]
+    return like.new_tensor([scales[k] for k in in_turn]), like.new_tensor([shares[k] for k in in_turn])
 
 
 def _feature_sum(rows: Tensor, weight: Tensor | None, frequencies: Tensor) -> Tensor:
@@ -238,16 +251,18 @@ def _feature_sum(rows: Tensor, weight: Tensor | None, frequencies: Tensor) -> Te
 def _orthogonal(count: int, rows: Tensor, generator: torch.Generator | None) -> Tensor:
     """Standard normal vectors (count, d), orthogonal within each group of d; groups mix the positions of a cycle."""
     width = rows.shape[1]
-    groups = -(-count // width)
-    shape = (2 * groups * width, width)
+    size = min(count, width)
+    groups = -(-count // size)
+    shape = (2 * groups * size, width)
     if generator is None:
         normal = fixed_normal(*shape, dtype=rows.dtype, device=rows.device)
     else:
         # in float64 for all, so that the same generator gives the same frequencies whatever the features' type
         normal = torch.randn(shape, generator=generator, dtype=torch.float64, device=generator.device)
         normal = normal.to(device=rows.device, dtype=rows.dtype)
-    directions, lengths = normal.view(2, groups, width, width).unbind(0)
-    unit: Tensor = torch.linalg.qr(directions)[0].mT
+    directions, lengths = normal.view(2, -1).unbind(0)
+    unit: Tensor = torch.linalg.qr(directions.view(groups, width, size))[0].mT
+    lengths = lengths.view(groups, size, width)
     return (unit * lengths.square().sum(2, keepdim=True).sqrt()).reshape(-1, width)[:count]
 
 

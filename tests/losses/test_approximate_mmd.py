@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mmda.kernels import Gaussian, Laplacian
 from mmda.losses import BlockMMDLoss, RandomFeatureMMDLoss, block_mmd_loss, mmd_loss, random_feature_mmd_loss
+from mmda.losses.approximate_mmd import _orthogonal
 
 KERNEL = Gaussian(2.0)
 
@@ -65,6 +66,46 @@ def test_features_approach_the_exact_number_with_their_count() -> None:
     assert error[7680] < 0.02 * exact.item()
 
 
+@pytest.mark.parametrize(("scales", "count"), [((1.0,), 7), ((0.25, 1.0, 4.0), 4), ((0.25, 0.5, 1.0, 2.0, 4.0), 6)])
+def test_features_are_unbiased_whatever_their_number(scales: tuple[float, ...], count: int) -> None:
+    """Every scale counts the same, also where one has a frequency more: the mean over draws is the exact number."""
+    x, y = samples(4, 30, 20)
+    kernel = Gaussian(1.0, scales=scales)
+    exact = mmd_loss(x, y, kernel=kernel, estimator="unbiased")
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.stack(
+        [random_feature_mmd_loss(x, y, kernel=kernel, n_features=count, generator=generator) for _ in range(2000)]
+    )
+    given = torch.stack(
+        [
+            random_feature_mmd_loss(
+                x, y, kernel=kernel, projections=torch.randn(count, 3, generator=generator, dtype=torch.float64)
+            )
+            for _ in range(2000)
+        ]
+    )
+    for values in (drawn, given):
+        assert abs(values.mean() - exact) < 4 * values.std() / math.sqrt(2000)
+
+
+@pytest.mark.parametrize(("count", "width"), [(5, 12), (12, 12), (30, 12), (6, 1)])
+def test_frequencies_are_orthogonal_in_groups_and_no_more_than_asked_for(
+    count: int, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = torch.zeros(1, width, dtype=torch.float64)
+    for generator in (None, torch.Generator().manual_seed(0)):
+        drawn = _orthogonal(count, rows, generator)
+        assert drawn.shape == (count, width)
+        for group in drawn.split(min(count, width)):
+            product = group @ group.T
+            torch.testing.assert_close(product, torch.diag(product.diagonal()), rtol=0, atol=1e-10)
+    sizes: list[tuple[int, ...]] = []
+    decompose = torch.linalg.qr
+    monkeypatch.setattr(torch.linalg, "qr", lambda rows: sizes.append(rows.shape) or decompose(rows))
+    _orthogonal(count, rows, None)
+    assert [size[1:] for size in sizes] == [(width, min(count, width))]
+
+
 def test_features_of_repeated_and_masked_rows() -> None:
     x, y = samples(3, 9, 11)
     counts = torch.tensor([2, 0, 1, 1, 3, 1, 0, 1, 1])
@@ -112,5 +153,7 @@ def test_messages() -> None:
         block_mmd_loss(x, y, block_rows=1)
     with pytest.raises(TypeError, match=r"random_feature_mmd_loss: `kernel` must be a mmda\.kernels\.Gaussian, got L"):
         random_feature_mmd_loss(x, y, kernel=Laplacian())  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="`projections` must have at least 5 rows, one a scale, got 4"):
+        random_feature_mmd_loss(torch.zeros(3, 2), torch.zeros(3, 2), projections=torch.zeros(4, 2))
     with pytest.raises(ValueError, match="RandomFeatureMMDLoss: `n_features` must be an integer >= 5, got 4"):
         RandomFeatureMMDLoss(n_features=4)
