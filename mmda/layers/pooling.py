@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mmda._checks import check_count, check_features, check_mask, fail
 from mmda._masking import full_precision, masked_softmax, safe_divide, working_dtype, zero_padding
@@ -77,6 +78,8 @@ class AttentionPool(nn.Module):
             rows, keep = _rows_and_mask("AttentionPool", x, mask)
             if rows.shape[-1] != self.inner.in_features:
                 fail("AttentionPool", "x", f"have {self.inner.in_features} features", rows.shape[-1])
-            rows = rows.to(torch.promote_types(rows.dtype, self.score.weight.dtype))
-            scores = self.score(torch.tanh(self.inner(rows))).squeeze(-1)
+            dtype = torch.promote_types(rows.dtype, self.score.weight.dtype)
+            rows = rows.to(dtype)
+            hidden = torch.tanh(F.linear(rows, self.inner.weight.to(dtype), self.inner.bias.to(dtype)))
+            scores = F.linear(hidden, self.score.weight.to(dtype)).squeeze(-1)
             return torch.bmm(masked_softmax(scores, keep, 1).unsqueeze(1), rows).squeeze(1)

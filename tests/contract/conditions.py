@@ -332,6 +332,24 @@ def check_float16(case: Case) -> None:
     _check_half(case, torch.float16)
 
 
+def has_parameters(case: Case) -> bool:
+    return any(tensor.is_floating_point() for tensor in case.make().state_dict().values())
+
+
+@condition("Precision", "bfloat16 module", applies=has_parameters)
+def check_half_module(case: Case) -> None:
+    """A module converted to bfloat16 takes bfloat16 input: its value is that of the same numbers in float32."""
+    dtype = torch.bfloat16
+    problem = case.draw().map(lambda name, leaf: leaf.to(dtype) if leaf.is_floating_point() else leaf)
+    wide = problem.map(lambda name, leaf: leaf.float() if leaf.is_floating_point() else leaf)
+    half = case.make().to(dtype)
+    value, gradients = case.value_and_gradients(problem, half)
+    expected, wide_gradients = case.value_and_gradients(wide, case.make().to(dtype).float())
+    rounding = 16 * torch.finfo(dtype).eps
+    assert_close(value, expected, rtol=rounding, atol=rounding)
+    assert_same_gradients(gradients, wide_gradients, rtol=rounding, atol=rounding)
+
+
 def _check_autocast(case: Case, device: str) -> None:
     for dtype in (torch.bfloat16, torch.float16):
         problem = case.leaves(case.draw().map(lambda name, leaf: leaf.to(device)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -119,3 +121,14 @@ def test_half_precision_is_widened_and_autocast_changes_nothing() -> None:
 def test_errors(make, error, text) -> None:
     with pytest.raises(error, match=text):
         make()
+
+
+@pytest.mark.parametrize("parameters", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("features", [torch.bfloat16, torch.float32, torch.float64])
+def test_attention_computes_in_the_wider_type_of_features_and_parameters(parameters, features) -> None:
+    pool = double_pool(2).to(parameters)
+    x = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(features)
+    expected = copy.deepcopy(pool).double()(x.double())
+    found = pool(x)
+    assert found.dtype == torch.promote_types(torch.promote_types(parameters, features), torch.float32)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
