@@ -411,7 +411,8 @@ def adapt_batch_norm(
         How many layers were re-estimated (a layer that no batch reaches stays as it was).
 
     Raises:
-        ValueError: no batch, no layer to re-estimate, or ``layerwise`` with an iterator that can be read only once.
+        ValueError: no batch, no layer to re-estimate, ``layerwise`` with an iterator that can be read only once, or
+            without it a batch with one value a channel, which has no variance to normalise by.
 
     Notes:
         Everything else runs in evaluation mode (no dropout), without gradients; all modes are restored, and nothing
@@ -476,6 +477,10 @@ def _collect(
 
     def look(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         assert isinstance(layer, (_BatchNorm, _DomainSpecificBatchNorm))
+        x = args[0] if args else kwargs["x" if isinstance(layer, _DomainSpecificBatchNorm) else "input"]
+        if training and x.numel() == x.shape[1]:  # the layer cannot normalise it by its own statistics
+            rule = "hold more than one value a channel each with layerwise=False (a loader's drop_last=True sees to it)"
+            fail("adapt_batch_norm", "batches", rule, shape_text(x))
         pools.setdefault(layer, _Pool()).add(_input_moments(layer, args, kwargs))
 
     tracked = [layer.track_running_stats for layer in layers]
