@@ -218,6 +218,7 @@ def read_annotations(
     *,
     split: str | None = None,
     durations: str | Path | Mapping[str, float] | None = None,
+    closed: bool = False,
 ) -> Annotations:
     """Read one split of moment annotations in any of the five layouts.
 
@@ -230,6 +231,9 @@ def read_annotations(
         durations: length of every video, only for Charades-STA: a mapping, a ``csv`` with columns ``id`` and
             ``length``, or a ``json`` of numbers or ``{"duration": number}``; by default
             ``Charades_v1_<split>.csv`` beside the file.
+        closed: the target's view: moments are never looked at, so that inverted, absent or damaged ones decide
+            neither which queries are kept nor whether the file can be read. Query names and ``order`` are those of
+            an open reading. ``False`` opens them.
 
     Returns:
         The queries in file order. Query names: the file's own ``qid`` (QVHighlights), ``<vid>_<qid>`` (NExT-GQA),
@@ -271,11 +275,12 @@ def read_annotations(
         )
     findings = Findings()
     if layout == "charades":
-        rows = _read_charades(file, durations, findings)
+        rows = _read_charades(file, durations, closed)
     else:
-        rows = _READERS[layout](file)
+        rows = _READERS[layout](file, closed)
     try:
-        return validate_queries(rows, source=file, facts={"layout": layout}, findings=findings)
+        notes = validate_queries(rows, source=file, facts={"layout": layout}, findings=findings)
+        return notes.without_moments() if closed else notes
     except UnicodeDecodeError as error:
         raise VMRDataError(file, None, "be UTF-8 text", error) from None
 
@@ -313,12 +318,10 @@ def detect_layout(path: str | Path) -> Layout:
         loaded = _load_json(file)
         first = next(iter(loaded.values()), None) if isinstance(loaded, dict) else None
         if isinstance(first, dict):
-            if "location" in first:
+            if "location" in first or file.name.startswith("gsub_"):
                 return "nextgqa"
-            if "timestamps" in first and "num_frames" in first:
-                return "tacos"
-            if "timestamps" in first:
-                return "activitynet"
+            if {"timestamps", "sentences"} & set(first):  # a file without moments is recognised by its sentences
+                return "tacos" if "num_frames" in first else "activitynet"
     rule = (
         "be in a known layout (Charades-STA .txt with `##`, ActivityNet Captions or TACoS .json with `timestamps`, "
         "QVHighlights .jsonl, NExT-GQA .csv or .json with `location`)"
@@ -385,9 +388,7 @@ def _split_word(file: Path) -> str:
     return next((f"{word}_" for word in words if word in ("train", "val", "test")), "")
 
 
-def _read_charades(
-    file: Path, durations: str | Path | Mapping[str, float] | None, findings: Findings
-) -> Iterator[VMRQuery]:
+def _read_charades(file: Path, durations: str | Path | Mapping[str, float] | None, closed: bool) -> Iterator[VMRQuery]:
     lengths = _charades_durations(file, durations)
     split, counts = _split_word(file), dict[str, int]()
     with _open(file) as stream:
@@ -396,13 +397,13 @@ def _read_charades(
                 continue
             head, mark, text = line.partition("##")
             parts = head.split()
-            if not mark or len(parts) != 3:
+            if not mark or not parts or (len(parts) != 3 and not closed):
                 raise VMRDataError(file, f"line {number}", "read `VID START END##sentence`", repr(line.strip()))
             vid = video_id(parts[0])
             counts[vid] = counts.get(vid, 0) + 1
             qid = f"{vid}_{split}{counts[vid]}"
-            window = _number(file, qid, "start", parts[1]), _number(file, qid, "end", parts[2])
-            yield VMRQuery(qid, vid, text, lengths.get(vid, math.nan), (window,))
+            windows = () if closed else ((_number(file, qid, "start", parts[1]), _number(file, qid, "end", parts[2])),)
+            yield VMRQuery(qid, vid, text, lengths.get(vid, math.nan), windows)
 
 
 def _charades_durations(file: Path, given: str | Path | Mapping[str, float] | None) -> Mapping[str, float]:
@@ -431,7 +432,7 @@ def _charades_durations(file: Path, given: str | Path | Mapping[str, float] | No
     }
 
 
-def _read_timestamps(file: Path, *, frames: bool) -> Iterator[VMRQuery]:
+def _read_timestamps(file: Path, closed: bool, *, frames: bool) -> Iterator[VMRQuery]:
     """The layout of ActivityNet Captions (seconds) and of TACoS (frames, with the video's frame rate)."""
     split = _split_word(file)
     loaded = _load_json(file)
@@ -439,14 +440,17 @@ def _read_timestamps(file: Path, *, frames: bool) -> Iterator[VMRQuery]:
         raise VMRDataError(file, None, "map video ids to their captions", type(loaded).__name__)
     for name, entry in loaded.items():
         vid = video_id(name)
-        needed = ("timestamps", "sentences", *(("fps", "num_frames") if frames else ("duration",)))
+        timed = () if closed else ("timestamps",)
+        needed = (*timed, "sentences", *(("fps", "num_frames") if frames else ("duration",)))
         missing = [key for key in needed if not isinstance(entry, dict) or key not in entry]
         if missing:
             raise VMRDataError(file, name, f"have the keys {', '.join(needed)}", f"no {', '.join(missing)}")
-        times, sentences = entry["timestamps"], entry["sentences"]
-        audios = entry.get("audios", [])
-        if not isinstance(times, list) or not isinstance(sentences, list):
-            raise VMRDataError(file, name, "have lists of timestamps and sentences", type(times).__name__)
+        sentences, audios = entry["sentences"], entry.get("audios", [])
+        if not isinstance(sentences, list):
+            raise VMRDataError(file, name, "have a list of sentences", type(sentences).__name__)
+        times = [None] * len(sentences) if closed else entry["timestamps"]
+        if not isinstance(times, list):
+            raise VMRDataError(file, name, "have a list of timestamps", type(times).__name__)
         if len(times) != len(sentences):
             rule = "have as many timestamps as sentences"
             raise VMRDataError(file, name, rule, f"{len(times)} and {len(sentences)}")
@@ -457,19 +461,19 @@ def _read_timestamps(file: Path, *, frames: bool) -> Iterator[VMRQuery]:
         for k, (window, text) in enumerate(zip(times, sentences)):
             named = len(audios) == len(sentences)
             qid = Path(audios[k]).stem if named else f"{vid}_{split}{k + 1}"
-            (start, end), *more = _windows(file, qid, "timestamps", [window])
-            yield VMRQuery(qid, vid, str(text), length, ((start / rate, end / rate), *more))
+            windows = () if closed else _windows(file, qid, "timestamps", [window])
+            yield VMRQuery(qid, vid, str(text), length, tuple((start / rate, end / rate) for start, end in windows))
 
 
-def _read_activitynet(file: Path) -> Iterator[VMRQuery]:
-    return _read_timestamps(file, frames=False)
+def _read_activitynet(file: Path, closed: bool) -> Iterator[VMRQuery]:
+    return _read_timestamps(file, closed, frames=False)
 
 
-def _read_tacos(file: Path) -> Iterator[VMRQuery]:
-    return _read_timestamps(file, frames=True)
+def _read_tacos(file: Path, closed: bool) -> Iterator[VMRQuery]:
+    return _read_timestamps(file, closed, frames=True)
 
 
-def _read_qvhighlights(file: Path) -> Iterator[VMRQuery]:
+def _read_qvhighlights(file: Path, closed: bool) -> Iterator[VMRQuery]:
     with _open(file) as stream:
         for number, line in enumerate(stream, start=1):
             if not line.strip():
@@ -484,7 +488,7 @@ def _read_qvhighlights(file: Path) -> Iterator[VMRQuery]:
                 rule = f"have the keys {', '.join(needed)}"
                 raise VMRDataError(file, f"line {number}", rule, f"no {', '.join(missing)}")
             qid = str(row["qid"])
-            windows = row.get("relevant_windows") or []
+            windows = [] if closed else row.get("relevant_windows") or []
             yield VMRQuery(
                 qid,
                 video_id(str(row["vid"])),
@@ -494,7 +498,7 @@ def _read_qvhighlights(file: Path) -> Iterator[VMRQuery]:
             )
 
 
-def _read_nextgqa(file: Path) -> Iterator[VMRQuery]:
+def _read_nextgqa(file: Path, closed: bool) -> Iterator[VMRQuery]:
     if file.suffix == ".csv":
         questions, spans = file, file.with_name(f"gsub_{file.stem}.json")
     else:
@@ -507,14 +511,16 @@ def _read_nextgqa(file: Path) -> Iterator[VMRQuery]:
                 raise VMRDataError(questions, row.get("video_id"), "have every column", f"no {', '.join(missing)}")
             vid, qid = row["video_id"], f"{row['video_id']}_{row['qid']}"
             entry = grounded.get(vid)
-            if not isinstance(entry, dict) or "duration" not in entry or "location" not in entry:
-                raise VMRDataError(spans, vid, "have `duration` and `location`", "no such entry")
-            windows = _windows(spans, qid, "location", entry["location"].get(row["qid"], []))
+            needed = ("duration",) if closed else ("duration", "location")
+            if not isinstance(entry, dict) or not all(key in entry for key in needed):
+                rule = f"have {' and '.join(f'`{key}`' for key in needed)}"
+                raise VMRDataError(spans, vid, rule, "no such entry")
+            windows = () if closed else _windows(spans, qid, "location", entry["location"].get(row["qid"], []))
             duration = _number(spans, vid, "duration", entry["duration"])
             yield VMRQuery(qid, vid, f"{row['question']}? {row['answer']}", duration, windows)
 
 
-_READERS: Mapping[str, Callable[[Path], Iterator[VMRQuery]]] = {
+_READERS: Mapping[str, Callable[[Path, bool], Iterator[VMRQuery]]] = {
     "activitynet": _read_activitynet,
     "tacos": _read_tacos,
     "qvhighlights": _read_qvhighlights,

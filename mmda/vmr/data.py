@@ -261,6 +261,7 @@ def load_packed(
     *,
     max_clips: int | None = None,
     on_bad: Literal["raise", "drop"] = "raise",
+    closed: bool = False,
 ) -> VMRDataset:
     """Open annotations with one file or folder of video features and one of query features.
 
@@ -270,6 +271,7 @@ def load_packed(
         annotations: moment annotations, in any layout of :func:`read_annotations`.
         max_clips: average-pool longer videos to this many clips.
         on_bad: as in :class:`VMRDataset`.
+        closed: never look at the moments, as in :func:`read_annotations`: the target's data set.
 
     Returns:
         The data set, checked; features are read as they are asked for.
@@ -288,7 +290,7 @@ def load_packed(
         >>> example.frames.shape, example.words.shape
         (torch.Size([4, 3]), torch.Size([2, 5]))
     """
-    notes = read_annotations(annotations)
+    notes = read_annotations(annotations, closed=closed)
     order = notes.order
     return VMRDataset(
         notes,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -197,6 +198,63 @@ class TestClosedMoments:
         assert [q.qid for q in self.notes.select({"w", "unknown"})] == ["p"]
         with pytest.raises(VMRDataError, match="none on unknown"):
             self.notes.select(["unknown"])
+
+
+def timestamps(*times: object, tacos: bool = False) -> str:
+    length = {"fps": 2.0, "num_frames": 18} if tacos else {"duration": 9.0}
+    moments = {"timestamps": list(times)} if times else {}
+    return json.dumps({"v": {**length, **moments, "sentences": ["a dog", "a cat"]}})
+
+
+def highlights(*windows: object) -> str:
+    rows = [{"qid": k, "query": "a dog", "vid": "v", "duration": 9} for k in range(2)]
+    return "\n".join(json.dumps({**row, "relevant_windows": w}) for row, w in zip(rows, windows or (None, None)))
+
+
+def spans(location: object) -> str:
+    return json.dumps({"v": {"duration": 9.0, **({} if location is None else {"location": location})}})
+
+
+#: of each layout a good file, and the same with moments that are inverted, not finite, of a wrong type or absent
+CLOSED_CASES = [
+    ("a_train.txt", "v 1 2##a dog\nv 3 4##a cat\n", ["v 2 1##a dog\nv nan x##a cat\n", "v##a dog\nv 1##a cat\n"]),
+    (
+        "a_train.json",
+        timestamps([1, 2], [3, 4]),
+        [timestamps([2, 1], [math.nan, 4]), timestamps("closed", None), timestamps([1]), timestamps()],
+    ),
+    (
+        "a_train.json",
+        timestamps([1, 2], [3, 4], tacos=True),
+        [timestamps([2, 1], [99, 400], tacos=True), timestamps({}, tacos=True), timestamps(tacos=True)],
+    ),
+    ("a.jsonl", highlights([[1, 2]], [[3, 4]]), [highlights([[2, 1]], "closed"), highlights(7, [[99, 100]])]),
+    ("gsub_a.json", spans({"0": [[1, 2]], "1": [[3, 4]]}), [spans({"0": [[2, 1]], "1": "x"}), spans([]), spans(None)]),
+]
+
+
+class TestClosedReading:
+    @pytest.mark.parametrize(("name", "good", "damaged"), CLOSED_CASES)
+    def test_moments_decide_nothing(self, tmp_path: Path, name: str, good: str, damaged: list[str]) -> None:
+        durations = {"v": 9.0} if name.endswith(".txt") else None
+        write(tmp_path / "a.csv", "video_id,question,answer,qid\nv,a dog,yes,0\nv,a cat,no,1\n")
+        opened = read_annotations(write(tmp_path / name, good), durations=durations)
+        assert len(opened) == 2
+        for text in (good, *damaged):
+            closed = read_annotations(write(tmp_path / name, text), durations=durations, closed=True)
+            assert closed.closed
+            assert closed.queries == opened.without_moments().queries
+            assert closed.order == opened.order
+            assert closed.report.findings == {}
+            with pytest.raises(ClosedMomentsError):
+                _ = closed[0].windows
+
+    def test_what_is_no_moment_is_still_checked(self, tmp_path: Path) -> None:
+        file = write(tmp_path / "a.jsonl", '{"qid": 1, "query": "x", "vid": "v", "duration": "long"}')
+        with pytest.raises(VMRDataError, match=r"`1` must have a number as `duration`"):
+            read_annotations(file, closed=True)
+        with pytest.raises(VMRDataError, match=r"`line 1` must read `VID START END##sentence`"):
+            read_annotations(write(tmp_path / "a.txt", "##x\n"), closed=True, durations={"v": 1.0})
 
 
 def count(notes: Annotations, *rules: str) -> tuple[int, ...]:

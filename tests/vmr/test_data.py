@@ -174,6 +174,17 @@ class TestViews:
         assert VMRDataset(NOTES.without_moments(), video(), query()).closed
 
 
+def test_load_packed_closed_never_looks_at_moments(tmp_path: Path) -> None:
+    rows = [
+        {"qid": q, "query": "x", "vid": "a", "duration": 8, "relevant_windows": w} for q, w in ((1, [[3, 1]]), (2, 0))
+    ]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    np.savez(tmp_path / "video.npz", video_a=np.ones((4, 3)), text_1=np.ones((2, 5)), text_2=np.ones((1, 5)))
+    data = load_packed(tmp_path / "video.npz", tmp_path / "video.npz", tmp_path / "t.jsonl", closed=True)
+    assert data.closed
+    assert [example.qid for example in data] == ["1", "2"]
+
+
 class TestSplits:
     def test_reads(self, tmp_path: Path) -> None:
         (tmp_path / "s.json").write_text(json.dumps({"x": {"train": ["a"], "test": ["b", "c"]}}))
