@@ -117,11 +117,12 @@ def _check(options: argparse.Namespace) -> int:
         query = TextFeatures(notes, read_glove(options.glove, words))
     reports = check_data(notes, video, query, clip_seconds=options.clip_seconds)
     lines = [str(reports[0])]
-    lines += [f"{what} features, {store.source}: {_describe(store)}" for what, store in stores]
+    widths = {what: reports[-1].facts.get(fact) for what, fact in (("video", "frame width"), ("query", "word width"))}
+    lines += [f"{what} features, {store.source}: {_describe(store, widths[what])}" for what, store in stores]
     lines += [str(report) for report in reports[1:]]
     errors = [line for report in reports for line in report.errors]
     if options.json:
-        described = {what: {"layout": s.layout, "ids": len(s), "width": s.width} for what, s in stores}
+        described = {what: {"layout": s.layout, "ids": len(s), "width": widths[what]} for what, s in stores}
         print(json.dumps({"reports": [r.as_dict() for r in reports], "features": described}, indent=1))
     else:
         print("\n".join(lines))
@@ -148,9 +149,9 @@ def _more(counts: Mapping[str, int]) -> str:
     return "(in all " + ", ".join(f"{count} {names[rule]}" for rule, count in counts.items() if count) + ")"
 
 
-def _describe(store: FeatureStore) -> str:
+def _describe(store: FeatureStore, width: object) -> str:
     clip = "" if store.clip_seconds is None else f", clips of {store.clip_seconds:g} s"
-    return f"{store.layout}, {len(store)} ids, width {store.width}{clip}"
+    return f"{store.layout}, {len(store)} ids, width {width}{clip}"
 
 
 def _pack(options: argparse.Namespace) -> int:
@@ -163,7 +164,7 @@ def _pack(options: argparse.Namespace) -> int:
         progress=_progress if sys.stderr.isatty() else None,
     )
     size = (Path(options.out) / "features.npy").stat().st_size
-    print(f"{options.out}: {_describe(packed)}, {size / 1e6:.1f} MB of {options.dtype}")
+    print(f"{options.out}: {_describe(packed, packed.width)}, {size / 1e6:.1f} MB of {options.dtype}")
     return 0
 
 

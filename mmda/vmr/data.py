@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -78,7 +79,8 @@ class VMRDataset:
         ValueError: if an option is out of range.
 
     Notes:
-        Every feature is read once at construction to be checked. Clips of ``clip_seconds`` that start after the
+        Every feature that the annotations name is read once at construction to be checked, no other. The width is the
+        one that most of them have. Clips of ``clip_seconds`` that start after the
         video's end are cut; the last clip reaches to the video's end if that is less than a clip away.
 
     Example:
@@ -118,10 +120,12 @@ class VMRDataset:
         found = Findings()
         if not annotations.closed:
             _check_windows(annotations)
-        self.frame_width, self.word_width = video.width, query.width
         durations = annotations.durations
-        good = {vid for vid in annotations.vids if self._take_video(vid, durations[vid], found, on_bad)}
-        kept = tuple(q for q in annotations if q.vid in good and self._take_query(q.qid, found, on_bad))
+        widths = {vid: self._take_video(vid, durations[vid], found, on_bad) for vid in annotations.vids}
+        self.frame_width, good = _one_width(widths, video.source, "bad_video", found, on_bad)
+        widths = {q.qid: self._take_query(q.qid, found, on_bad) for q in annotations if q.vid in good}
+        self.word_width, usable = _one_width(widths, query.source, "bad_query", found, on_bad)
+        kept = tuple(q for q in annotations if q.vid in good and q.qid in usable)
         if not kept:
             first = next(iter(found.report("", {}).errors), "none")
             rule = "share a usable query with the features"
@@ -224,10 +228,10 @@ class VMRDataset:
         texts = dict.fromkeys(_plain(query.text) for query in self.annotations)
         self._text_number = {text: k for k, text in enumerate(texts)}
 
-    def _take_video(self, vid: str, duration: float, found: Findings, on_bad: str) -> bool:
+    def _take_video(self, vid: str, duration: float, found: Findings, on_bad: str) -> int:
         array = _take(self._video, vid, "video", found, on_bad)
         if array is None:
-            return False
+            return 0
         times, rows, gap = _clip_times(len(array), duration, self._clip_seconds)
         if gap > 0:
             found.add("short_video", vid)
@@ -240,15 +244,15 @@ class VMRDataset:
         self._clip_times[vid] = torch.from_numpy(times)
         if self._in_memory:
             self._frames[vid] = self._pooled(array[:rows])
-        return True
+        return int(array.shape[1])
 
-    def _take_query(self, qid: str, found: Findings, on_bad: str) -> bool:
+    def _take_query(self, qid: str, found: Findings, on_bad: str) -> int:
         array = _take(self._query, qid, "query", found, on_bad)
         if array is None:
-            return False
+            return 0
         if self._in_memory:
             self._words[qid] = _tensor(array[: self._max_words])
-        return True
+        return int(array.shape[1])
 
     def _pooled(self, array: Array) -> Tensor:
         return _tensor(array if self._max_clips is None else pool_clips(array, self._max_clips))
@@ -350,8 +354,6 @@ def _take(store: FeatureStore, id: str, what: Literal["video", "query"], found: 
             raise VMRDataError(store.source, id, rule_text, f"none; it has {', '.join([*store.ids[:3], '...'])}")
         rule = f"bad_{what}"
         array = store[id]
-        if array.shape[1] != store.width:
-            raise VMRDataError(store.source, id, f"have width {store.width} like the others", array.shape[1])
         check_finite(array, store.source, id)
     except VMRDataError as error:
         if on_bad == "raise":
@@ -359,6 +361,19 @@ def _take(store: FeatureStore, id: str, what: Literal["video", "query"], found: 
         found.add(rule, id, error)
         return None
     return array
+
+
+def _one_width(widths: Mapping[str, int], source: str, rule: str, found: Findings, on_bad: str) -> tuple[int, set[str]]:
+    """The width that most ids have, and the ids that have it; any other width raises, or is counted. 0 is no array."""
+    counts = Counter(width for width in widths.values() if width)
+    width = max(counts, key=counts.__getitem__, default=0)
+    for id, came in widths.items():
+        if came not in (0, width):
+            error = VMRDataError(source, id, f"have width {width} like the others", came)
+            if on_bad == "raise":
+                raise error
+            found.add(rule, id, error)
+    return width, {id for id, came in widths.items() if came == width != 0}
 
 
 def _clip_times(clips: int, duration: float, clip_seconds: float | None) -> tuple[NDArray[np.float32], int, int]:

@@ -37,9 +37,10 @@ _NO_PICKLE = "hold plain arrays, no pickled objects (a pickle can run code); sav
 class FeatureStore(Protocol):
     """What every layout offers: ``store[id]`` is float32 ``(T, D)``, T >= 1.
 
-    ``source`` names the file or folder for messages, ``ids`` every id that can be asked for, ``width`` is D, and
-    ``clip_seconds`` the length of one clip where the file says so. An unknown id, or an array that is not
-    ``(T, D)``, raises :class:`VMRDataError` with file, id and rule.
+    ``source`` names the file or folder for messages, ``ids`` every id that can be asked for, ``width`` is D of the
+    first id, and ``clip_seconds`` the length of one clip where the file says so. An unknown id, or an array that is
+    not ``(T, D)``, raises :class:`VMRDataError` with file, id and rule. Whoever joins arrays checks that their
+    widths are equal: a store does not know which of its ids count.
     """
 
     @property
@@ -57,17 +58,16 @@ class FeatureStore(Protocol):
     def __len__(self) -> int: ...
 
 
-def as_sequence(array: NDArray[Any], source: PathLike, id: str, *, width: int | None = None) -> Array:
+def as_sequence(array: NDArray[Any], source: PathLike, id: str) -> Array:
     """Bring an array as found on disk to float32 ``(T, D)``: singleton axes go, a vector is one row.
 
     Args:
         array: ``(T, D)``, ``(D,)``, or either with axes of size 1 before the last, as in ``(1, T, 1, 1, D)``.
         source: file for messages.
         id: id for messages.
-        width: D that must come out; any where left out.
 
     Raises:
-        VMRDataError: if the array is not numeric, is empty, keeps more than two axes or has another width.
+        VMRDataError: if the array is not numeric, is empty or keeps more than two axes.
 
     Example:
         >>> as_sequence(np.zeros((1, 7, 1, 1, 4)), "a.npy", "a").shape, as_sequence(np.zeros(4), "a.npy", "a").shape
@@ -82,10 +82,18 @@ def as_sequence(array: NDArray[Any], source: PathLike, id: str, *, width: int | 
         if array.ndim == 0 or len(rows) > 1:
             raise VMRDataError(source, id, "have shape (time, features)", array.shape)
         array = array.reshape(rows[0] if rows else 1, array.shape[-1])
-    if width is not None and array.shape[1] != width:
-        raise VMRDataError(source, id, f"have width {width} like the others", array.shape[1])
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def check_width(array: Array, source: PathLike, id: str, width: int) -> None:
+    """The array has ``width`` columns.
+
+    Raises:
+        VMRDataError: with the width it has.
+    """
+    if array.shape[1] != width:
+        raise VMRDataError(source, id, f"have width {width} like the others", array.shape[1])
 
 
 def check_finite(array: Array, source: PathLike, id: str) -> None:
@@ -175,13 +183,10 @@ class _Store:
         if row is None:
             some = ", ".join(list(self._index)[:3])
             raise VMRDataError(self.source, id, f"be one of its {len(self)} ids ({some}, ...)", "no such id")
-        array = as_sequence(self._read(row), self._file(row), id, width=self._width)
-        if self._width is None:
-            self._width = array.shape[1]
-        return array
+        return as_sequence(self._read(row), self._file(row), id)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.source!r}, {len(self)} ids, width {self.width})"
+        return f"{type(self).__name__}({self.source!r}, {len(self)} ids)"
 
     def _find(self, id: str) -> int | None:
         row = self._index.get(id)
@@ -384,7 +389,7 @@ class _Joined:
         return np.concatenate([part[:shortest] for part in parts], axis=1)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.source!r}, {len(self)} ids, width {self.width})"
+        return f"{type(self).__name__}({self.source!r}, {len(self)} ids)"
 
 
 class ArrayStore(_Store):
@@ -396,7 +401,7 @@ class ArrayStore(_Store):
         clip_seconds: length of one clip, where it is fixed.
 
     Raises:
-        VMRDataError: on reading an array that is empty, misshapen or of another width than the first.
+        VMRDataError: on reading an array that is empty or misshapen.
 
     Example:
         >>> store = ArrayStore({"v1": np.ones((3, 4)), "v2": np.ones(4)})
@@ -490,7 +495,7 @@ def _open_folder(folder: Path, kind: Kind, key: str | None) -> FeatureStore:
     if (folder / "index.json").is_file() and (folder / "features.npy").is_file():
         return _Mapped(folder)
     with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries)
+        names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
     found = {suffix: [name for name in names if name.endswith(suffix)] for suffix in (".npz", ".npy")}
     if found[".npz"] and found[".npy"]:
         counts = f"{len(found['.npz'])} npz and {len(found['.npy'])} npy"
@@ -624,7 +629,7 @@ def pack_features(
         The packed store, opened.
 
     Raises:
-        VMRDataError: if the folder is there already, or an array is not finite in ``dtype``.
+        VMRDataError: if the folder is there already, widths differ, or an array is not finite in ``dtype``.
         ValueError: if ``dtype`` is neither of the two.
         OSError: if the folder cannot be written.
 
@@ -647,11 +652,13 @@ def pack_features(
     work = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}")
     work.mkdir()
     try:
-        offsets, width = [0], store.width
+        offsets, width = [0], 0
         with (work / "rows").open("wb") as raw:
             for done, id in enumerate(names, start=1):
                 array = store[id]
                 check_finite(array, store.source, id)
+                width = width or array.shape[1]
+                check_width(array, store.source, id, width)
                 if max_clips is not None:
                     array = pool_clips(array, max_clips)
                 with np.errstate(over="ignore"):

@@ -78,6 +78,17 @@ def test_every_fault_is_listed_and_the_first_named(folder: Path, capsys: pytest.
     assert main([*arguments, "--drop"]) == 0
 
 
+def test_one_damaged_video_does_not_hide_the_others(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "video" / "a.npz").write_bytes(b"PK")
+    (folder / "video" / "._b.npz").write_bytes(b"Mac OS X")
+    np.savez(folder / "video" / "0stats.npz", features=np.ones(3))
+    assert main(check(folder)) == 2
+    said = capsys.readouterr()
+    assert "folder of npz, 3 ids, width 4" in said.out
+    assert "1 videos with unusable features" in said.err
+    assert main(check(folder, "--drop")) == 0
+
+
 def test_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(check(folder, "--query", str(folder / "query"), "--json")) == 0
     said = json.loads(capsys.readouterr().out)

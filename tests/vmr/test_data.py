@@ -20,6 +20,7 @@ from mmda.vmr import (
     VMRLoader,
     VMRQuery,
     load_packed,
+    open_features,
     pack_features,
     read_splits,
     validate_queries,
@@ -80,6 +81,26 @@ class TestJoin:
         assert data.report.findings == {rule: (id,)}
         assert not data.report.ok
         assert len(data.report.errors) == 1
+
+    def test_the_width_is_that_of_most_annotated_ids(self) -> None:
+        clips = {"first": np.ones((2, 9)), "a": np.ones((5, 7)), "b": np.ones((3, 4)), "c": np.ones((3, 4))}
+        notes = validate_queries([VMRQuery(f"q{vid}", vid, "x", 9.0) for vid in ("a", "b", "c")])
+        words = ArrayStore({"0": np.ones(3), "qa": np.ones(6), "qb": np.ones(6), "qc": np.ones(6)})
+        with pytest.raises(VMRDataError, match="clips: `a` must have width 4 like the others, got 7"):
+            VMRDataset(notes, ArrayStore(clips, source="clips"), words)
+        data = VMRDataset(notes, ArrayStore(clips, source="clips"), words, on_bad="drop")
+        assert (data.vids, data.frame_width, data.word_width) == (("b", "c"), 4, 6)
+        assert data.report.findings == {"bad_video": ("a",)}
+
+    def test_a_damaged_first_file_is_one_fault_of_its_own(self, tmp_path: Path) -> None:
+        for vid in ("0stats", "a", "b"):
+            np.save(tmp_path / f"{vid}.npy", np.ones((3, 4)))
+        (tmp_path / "0stats.npy").write_bytes(b"")  # named by no annotation
+        assert len(VMRDataset(NOTES, open_features(tmp_path), query())) == 3
+        whole = (tmp_path / "a.npy").read_bytes()
+        (tmp_path / "a.npy").write_bytes(whole[:100])
+        data = VMRDataset(NOTES, open_features(tmp_path), query(), on_bad="drop")
+        assert (data.vids, data.report.findings) == (("b",), {"bad_video": ("a",)})
 
     def test_nothing_left(self) -> None:
         with pytest.raises(VMRDataError, match=r"must share a usable query .* first fault: clips: `a` must have video"):

@@ -228,9 +228,21 @@ class TestBadFiles:
 
     def test_another_width(self, tmp_path: Path) -> None:
         store = open_features(npz_folder(tmp_path / "f", {"a": np.ones((2, 4)), "b": np.ones((2, 5))}))
-        assert store["a"].shape == (2, 4)
-        with pytest.raises(VMRDataError, match=r"b\.npz: `b` must have width 4 like the others, got 5"):
-            store["b"]
+        assert (store["a"].shape, store["b"].shape) == ((2, 4), (2, 5))  # a store does not know which of them counts
+        with pytest.raises(VMRDataError, match=r"f: `b` must have width 4 like the others, got 5"):
+            pack_features(store, tmp_path / "p")
+        assert pack_features(store, tmp_path / "p", ids=["b"]).width == 5
+
+    def test_hidden_files_are_no_features(self, tmp_path: Path) -> None:
+        folder = npz_folder(tmp_path / "f", {"a": np.ones((2, 4))})
+        (folder / "._a.npz").write_bytes(b"\0\5\x16\7Mac OS X")
+        (folder / ".a.npy").write_bytes(b"")
+        assert open_features(folder).ids == ("a",)
+
+    def test_a_store_can_be_shown_without_reading_it(self, tmp_path: Path) -> None:
+        (tmp_path / "a.npy").write_bytes(b"no array")
+        store = open_features(tmp_path)
+        assert repr(store).endswith("1 ids)")
 
     def test_damaged_and_unknown(self, tmp_path: Path, arrays: Arrays) -> None:
         file = packed_int8(tmp_path / "f", arrays)
