@@ -15,7 +15,9 @@ from mmda._checks import check_floating, check_mask, fail, shape_text
 class VMRBatch:
     """A padded batch of (video, query) pairs, with or without their moments.
 
-    Masks are bool, True = keep. Nothing that reads a batch may depend on what its padding holds.
+    Masks are bool, True = keep. Nothing that reads a batch may depend on what its padding holds. Times (``clip_times``,
+    ``duration``, ``windows``) are float64 from this library's readers: a temporal IoU of exactly 0.5 is common on
+    grids, and float32 seconds would decide it by rounding.
 
     Args:
         frames: frame (clip) features.
@@ -95,8 +97,14 @@ class VMRBatch:
         return len(self.qids)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> VMRBatch:
-        """The same batch with every tensor on ``device``."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking), self.qids)
+        """The same batch with every tensor on ``device``; on ``mps``, which has no float64, times become float32."""
+        narrow = torch.device(device).type == "mps"
+
+        def move(tensor: Tensor) -> Tensor:
+            tensor = tensor.float() if narrow and tensor.dtype == torch.float64 else tensor
+            return tensor.to(device, non_blocking=non_blocking)
+
+        return self._map(move, self.qids)
 
     def pin_memory(self) -> VMRBatch:
         """The same batch in page-locked memory, so that ``to(device, non_blocking=True)`` overlaps the step."""

@@ -78,7 +78,7 @@ def collate(examples: Sequence[VMRExample]) -> VMRBatch:
         examples: pairs with equal widths, all with moments or all without.
 
     Returns:
-        The batch. ``windows`` is ``None`` where the examples' moments are closed.
+        The batch. ``windows`` is ``None`` where the examples' moments are closed; times are float64.
 
     Raises:
         ValueError: if there is no example, widths differ, or only some have closed moments.
@@ -102,7 +102,7 @@ def collate(examples: Sequence[VMRExample]) -> VMRBatch:
     clip_times, _ = _pad("clip_times", [example.clip_times for example in examples])
     windows = window_mask = None
     if closed == {False}:
-        moments = [torch.tensor(example.windows or (), dtype=torch.float32).view(-1, 2) for example in examples]
+        moments = [torch.tensor(example.windows or (), dtype=torch.float64).view(-1, 2) for example in examples]
         windows, window_mask = _pad("windows", moments)
     return VMRBatch(
         frames=frames,
@@ -110,7 +110,7 @@ def collate(examples: Sequence[VMRExample]) -> VMRBatch:
         words=words,
         word_mask=word_mask,
         clip_times=clip_times,
-        duration=torch.tensor([example.duration for example in examples], dtype=torch.float32),
+        duration=torch.tensor([example.duration for example in examples], dtype=torch.float64),
         windows=windows,
         window_mask=window_mask,
         video_index=torch.tensor([example.video_index for example in examples]),

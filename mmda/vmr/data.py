@@ -376,24 +376,23 @@ def _one_width(widths: Mapping[str, int], source: str, rule: str, found: Finding
     return width, {id for id, came in widths.items() if came == width != 0}
 
 
-def _clip_times(clips: int, duration: float, clip_seconds: float | None) -> tuple[NDArray[np.float32], int, int]:
+def _clip_times(clips: int, duration: float, clip_seconds: float | None) -> tuple[NDArray[np.float64], int, int]:
     """Start and end of each clip in seconds, how many clips begin inside the video, and how the rest fits.
 
     The last number is 1 where more than a clip of the video has no feature, -1 where features run on for more
     than a clip past its end, else 0.
     """
     if clip_seconds is None:
-        edges = np.linspace(0.0, duration, clips + 1)
-        return np.stack([edges[:-1], edges[1:]], axis=1).astype(np.float32), clips, 0
-    starts = np.arange(clips) * clip_seconds
-    inside = max(1, int((starts < duration).sum()))
-    starts = starts[:inside]
-    ends = np.minimum(starts + clip_seconds, duration)
+        cuts = np.linspace(0.0, duration, clips + 1)
+        return np.stack([cuts[:-1], cuts[1:]], axis=1), clips, 0
+    edges = np.arange(clips + 1) * clip_seconds  # one array of both edges: neighbours touch to the last bit
+    inside = max(1, int((edges[:-1] < duration).sum()))
+    starts, ends = edges[:inside], np.minimum(edges[1 : inside + 1], duration)
     covered = clips * clip_seconds
     if 0 < duration - covered <= clip_seconds:
         ends[-1] = duration
     gap = 1 if duration - covered > clip_seconds else -1 if covered - duration > clip_seconds else 0
-    return np.stack([starts, ends], axis=1).astype(np.float32), inside, gap
+    return np.stack([starts, ends], axis=1), inside, gap
 
 
 def _check_windows(annotations: Annotations) -> None:

@@ -412,8 +412,8 @@ def _split(
             sentences[stranger] = sentence
     qids = tuple(f"{name}-{i}" for i in range(n))
     texts.update(zip(qids, sentences))
-    starts = np.arange(t) * clip_seconds
-    clip_times = np.stack(np.broadcast_arrays(starts, np.minimum(starts + clip_seconds, durations[:, None])), axis=-1)
+    cuts = np.arange(t + 1) * clip_seconds  # one array of both edges: neighbours touch to the last bit
+    clip_times = np.stack(np.broadcast_arrays(cuts[:-1], np.minimum(cuts[1:], durations[:, None])), axis=-1)
 
     def as_float(array: Array) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(torch.float32)
@@ -423,9 +423,9 @@ def _split(
         frame_mask=torch.from_numpy(frame_mask),
         words=as_float(words),
         word_mask=torch.from_numpy(word_mask),
-        clip_times=as_float(np.where(frame_mask[..., None], clip_times, 0.0)),
-        duration=as_float(durations),
-        windows=as_float(windows),
+        clip_times=torch.from_numpy(np.where(frame_mask[..., None], clip_times, 0.0)),
+        duration=torch.from_numpy(durations),
+        windows=torch.from_numpy(windows),
         window_mask=torch.ones(n, 1, dtype=torch.bool),
         video_index=torch.arange(n),
         text_index=torch.arange(n),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,6 +23,8 @@ from mmda.vmr import (
     collate,
     validate_queries,
 )
+from mmda.vmr.blind import whole_video
+from mmda.vmr.evaluation import evaluate, evaluate_windows
 
 
 @given(
@@ -89,6 +92,50 @@ def example(name: str, t: int, words: int, windows: tuple[tuple[float, float], .
         video_index=t,
         text_index=words,
     )
+
+
+class TestTimesAreExact:
+    """Ties on IoU thresholds are common where annotators and clips share a grid: a batch must not round them."""
+
+    notes = validate_queries(
+        VMRQuery(f"q{k}", f"v{k}", "x", k / 10, ((0.0, (0.3, 0.5, 0.7)[k % 3] * k / 10),)) for k in range(1, 301)
+    )
+    data = VMRDataset(
+        notes, ArrayStore({vid: np.ones((10, 2)) for vid in notes.vids}), ArrayStore({q.qid: np.ones(2) for q in notes})
+    )
+
+    def test_batches_evaluate_as_the_annotations_do(self) -> None:
+        batch = collate(list(self.data))
+        assert batch.windows is not None
+        assert batch.window_mask is not None
+        copied = [
+            replace(query, duration=float(d), windows=tuple((float(s), float(e)) for s, e in w[m]))
+            for query, d, w, m in zip(self.notes, batch.duration, batch.windows, batch.window_mask)
+        ]
+        assert copied == list(self.notes)
+        spans = whole_video(copied)
+        exact = evaluate(whole_video(self.notes), self.notes, n=(1,))
+        rounded = evaluate_windows(spans, batch.windows, window_mask=batch.window_mask, duration=batch.duration, n=(1,))
+        np.testing.assert_array_equal(rounded.hits, exact.hits)
+        np.testing.assert_array_equal(rounded.ious, exact.ious)
+        assert exact.as_dict() == pytest.approx({**dict(zip(exact.metrics, (1.0, 2 / 3, 1 / 3))), "mIoU": 0.5})
+
+    def test_spans_of_clips_hit_what_they_tie_with(self) -> None:
+        batch = collate(list(self.data))
+        assert batch.windows is not None
+        spans = torch.stack([batch.clip_times[:, 0, 0], batch.clip_times[:, 9, 1]], dim=1)
+        result = evaluate_windows(spans, batch.windows, duration=batch.duration, n=(1,))
+        assert result["R@1, IoU=0.7"] == pytest.approx(1 / 3)
+
+    def test_a_device_without_float64_gets_float32(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        moved: list[torch.dtype] = []
+        real = torch.Tensor.to
+        monkeypatch.setattr(
+            torch.Tensor, "to", lambda tensor, *_, **__: moved.append(tensor.dtype) or real(tensor, "cpu")
+        )
+        collate([self.data[0]]).to("mps")
+        assert torch.float64 not in moved
+        assert torch.float32 in moved
 
 
 class TestCollate:

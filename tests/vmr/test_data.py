@@ -152,6 +152,7 @@ class TestClipTimes:
             (4, 8.0, 1.0, [1, 2, 3, 4], "short_video"),
             (4, 3.0, 1.0, [1, 2, 3], None),  # one clip too many is rounding
             (6, 3.0, 1.0, [1, 2, 3], "long_video"),
+            (20, 1.95, 0.1, [*(k * 0.1 for k in range(1, 20)), 1.95], None),  # to the last bit
         ],
     )
     def test_cover_the_video(
@@ -168,7 +169,7 @@ class TestClipTimes:
         data = self.one(7, 7.0, 1.0, max_clips=3)
         assert data.clip_times("v").tolist() == [[0, 2], [2, 4], [4, 7]]
         # clip k holds the number k, the mean number is the middle of the span less half a clip
-        torch.testing.assert_close(data.frames("v")[:, 0], data.clip_times("v").mean(1) - 0.5)
+        torch.testing.assert_close(data.frames("v")[:, 0].double(), data.clip_times("v").mean(1) - 0.5)
 
 
 class TestViews:

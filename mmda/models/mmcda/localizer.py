@@ -182,7 +182,8 @@ def decode_spans(
         (b, t) each, ``clip_times`` (b, t, 2) -> :class:`Spans` of (b, n).
 
     Returns:
-        :class:`Spans`, best first; where fewer than n are left, windows of zeros and scores of minus infinity.
+        :class:`Spans`, best first, windows in the dtype of ``clip_times``; where fewer than n are left, windows of
+        zeros and scores of minus infinity.
 
     Raises:
         ValueError: shapes that differ, ``n`` below 1, a threshold outside [0, 1].
@@ -204,8 +205,8 @@ def decode_spans(
     t = scores.shape[1]
     upper = torch.triu_indices(t, t, device=scores.device)
     flat = scores[:, upper[0], upper[1]]
-    spans = torch.stack([clip_times[:, upper[0], 0], clip_times[:, upper[1], 1]], -1).to(flat.dtype)
-    chosen, keep = temporal_nms(spans, flat, threshold=nms_threshold, top_n=n, mask=flat > -torch.inf)
+    spans = torch.stack([clip_times[:, upper[0], 0], clip_times[:, upper[1], 1]], -1)
+    chosen, keep = temporal_nms(spans.to(flat.dtype), flat, threshold=nms_threshold, top_n=n, mask=flat > -torch.inf)
     windows = torch.take_along_dim(spans, chosen.unsqueeze(-1), 1)
     windows = torch.where(keep.unsqueeze(-1), windows, torch.zeros_like(windows))
     best = torch.take_along_dim(flat, chosen, 1)

@@ -243,8 +243,9 @@ class MMCDAObjective(nn.Module):
         unsure weighs little.
         """
         with torch.no_grad():
-            best = decode_spans(target.logits, target.similarity, target.frame_mask, batch.clip_times, n=1)
-            labels: MomentTargets = moment_targets(best.windows, best.mask, batch.clip_times, batch.frame_mask)
+            clips = batch.clip_times.to(target.similarity.dtype)
+            best = decode_spans(target.logits, target.similarity, target.frame_mask, clips, n=1)
+            labels: MomentTargets = moment_targets(best.windows, best.mask, clips, batch.frame_mask)
             start = (masked_softmax(target.logits.start, target.frame_mask, 1) * labels.start).sum(1)
             end = (masked_softmax(target.logits.end, target.frame_mask, 1) * labels.end).sum(1)
             confidence = start * end
