@@ -280,7 +280,7 @@ def evaluate_windows(
         An :class:`Evaluation`.
 
     Raises:
-        ValueError: a prediction is not finite, or shapes do not fit.
+        ValueError: a query has no window, a prediction is not finite, or shapes do not fit.
 
     Example:
         >>> spans = torch.tensor([[0.0, 4.0], [1.0, 2.0]])
@@ -307,6 +307,16 @@ def evaluate_windows(
         fail(caller, "predictions", "be finite where they are not masked", f"a non-finite span in row {row}")
     if count == 0:
         fail(caller, "predictions", "hold at least one query", shape_text(predictions))
+    windows_mask = None
+    if truth.ndim != 3 or truth.shape[0] != count or truth.shape[-1] != 2:
+        fail(caller, "windows", f"have shape ({count}, windows, 2)", shape_text(windows))
+    labelled = torch.full((count,), truth.shape[1] > 0)
+    if window_mask is not None:
+        check_mask(caller, "window_mask", window_mask, truth.shape[:2])
+        windows_mask = window_mask.cpu()
+        labelled = windows_mask.any(dim=1)
+    if not bool(labelled.all()):
+        fail(caller, "windows", "each have at least one moment", f"none in row {int((~labelled).nonzero()[0, 0])}")
     if scores is None:
         order = -torch.arange(found.shape[1], dtype=torch.float64).expand(count, -1)
     else:
@@ -323,7 +333,6 @@ def evaluate_windows(
         mask=mask,
         duration=None if duration is None else duration.detach().to("cpu", torch.float64),
     )
-    windows_mask = None if window_mask is None else window_mask.cpu()
     recall = recall_at_iou(
         ranked,
         truth,

@@ -596,6 +596,22 @@ def test_scores_need_no_target_boundary_and_count_what_they_say(draw: Simulation
     assert pair_score(model, target) == pytest.approx(hits / len(closed))
 
 
+def test_unlabelled_rows_leave_the_source_score_alone(draw: Simulation) -> None:
+    batch = draw.source_val
+    model = model_for(batch).eval()
+    assert batch.window_mask is not None
+    known = torch.arange(len(batch)) % 3 == 0
+    partly = replace(batch, window_mask=batch.window_mask & known.unsqueeze(1))
+    wanted = source_score(model, [batch.slice(known.nonzero()[:, 0])])
+    assert source_score(model, [partly]) == pytest.approx(wanted)
+    none = replace(batch, window_mask=torch.zeros_like(batch.window_mask))
+    assert source_score(model, [none, partly]) == pytest.approx(wanted)
+    with pytest.raises(
+        ValueError, match="source_score: `loader` must give at least one row with a window, got none in"
+    ):
+        source_score(model, [none])
+
+
 def test_predictions_keep_the_order_of_the_loader(draw: Simulation) -> None:
     model = model_for(draw.source_train).eval()
     spans, names = predict_split(model, ResidentLoader(draw.target_test, 6, shuffle=False, labels=False), n=3)

@@ -70,6 +70,15 @@ class TestEvaluate:
         assert result.hits[0].all()
         assert not result.hits[1].any()
 
+    def test_a_row_without_a_window_is_refused(self):
+        spans, mask = torch.zeros(3, 1, 2), torch.tensor([[True], [False], [True]])
+        with pytest.raises(ValueError, match=r"`windows` must each have at least one moment, got none in row 1"):
+            evaluate_windows(spans, torch.ones(3, 1, 2), window_mask=mask)
+        with pytest.raises(ValueError, match=r"at least one moment, got none in row 0"):
+            evaluate_windows(spans, torch.ones(3, 0, 2))
+        with pytest.raises(ValueError, match=r"`windows` must have shape \(3, windows, 2\)"):
+            evaluate_windows(spans, torch.ones(2, 1, 2))
+
     def test_windows_as_tensors_are_the_same_row(self):
         generator = torch.Generator().manual_seed(0)
         queries = [query([(float(k), k + 3.0)] * (1 + k % 2) + [(0.0, 1.0 + k)], vid=str(k % 3)) for k in range(9)]

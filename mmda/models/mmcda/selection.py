@@ -15,17 +15,17 @@ from mmda.vmr.batch import VMRBatch
 
 
 def source_score(model: MMCDA, loader: Iterable[VMRBatch]) -> float:
-    """Mean IoU of the best span on labelled (source) batches; higher is better.
+    """Mean IoU of the best span over the labelled rows of (source) batches; higher is better.
 
     Args:
         model: in ``eval()`` mode.
         loader: held-out source batches with their moments; read once, and held in memory.
 
     Returns:
-        Mean over the rows of the temporal IoU of the first span and the window it fits best, in [0, 1].
+        Mean over the rows with a window of the temporal IoU of the first span and the window it fits best, in [0, 1].
 
     Raises:
-        ValueError: a batch carries no windows, or there is no batch.
+        ValueError: a batch carries no windows, no row has one, or there is no batch.
 
     Example:
         >>> from mmda.models.mmcda import MMCDAConfig, build_mmcda
@@ -39,15 +39,20 @@ def source_score(model: MMCDA, loader: Iterable[VMRBatch]) -> float:
     if not batches:
         fail("source_score", "loader", "give at least one batch", "none")
     spans, _ = predict_split(model, batches, n=1)
-    total, at = 0.0, 0
+    total, count, at = 0.0, 0, 0
     for batch in batches:
         if batch.windows is None or batch.window_mask is None:
             raise ValueError("source_score: `loader` must give windows, got a batch without them")
-        rows = slice(at, at + len(batch))
-        value = mean_iou(spans.windows[rows], batch.windows.cpu(), window_mask=batch.window_mask.cpu())
-        total += float(value) * len(batch)
+        first, windows, mask = spans.windows[at : at + len(batch)], batch.windows.cpu(), batch.window_mask.cpu()
         at += len(batch)
-    return total / at
+        labelled = mask.any(1)
+        rows = int(labelled.sum())
+        if rows:
+            total += float(mean_iou(first[labelled], windows[labelled], window_mask=mask[labelled])) * rows
+            count += rows
+    if not count:
+        fail("source_score", "loader", "give at least one row with a window", f"none in {at} rows")
+    return total / count
 
 
 @torch.no_grad()
