@@ -54,7 +54,7 @@ def check_features(
     check_floating(caller, argument, value)
     if value.ndim != ndim:
         fail(caller, argument, f"have shape {axes}", shape_text(value))
-    if any(size == 0 for size in value.shape):
+    if 0 in value.shape:
         fail(caller, argument, f"have shape {axes} with no empty axis", shape_text(value))
 
 
@@ -67,7 +67,7 @@ def check_samples(caller: str, argument: str, value: Tensor, *, mask: Tensor | N
         rule = "have shape (samples, features)"
         rule += " or (batch, time, features)" if mask is not None else ""
         fail(caller, argument, rule, shape_text(value))
-    if any(size == 0 for size in value.shape):
+    if 0 in value.shape:
         fail(caller, argument, "have no empty axis", shape_text(value))
     if mask is not None:
         check_mask(caller, argument + "_mask", mask, value.shape[:-1])
@@ -126,30 +126,24 @@ def check_number(
     below: float | None = None,
 ) -> None:
     """The value is a finite Python number inside the bounds."""
-    bounds = [
-        text
-        for bound, text in (
-            (above, f"> {above:g}" if above is not None else ""),
-            (at_least, f">= {at_least:g}" if at_least is not None else ""),
-            (at_most, f"<= {at_most:g}" if at_most is not None else ""),
-            (below, f"< {below:g}" if below is not None else ""),
-        )
-        if bound is not None
-    ]
-    rule = "be a finite number" + (" " + " and ".join(bounds) if bounds else "")
     if isinstance(value, np.generic):
         value = value.item()
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if (
+        number
+        and -math.inf < value < math.inf  # type: ignore[operator]
+        and (above is None or value > above)  # type: ignore[operator]
+        and (at_least is None or value >= at_least)  # type: ignore[operator]
+        and (at_most is None or value <= at_most)  # type: ignore[operator]
+        and (below is None or value < below)  # type: ignore[operator]
+    ):
+        return
+    bounds = ((">", above), (">=", at_least), ("<=", at_most), ("<", below))
+    texts = [f"{relation} {bound:g}" for relation, bound in bounds if bound is not None]
+    rule = "be a finite number" + (" " + " and ".join(texts) if texts else "")
+    if not number:
         fail_type(caller, argument, rule, value)
-    outside = (
-        not -math.inf < value < math.inf
-        or (above is not None and value <= above)
-        or (at_least is not None and value < at_least)
-        or (at_most is not None and value > at_most)
-        or (below is not None and value >= below)
-    )
-    if outside:
-        fail(caller, argument, rule, value)
+    fail(caller, argument, rule, value)
 
 
 def check_sequence(caller: str, argument: str, value: object, what: str, *, empty: bool = False) -> None:

@@ -102,8 +102,10 @@ def pairing(
 ) -> Tensor | None:
     """How much each candidate is a positive of each anchor (n, m), zero off the valid rows; None: row i of row i."""
     n, m = pairs.anchor.shape[0], pairs.positive.shape[0]
+    if positive_mask is None and positive_weight is None and n == m:
+        return None
     zero = torch.zeros((), dtype=pairs.anchor.dtype, device=pairs.anchor.device)
-    share: Tensor | None = None
+    share: Tensor
     if positive_weight is not None:
         check_weight(caller, "positive_weight", positive_weight, (n, m))
         share = positive_weight.to(pairs.anchor.dtype)
@@ -111,10 +113,8 @@ def pairing(
             share = torch.where(positive_mask, share, zero)
     elif positive_mask is not None:
         share = positive_mask.to(pairs.anchor.dtype)
-    elif n != m:
+    else:
         fail(caller, "positive_mask", f"be given where `anchor` has {n} rows and `positive` another number", m)
-    if share is None:
-        return None
     if pairs.anchor_count is not None:
         share = torch.where((pairs.anchor_count > 0).unsqueeze(1), share, zero)
     if pairs.positive_count is not None:

@@ -30,7 +30,7 @@ def as_weighted_rows(
     rule = f"have shape (samples, {axis})" + ("" if mask is None else f" or (batch, time, {axis})")
     if x.ndim not in ((2,) if mask is None else (2, 3)):
         fail(caller, argument, rule, shape_text(x))
-    if any(size == 0 for size in x.shape):
+    if 0 in x.shape:
         fail(caller, argument, "have no empty axis", shape_text(x))
     if x.shape[-1] < least:
         fail(caller, argument, f"have at least {least} {axis}", x.shape[-1])
