@@ -343,7 +343,7 @@ def _sweep(
             t,
             tiles[1:],
             tiles[-1] if low_rank else None,
-            b.right if weighted else None,
+            b.right if weighted else ones[:columns],
             same=same,
             need_slope=a.grad is not None or b.grad is not None,
         )
@@ -540,7 +540,7 @@ _evaluator = lru_cache(maxsize=64)(_Evaluator)  # plain numbers, never changed
 
 
 class _Found:
-    """Kernel values added up: as a tile, as sums over its rows, or as weighted sums over its rows."""
+    """Kernel values added up: as a tile, or as weighted sums over its rows."""
 
     result: Tensor
 
@@ -548,12 +548,19 @@ class _Found:
         self.similar, self.weight, self.begun = similar, weight, False
 
     def add(self, e: Tensor, count: int = 1) -> None:
-        part = e if self.similar is not None else e.sum(1) if self.weight is None else torch.mv(e, self.weight)
-        if self.begun:
-            self.result.add_(part, alpha=count)
+        if self.similar is None:
+            assert self.weight is not None
+            if self.begun:
+                self.result.addmv_(e, self.weight, alpha=count)
+            else:
+                self.result = torch.mv(e, self.weight)
+                if count != 1:
+                    self.result.mul_(count)
+        elif self.begun:
+            self.result.add_(e, alpha=count)
         else:
-            self.result = torch.mul(part, count, out=part if self.similar is None else self.similar)
-            self.begun = True
+            self.result = torch.mul(e, count, out=self.similar)
+        self.begun = True
 
 
 def _doublings(rates: Sequence[float]) -> list[tuple[float, list[int]]]:
