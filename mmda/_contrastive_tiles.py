@@ -11,7 +11,8 @@ rows as they are or of their directions. Three numbers are computed here:
 
 The gradient is made in the forward pass, through the division by the rows' lengths too. Exponentials and logarithms are
 those of base 2, with the factor in the logits: on a processor ``exp2`` takes a third of the time of ``exp``. Tiles are
-kept for the gradient while they fit ``KEEP_BYTES``, else computed twice.
+kept for the gradient while they fit ``KEEP_BYTES``, else computed twice. Up to ``SMALL`` rows the first two are
+made of all logits at once.
 Where ordinary reverse mode is not all that happens (function transforms, forward mode, second derivatives), the dense
 formula is used; ``torch.compile`` sees one operator. See :mod:`mmda._tiles`.
 """
@@ -19,7 +20,7 @@ formula is used; ``torch.compile`` sees one operator. See :mod:`mmda._tiles`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -28,13 +29,19 @@ from torch.nn import functional as F
 
 from mmda._contrastive import normalized_rows
 from mmda._masking import full_precision
-from mmda._tiles import ACCELERATOR_BLOCK, CPU_BLOCK, _edges, usable
+from mmda._tiles import ACCELERATOR_BLOCK, _edges, usable
 from mmda._transforms import is_plain
 
+#: Rows of a tile. In large ones the products run faster; one list and itself are less work in smaller ones.
+CPU_BLOCKS = {"info_nce": 2048, "symmetric": 2048, "nt_xent": 512, "sigmoid": 1024}
+#: Numbers of a tile that are exponentiated, summed and turned into probabilities at a time.
+STRIP = 2**17
 #: Tiles are kept between the two passes while all of them fit.
 KEEP_BYTES = 64 * 2**20
 #: Below so many rows on a side of the matrix the dense formula is as fast.
 FEWEST = 256
+#: Up to so many rows these two take all logits at once, where the number of operations is what costs.
+SMALL, AT_ONCE = 512, ("info_nce", "symmetric")
 #: Logits within this bound need no shift: their exponentials, summed over any batch, stay inside float32.
 SAFE_LOGIT = 40.0
 #: From natural logits to those of base 2.
@@ -69,19 +76,21 @@ def contrastive(
     tau = temperature if isinstance(temperature, Tensor) else a.new_full((), temperature)
     compiling = torch.compiler.is_compiling()
     compared = (2 if kind == "nt_xent" else 1) * a.shape[0]
-    if (block_size is None and compared < FEWEST) or not (compiling or is_plain(a, b, shift, tau)):
-        return dense(kind, a, b, shift, tau, unit)
-    block = (CPU_BLOCK if a.device.type == "cpu" else ACCELERATOR_BLOCK) if block_size is None else block_size
+    few = block_size is None and compared < FEWEST and (compiling or kind not in AT_ONCE)
+    if few or not (compiling or is_plain(a, b, shift, tau)):
+        return dense(kind, a, b, shift, temperature, unit)
+    block = (CPU_BLOCKS[kind] if a.device.type == "cpu" else ACCELERATOR_BLOCK) if block_size is None else block_size
     if bound is None:
         bound = 1 / temperature if unit and not isinstance(temperature, Tensor) else math.inf
     if not torch.is_grad_enabled():
         a, b, shift, tau = a.detach(), b.detach(), shift.detach(), tau.detach()
     arguments = (*map(usable, (a, b, shift, tau)), kind, unit, bound, block)
+    value: Tensor
     if compiling:
-        value: Tensor = _contrastive_op(*arguments)[0]
+        value = _contrastive_op(*arguments)[0]
     else:
         value = _Contrastive.apply(*arguments)  # type: ignore[no-untyped-call]
-    return value.to(a.dtype)
+    return value
 
 
 def dense(
@@ -110,8 +119,8 @@ class _Contrastive(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
-        needed = any(ctx.needs_input_grad)
-        value, *gradients = _sweep(*arguments, gradient=needed)
+        needed = ctx.needs_input_grad
+        value, *gradients = _sweep(*arguments, gradient=any(needed), tempered=needed[3])
         _keep(ctx, arguments, gradients)
         return value
 
@@ -120,7 +129,7 @@ class _Contrastive(torch.autograd.Function):
         return _backward(ctx, grad)
 
 
-def _keep(ctx: Any, arguments: tuple[Any, ...], gradients: list[Tensor]) -> None:
+def _keep(ctx: Any, arguments: tuple[Any, ...], gradients: Sequence[Tensor | None]) -> None:
     ctx.save_for_backward(*arguments[:4], *gradients)
     ctx.kind, ctx.unit = arguments[4:6]
 
@@ -133,12 +142,15 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         a, b, bias, temperature = inputs = [t.view_as(t) for t in inputs]
         wanted = [t for t, need in zip(inputs, needed) if need]
         with full_precision(inputs[0]):
-            value = dense(ctx.kind, a, b, bias, temperature, ctx.unit).to(torch.float64)
+            value = dense(ctx.kind, a, b, bias, temperature, ctx.unit)
             found = iter(torch.autograd.grad(value, wanted, grad, create_graph=True, allow_unused=True))
         gradients = [next(found) if need else None for need in needed]
     else:
-        factor = grad.to(inputs[0].dtype)
-        gradients = [g * factor if need else None for g, need in zip(gradients, needed)]
+        # What the sweep made no slope for, such as a bias that plays no part, has none.
+        slopes = (
+            torch.zeros_like(t) if g is None else g * grad for t, g, need in zip(inputs, gradients, needed) if need
+        )
+        gradients = [next(slopes) if need else None for need in needed]
     return (*gradients, None, None, None, None)
 
 
@@ -146,20 +158,26 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 def _contrastive_op(
     a: Tensor, b: Tensor, bias: Tensor, temperature: Tensor, kind: str, unit: bool, bound: float, block: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    value, ga, gb, *others = _sweep(a, b, bias, temperature, kind, unit, bound, block, gradient=True)
-    return value, ga, gb.clone() if kind == "nt_xent" else gb, others[0], others[1]  # no two share their storage
+    value, ga, gb, slope_of_bias, slope_of_temperature = _sweep(
+        a, b, bias, temperature, kind, unit, bound, block, gradient=True, tempered=True
+    )
+    assert ga is not None
+    assert gb is not None
+    assert slope_of_temperature is not None
+    if kind != "sigmoid":
+        gb = gb.clone()  # no two outputs share their storage
+    return value, ga, gb, torch.zeros_like(bias) if slope_of_bias is None else slope_of_bias, slope_of_temperature
 
 
 @_contrastive_op.register_fake
 def _(
     a: Tensor, b: Tensor, bias: Tensor, temperature: Tensor, *_: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    value = a.new_empty((), dtype=torch.float64)
-    return value, a.new_empty(a.shape), b.new_empty(b.shape), bias.new_empty(()), temperature.new_empty(())
+    return a.new_empty(()), a.new_empty(a.shape), b.new_empty(b.shape), bias.new_empty(()), temperature.new_empty(())
 
 
 def _keep_op(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _keep(ctx, inputs, list(output[1:]))
+    _keep(ctx, inputs, output[1:])
 
 
 def _backward_op(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -180,17 +198,24 @@ def _sweep(
     block: int,
     *,
     gradient: bool,
-) -> tuple[Tensor, ...]:
-    """The value; with ``gradient`` also its gradients for a, b, the bias and the temperature."""
+    tempered: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """The value; with ``gradient`` also its gradients for a, b, the bias and, if ``tempered``, the temperature."""
     n = a.shape[0]
     scale = temperature.to(a).reciprocal()
-    listed = kind == "nt_xent"
-    x = _Rows(torch.cat((a, b)) if listed else a, unit)
-    y = x if listed else _Rows(b, unit)
-    slope_of_bias = torch.zeros_like(bias)
-    if kind == "sigmoid":
-        value, hx, hy, slope = _sigmoid(x.rows, y.rows, scale, bias, block, gradient)
-        slope_of_bias = slope.to(bias.dtype)
+    listed, at_once = kind == "nt_xent", kind in AT_ONCE and n <= min(SMALL, block)
+    joined = listed or (at_once and unit)  # one list of rows, with half of the operations on each
+    x = _Rows(torch.cat((a, b)) if joined else a, unit)
+    y = x if joined else _Rows(b, unit)
+    slope_of_bias: Tensor | None = None
+    share = 1.0
+    if at_once:
+        u, v = (x.rows[:n], x.rows[n:]) if joined else (x.rows, y.rows)
+        value, h, share = _softmax_at_once(u, v, scale, kind == "symmetric", gradient)
+        hx, hy = (h, h) if joined else (h[:n], h[n:])
+    elif kind == "sigmoid":
+        value, hx, hy, slope_of_bias = _sigmoid(x.rows, y.rows, scale, bias, block, gradient)
+        slope_of_bias = slope_of_bias.to(bias.dtype)
     else:
         if bound > SAFE_LOGIT and a.device.type == "cpu":
             bound = float(x.longest() * y.longest() * scale)
@@ -199,28 +224,39 @@ def _sweep(
             value, hx = _softmax_list(x.rows, scale, safe, block, gradient)
         else:
             value, hx, hy = _softmax_pairs(x.rows, y.rows, scale, kind == "symmetric", safe, block, gradient)
+    value = value.to(a.dtype)
     if not gradient:
-        return (value,)
-    slope_of_scale, gx = x.gradient(hx, scale)
-    slope_of_temperature = (-slope_of_scale * scale.square()).to(temperature)
-    if listed:  # every similarity is there twice
-        return value, gx[:n], gx[n:], slope_of_bias, slope_of_temperature / 2
-    return value, gx, y.gradient(hy, scale)[1], slope_of_bias, slope_of_temperature
+        return value, None, None, None, None
+    factor = scale * share
+    slope, gx = x.gradient(hx, factor, tempered)
+    if slope is not None:
+        # In one list every similarity is there twice.
+        slope = (slope * (factor * scale)).mul_(-0.5 if joined else -1.0).to(temperature)
+    gx, gy = (gx[:n], gx[n:]) if joined else (gx, y.gradient(hy, factor, False)[1])
+    return value, gx, gy, slope_of_bias, slope
 
 
 class _Rows:
-    """Rows as they are compared: as given, or divided by their length (as :func:`normalized_rows` does it)."""
+    """Rows as they are compared: as given, or divided by their length."""
 
     def __init__(self, given: Tensor, unit: bool) -> None:
         self.rows, self.inverse = given, given[:0]
         self.unit = unit
-        if unit:
-            top = torch.maximum(given.amax(1, keepdim=True), -given.amin(1, keepdim=True))
-            top.masked_fill_(top == 0, 1)
-            self.rows = given / top
-            length = torch.linalg.vector_norm(self.rows, dim=1, keepdim=True).clamp_min_(1)  # 0 where the row is zero
-            self.rows.div_(length)
-            self.inverse = length.mul_(top).reciprocal_()
+        if not unit:
+            return
+        length = torch.linalg.vector_norm(given, dim=1, keepdim=True)
+        if given.device.type == "cpu" and bool(((length > 1e-15) & (length < 1e15)).all()):
+            self.rows = given / length
+            self.inverse = length.reciprocal_()
+            return
+        # As :func:`normalized_rows` does it, where squares may leave the range of float32 or rows are zero; and where
+        # to ask the rows would make an accelerator wait.
+        top = torch.maximum(given.amax(1, keepdim=True), -given.amin(1, keepdim=True))
+        top.masked_fill_(top == 0, 1)
+        self.rows = given / top
+        length = torch.linalg.vector_norm(self.rows, dim=1, keepdim=True).clamp_min_(1)  # 0 where the row is zero
+        self.rows.div_(length)
+        self.inverse = length.mul_(top).reciprocal_()
 
     def longest(self) -> Tensor:
         """The largest length."""
@@ -229,24 +265,55 @@ class _Rows:
         lengths: Tensor = torch.linalg.vector_norm(self.rows, dim=1)
         return lengths.amax()
 
-    def gradient(self, h: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    def gradient(self, h: Tensor, scale: Tensor, tempered: bool) -> tuple[Tensor | None, Tensor]:
         """From the slopes by the rows over ``scale``: the slope by ``scale``, and by the given rows (in place of h)."""
+        if not (self.unit or tempered):
+            return None, h.mul_(scale)
         along = torch.linalg.vecdot(h, self.rows)
-        slope = along.sum(dtype=torch.float64)
+        slope = along.sum(dtype=torch.float64) if tempered else None
         if not self.unit:
             return slope, h.mul_(scale)
         h.addcmul_(self.rows, along.unsqueeze(1), value=-1)
         return slope, h.mul_(self.inverse * scale)
 
 
+def _softmax_at_once(
+    a: Tensor, b: Tensor, scale: Tensor, symmetric: bool, gradient: bool
+) -> tuple[Tensor, Tensor, float]:
+    """The loss from all logits at once, in few operations; what times the third number is its slope over the scale."""
+    n = a.shape[0]
+    share, ones = (0.5 / n, 2) if symmetric else (1 / n, 1)
+    s = torch.mm(a, b.T).mul_(scale)
+    g = torch.log_softmax(s, 1)
+    own = g.diagonal()
+    if symmetric:
+        by_column = torch.log_softmax(s, 0)
+        own = own + by_column.diagonal()
+    value = own.sum().mul_(-share)
+    h = a.new_empty(2 * n, a.shape[1])
+    if gradient:
+        g.exp_()
+        if symmetric:
+            g.add_(by_column.exp_())
+        g.diagonal().sub_(ones)
+        torch.mm(g, b, out=h[:n])
+        torch.mm(g.T, a, out=h[n:])
+    return value, h, share
+
+
 class _Tiles:
-    """Work space for tiles of logits: one, or all of them where they are to be kept and fit; and one beside."""
+    """Work space for tiles of logits: one, or all of them where they are to be kept and fit; and a strip beside.
+
+    What is done to the numbers of a tile one by one is done strip by strip, which stays in the nearest caches.
+    """
 
     def __init__(self, like: Tensor, count: int, side: int, keep: bool) -> None:
         size = side * side
         self.kept = keep and count * size * like.element_size() <= KEEP_BYTES
-        self.store = like.new_empty((count if self.kept else 1) + 1, size)
+        self.store = like.new_empty(count if self.kept else 1, size)
         self.filled = 0
+        self.strip = max(1, STRIP // side) if like.device.type == "cpu" else side
+        self.space = like.new_empty(min(self.strip, side) * side)
 
     def next(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Logits of these rows, in new space where tiles are kept."""
@@ -259,18 +326,16 @@ class _Tiles:
         n, m = rows.shape[0], columns.shape[0]
         return self.store[index if self.kept else 0][: n * m].view(n, m)
 
-    def again(self, index: int, rows: Tensor, columns: Tensor, safe: bool) -> Tensor:
-        """A tile of the first pass as that pass left it."""
+    def again(self, index: int, rows: Tensor, columns: Tensor) -> Tensor:
+        """A tile of the first pass: as that pass left it where it was kept, else its logits."""
         tile = self.view(index, rows, columns)
-        if not self.kept:
-            torch.mm(rows, columns.T, out=tile)
-            if safe:
-                tile.exp2_()
-        return tile
+        return tile if self.kept else torch.mm(rows, columns.T, out=tile)
 
-    def beside(self, tile: Tensor) -> Tensor:
-        """Space of the same shape, free at any time."""
-        return self.store[-1][: tile.numel()].view(tile.shape)
+    def strips(self, tile: Tensor, of_rows: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Some rows of a tile, what belongs to them, and space of their shape beside, free at any time."""
+        pieces: Iterable[tuple[Tensor, Tensor]] = zip(tile.split(self.strip), of_rows.split(self.strip))  # type: ignore[no-untyped-call]
+        for piece, values in pieces:
+            yield piece, values, self.space[: piece.numel()].view(piece.shape)
 
 
 def _softmax_pairs(
@@ -288,8 +353,8 @@ def _softmax_pairs(
     nothing: Sequence[Tensor | None] = [None] * len(sizes)
     row_sums, owns = _parts(of_rows, sizes), _parts(own, sizes)
     column_sums = nothing if of_columns is None else _parts(of_columns, sizes)
-    for i, (x, x_sums) in enumerate(zip(rows, row_sums)):
-        for j, (y, y_sums) in enumerate(zip(columns, column_sums)):
+    for j, (y, y_sums) in enumerate(zip(columns, column_sums)):
+        for i, (x, x_sums) in enumerate(zip(rows, row_sums)):
             s = tiles.next(x, y)
             if i == j:
                 owns[i].copy_(s.diagonal())
@@ -304,15 +369,16 @@ def _softmax_pairs(
     if of_columns is not None:
         column_sums = _parts(_turned(of_columns, safe), sizes)
     ha, hb = a.new_zeros(a.shape), b.new_zeros(b.shape)
-    index = 0
-    for i, (x, x_sums, u, hu) in enumerate(zip(rows, row_sums, _parts(a, sizes), _parts(ha, sizes))):
-        for j, (y, y_sums, hy) in enumerate(zip(columns, column_sums, _parts(hb, sizes))):
-            g = _probabilities(tiles.again(index, x, y, safe), x_sums, y_sums, safe, tiles)
-            index += 1
+    us, hus, hys = _parts(a, sizes), _parts(ha, sizes), _parts(hb, sizes)
+    # From the last tile to the first: those made last are the nearest.
+    for j in reversed(range(len(sizes))):
+        for i in reversed(range(len(sizes))):
+            s = tiles.again(j * len(sizes) + i, rows[i], columns[j])
+            g = _probabilities(s, row_sums[i], column_sums[j], safe, tiles)
             if i == j:
                 g.diagonal().sub_(ones)
-            hu.addmm_(g, y, alpha=share)
-            hy.addmm_(g.T, u, alpha=share)
+            hus[i].addmm_(g, columns[j], alpha=share)
+            hys[j].addmm_(g.T, us[i], alpha=share)
     return value / n, ha, hb
 
 
@@ -326,7 +392,7 @@ def _softmax_list(z: Tensor, scale: Tensor, safe: bool, block: int, gradient: bo
     of_rows = z.new_full((total,), 0.0 if safe else -torch.inf)
     own = torch.empty_like(of_rows)
     sums, owns = _parts(of_rows, sizes), _parts(own, sizes)
-    pairs = [(i, j) for i in range(len(sizes)) for j in range(i, len(sizes))]
+    pairs = [(i, j) for j in range(len(sizes)) for i in range(j + 1)]
     for i, j in pairs:
         s = tiles.next(rows[i], columns[j])
         if i == j:
@@ -341,10 +407,11 @@ def _softmax_list(z: Tensor, scale: Tensor, safe: bool, block: int, gradient: bo
     sums = _parts(_turned(of_rows, safe), sizes)
     hz = torch.zeros_like(z)
     slopes = _parts(hz, sizes)
-    for index, (i, j) in enumerate(pairs):
-        s = tiles.again(index, rows[i], columns[j], safe)
+    for index in reversed(range(len(pairs))):
+        i, j = pairs[index]
+        s = tiles.again(index, rows[i], columns[j])
         if i == j and not tiles.kept:
-            s.fill_diagonal_(0.0 if safe else -torch.inf)
+            s.fill_diagonal_(-torch.inf)
         g = _probabilities(s, sums[i], sums[j], safe, tiles)
         if j == i + len(half):
             g.diagonal().sub_(2)
@@ -365,18 +432,18 @@ def _parts(x: Tensor, sizes: list[int]) -> Sequence[Tensor]:
 
 def _collect(s: Tensor, of_rows: Tensor, of_columns: Tensor | None, safe: bool, tiles: _Tiles) -> None:
     """Add a tile of logits of base 2 to the sums; safe: the tile becomes its powers of two."""
-    if safe:
-        s.exp2_()
-    for sums, dim in ((of_rows, 1), (of_columns, 0)):
-        if sums is None:
-            continue
+    for piece, by_row, space in tiles.strips(s, of_rows):
         if safe:
-            sums.add_(s.sum(dim))
-        else:
-            limits = torch.finfo(s.dtype)
-            top = s.amax(dim, keepdim=True).clamp_(limits.min, limits.max)
-            powers = torch.sub(s, top, out=tiles.beside(s)).exp2_()
-            torch.logaddexp2(sums, powers.sum(dim).log2_().add_(top.squeeze(dim)), out=sums)
+            by_row.add_(piece.exp2_().sum(1))
+            if of_columns is not None:
+                of_columns.add_(piece.sum(0))
+            continue
+        for sums, dim in ((by_row, 1), (of_columns, 0)):
+            if sums is not None:
+                limits = torch.finfo(s.dtype)
+                top = piece.amax(dim, keepdim=True).clamp_(limits.min, limits.max)
+                powers = torch.sub(piece, top, out=space).exp2_()
+                torch.logaddexp2(sums, powers.sum(dim).log2_().add_(top.squeeze(dim)), out=sums)
 
 
 def _above(sums: Tensor, own: Tensor, safe: bool) -> Tensor:
@@ -393,14 +460,18 @@ def _turned(sums: Tensor, safe: bool) -> Tensor:
 
 
 def _probabilities(s: Tensor, of_rows: Tensor, of_columns: Tensor | None, safe: bool, tiles: _Tiles) -> Tensor:
-    """Softmax over rows, plus softmax over columns; overwrites the tile."""
-    by_row = of_rows.unsqueeze(1)
-    if safe:
-        return s.mul_(by_row if of_columns is None else torch.add(by_row, of_columns, out=tiles.beside(s)))
-    if of_columns is None:
-        return s.sub_(by_row).exp2_()
-    g = torch.sub(s, by_row, out=tiles.beside(s)).exp2_()
-    return g.add_(s.sub_(of_columns).exp2_())
+    """Softmax over rows, plus softmax over columns, in the place of the tile."""
+    for piece, by_row, space in tiles.strips(s, of_rows.unsqueeze(1)):
+        if safe:
+            if not tiles.kept:
+                piece.exp2_()
+            piece.mul_(by_row if of_columns is None else torch.add(by_row, of_columns, out=space))
+        elif of_columns is None:
+            piece.sub_(by_row).exp2_()
+        else:
+            p = torch.sub(piece, by_row, out=space).exp2_()
+            piece.sub_(of_columns).exp2_().add_(p)
+    return s
 
 
 def _sigmoid(
@@ -417,9 +488,11 @@ def _sigmoid(
             s = tiles.next(x, y).add_(bias)
             if i == j:  # log(1 + e^s) - s = log(1 + e^-s), with slope -1 / (1 + e^s)
                 s.diagonal().neg_()
-            value.add_(_softplus_sum(s, tiles.beside(s)))
+            for piece, _, space in tiles.strips(s, s):
+                value.add_(_softplus_sum(piece, space))
+                if gradient:
+                    piece.sigmoid_()
             if gradient:
-                s.sigmoid_()
                 if i == j:
                     s.diagonal().neg_()
                 total.add_(s.sum(1).sum(dtype=torch.float64))
