@@ -22,12 +22,14 @@ import math
 import multiprocessing
 import os
 import re
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from contextlib import nullcontext
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -777,24 +779,46 @@ def train_all(jobs: list[Job], workers: int) -> list[dict[str, Any]]:
     context = multiprocessing.get_context("spawn")
     steps = context.Value("q", 0)
     results: dict[int, dict[str, Any]] = {}
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(workers, context, worker, (steps,))
     with tqdm(total=total, **bar_style) as bar:
-        with ProcessPoolExecutor(workers, context, worker, (steps,)) as pool:
-            waiting = {pool.submit(run, job): at for at, job in enumerate(jobs)}
-            try:
-                while waiting:
-                    finished, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
-                    if steps.value > bar.n:
-                        bar.update(steps.value - bar.n)
-                    for future in finished:
-                        at = waiting.pop(future)
-                        results[at] = future.result()
-                        score = 100 * results[at]["metrics"][HEADLINE]
-                        bar.set_postfix_str(f"{jobs[at].row.name} {score:.1f}")
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-        bar.update(steps.value - bar.n)
+        try:
+            with deferred_interrupt():
+                waiting = {pool.submit(run, job): at for at, job in enumerate(jobs)}
+            while waiting:
+                ended, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
+                if steps.value > bar.n:
+                    bar.update(steps.value - bar.n)
+                for future in ended:
+                    at = waiting.pop(future)
+                    results[at] = future.result()
+                    score = 100 * results[at]["metrics"][HEADLINE]
+                    bar.set_postfix_str(f"{jobs[at].row.name} {score:.1f}")
+            bar.update(steps.value - bar.n)
+            pool.shutdown()
+        except BaseException as error:  # whatever ends this ends the others: nobody waits for jobs that nobody wants
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()
+            if isinstance(error, BrokenProcessPool):
+                rule = "a worker process must live until its job is done"
+                came = "one that was killed (by the system, out of memory? then fewer --workers)"
+                raise UnusableError(f"--workers {workers}: {rule}, got {came}") from error
+            raise
     return [results[at] for at in range(len(jobs))]
+
+
+@contextmanager
+def deferred_interrupt() -> Iterator[None]:
+    """Ctrl-C waits, and processes started meanwhile never see it: the one that started them ends them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def default_checkpoint(options: argparse.Namespace) -> Path:
