@@ -7,10 +7,12 @@
 
 On real data, --source and --target each name a folder that holds annotations (any layout that
 `python -m mmda.vmr check` reads) beside `video` and `query` features, or the common prefix of three files
-PREFIX.jsonl, PREFIX_video.npz and PREFIX_query.npz. Frames of both domains must have one width, queries too.
+PREFIX.jsonl, PREFIX_video.npz and PREFIX_query.npz, or a file of annotations, with --source-video and so on for its
+features. Published files of train, val and test are the splits; one file alone is split by video. Frames of both
+domains must have one width, queries too.
 
-The target's boundaries are closed: training and the choice of a checkpoint never read them. They are opened once, by
-the evaluation (and by the rows that say "supervised").
+The target's boundaries are closed: training and the choice of a checkpoint never look at them, so that nothing in them
+changes a weight. Those of the test split are opened by the evaluation (and others by the rows that say "supervised").
 """
 
 from __future__ import annotations
@@ -26,12 +28,12 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache, reduce
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +75,6 @@ from mmda.vmr import (
     VMRQuery,
     collate,
     encode_sentence,
-    load_packed,
     open_features,
     read_annotations,
     read_splits,
@@ -85,6 +86,7 @@ from mmda.vmr.evaluation import (
     Interval,
     bootstrap_interval,
     evaluate_windows,
+    pad_spans,
     paired_test,
     recovered_gap,
     seed_interval,
@@ -175,6 +177,11 @@ def discrepancy(name: str, width: int) -> Discrepancy:
 # ---------------------------------------------------------------------------------------------------------- data
 
 
+SPLITS = ("train", "val", "test")
+NOTES = (".jsonl", ".json", ".txt", ".csv")
+BESIDE_NOTES = re.compile(r"Charades_v1|gsub_|valid_videos|.*durations")  # published with the annotations
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a domain's data lies."""
@@ -184,6 +191,12 @@ class Place:
     query: str | None = None
     splits: str | None = None
     max_clips: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What the data set is called: the folder, or the file without its suffix."""
+        path = Path(os.path.abspath(self.path))
+        return path.stem if path.is_file() else path.name
 
     def absolute(self) -> Place:
         """The same place, named so that it is found from any folder."""
@@ -209,58 +222,116 @@ class Problem:
 
 @dataclass(frozen=True)
 class Domain:
-    """The splits of one domain in memory, and every query's text and video by name."""
+    """One domain in memory: the pairs of each split, every query's text and video by name, and what is to be told.
 
-    train: VMRBatch
-    val: VMRBatch
-    test: VMRBatch
+    No moment is among them: ``opened`` reads those of one split, and leaves out its queries without any.
+    """
+
+    pairs: dict[str, VMRBatch]
+    opened: Callable[[str], VMRBatch]
     texts: dict[str, str]
     videos: dict[str, str]
+    told: tuple[str, ...] = ()
+
+
+def load(problem: Problem, seed: int) -> tuple[Domain, Domain]:
+    """Source and target. A simulated world is a new draw for each seed; real data stays the same."""
+    return load_draw(problem, 0 if problem.world is None else seed)
 
 
 @lru_cache(maxsize=2)
-def load(problem: Problem, seed: int) -> tuple[Domain, Domain]:
-    """Source and target. A simulated world is a new draw for each seed; real data stays the same."""
+def load_draw(problem: Problem, seed: int) -> tuple[Domain, Domain]:
+    """:func:`load`, each draw once."""
     if problem.world is not None:
         world = WORLDS[problem.world]
         if problem.videos is not None:
             world = replace(world, videos=problem.videos, test_videos=max(20, problem.videos // 4))
         draw = simulate(world, seed=seed)
         names = {qid: qid for qid in draw.texts}
-        source = Domain(draw.source_train, draw.source_val, draw.source_val, draw.texts, names)
-        return source, Domain(draw.target_train, draw.target_val, draw.target_test, draw.texts, names)
+
+        def of(**splits: VMRBatch) -> Domain:
+            pairs = {split: batch.without_moments() for split, batch in splits.items()}
+            return Domain(pairs, splits.__getitem__, draw.texts, names)
+
+        source = of(train=draw.source_train, val=draw.source_val)
+        return source, of(train=draw.target_train, val=draw.target_val, test=draw.target_test)
     assert problem.source is not None
     assert problem.target is not None
-    source, target = read_domain(problem.source), read_domain(problem.target)
+    source, target = read_domain(problem.source, ("train", "val")), read_domain(problem.target, SPLITS)
     for what in ("frames", "words"):
-        a, b = (getattr(domain.train, what).shape[-1] for domain in (source, target))
+        a, b = (getattr(domain.pairs["train"], what).shape[-1] for domain in (source, target))
         if a != b:
             raise VMRDataError(problem.target.path, None, f"have {what} of one width in both domains", f"{a} and {b}")
     return source, target
 
 
-def read_domain(place: Place) -> Domain:
-    """Annotations and features of one domain, checked, split by video, padded once."""
-    data = read_dataset(place)
+def read_domain(place: Place, names: Sequence[str]) -> Domain:
+    """Annotations and features of one domain, checked, split by video, padded once; no moment is looked at."""
+    files = annotation_files(place)
+    data = read_datasets(place, files)
+    told: list[str] = []
+    if "" in data:
+        data = split_by_video(place, data[""], told)
+        files = dict.fromkeys(data, files[""])
+    else:
+        files = {"val": files["train"], **files}
+        if "val" not in data:
+            vids = in_order(data["train"].vids)
+            held = max(1, len(vids) // 10)
+            told.append(f"{place.path}: no file for val, {held} videos of train are held out as such")
+            train = data["train"]
+            data |= {"val": train.select(vids[:held]), "train": train.select(vids[held:])}
+    pairs = {name: collate([data[name][i] for i in range(len(data[name]))]) for name in names}
+
+    @cache
+    def opened(split: str) -> VMRBatch:
+        moments = {query.qid: query.windows for query in read_annotations(files[split])}
+        rows = [i for i, qid in enumerate(pairs[split].qids) if moments.get(qid)]
+        if not rows:
+            raise VMRDataError(files[split], split, "hold a query with a moment in this split", "unlabelled ones only")
+        batch = pairs[split] if len(rows) == len(pairs[split]) else pairs[split].slice(rows)
+        windows, mask = pad_spans([moments[qid] for qid in batch.qids])
+        return replace(batch, windows=windows.float(), window_mask=mask)
+
+    queries = [query for part in data.values() for query in part.queries]
+    texts, videos = ({query.qid: getattr(query, name) for query in queries} for name in ("text", "vid"))
+    return Domain(pairs, opened, texts, videos, tuple(told))
+
+
+def split_by_video(place: Place, data: VMRDataset, told: list[str]) -> dict[str, VMRDataset]:
+    """The splits that --splits lists, else 70 / 10 / 20 by video."""
     if place.splits is not None:
         every = read_splits(place.splits)
-        found = [every[name] for name in every if name in Path(place.path).name or Path(place.path).name in name]
-        if not found:
-            rule = f"name the data set {Path(place.path).name!r}"
-            raise VMRDataError(place.splits, None, rule, ", ".join(every))
-        splits = found[0]
-    else:  # 70 / 10 / 20 by video, in an order that depends on nothing but the ids
-        vids = sorted(data.vids, key=lambda vid: hash_text(str(vid)))
+        splits = every[splits_name(place, list(every))]
+        listed = {vid for vids in splits.values() for vid in vids}
+        unknown, spare = len(listed.difference(data.vids)), len(set(data.vids) - listed)
+        if unknown:
+            told.append(f"{place.splits}: of {len(listed)} videos listed for {place.name}, {unknown} are unknown there")
+        if spare:
+            told.append(f"{place.splits}: of {len(data.vids)} videos of {place.name}, {spare} are in no split")
+    else:
+        vids = in_order(data.vids)
         a, b = int(0.7 * len(vids)), int(0.8 * len(vids))
         splits = {"train": tuple(vids[:a]), "val": tuple(vids[a:b]), "test": tuple(vids[b:])}
-    parts = {}
-    for name in ("train", "val", "test"):
-        part = data.select(splits.get(name, ()))
-        if len(part) == 0:
+    for name in SPLITS:
+        if not set(splits.get(name, ())) & set(data.vids):
             raise VMRDataError(place.splits or place.path, name, "hold at least one query in this split", "none")
-        parts[name] = collate([part[i] for i in range(len(part))])
-    texts = {query.qid: query.text for query in data.queries}
-    return Domain(**parts, texts=texts, videos={query.qid: query.vid for query in data.queries})
+    return {name: data.select(splits[name]) for name in SPLITS}
+
+
+def splits_name(place: Place, known: list[str]) -> str:
+    """Which of the data sets of --splits this one is: of the same name, else the one whose name begins so, or it."""
+    found = [name for name in known if name == place.name]
+    found = found or [name for name in known if name.startswith(place.name) or place.name.startswith(name)]
+    if len(found) != 1:
+        rule = f"name the data set {place.name!r}, or one alone that begins so"
+        raise VMRDataError(place.splits or "", None, rule, ", ".join(found or known) or "none")
+    return found[0]
+
+
+def in_order(vids: Sequence[str]) -> list[str]:
+    """Videos in an order that depends on nothing but their names."""
+    return sorted(vids, key=hash_text)
 
 
 def hash_text(text: str) -> int:
@@ -271,28 +342,56 @@ def hash_text(text: str) -> int:
     return (value * 0x9E3779B97F4A7C15) % (1 << 61)
 
 
-def read_dataset(place: Place) -> VMRDataset:
-    """A folder with annotations, `video` and `query`, or the prefix of PREFIX.jsonl, _video.npz and _query.npz."""
+def annotation_files(place: Place) -> dict[str, Path]:
+    """The one file of annotations, under no name, or the published files of train, val and test under theirs."""
     path = Path(place.path)
+    if not path.is_dir():
+        file = path if path.is_file() else Path(f"{path}.jsonl")
+        if not file.exists():
+            raise VMRDataError(file, None, "exist as annotations", "no such file or folder")
+        return {"": file}
+    found = [p for p in sorted(path.iterdir()) if p.suffix in NOTES and not BESIDE_NOTES.match(p.name)]
+    if len(found) == 1:
+        return {"": found[0]}
+    words = [[word for word in SPLITS if word in re.split(r"[._-]", file.name)] for file in found]
+    files = {word[0]: file for word, file in zip(words, found) if len(word) == 1}
+    if not (len(files) == len(found) > 1 and {"train", "test"} <= set(files)):
+        rule = "hold one file of annotations, or one each with `train`, `test` and perhaps `val` in its name"
+        came = ", ".join(file.name for file in found) or "none"
+        raise VMRDataError(path, None, f"{rule} (or name a file instead of the folder)", came)
+    if place.splits is not None:
+        raise VMRDataError(path, None, "be one file of annotations for --splits", ", ".join(map(str, files.values())))
+    return files
+
+
+def read_datasets(place: Place, files: dict[str, Path]) -> dict[str, VMRDataset]:
+    """Annotations, their moments closed, with features: `video*` and `query*` in the folder or PREFIX_*.npz."""
+    path = Path(place.path)
+    notes = {split: read_annotations(file, closed=True) for split, file in files.items()}
+    video, query = place.video, place.query
     if path.is_dir():
-        found = sorted(p for p in path.iterdir() if p.suffix in (".jsonl", ".json", ".txt", ".csv"))
-        notes_at = path if not found or len(found) > 1 else found[0]
-        video = place.video or tuple(str(p) for p in sorted(path.glob("video*")))
-        query = place.query or next((str(p) for p in sorted(path.glob("query*"))), None)
+        beside = [p for p in sorted(path.iterdir()) if p.suffix not in NOTES]
+        video = video or tuple(str(p) for p in beside if p.name.startswith("video"))
+        queries = [str(p) for p in beside if p.name.startswith("query")]
+        if query is None and len(queries) > 1:
+            rule = "hold query features once (or --source-query, --target-query must name them)"
+            raise VMRDataError(path, None, rule, ", ".join(queries))
+        query = query or next(iter(queries), None)
     else:
-        notes_at = Path(f"{path}.jsonl")
-        video = place.video or (f"{path}_video.npz",)
-        query = place.query or f"{path}_query.npz"
-    if not notes_at.exists():
-        raise VMRDataError(notes_at, None, "exist as annotations", "no such file or folder")
+        prefix = path.with_suffix("") if path.is_file() else path
+        video = video or (f"{prefix}_video.npz",)
+        query = query or f"{prefix}_query.npz"
+        missing = [name for name in (*video, query) if path.is_file() and not Path(name).exists()]
+        if missing:
+            rule = "come with features (--source-video and --source-query, or --target-..., name them)"
+            raise VMRDataError(path, None, rule, f"no {missing[0]}")
     if not video or query is None:
-        missing = "video" if not video else "query"
-        raise VMRDataError(path, None, f"hold `{missing}` features, or --*-{missing} name them", "none")
-    if len(video) == 1 and query is not None:
-        return load_packed(video[0], query, notes_at, max_clips=place.max_clips)
-    notes = read_annotations(notes_at)
-    words = open_features(query, kind="query", ids=notes.order)
-    return VMRDataset(notes, open_features(video), words, max_clips=place.max_clips)
+        missing_kind = "video" if not video else "query"
+        rule = f"hold `{missing_kind}` features, or --source-{missing_kind}, --target-{missing_kind} name them"
+        raise VMRDataError(path, None, rule, "none")
+    frames = open_features(video if len(video) > 1 else video[0])
+    words = open_features(query, kind="query", ids=[qid for each in notes.values() for qid in each.order])
+    return {split: VMRDataset(each, frames, words, max_clips=place.max_clips) for split, each in notes.items()}
 
 
 # ------------------------------------------------------------------------------------------------------ one training
@@ -389,20 +488,26 @@ def shuffled(batch: VMRBatch, seed: int) -> VMRBatch:
     return replace(batch, words=batch.words[order], word_mask=batch.word_mask[order])
 
 
-def joined(a: VMRBatch, b: VMRBatch) -> VMRBatch:
-    """Two splits as one, padded to a common size."""
+def joined(splits: Iterable[VMRBatch]) -> VMRBatch:
+    """Splits as one, padded to a common size; all with their moments, or all without."""
+    first, *others = splits
+    return reduce(joined_two, others, first)
 
-    def rows(split: VMRBatch) -> Iterator[VMRBatch]:
-        return (split.slice([i]) for i in range(len(split)))
+
+def joined_two(a: VMRBatch, b: VMRBatch) -> VMRBatch:
+    """Two splits as one."""
 
     def widen(x: torch.Tensor, size: int) -> torch.Tensor:
         spare = [0] * (2 * (x.ndim - 1))
         spare[-1] = size - x.shape[1]
         return torch.nn.functional.pad(x, spare)
 
-    parts = {}
+    parts: dict[str, Any] = {}
     for name in ("frames", "frame_mask", "words", "word_mask", "clip_times", "windows", "window_mask"):
         x, y = getattr(a, name), getattr(b, name)
+        if x is None or y is None:
+            parts[name] = None
+            continue
         size = max(x.shape[1], y.shape[1])
         parts[name] = torch.cat([widen(x, size), widen(y, size)])
     return VMRBatch(
@@ -439,11 +544,10 @@ def run(job: Job) -> dict[str, Any]:
     source, target = load(job.problem, job.seed)
     torch.manual_seed(job.seed)
     labelled = {"source": source, "target": target}.get(job.row.train_on, source)
-    train, pairs = labelled.train, target.train
-    if job.train_on_val:
-        train, pairs = joined(train, labelled.val), joined(pairs, target.val)
+    splits = SPLITS[:2] if job.train_on_val else SPLITS[:1]
+    train, pairs = joined(map(labelled.opened, splits)), joined(target.pairs[split] for split in splits)
     if job.row.train_on == "both":
-        train = joined(joined(source.train, source.val) if job.train_on_val else source.train, pairs)
+        train = joined([train, joined(map(target.opened, splits))])
     if job.row.shuffled:
         pairs = shuffled(pairs, job.seed)
     config = MMCDAConfig(video_width=train.frames.shape[-1], query_width=train.words.shape[-1], **job.model)
@@ -454,19 +558,20 @@ def run(job: Job) -> dict[str, Any]:
         query_discrepancy=discrepancy(job.alignment, config.hidden),
         temperature=config.temperature,
     ).to(job.device)
-    source_val = ResidentLoader(labelled.val, 128, shuffle=False)
-    target_val = ResidentLoader(target.val, 128, shuffle=False, labels=False) if objective.needs_target else None
-
-    test = ResidentLoader(target.test, 128, shuffle=False, labels=False)
+    source_val = ResidentLoader(labelled.opened("val"), 128, shuffle=False)
+    held_out = ResidentLoader(target.pairs["val"], 128, shuffle=False, labels=False)
+    target_val = held_out if objective.needs_target else None
+    test = target.opened("test")
+    asked = ResidentLoader(test, 128, shuffle=False, labels=False)
 
     def opened(name: str) -> Evaluation:
-        spans, _ = predict_split(model, test)
+        spans, _ = predict_split(model, asked)
         return evaluate_windows(
             spans.windows,
-            target.test.windows,  # type: ignore[arg-type]
-            window_mask=target.test.window_mask,
-            videos=[target.videos[qid] for qid in target.test.qids],
-            duration=target.test.duration,
+            test.windows,  # type: ignore[arg-type]
+            window_mask=test.window_mask,
+            videos=[target.videos[qid] for qid in test.qids],
+            duration=test.duration,
             prediction_mask=spans.mask,
             name=name,
         )
@@ -493,7 +598,8 @@ def run(job: Job) -> dict[str, Any]:
     facts = {"problem": job.problem.name, "row": job.row.name, "seed": job.seed, "settings": job.settings}
     save_model(model_path, model, config, **facts)
     evaluation = opened(job.row.name)
-    spans, _ = predict_split(model, test, n=1)
+    spans, _ = predict_split(model, asked, n=1)
+    relative = spans.windows[:, 0] / test.duration.unsqueeze(1)
     result = {
         "problem": job.problem.name,
         "row": job.row.name,
@@ -501,7 +607,7 @@ def run(job: Job) -> dict[str, Any]:
         "metrics": evaluation.as_dict(),
         "values": {metric: evaluation.values(metric).tolist() for metric in SHOWN},
         "videos": [str(video) for video in evaluation.videos],
-        "constancy": float(span_constancy(spans.windows[:, 0] / target.test.duration.unsqueeze(1))),
+        "constancy": float(span_constancy(relative)) if len(relative) > 1 else 0.0,
         "log": progress.log,
         "chosen_step": progress.best_step,
         "seconds": time.perf_counter() - began,
@@ -515,11 +621,11 @@ def run(job: Job) -> dict[str, Any]:
 def blind_rows(problem: Problem, seed: int) -> list[Evaluation]:
     """Rows that see neither video nor query, and where frames and queries share a space the plain cosine."""
     source, target = load(problem, seed)
-    test = target.test
+    test = target.opened("test")
     assert test.windows is not None
     assert test.window_mask is not None
     videos = [target.videos[qid] for qid in test.qids]
-    queries, known = as_queries(target, test), as_queries(source, source.train)
+    queries, known = as_queries(target, test), as_queries(source, source.opened("train"))
     generator = torch.Generator().manual_seed(seed)
     rows = {
         "random span": random_spans(queries, generator=generator),
@@ -772,7 +878,7 @@ def train_here(jobs: list[Job], bar: Any) -> list[dict[str, Any]]:
 def train_all(jobs: list[Job], workers: int) -> list[dict[str, Any]]:
     """Run the jobs in worker processes; the bar counts optimiser steps of all of them."""
     total = sum(job.training.steps for job in jobs)
-    bar_style = {"unit": "step", "desc": f"{len(jobs)} runs", "dynamic_ncols": True}
+    bar_style: dict[str, Any] = {"unit": "step", "desc": f"{len(jobs)} runs", "dynamic_ncols": True}
     bar_style["mininterval"] = 0.2 if sys.stderr.isatty() else 20.0  # a log file wants few lines
     if workers == 1:
         return train_here(jobs, tqdm(total=total, **bar_style))
@@ -865,14 +971,14 @@ def predict(options: argparse.Namespace) -> None:
     problem = problem_of(path, facts, options)
     seed = int(facts.get("seed", 0))
     _, target = load(problem, seed)
-    for split in (target.test, target.val, target.train):
+    for split in reversed(target.pairs.values()):
         rows = [i for i, qid in enumerate(split.qids) if target.videos[qid] == options.video]
         if rows:
             break
     else:
-        example = target.videos[target.test.qids[0]]
+        example = target.videos[target.pairs["test"].qids[0]]
         raise VMRDataError(problem.name, options.video, "be a video of the target", f"try {example!r}")
-    batch = split.without_moments().slice(rows[:1])
+    batch = split.slice(rows[:1])
     if problem.world is not None:
         try:
             words = encode_sentence(WORLDS[problem.world], options.predict, seed=seed).unsqueeze(0)
@@ -893,7 +999,7 @@ def predict(options: argparse.Namespace) -> None:
 def sentence_features(problem: Problem, target: Domain, sentence: str) -> torch.Tensor:
     """Features of a sentence the query features hold; without its encoder no other sentence has any."""
     plain = " ".join(sentence.lower().split())
-    for split in (target.test, target.val, target.train):
+    for split in reversed(target.pairs.values()):
         for i, qid in enumerate(split.qids):
             if " ".join(target.texts[qid].lower().split()) == plain:
                 return split.words[i : i + 1][:, split.word_mask[i]]
@@ -977,21 +1083,46 @@ def problems_of(options: argparse.Namespace) -> list[Problem]:
         )
         for side in ("source", "target")
     ]
-    name = f"{Path(options.source).name} to {Path(options.target).name}"
+    name = f"{places[0].name} to {places[1].name}"
     return [Problem(name, source=places[0], target=places[1])]
+
+
+def tell(problem: Problem) -> None:
+    """What reading the data left out or found, before hours are spent on it."""
+    source, target = load(problem, 0)
+    for domain, splits in ((source, ("train", "val")), (target, ("test",))):
+        lines = list(domain.told)
+        for split in splits:
+            unlabelled = len(domain.pairs[split]) - len(domain.opened(split))
+            if unlabelled:
+                side = "source" if domain is source else "target"
+                lines.append(f"{problem.name}: {unlabelled} unlabelled queries left out of the {side}'s {split} split")
+        print("".join(f"{line}\n" for line in lines), end="")
+
+
+def trainable(rows: Sequence[Row], target: Domain) -> tuple[Row, ...]:
+    """The rows that the data has labels for."""
+    try:
+        for split in SPLITS[:2] if any(row.train_on != "source" for row in rows) else ():
+            target.opened(split)
+    except VMRDataError as error:
+        print(f"no rows with the target's labels: {error}")
+        return tuple(row for row in rows if row.train_on == "source")
+    return tuple(rows)
 
 
 def jobs_of(options: argparse.Namespace, problem: Problem, seeds: int) -> list[Job]:
     """Rows times seeds; every row of a problem takes the same number of steps."""
     real = problem.world is None
-    source, _ = load(problem, 0)
-    widths = source.train.frames.shape[-1], source.train.words.shape[-1]
+    source, target = load(problem, 0)
+    pairs = source.pairs["train"]
+    widths = pairs.frames.shape[-1], pairs.words.shape[-1]
     if options.shared_space and widths[0] != widths[1]:
         came = f"{widths[0]} and {widths[1]} in {problem.name}"
         raise UnusableError(f"--shared-space: frames and words must have one width, got {came}")
     epochs = options.epochs or (1 if options.smoke else 12 if real else 10)
-    rows_a_pass = len(source.train) + (len(source.val) if options.train_on_val else 0)
-    steps = max(4, epochs * (rows_a_pass // options.batch_size))
+    rows_a_pass = sum(len(source.opened(split)) for split in (SPLITS[:2] if options.train_on_val else SPLITS[:1]))
+    steps = max(4, epochs * max(1, rows_a_pass // options.batch_size))
     training = TrainingConfig(
         steps=steps,
         learning_rate=1e-3 if real else 3e-3,
@@ -1002,6 +1133,8 @@ def jobs_of(options: argparse.Namespace, problem: Problem, seeds: int) -> list[J
     )
     model = {**(REAL if real else SMALL), "shared_space": options.shared_space}
     rows = chosen_rows(options.rows) if options.rows else ABLATION if options.ablation else REAL_ROWS if real else ROWS
+    if not options.rows:
+        rows = trainable(rows, target)
     return [
         Job(
             problem,
@@ -1048,6 +1181,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     seeds = options.seeds or (3 if options.source and not options.smoke else 1)
     check_writable(options.output)
     check_device(options.device)
+    for problem in problems:
+        tell(problem)
     jobs = [job for problem in problems for job in jobs_of(options, problem, seeds)]
     for job in jobs:
         finished(job)  # before anything is trained: all that --resume would take over is of these settings

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +20,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+MOMENTS: list[Any] = [[[0.0, 2.0]], [], [[9, 3]]]
 SMOKE = ["--smoke", "--ablation", "--seeds", "2", "--diagnose"]
 
 
@@ -298,7 +299,7 @@ def test_two_folders_give_the_same_table(
     answer = capsys.readouterr().out
     assert answer.startswith("v3 (")
     monkeypatch.chdir(tmp_path.parent)
-    example.load.cache_clear()
+    example.load_draw.cache_clear()
     assert example.cli([*ask[4:], "--predict", "query 3"]) == 0  # the checkpoint knows its data
     assert capsys.readouterr().out.splitlines()[1:] == answer.splitlines()[1:]
     assert example.cli([*ask, "--predict", "another sentence"]) == 2
@@ -341,6 +342,93 @@ def test_the_targets_training_boundaries_are_closed(example: ModuleType, tmp_pat
         table = json.loads((here / "out" / "table.json").read_text())["tables"][0]["rows"]
         tables.append({row["row"]: row["mean"] for row in table if row["row"] != example.CEILING})
     assert tables[0] == tables[1]
+
+
+def run_folders(example: ModuleType, tmp_path: Path, *options: str) -> int:
+    """A run of two rows on the folders ``a`` and ``b``."""
+    arguments = ["--source", str(tmp_path / "a" / "set"), "--target", str(tmp_path / "b" / "set"), *options]
+    rows = ["--rows", "source-only", "full: "] if "--rows" not in options else []
+    code: int = example.cli([*arguments, *rows, "--smoke", "--output", str(tmp_path / "out")])
+    return code
+
+
+def change_moments(prefix: Path, change: Callable[[dict[str, Any]], Any], vids: Collection[str]) -> None:
+    path = Path(f"{prefix}.jsonl")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        if row["vid"] in vids:
+            row["relevant_windows"] = change(row)
+    path.write_text("\n".join(map(json.dumps, rows)))
+
+
+@pytest.mark.parametrize("held", MOMENTS)
+def test_no_weight_depends_on_the_targets_training_moments(example: ModuleType, tmp_path: Path, held: Any) -> None:
+    weights = []
+    for change in (None, lambda row: held):
+        folders(tmp_path)
+        if change is not None:
+            domain = example.read_domain(example.Place(str(tmp_path / "b" / "set")), example.SPLITS)
+            trained = {domain.videos[qid] for split in ("train", "val") for qid in domain.pairs[split].qids}
+            change_moments(tmp_path / "b" / "set", change, sorted(trained)[:3])
+        example.load_draw.cache_clear()
+        assert run_folders(example, tmp_path, "--rows", "full: ") == 0
+        (model,) = (tmp_path / "out" / "models").glob("*.pt")
+        weights.append(torch.load(model, weights_only=True)["model"])
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_unlabelled_queries_are_left_out_and_counted(
+    example: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders(tmp_path)
+    domain = example.read_domain(example.Place(str(tmp_path / "b" / "set")), example.SPLITS)
+    known = {split: [domain.videos[qid] for qid in domain.pairs[split].qids] for split in example.SPLITS}
+    change_moments(tmp_path / "b" / "set", lambda row: [], [*known["train"], *known["val"], *known["test"][:2]])
+    change_moments(tmp_path / "a" / "set", lambda row: [], known["train"][:1])  # the same names in both
+    assert run_folders(example, tmp_path) == 0
+    told = capsys.readouterr().out
+    assert "set to set: 1 unlabelled queries left out of the source's train split" in told
+    assert "set to set: 2 unlabelled queries left out of the target's test split" in told
+    (result,) = (tmp_path / "out" / "jobs").glob("*source-only*.json")
+    assert sorted(json.loads(result.read_text())["videos"]) == sorted(known["test"][2:])
+    every = ["--source", str(tmp_path / "a" / "set"), "--target", str(tmp_path / "b" / "set"), "--smoke"]
+    assert example.cli([*every, "--output", str(tmp_path / "every")]) == 0  # no row asked for needs what is not there
+    assert "no rows with the target's labels: " in capsys.readouterr().out
+    rows = [row["row"] for row in json.loads((tmp_path / "every" / "table.json").read_text())["tables"][0]["rows"]]
+    assert example.CEILING not in rows
+    assert example.FULL in rows
+    example.load_draw.cache_clear()
+    change_moments(tmp_path / "b" / "set", lambda row: [], known["test"])
+    line = refused(example, capsys, *every, "--output", str(tmp_path / "none"))
+    assert "set.jsonl: `test` must hold a query with a moment in this split, got unlabelled ones only" in line
+
+
+def test_splits_are_those_of_the_data_sets_name(
+    example: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = example.Place("some/qv", splits="s.json")
+    assert example.splits_name(place, ["qv_val", "old_qv", "qv"]) == "qv"
+    assert example.splits_name(place, ["old_qv", "qv_val"]) == "qv_val"
+    assert example.splits_name(example.Place("some/qv_val_b"), ["old_qv", "qv_val"]) == "qv_val"
+    for known, told in ((["qv_a", "qv_b"], "qv_a, qv_b"), (["old_qv"], "old_qv")):
+        with pytest.raises(example.VMRDataError, match=f"name the data set 'qv', or one alone .* got {told}"):
+            example.splits_name(place, known)
+    (tmp_path / "charades").mkdir()
+    monkeypatch.chdir(tmp_path / "charades")
+    assert example.Place(".").name == "charades"
+    folders(tmp_path)
+    parts = {"train": ["v0", "v1", "v2", "v3"], "val": ["v4"], "test": ["v5", "nobody"]}
+    (tmp_path / "s.json").write_text(json.dumps({"set": parts}))
+    assert run_folders(example, tmp_path, "--splits", str(tmp_path / "s.json")) == 0
+    told = capsys.readouterr().out
+    assert "s.json: of 7 videos listed for set, 1 are unknown there" in told
+    assert "s.json: of 24 videos of set, 18 are in no split" in told
+
+
+def test_more_queries_a_step_than_there_are_make_a_pass_one_step(example: ModuleType, tmp_path: Path) -> None:
+    folders(tmp_path)
+    assert run_folders(example, tmp_path, "--batch-size", "64", "--epochs", "9") == 0
+    assert json.loads((tmp_path / "out" / "table.json").read_text())["training"]["steps"] == 9
 
 
 def nan_features(prefix: Path) -> None:
@@ -405,9 +493,12 @@ def test_bad_data_is_one_line_and_leaves_nothing(
 def test_a_moment_after_the_end_is_dropped_and_reported(example: ModuleType, tmp_path: Path) -> None:
     prefix = write_domain(tmp_path, 0)
     moment_after_the_end(prefix)
-    data = example.read_dataset(example.Place(str(prefix)))
-    assert len(data) == 23
-    assert "v2" not in data.vids
+    place = example.Place(str(prefix))
+    domain = example.read_domain(place, example.SPLITS)
+    kept = [qid for split in example.SPLITS for qid in domain.opened(split).qids]
+    assert sorted(kept, key=int) == [str(i) for i in range(24) if i != 2]
+    pairs = [qid for split in example.SPLITS for qid in domain.pairs[split].qids]
+    assert "2" in pairs  # without its boundaries the pair is as good as any
 
 
 @pytest.mark.parametrize(
@@ -447,7 +538,7 @@ def test_a_question_takes_the_checkpoints_own_problem(
         assert example.cli([*ask, *named, *(checkpoint if len(named) > 2 else [])]) == 0
         answers.append(capsys.readouterr().out)
     assert len(set(answers)) == 1
-    small = example.load(example.Problem("world language", world="language", videos=80), 0)[1].test
+    small = example.load(example.Problem("world language", world="language", videos=80), 0)[1].pairs["test"]
     assert f"({float(small.duration[small.qids.index('target-test-3')]):.1f} s)" in answers[0]
     checkpoint = finished / "models" / "world-language-full-i-ii-iii-0.pt"
     line = refused(example, capsys, *ask, "--checkpoint", str(checkpoint), "--world", "noisy")
