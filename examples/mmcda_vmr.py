@@ -4,6 +4,7 @@
     python examples/mmcda_vmr.py --world noisy --ablation --seeds 5
     python examples/mmcda_vmr.py --source DATA/charades --target DATA/tacos --epochs 25
     python examples/mmcda_vmr.py --predict "the concept07-a of" --video target-test-3
+    python examples/mmcda_vmr.py --predict-all QUERIES.jsonl --target-video VIDEO --target-query QUERY
 
 On real data, --source and --target each name a folder that holds annotations (any layout that
 `python -m mmda.vmr check` reads) beside `video` and `query` features, or the common prefix of three files
@@ -18,7 +19,6 @@ changes a weight. Those of the test split are opened by the evaluation (and othe
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import math
 import multiprocessing
@@ -28,12 +28,12 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
-from functools import cache, lru_cache, reduce
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +50,14 @@ from mmda.losses import (
     MMDLoss,
     SlicedWassersteinLoss,
 )
+from mmda.metrics import PRESETS, Preset
 from mmda.models.mmcda import (
     DEFAULT_WEIGHTS,
     ROLES,
     CheckpointError,
     MMCDAConfig,
     MMCDAObjective,
+    Spans,
     TrainingConfig,
     build_mmcda,
     fit,
@@ -71,30 +73,21 @@ from mmda.vmr import (
     ResidentLoader,
     VMRBatch,
     VMRDataError,
-    VMRDataset,
     VMRQuery,
     collate,
     encode_sentence,
-    open_features,
-    read_annotations,
-    read_splits,
-    simulate,
+    read_glove,
+    tokenize,
 )
 from mmda.vmr.blind import constant_rows, constant_spans, prior_spans, random_spans, whole_video, zero_shot_spans
-from mmda.vmr.evaluation import (
-    Evaluation,
-    Interval,
-    bootstrap_interval,
-    evaluate_windows,
-    pad_spans,
-    paired_test,
-    recovered_gap,
-    seed_interval,
-)
+from mmda.vmr.evaluation import Evaluation, evaluate_windows
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # wherever it is started or loaded from
+from mmcda_data import MAX_CLIPS, SPLITS, Domain, Place, Problem, annotation_files, load, read_datasets
+from mmcda_table import CEILING, FULL, HEADLINE, SOURCE_ONLY, as_result, as_text, plot, table, write
 
 ALIGNMENTS = ("mmd", "coral", "energy", "sliced", "adversarial")
-HEADLINE, MIOU = "R@1, IoU=0.5", "mIoU"
-SHOWN = ("R@1, IoU=0.3", HEADLINE, "R@1, IoU=0.7", MIOU)
+IOU = (0.3, 0.5, 0.7)
 
 
 class UnusableError(ValueError):
@@ -129,12 +122,12 @@ def roles(row: Row, pair_weight: float) -> dict[str, float]:
 LABELS = ("supervised", "source")
 EVERY = ("supervised", "domain", "cross_modal", "specific")
 ROWS = (
-    Row("source-only", ("supervised",)),
+    Row(SOURCE_ONLY, ("supervised",)),
     Row("(i) domain alignment", ("supervised", "domain")),
     Row("(ii) cross-modal alignment", ("supervised", "cross_modal")),
     Row("(iii) specific alignment", ("supervised", "specific")),
-    Row("full: (i) + (ii) + (iii)", EVERY),
-    Row("target-supervised", LABELS, train_on="target"),
+    Row(FULL, EVERY),
+    Row(CEILING, LABELS, train_on="target"),
 )
 REAL_ROWS = (*ROWS[:1], Row("source-only + source terms", LABELS), *ROWS[1:])
 ABLATION = (
@@ -146,14 +139,15 @@ ABLATION = (
     *ROWS[5:],
     Row("source + target supervised", LABELS, train_on="both"),
 )
-FULL, SOURCE_ONLY, CEILING = ROWS[4].name, ROWS[0].name, ROWS[5].name
 
 
 def chosen_rows(names: Sequence[str]) -> tuple[Row, ...]:
     """The rows of these names, or whose names begin so, in the table's order."""
     chosen = set()
     for name in names:
-        found = [row for row in ABLATION if row.name == name] or [row for row in ABLATION if row.name.startswith(name)]
+        found = [row for row in ABLATION if row.name == name] or [
+            row for row in ABLATION if name and row.name.startswith(name)
+        ]
         if not found:
             known = ", ".join(repr(row.name) for row in ABLATION)
             raise UnusableError(f"--rows {name!r}: must be a row, or the beginning of one, of {known}")
@@ -174,226 +168,6 @@ def discrepancy(name: str, width: int) -> Discrepancy:
     return MMDLoss(kernel=Gaussian("mean"), estimator="unbiased")
 
 
-# ---------------------------------------------------------------------------------------------------------- data
-
-
-SPLITS = ("train", "val", "test")
-NOTES = (".jsonl", ".json", ".txt", ".csv")
-BESIDE_NOTES = re.compile(r"Charades_v1|gsub_|valid_videos|.*durations")  # published with the annotations
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a domain's data lies."""
-
-    path: str
-    video: tuple[str, ...] = ()
-    query: str | None = None
-    splits: str | None = None
-    max_clips: int | None = None
-
-    @property
-    def name(self) -> str:
-        """What the data set is called: the folder, or the file without its suffix."""
-        path = Path(os.path.abspath(self.path))
-        return path.stem if path.is_file() else path.name
-
-    def absolute(self) -> Place:
-        """The same place, named so that it is found from any folder."""
-
-        def whole(path: str | None) -> str | None:
-            return None if path is None else os.path.abspath(path)
-
-        video = tuple(os.path.abspath(path) for path in self.video)
-        path, query, splits = os.path.abspath(self.path), whole(self.query), whole(self.splits)
-        return Place(path, video, query, splits, self.max_clips)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What is trained on: a simulated world, or two places on disk."""
-
-    name: str
-    world: str | None = None
-    videos: int | None = None
-    source: Place | None = None
-    target: Place | None = None
-
-
-@dataclass(frozen=True)
-class Domain:
-    """One domain in memory: the pairs of each split, every query's text and video by name, and what is to be told.
-
-    No moment is among them: ``opened`` reads those of one split, and leaves out its queries without any.
-    """
-
-    pairs: dict[str, VMRBatch]
-    opened: Callable[[str], VMRBatch]
-    texts: dict[str, str]
-    videos: dict[str, str]
-    told: tuple[str, ...] = ()
-
-
-def load(problem: Problem, seed: int) -> tuple[Domain, Domain]:
-    """Source and target. A simulated world is a new draw for each seed; real data stays the same."""
-    return load_draw(problem, 0 if problem.world is None else seed)
-
-
-@lru_cache(maxsize=2)
-def load_draw(problem: Problem, seed: int) -> tuple[Domain, Domain]:
-    """:func:`load`, each draw once."""
-    if problem.world is not None:
-        world = WORLDS[problem.world]
-        if problem.videos is not None:
-            world = replace(world, videos=problem.videos, test_videos=max(20, problem.videos // 4))
-        draw = simulate(world, seed=seed)
-        names = {qid: qid for qid in draw.texts}
-
-        def of(**splits: VMRBatch) -> Domain:
-            pairs = {split: batch.without_moments() for split, batch in splits.items()}
-            return Domain(pairs, splits.__getitem__, draw.texts, names)
-
-        source = of(train=draw.source_train, val=draw.source_val)
-        return source, of(train=draw.target_train, val=draw.target_val, test=draw.target_test)
-    assert problem.source is not None
-    assert problem.target is not None
-    source, target = read_domain(problem.source, ("train", "val")), read_domain(problem.target, SPLITS)
-    for what in ("frames", "words"):
-        a, b = (getattr(domain.pairs["train"], what).shape[-1] for domain in (source, target))
-        if a != b:
-            raise VMRDataError(problem.target.path, None, f"have {what} of one width in both domains", f"{a} and {b}")
-    return source, target
-
-
-def read_domain(place: Place, names: Sequence[str]) -> Domain:
-    """Annotations and features of one domain, checked, split by video, padded once; no moment is looked at."""
-    files = annotation_files(place)
-    data = read_datasets(place, files)
-    told: list[str] = []
-    if "" in data:
-        data = split_by_video(place, data[""], told)
-        files = dict.fromkeys(data, files[""])
-    else:
-        files = {"val": files["train"], **files}
-        if "val" not in data:
-            vids = in_order(data["train"].vids)
-            held = max(1, len(vids) // 10)
-            told.append(f"{place.path}: no file for val, {held} videos of train are held out as such")
-            train = data["train"]
-            data |= {"val": train.select(vids[:held]), "train": train.select(vids[held:])}
-    pairs = {name: collate([data[name][i] for i in range(len(data[name]))]) for name in names}
-
-    @cache
-    def opened(split: str) -> VMRBatch:
-        moments = {query.qid: query.windows for query in read_annotations(files[split])}
-        rows = [i for i, qid in enumerate(pairs[split].qids) if moments.get(qid)]
-        if not rows:
-            raise VMRDataError(files[split], split, "hold a query with a moment in this split", "unlabelled ones only")
-        batch = pairs[split] if len(rows) == len(pairs[split]) else pairs[split].slice(rows)
-        windows, mask = pad_spans([moments[qid] for qid in batch.qids])
-        return replace(batch, windows=windows.float(), window_mask=mask)
-
-    queries = [query for part in data.values() for query in part.queries]
-    texts, videos = ({query.qid: getattr(query, name) for query in queries} for name in ("text", "vid"))
-    return Domain(pairs, opened, texts, videos, tuple(told))
-
-
-def split_by_video(place: Place, data: VMRDataset, told: list[str]) -> dict[str, VMRDataset]:
-    """The splits that --splits lists, else 70 / 10 / 20 by video."""
-    if place.splits is not None:
-        every = read_splits(place.splits)
-        splits = every[splits_name(place, list(every))]
-        listed = {vid for vids in splits.values() for vid in vids}
-        unknown, spare = len(listed.difference(data.vids)), len(set(data.vids) - listed)
-        if unknown:
-            told.append(f"{place.splits}: of {len(listed)} videos listed for {place.name}, {unknown} are unknown there")
-        if spare:
-            told.append(f"{place.splits}: of {len(data.vids)} videos of {place.name}, {spare} are in no split")
-    else:
-        vids = in_order(data.vids)
-        a, b = int(0.7 * len(vids)), int(0.8 * len(vids))
-        splits = {"train": tuple(vids[:a]), "val": tuple(vids[a:b]), "test": tuple(vids[b:])}
-    for name in SPLITS:
-        if not set(splits.get(name, ())) & set(data.vids):
-            raise VMRDataError(place.splits or place.path, name, "hold at least one query in this split", "none")
-    return {name: data.select(splits[name]) for name in SPLITS}
-
-
-def splits_name(place: Place, known: list[str]) -> str:
-    """Which of the data sets of --splits this one is: of the same name, else the one whose name begins so, or it."""
-    found = [name for name in known if name == place.name]
-    found = found or [name for name in known if name.startswith(place.name) or place.name.startswith(name)]
-    if len(found) != 1:
-        rule = f"name the data set {place.name!r}, or one alone that begins so"
-        raise VMRDataError(place.splits or "", None, rule, ", ".join(found or known) or "none")
-    return found[0]
-
-
-def in_order(vids: Sequence[str]) -> list[str]:
-    """Videos in an order that depends on nothing but their names."""
-    return sorted(vids, key=hash_text)
-
-
-def hash_text(text: str) -> int:
-    """A hash that does not change from run to run."""
-    value = 0
-    for byte in text.encode():
-        value = (value * 1_000_003 + byte) % (1 << 61)
-    return (value * 0x9E3779B97F4A7C15) % (1 << 61)
-
-
-def annotation_files(place: Place) -> dict[str, Path]:
-    """The one file of annotations, under no name, or the published files of train, val and test under theirs."""
-    path = Path(place.path)
-    if not path.is_dir():
-        file = path if path.is_file() else Path(f"{path}.jsonl")
-        if not file.exists():
-            raise VMRDataError(file, None, "exist as annotations", "no such file or folder")
-        return {"": file}
-    found = [p for p in sorted(path.iterdir()) if p.suffix in NOTES and not BESIDE_NOTES.match(p.name)]
-    if len(found) == 1:
-        return {"": found[0]}
-    words = [[word for word in SPLITS if word in re.split(r"[._-]", file.name)] for file in found]
-    files = {word[0]: file for word, file in zip(words, found) if len(word) == 1}
-    if not (len(files) == len(found) > 1 and {"train", "test"} <= set(files)):
-        rule = "hold one file of annotations, or one each with `train`, `test` and perhaps `val` in its name"
-        came = ", ".join(file.name for file in found) or "none"
-        raise VMRDataError(path, None, f"{rule} (or name a file instead of the folder)", came)
-    if place.splits is not None:
-        raise VMRDataError(path, None, "be one file of annotations for --splits", ", ".join(map(str, files.values())))
-    return files
-
-
-def read_datasets(place: Place, files: dict[str, Path]) -> dict[str, VMRDataset]:
-    """Annotations, their moments closed, with features: `video*` and `query*` in the folder or PREFIX_*.npz."""
-    path = Path(place.path)
-    notes = {split: read_annotations(file, closed=True) for split, file in files.items()}
-    video, query = place.video, place.query
-    if path.is_dir():
-        beside = [p for p in sorted(path.iterdir()) if p.suffix not in NOTES]
-        video = video or tuple(str(p) for p in beside if p.name.startswith("video"))
-        queries = [str(p) for p in beside if p.name.startswith("query")]
-        if query is None and len(queries) > 1:
-            rule = "hold query features once (or --source-query, --target-query must name them)"
-            raise VMRDataError(path, None, rule, ", ".join(queries))
-        query = query or next(iter(queries), None)
-    else:
-        prefix = path.with_suffix("") if path.is_file() else path
-        video = video or (f"{prefix}_video.npz",)
-        query = query or f"{prefix}_query.npz"
-        missing = [name for name in (*video, query) if path.is_file() and not Path(name).exists()]
-        if missing:
-            rule = "come with features (--source-video and --source-query, or --target-..., name them)"
-            raise VMRDataError(path, None, rule, f"no {missing[0]}")
-    if not video or query is None:
-        missing_kind = "video" if not video else "query"
-        rule = f"hold `{missing_kind}` features, or --source-{missing_kind}, --target-{missing_kind} name them"
-        raise VMRDataError(path, None, rule, "none")
-    frames = open_features(video if len(video) > 1 else video[0])
-    words = open_features(query, kind="query", ids=[qid for each in notes.values() for qid in each.order])
-    return {split: VMRDataset(each, frames, words, max_clips=place.max_clips) for split, each in notes.items()}
-
-
 # ------------------------------------------------------------------------------------------------------ one training
 
 
@@ -411,6 +185,8 @@ class Job:
     model: dict[str, Any]
     pair_weight: float
     train_on_val: bool
+    preset: str
+    iou: tuple[float, ...]
     device: str
     folder: Path
     resume: bool
@@ -418,7 +194,12 @@ class Job:
     @property
     def stem(self) -> str:
         """File name of everything this job writes."""
-        return file_stem(f"{self.problem.name} {self.row.name} {self.seed}")
+        return job_stem(self.problem, self.row.name, self.seed, self.alignment)
+
+    @property
+    def is_of(self) -> tuple[str, int]:
+        """Row and seed."""
+        return self.row.name, self.seed
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -430,6 +211,11 @@ class Job:
                 plain["problem"][side] = asdict(getattr(self.problem, side).absolute())
         settings: dict[str, Any] = json.loads(json.dumps(plain))
         return settings
+
+
+def job_stem(problem: Problem, row: str, seed: int, alignment: str) -> str:
+    """File name of a job; what aligns is named where it is not the default."""
+    return file_stem(f"{problem.name} {row} {seed} {'' if alignment == 'mmd' else alignment}")
 
 
 def file_stem(text: str) -> str:
@@ -472,7 +258,10 @@ def finished(job: Job) -> dict[str, Any] | None:
         return None
     result_path = job.folder / "jobs" / f"{job.stem}.json"
     if result_path.exists():
-        done: dict[str, Any] = read_json(result_path)
+        done: Any = read_json(result_path)
+        if not isinstance(done, dict) or "metrics" not in done or (done.get("row"), done.get("seed")) != job.is_of:
+            came = "a damaged one: delete it"
+            raise UnusableError(f"--resume: {result_path} must be the whole result of this row and seed, got {came}")
         check_settings(result_path, done, job.settings)
         return done
     begun = job.folder / "runs" / f"{job.stem}.pt"
@@ -483,9 +272,17 @@ def finished(job: Job) -> dict[str, Any] | None:
 
 
 def shuffled(batch: VMRBatch, seed: int) -> VMRBatch:
-    """Every video gets the query of another."""
-    order = torch.randperm(len(batch), generator=torch.Generator().manual_seed(seed))
-    return replace(batch, words=batch.words[order], word_mask=batch.word_mask[order])
+    """Every video gets the queries of others: none keeps one of its own, unless it has more than half of all."""
+    generator = torch.Generator().manual_seed(seed)
+    videos, index, counts = torch.unique(batch.video_index, return_inverse=True, return_counts=True)
+    place = torch.randperm(len(videos), generator=generator)[index]  # the videos in random order
+    rows = torch.randperm(len(batch), generator=generator)
+    ranked = rows[place[rows].argsort(stable=True)]
+    order = torch.empty_like(ranked)
+    order[ranked] = ranked.roll(-int(counts.max()))  # rows of one video lie together: beyond them are others
+    return replace(
+        batch, words=batch.words[order], word_mask=batch.word_mask[order], text_index=batch.text_index[order]
+    )
 
 
 def joined(splits: Iterable[VMRBatch]) -> VMRBatch:
@@ -564,18 +361,6 @@ def run(job: Job) -> dict[str, Any]:
     test = target.opened("test")
     asked = ResidentLoader(test, 128, shuffle=False, labels=False)
 
-    def opened(name: str) -> Evaluation:
-        spans, _ = predict_split(model, asked)
-        return evaluate_windows(
-            spans.windows,
-            test.windows,  # type: ignore[arg-type]
-            window_mask=test.window_mask,
-            videos=[target.videos[qid] for qid in test.qids],
-            duration=test.duration,
-            prediction_mask=spans.mask,
-            name=name,
-        )
-
     def count(_: int) -> None:
         if STEPS is not None:
             with STEPS.get_lock():
@@ -597,16 +382,15 @@ def run(job: Job) -> dict[str, Any]:
     )
     facts = {"problem": job.problem.name, "row": job.row.name, "seed": job.seed, "settings": job.settings}
     save_model(model_path, model, config, **facts)
-    evaluation = opened(job.row.name)
-    spans, _ = predict_split(model, asked, n=1)
+    spans, _ = predict_split(model, asked, nms_threshold=suppression(PRESETS[job.preset]))
+    evaluation = evaluated(spans.windows, target, job.preset, job.iou, mask=spans.mask, name=job.row.name)
+    write_lines(job.folder / "predictions" / f"{job.stem}.jsonl", answers(spans, target, test, evaluation))
     relative = spans.windows[:, 0] / test.duration.unsqueeze(1)
     result = {
         "problem": job.problem.name,
         "row": job.row.name,
         "seed": job.seed,
-        "metrics": evaluation.as_dict(),
-        "values": {metric: evaluation.values(metric).tolist() for metric in SHOWN},
-        "videos": [str(video) for video in evaluation.videos],
+        **as_result(evaluation),
         "constancy": float(span_constancy(relative)) if len(relative) > 1 else 0.0,
         "log": progress.log,
         "chosen_step": progress.best_step,
@@ -618,13 +402,59 @@ def run(job: Job) -> dict[str, Any]:
     return result
 
 
-def blind_rows(problem: Problem, seed: int) -> list[Evaluation]:
+def suppression(preset: Preset) -> float:
+    """Spans that overlap more than this with a better one are not decoded."""
+    return 0.5 if preset.nms_threshold is None else preset.nms_threshold
+
+
+def evaluated(
+    spans: torch.Tensor,
+    target: Domain,
+    preset: str,
+    iou: Sequence[float],
+    *,
+    mask: torch.Tensor | None = None,
+    name: str,
+) -> Evaluation:
+    """Spans against the moments of the target's test split."""
+    test = target.opened("test")
+    assert test.windows is not None
+    return evaluate_windows(
+        spans,
+        test.windows,
+        window_mask=test.window_mask,
+        videos=[target.videos[qid] for qid in test.qids],
+        duration=test.duration,
+        prediction_mask=mask,
+        preset=PRESETS[preset],
+        iou=iou,
+        name=name,
+    )
+
+
+def answers(spans: Spans, target: Domain, test: VMRBatch, evaluation: Evaluation) -> Iterator[dict[str, Any]]:
+    """Each query's spans, best first, their scores, and the best IoU of the first."""
+    for i, qid in enumerate(test.qids):
+        keep = spans.mask[i]
+        yield {
+            "qid": qid,
+            "vid": target.videos[qid],
+            "query": target.texts[qid],
+            "spans": spans.windows[i][keep].tolist(),
+            "scores": spans.scores[i][keep].tolist(),
+            "iou": float(evaluation.ious[i]),
+        }
+
+
+def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """JSON, a line each."""
+    write(path, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows).encode())
+
+
+def blind_rows(problem: Problem, seed: int, preset: str, iou: Sequence[float]) -> list[Evaluation]:
     """Rows that see neither video nor query, and where frames and queries share a space the plain cosine."""
     source, target = load(problem, seed)
     test = target.opened("test")
-    assert test.windows is not None
-    assert test.window_mask is not None
-    videos = [target.videos[qid] for qid in test.qids]
     queries, known = as_queries(target, test), as_queries(source, source.opened("train"))
     generator = torch.Generator().manual_seed(seed)
     rows = {
@@ -638,18 +468,7 @@ def blind_rows(problem: Problem, seed: int) -> list[Evaluation]:
         name, keep = "zero-shot cosine", test.frame_mask
         sentence = (test.words * test.word_mask.unsqueeze(-1)).sum(1)
         rows[name], masks[name] = zero_shot_spans(test.frames, sentence, test.clip_times, frame_mask=keep, n=5)
-    return [
-        evaluate_windows(
-            spans,
-            test.windows,
-            window_mask=test.window_mask,
-            videos=videos,
-            duration=test.duration,
-            prediction_mask=masks.get(name),
-            name=name,
-        )
-        for name, spans in rows.items()
-    ]
+    return [evaluated(spans, target, preset, iou, mask=masks.get(name), name=name) for name, spans in rows.items()]
 
 
 def as_queries(domain: Domain, split: VMRBatch) -> list[Any]:
@@ -668,162 +487,6 @@ def as_queries(domain: Domain, split: VMRBatch) -> list[Any]:
     ]
 
 
-# ------------------------------------------------------------------------------------------------------ the table
-
-
-def summarise(results: Sequence[dict[str, Any]], metric: str, one_test: bool) -> dict[str, Interval]:
-    """Mean over seeds, with the t-interval over seeds, and by video where all have ``one_test`` split."""
-    values = [r["metrics"][metric] for r in results]
-    summary = {"seeds": seed_interval(values)}
-    if metric in results[0]["values"] and one_test:
-        mean = torch.tensor([r["values"][metric] for r in results], dtype=torch.float64).mean(0).numpy()
-        summary["videos"] = bootstrap_interval(mean, groups=results[0]["videos"])
-    return summary
-
-
-def table(problem: Problem, blind: list[list[Evaluation]], results: list[dict[str, Any]], seeds: int) -> dict[str, Any]:
-    """The rows as plain values, ready for text, JSON and plot."""
-    rows: list[dict[str, Any]] = []
-    one_test = problem.world is None or seeds == 1  # each seed of a world draws videos of its own
-    for same in zip(*blind):
-        as_results = [
-            {
-                "metrics": e.as_dict(),
-                "values": {m: e.values(m).tolist() for m in SHOWN},
-                "videos": [str(v) for v in e.videos],
-            }
-            for e in same
-        ]
-        rows.append({"row": same[0].name, "kind": "blind", **pack(as_results, one_test)})
-    names = list(dict.fromkeys(r["row"] for r in results))
-    for name in names:
-        mine = [r for r in results if r["row"] == name]
-        packed = pack(mine, one_test)
-        packed["seconds"] = sum(r["seconds"] for r in mine) / len(mine)
-        packed["constancy"] = max(r["constancy"] for r in mine)
-        rows.append({"row": name, "kind": "trained", **packed})
-    by_name = {row["row"]: row["mean"] for row in rows}
-    if SOURCE_ONLY in by_name and CEILING in by_name:  # where the ceiling is no higher, there is no gap
-        for row in rows:
-            if row["kind"] == "trained":
-                row["recovered"] = {}
-                for m in (HEADLINE, MIOU):
-                    low, high = by_name[SOURCE_ONLY][m], by_name[CEILING][m]
-                    row["recovered"][m] = recovered_gap(row["mean"][m], low, high) if high - low > 0.02 else None
-    compared = compare(results, one_test) if FULL in names else {}
-    return {"problem": problem.name, "seeds": seeds, "rows": rows, "compared": compared}
-
-
-def compare(results: Sequence[dict[str, Any]], one_test: bool) -> dict[str, str]:
-    """The full model less source-only, and less itself without a module: query by query, or else seed by seed."""
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for result in sorted(results, key=lambda r: r["seed"]):
-        rows.setdefault(result["row"], []).append(result)
-    found = {}
-    for name in rows:
-        if name != SOURCE_ONLY and not name.startswith("full without"):
-            continue
-        pair = (rows[FULL], rows[name])
-        for metric in (HEADLINE, MIOU):
-            if one_test:
-                means = [torch.tensor([r["values"][metric] for r in row]).mean(0).numpy() for row in pair]
-                text = f"{paired_test(*means, groups=rows[FULL][0]['videos'])} by video"
-            else:
-                gains = seed_interval([a["metrics"][metric] - b["metrics"][metric] for a, b in zip(*pair)])
-                text = f"{gains} over seeds"
-            found[f"{FULL} less {name}, {metric}"] = text
-    return found
-
-
-def pack(results: Sequence[dict[str, Any]], one_test: bool) -> dict[str, Any]:
-    """Means and intervals of one row."""
-    summaries = {metric: summarise(results, metric, one_test) for metric in results[0]["metrics"]}
-    return {
-        "mean": {metric: summary["seeds"].mean for metric, summary in summaries.items()},
-        "interval": {
-            metric: {over: [interval.low, interval.high] for over, interval in summary.items()}
-            for metric, summary in summaries.items()
-        },
-    }
-
-
-def shown(row: dict[str, Any], metric: str) -> str:
-    """``37.1 ±2.0``: the half-width is the larger of the intervals over seeds and by video."""
-    halves = [(high - low) / 2 for low, high in row["interval"][metric].values() if high == high]
-    text = f"{100 * row['mean'][metric]:.1f}"
-    return text + (f" ±{100 * max(halves):.1f}" if halves else "")
-
-
-def as_text(tables: list[dict[str, Any]]) -> str:
-    """All tables as text."""
-    lines = []
-    for each in tables:
-        seeds = f"{each['seeds']} seed" + ("s" if each["seeds"] > 1 else "")
-        lines += [f"{each['problem']}: mean over {seeds}", ""]
-        lines.append(f"{'':28}" + "".join(f"{m.replace('IoU=', ''):>12}" for m in SHOWN) + f"{'gap won':>9}")
-        for row in each["rows"]:
-            gap = row.get("recovered", {}).get(HEADLINE)
-            tail = f"{100 * gap:8.0f}%" if gap is not None else ""
-            lines.append((f"{row['row']:28}" + "".join(f"{shown(row, m):>12}" for m in SHOWN) + tail).rstrip())
-        lines.append("± half-width of the 95 % interval, over seeds or by video, the wider; gap won back at R@1, 0.5")
-        lines += [f"{what}: {text}" for what, text in each.get("compared", {}).items()]
-        blind = [row["mean"] for row in each["rows"] if row["kind"] == "blind"]
-        for row in each["rows"]:
-            for metric in (HEADLINE, MIOU):
-                if row["kind"] == "trained" and row["mean"][metric] <= max(mean[metric] for mean in blind):
-                    lines.append(f"note: {row['row']} does not beat the best blind row at {metric}")
-            if row.get("constancy", 0) > 0.5:
-                lines.append(f"alarm: over half of the spans of {row['row']} lie at the same place")
-        lines.append("")
-    return "\n".join(lines)
-
-
-def plot(tables: list[dict[str, Any]], path: Path) -> None:
-    """A bar a row, one panel a problem, with intervals."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    colours = {"blind": "#b8bec7", "trained": "#3b6fb6"}
-    height = 0.8 + 0.33 * max(len(t["rows"]) for t in tables)
-    size = (6.2 * len(tables), height)
-    figure, axes = plt.subplots(1, len(tables), figsize=size, squeeze=False, layout="constrained")
-    for axis, each in zip(axes[0], tables):
-        rows = each["rows"][::-1]
-        means = [100 * r["mean"][HEADLINE] for r in rows]
-        halves = [
-            100 * max(((h - lo) / 2 for lo, h in r["interval"][HEADLINE].values() if h == h), default=0.0) for r in rows
-        ]
-        tints = ["#e08a2e" if r["row"] == FULL else colours[r["kind"]] for r in rows]
-        axis.barh(range(len(rows)), means, xerr=halves, color=tints, error_kw={"elinewidth": 1, "capsize": 2})
-        axis.set_yticks(range(len(rows)), [r["row"] for r in rows])
-        for at, (mean, half) in enumerate(zip(means, halves)):
-            axis.text(min(mean + half, 99) + 1, at, f"{mean:.1f}", va="center", fontsize=8)
-        axis.set_xlim(0, 108)
-        axis.set_xlabel(f"{HEADLINE} on the target's test videos, per cent")
-        axis.set_title(each["problem"], fontsize=10)
-        axis.spines[["top", "right"]].set_visible(False)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=110)
-    plt.close(figure)
-    write(path, drawn.getvalue())
-
-
-def write(path: Path, content: bytes) -> None:
-    """Write a file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-        os.chmod(temporary, 0o644)  # as any result, not as a private temporary file
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
 # ---------------------------------------------------------------------------------------------------------- running
 
 
@@ -840,7 +503,7 @@ def check_writable(folder: Path) -> None:
 def check_device(name: str) -> None:
     """The device exists here."""
     try:
-        torch.zeros(1, device=name)
+        torch.zeros(1, device=name).item()  # "meta" holds no numbers
     except (RuntimeError, AssertionError) as error:
         first = str(error).splitlines()[0]
         raise UnusableError(f"--device {name}: the device must exist on this machine, got {first}") from error
@@ -930,7 +593,7 @@ def deferred_interrupt() -> Iterator[None]:
 def default_checkpoint(options: argparse.Namespace) -> Path:
     """The full model of the first seed; where no problem is named, of the only other one that is there."""
     folder = options.output / "models"
-    known: list[Path] = [folder / f"{file_stem(f'{problem.name} {FULL} 0')}.pt" for problem in problems_of(options)]
+    known: list[Path] = [folder / f"{job_stem(each, FULL, 0, options.alignment)}.pt" for each in problems_of(options)]
     there = [path for path in known if path.exists()]
     if not there and not (options.world or options.source):
         there = sorted(folder.glob(f"*-{file_stem(f'{FULL} 0')}.pt"))
@@ -996,8 +659,43 @@ def predict(options: argparse.Namespace) -> None:
             print(f"  {start:7.1f} s - {end:7.1f} s   score {score:7.2f}   {share:5.1f} % of the best")
 
 
+def predict_all(options: argparse.Namespace) -> None:
+    """The n best moments of every query of some annotations, labelled or not, as JSON lines."""
+    path = options.checkpoint or default_checkpoint(options)
+    model, facts = load_model(path)
+    problem = problem_of(path, facts, options)
+    max_clips = options.max_clips or (problem.target.max_clips if problem.target else MAX_CLIPS)
+    glove = options.glove or (problem.target.glove if problem.target else None)
+    video = tuple(options.target_video)
+    place = Place(options.predict_all, video, options.target_query, None, max_clips, options.drop, glove)
+    rows: list[dict[str, Any]] = []
+    for data in read_datasets(place, annotation_files(place)).values():
+        print(data.report)
+        pairs = collate([data[i] for i in range(len(data))])
+        try:
+            spans, qids = predict_split(model, ResidentLoader(pairs, 128, shuffle=False, labels=False), n=options.top)
+        except ValueError as error:  # of another width
+            raise UnusableError(
+                f"{place.path}: features must be as those {path} was trained on, got {error}"
+            ) from error
+        found = {
+            qid: [[*span, score] for span, score, keep in zip(*each) if keep]
+            for qid, each in zip(qids, zip(spans.windows.tolist(), spans.scores.tolist(), spans.mask.tolist()))
+        }
+        rows += [
+            {"qid": q.qid, "query": q.text, "vid": q.vid, "pred_relevant_windows": found[q.qid]} for q in data.queries
+        ]
+    file = options.output / "predictions" / f"{file_stem(place.name)}-by-{path.stem}.jsonl"
+    write_lines(file, rows)
+    print(f"{len(rows)} queries answered by {path}: {file}")
+
+
 def sentence_features(problem: Problem, target: Domain, sentence: str) -> torch.Tensor:
-    """Features of a sentence the query features hold; without its encoder no other sentence has any."""
+    """Features of a sentence: by its words, or those that the query features hold; no other has any then."""
+    assert problem.target is not None
+    if problem.target.glove is not None:
+        vectors = read_glove(problem.target.glove, tokenize(sentence))
+        return torch.from_numpy(vectors.encode(sentence)).unsqueeze(0)
     plain = " ".join(sentence.lower().split())
     for split in reversed(target.pairs.values()):
         for i, qid in enumerate(split.qids):
@@ -1013,22 +711,28 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     data = parser.add_argument_group("data")
     worlds = f"simulated world, may be repeated: {', '.join(WORLDS)} (default: default and language)"
     data.add_argument("--world", action="append", choices=list(WORLDS), metavar="NAME", help=worlds)
-    data.add_argument("--source", help="folder or prefix of the labelled domain")
-    data.add_argument("--target", help="folder or prefix of the other domain")
+    data.add_argument("--source", metavar="PATH", help="folder, file or prefix of the labelled domain")
+    data.add_argument("--target", metavar="PATH", help="folder, file or prefix of the other domain")
     for side in ("source", "target"):
         help_text = "frame features elsewhere; repeat to join several"
         data.add_argument(f"--{side}-video", action="append", default=[], metavar="PATH", help=help_text)
         data.add_argument(f"--{side}-query", metavar="PATH", help="query features elsewhere")
-    data.add_argument("--splits", metavar="JSON", help="splits by video; default: 70 / 10 / 20")
-    data.add_argument("--max-clips", type=int, default=32, help="average-pool longer videos to so many")
+    help_text = "word vectors, a word and its numbers a line, in place of query features"
+    data.add_argument("--glove", metavar="FILE", help=help_text)
+    help_text = "splits by video (default: files of train, val and test where there are some, else 70 / 10 / 20)"
+    data.add_argument("--splits", metavar="JSON", help=help_text)
+    help_text = f"average-pool longer videos to so many (default: {MAX_CLIPS})"
+    data.add_argument("--max-clips", type=int, metavar="N", help=help_text)
+    help_text = "leave out videos and queries without usable features, and say which (default: an error)"
+    data.add_argument("--drop", action="store_true", help=help_text)
     training = parser.add_argument_group("training")
     training.add_argument("--ablation", action="store_true", help="every row: also each module left out, controls")
     help_text = "train these rows only: names, or their beginnings"
     training.add_argument("--rows", nargs="+", metavar="NAME", help=help_text)
     training.add_argument("--seeds", type=int, help="number of seeds (default: 1 simulated, 3 real)")
-    training.add_argument("--alignment", choices=ALIGNMENTS, default="mmd", help="what (i) aligns with")
+    training.add_argument("--alignment", choices=ALIGNMENTS, default="mmd", help="what (i) aligns with (default: mmd)")
     training.add_argument("--epochs", type=int, help="passes over the source (default: 10 simulated, 12 real)")
-    training.add_argument("--batch-size", type=int, default=32, help="source queries a step")
+    training.add_argument("--batch-size", type=int, default=32, help="source queries a step (default: 32)")
     help_text = "target queries a step, of which each is a negative of the others (default: as many)"
     training.add_argument("--target-batch-size", type=int, help=help_text)
     help_text = "train on the validation videos too; no checkpoint is chosen then, the last weights are kept"
@@ -1036,26 +740,39 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     help_text = "frames and words come from one encoder: start from their plain similarity"
     training.add_argument("--shared-space", action="store_true", help=help_text)
     training.add_argument("--diagnose", action="store_true", help="log each term's gradient norm (JSON)")
-    training.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
+    training.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
     training.add_argument("--workers", type=int, help="processes (default: one a core, at most 8; 1 on a GPU)")
     help_text = "keep the finished rows in --output; a row is gone on with in its middle if it began with --resume too"
     training.add_argument("--resume", action="store_true", help=help_text)
     training.add_argument("--smoke", action="store_true", help="seconds, not minutes: is everything wired?")
-    training.add_argument("--output", type=Path, default=Path("outputs/mmcda_vmr"), help="folder for all results")
+    folder = Path("outputs/mmcda_vmr")
+    training.add_argument("--output", type=Path, default=folder, help=f"folder for all results (default: {folder})")
+    evaluation = parser.add_argument_group("evaluation")
+    help_text = f"the conventions of a published evaluator: {', '.join(PRESETS)} (default: default)"
+    evaluation.add_argument("--preset", choices=list(PRESETS), default="default", metavar="NAME", help=help_text)
+    help_text = "IoU thresholds beside 0.3, 0.5 and 0.7, as 0.1 for short moments"
+    evaluation.add_argument("--iou", type=float, nargs="+", default=[], metavar="M", help=help_text)
     asking = parser.add_argument_group("asking a trained model")
     asking.add_argument("--predict", metavar="SENTENCE", help="print the best moments of --video for a sentence")
+    help_text = "answer every query of a file, folder or prefix of annotations, with features as for --target"
+    asking.add_argument("--predict-all", metavar="PATH", help=f"{help_text}; written to --output/predictions")
     asking.add_argument("--video", metavar="ID", help="a video of the target")
     asking.add_argument("--checkpoint", type=Path, help="default: the full model of the first seed in --output")
-    asking.add_argument("--top", type=int, default=5, help="how many moments")
+    asking.add_argument("--top", type=int, default=5, help="how many moments (default: 5)")
     options = parser.parse_args(arguments)
     if (options.source is None) != (options.target is None):
         parser.error("--source and --target go together")
     if options.source is not None and options.world:
         parser.error("--world and --source exclude each other")
     if options.source is None:
-        for name in ("splits", "source_video", "source_query", "target_video", "target_query"):
-            if getattr(options, name):
+        told = ("target_video", "target_query", "glove", "drop") if options.predict_all else ()
+        for name in ("splits", "source_video", "source_query", "target_video", "target_query", "glove", "drop"):
+            if getattr(options, name) and name not in told:
                 parser.error(f"--{name.replace('_', '-')} needs --source and --target")
+    if any(not 0 < threshold <= 1 for threshold in options.iou):
+        parser.error(f"--iou must be in (0, 1], got {', '.join(map(str, options.iou))}")
+    if options.predict is not None and options.predict_all is not None:
+        parser.error("--predict and --predict-all exclude each other")
     if options.smoke and options.workers is None:
         options.workers = 1
     if options.predict is not None and options.video is None:
@@ -1071,7 +788,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def problems_of(options: argparse.Namespace) -> list[Problem]:
     """What to train on."""
     if options.source is None:
-        worlds = options.world or (["language"] if options.smoke else ["default", "language"])
+        worlds = list(dict.fromkeys(options.world or [])) or (
+            ["language"] if options.smoke else ["default", "language"]
+        )
         return [Problem(f"world {name}", world=name, videos=80 if options.smoke else None) for name in worlds]
     places = [
         Place(
@@ -1079,7 +798,9 @@ def problems_of(options: argparse.Namespace) -> list[Problem]:
             tuple(getattr(options, f"{side}_video")),
             getattr(options, f"{side}_query"),
             options.splits,
-            options.max_clips,
+            options.max_clips or MAX_CLIPS,
+            options.drop,
+            options.glove,
         )
         for side in ("source", "target")
     ]
@@ -1147,6 +868,8 @@ def jobs_of(options: argparse.Namespace, problem: Problem, seeds: int) -> list[J
             model,
             1.0 if real else 0.5,
             options.train_on_val,
+            options.preset,
+            tuple(sorted({*IOU, *options.iou})),
             options.device,
             options.output,
             options.resume,
@@ -1176,6 +899,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.predict is not None:
         predict(options)
         return
+    if options.predict_all is not None:
+        predict_all(options)
+        return
     began = time.perf_counter()
     problems = problems_of(options)
     seeds = options.seeds or (3 if options.source and not options.smoke else 1)
@@ -1190,8 +916,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results = train_all(jobs, workers)
     tables = []
     for problem in problems:
-        blind = [blind_rows(problem, seed) for seed in range(seeds)]
-        tables.append(table(problem, blind, [r for r in results if r["problem"] == problem.name], seeds))
+        blind = [blind_rows(problem, seed, options.preset, jobs[0].iou) for seed in range(seeds)]
+        mine = [result for result in results if result["problem"] == problem.name]
+        one_test = problem.world is None or seeds == 1  # each seed of a world draws videos of its own
+        shown = {"alignment": options.alignment, "preset": options.preset, "iou": jobs[0].iou}
+        tables.append(table(problem.name, blind, mine, one_test=one_test, **shown))
     text = as_text(tables)
     print(f"\n{text}")
     facts = {
@@ -1215,6 +944,10 @@ def cli(arguments: Sequence[str] | None = None) -> int:
         main(arguments)
     except (VMRDataError, CheckpointError, ClosedMomentsError, UnusableError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; --resume keeps the finished rows, and begun ones if it was given already", file=sys.stderr)

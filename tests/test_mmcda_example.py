@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +20,8 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+HEADLINE, MIOU = "R@1, IoU=0.5", "mIoU"
+SHOWN = ("R@1, IoU=0.3", HEADLINE, "R@1, IoU=0.7", "R@5, IoU=0.5", MIOU)
 MOMENTS: list[Any] = [[[0.0, 2.0]], [], [[9, 3]]]
 SMOKE = ["--smoke", "--ablation", "--seeds", "2", "--diagnose"]
 
@@ -33,6 +35,12 @@ def example() -> ModuleType:
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def data(example: ModuleType) -> ModuleType:
+    """The module beside it that reads."""
+    return sys.modules["mmcda_data"]
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +90,7 @@ def test_table_has_every_row_with_intervals(finished: Path, example: ModuleType)
     blind = ["random span", "sampled source prior", "best constant of the source", "whole video"]
     assert list(rows) == blind + [row.name for row in example.ABLATION]
     for row in rows.values():
-        for metric in example.SHOWN:
+        for metric in SHOWN:
             low, high = row["interval"][metric]["seeds"]
             assert low <= row["mean"][metric] <= high
     text = (finished / "table.txt").read_text()
@@ -105,15 +113,15 @@ def test_rows_of_worlds_are_compared_seed_by_seed(finished: Path, example: Modul
     """Each seed draws videos of its own, whose names say nothing: two seeds have no video in common."""
     table = json.loads((finished / "table.json").read_text())
     (each,) = table["tables"]
-    assert all(set(row["interval"][example.MIOU]) == {"seeds"} for row in each["rows"])
+    assert all(set(row["interval"][MIOU]) == {"seeds"} for row in each["rows"])
     without = [row.name for row in example.ABLATION if row.name.startswith("full without")]
-    against = [example.SOURCE_ONLY, *without]
+    against = [example.SOURCE_ONLY, "source-only + source terms", *without]
     assert list(each["compared"]) == [
-        f"{example.FULL} less {name}, {metric}" for name in against for metric in (example.HEADLINE, example.MIOU)
+        f"{example.FULL} less {name}, {metric}" for name in against for metric in (HEADLINE, MIOU)
     ]
-    runs = {(run["row"], run["seed"]): run["metrics"][example.MIOU] for run in table["runs"]}
+    runs = {(run["row"], run["seed"]): run["metrics"][MIOU] for run in table["runs"]}
     gain = sum(runs[example.FULL, seed] - runs[without[1], seed] for seed in range(2)) / 2
-    text = each["compared"][f"{example.FULL} less {without[1]}, {example.MIOU}"]
+    text = each["compared"][f"{example.FULL} less {without[1]}, {MIOU}"]
     assert text.startswith(f"{100 * gain:.1f} [")
     assert text.endswith("] over seeds")
 
@@ -168,10 +176,10 @@ def test_resume_refuses_results_of_other_settings(
         raise AssertionError("trained")
 
     monkeypatch.setattr(example, "fit", never)
-    changed = ["--alignment", "coral", "--epochs", "3", "--batch-size", "8"]
+    changed = ["--epochs", "3", "--batch-size", "8"]
     line = refused(example, capsys, *run, "--resume", *changed)
     assert f"--resume: {tmp_path / 'jobs' / 'world-language-source-only-0.json'} must be of the settings asked" in line
-    assert "got alignment 'mmd', not 'coral'; training.steps 4, not 30; batch_size 32, not 8; target_batch" in line
+    assert "got training.steps 4, not 30; batch_size 32, not 8; target_batch" in line
     for other, told in (
         (["--train-on-val"], "train_on_val False"),
         (["--target-batch-size", "8"], "target_batch_size 32"),
@@ -181,9 +189,12 @@ def test_resume_refuses_results_of_other_settings(
     kept = tmp_path / "jobs" / "world-language-source-only-0.json"
     content = json.loads(kept.read_text())
     del content["settings"]
-    for damaged in (json.dumps(content), "[1, 2"):
+    kept.write_text(json.dumps(content))
+    assert "got a file that does not name its own" in refused(example, capsys, *run, "--resume")
+    for damaged in ("[1, 2", "[]", json.dumps({**content, "row": "x"}), json.dumps({**content, "seed": 1}), "{}"):
         kept.write_text(damaged)
-        assert "got a file that does not name its own" in refused(example, capsys, *run, "--resume")
+        line = refused(example, capsys, *run, "--resume")
+        assert line.endswith("must be the whole result of this row and seed, got a damaged one: delete it")
 
 
 def test_resume_refuses_a_begun_run_of_other_settings(
@@ -195,8 +206,8 @@ def test_resume_refuses_a_begun_run_of_other_settings(
     assert example.cli(run) == 130
     monkeypatch.setattr(example, "save_model", kept)
     begun = tmp_path / "runs" / "world-language-source-only-0.pt"
-    line = refused(example, capsys, *run, "--alignment", "coral")
-    assert f"--resume: {begun} must be of the settings asked for, got alignment 'mmd', not 'coral'" in line
+    line = refused(example, capsys, *run, "--preset", "vslnet")
+    assert f"--resume: {begun} must be of the settings asked for, got preset 'default', not 'vslnet'" in line
     assert example.cli(run) == 0
     (tmp_path / "jobs" / "world-language-source-only-0.json").unlink()
     begun.with_suffix(".json").unlink()
@@ -257,6 +268,12 @@ def test_a_failing_job_ends_the_others(tmp_path: Path) -> None:
 def test_the_alignment_is_swapped(example: ModuleType, alignment: str, tmp_path: Path) -> None:
     assert example.cli(["--smoke", "--alignment", alignment, "--output", str(tmp_path)]) == 0
     assert json.loads((tmp_path / "table.json").read_text())["alignment"] == alignment
+    assert (
+        (tmp_path / "table.txt")
+        .read_text()
+        .startswith(f"world language: mean over 1 seed, (i) aligns with {alignment}")
+    )
+    assert all(name.endswith(f"-0-{alignment}.json") for name in job_files(tmp_path))  # beside those of another
 
 
 def test_rows_are_chosen_by_the_beginning_of_their_names(
@@ -266,6 +283,7 @@ def test_rows_are_chosen_by_the_beginning_of_their_names(
     runs = json.loads((tmp_path / "table.json").read_text())["runs"]
     assert [run["row"] for run in runs] == [example.SOURCE_ONLY, example.FULL]  # the exact name wins
     assert example.cli(["--smoke", "--rows", "fulll", "--output", str(tmp_path)]) == 2
+    assert example.cli(["--smoke", "--rows", "", "--output", str(tmp_path)]) == 2
     assert "--rows 'fulll': must be a row, or the beginning of one, of 'source-only'" in capsys.readouterr().err
 
 
@@ -284,7 +302,11 @@ def test_a_target_batch_of_its_own(example: ModuleType, monkeypatch: pytest.Monk
 
 
 def test_two_folders_give_the_same_table(
-    example: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    example: ModuleType,
+    data: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     folders(tmp_path)
@@ -299,7 +321,7 @@ def test_two_folders_give_the_same_table(
     answer = capsys.readouterr().out
     assert answer.startswith("v3 (")
     monkeypatch.chdir(tmp_path.parent)
-    example.load_draw.cache_clear()
+    data.load_draw.cache_clear()
     assert example.cli([*ask[4:], "--predict", "query 3"]) == 0  # the checkpoint knows its data
     assert capsys.readouterr().out.splitlines()[1:] == answer.splitlines()[1:]
     assert example.cli([*ask, "--predict", "another sentence"]) == 2
@@ -344,9 +366,13 @@ def test_the_targets_training_boundaries_are_closed(example: ModuleType, tmp_pat
     assert tables[0] == tables[1]
 
 
+def folder_options(tmp_path: Path) -> list[str]:
+    return ["--source", str(tmp_path / "a" / "set"), "--target", str(tmp_path / "b" / "set")]
+
+
 def run_folders(example: ModuleType, tmp_path: Path, *options: str) -> int:
     """A run of two rows on the folders ``a`` and ``b``."""
-    arguments = ["--source", str(tmp_path / "a" / "set"), "--target", str(tmp_path / "b" / "set"), *options]
+    arguments = [*folder_options(tmp_path), *options]
     rows = ["--rows", "source-only", "full: "] if "--rows" not in options else []
     code: int = example.cli([*arguments, *rows, "--smoke", "--output", str(tmp_path / "out")])
     return code
@@ -362,15 +388,17 @@ def change_moments(prefix: Path, change: Callable[[dict[str, Any]], Any], vids: 
 
 
 @pytest.mark.parametrize("held", MOMENTS)
-def test_no_weight_depends_on_the_targets_training_moments(example: ModuleType, tmp_path: Path, held: Any) -> None:
+def test_no_weight_depends_on_the_targets_training_moments(
+    example: ModuleType, data: ModuleType, tmp_path: Path, held: Any
+) -> None:
     weights = []
     for change in (None, lambda row: held):
         folders(tmp_path)
         if change is not None:
-            domain = example.read_domain(example.Place(str(tmp_path / "b" / "set")), example.SPLITS)
+            domain = data.read_domain(data.Place(str(tmp_path / "b" / "set")), data.SPLITS)
             trained = {domain.videos[qid] for split in ("train", "val") for qid in domain.pairs[split].qids}
             change_moments(tmp_path / "b" / "set", change, sorted(trained)[:3])
-        example.load_draw.cache_clear()
+        data.load_draw.cache_clear()
         assert run_folders(example, tmp_path, "--rows", "full: ") == 0
         (model,) = (tmp_path / "out" / "models").glob("*.pt")
         weights.append(torch.load(model, weights_only=True)["model"])
@@ -378,11 +406,11 @@ def test_no_weight_depends_on_the_targets_training_moments(example: ModuleType, 
 
 
 def test_unlabelled_queries_are_left_out_and_counted(
-    example: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    example: ModuleType, data: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folders(tmp_path)
-    domain = example.read_domain(example.Place(str(tmp_path / "b" / "set")), example.SPLITS)
-    known = {split: [domain.videos[qid] for qid in domain.pairs[split].qids] for split in example.SPLITS}
+    domain = data.read_domain(data.Place(str(tmp_path / "b" / "set")), data.SPLITS)
+    known = {split: [domain.videos[qid] for qid in domain.pairs[split].qids] for split in data.SPLITS}
     change_moments(tmp_path / "b" / "set", lambda row: [], [*known["train"], *known["val"], *known["test"][:2]])
     change_moments(tmp_path / "a" / "set", lambda row: [], known["train"][:1])  # the same names in both
     assert run_folders(example, tmp_path) == 0
@@ -397,25 +425,29 @@ def test_unlabelled_queries_are_left_out_and_counted(
     rows = [row["row"] for row in json.loads((tmp_path / "every" / "table.json").read_text())["tables"][0]["rows"]]
     assert example.CEILING not in rows
     assert example.FULL in rows
-    example.load_draw.cache_clear()
+    data.load_draw.cache_clear()
     change_moments(tmp_path / "b" / "set", lambda row: [], known["test"])
     line = refused(example, capsys, *every, "--output", str(tmp_path / "none"))
     assert "set.jsonl: `test` must hold a query with a moment in this split, got unlabelled ones only" in line
 
 
 def test_splits_are_those_of_the_data_sets_name(
-    example: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    example: ModuleType,
+    data: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    place = example.Place("some/qv", splits="s.json")
-    assert example.splits_name(place, ["qv_val", "old_qv", "qv"]) == "qv"
-    assert example.splits_name(place, ["old_qv", "qv_val"]) == "qv_val"
-    assert example.splits_name(example.Place("some/qv_val_b"), ["old_qv", "qv_val"]) == "qv_val"
+    place = data.Place("some/qv", splits="s.json")
+    assert data.splits_name(place, ["qv_val", "old_qv", "qv"]) == "qv"
+    assert data.splits_name(place, ["old_qv", "qv_val"]) == "qv_val"
+    assert data.splits_name(data.Place("some/qv_val_b"), ["old_qv", "qv_val"]) == "qv_val"
     for known, told in ((["qv_a", "qv_b"], "qv_a, qv_b"), (["old_qv"], "old_qv")):
         with pytest.raises(example.VMRDataError, match=f"name the data set 'qv', or one alone .* got {told}"):
-            example.splits_name(place, known)
+            data.splits_name(place, known)
     (tmp_path / "charades").mkdir()
     monkeypatch.chdir(tmp_path / "charades")
-    assert example.Place(".").name == "charades"
+    assert data.Place(".").name == "charades"
     folders(tmp_path)
     parts = {"train": ["v0", "v1", "v2", "v3"], "val": ["v4"], "test": ["v5", "nobody"]}
     (tmp_path / "s.json").write_text(json.dumps({"set": parts}))
@@ -429,6 +461,205 @@ def test_more_queries_a_step_than_there_are_make_a_pass_one_step(example: Module
     folders(tmp_path)
     assert run_folders(example, tmp_path, "--batch-size", "64", "--epochs", "9") == 0
     assert json.loads((tmp_path / "out" / "table.json").read_text())["training"]["steps"] == 9
+
+
+def publish(folder: Path, seed: int, splits: dict[str, int]) -> None:
+    """Annotations as ActivityNet Captions has them, a file a split, with features beside."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    videos, queries = {}, {}
+    for split, count in splits.items():
+        entries = {}
+        for i in range(count):
+            vid = f"{split}{i}"
+            videos[vid], queries[f"{vid}_{split}_1"] = rng.standard_normal((9, 6)), rng.standard_normal((1, 5))
+            entries[vid] = {"duration": 18.0, "timestamps": [[2.0, 8.0]], "sentences": [f"a dog {'runs' * (i % 2)}"]}
+        (folder / f"{split}.json").write_text(json.dumps(entries))
+    np.savez(folder / "video.npz", **{vid: frames.astype(np.float32) for vid, frames in videos.items()})
+    np.savez(folder / "query.npz", **{qid: words.astype(np.float32) for qid, words in queries.items()})
+
+
+def test_published_files_are_the_splits(
+    data: ModuleType, tmp_path: Path, example: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish(tmp_path / "a", 0, {"train": 20, "test": 5})
+    publish(tmp_path / "b", 1, {"train": 12, "val": 4, "test": 6})
+    two, three = (data.read_domain(data.Place(str(tmp_path / name)), data.SPLITS) for name in "ab")
+    assert {name: len(part) for name, part in three.pairs.items()} == {"train": 12, "val": 4, "test": 6}
+    assert {name: len(part) for name, part in two.pairs.items()} == {"train": 18, "val": 2, "test": 5}
+    assert all(two.videos[qid].startswith("train") for qid in two.pairs["val"].qids)
+    assert all(len(two.opened(split)) == len(two.pairs[split]) for split in data.SPLITS)
+    run = ["--source", str(tmp_path / "a"), "--target", str(tmp_path / "b"), "--smoke", "--output"]
+    assert example.cli([*run, str(tmp_path / "out"), "--rows", "full: "]) == 0
+    assert "no file for val, 2 videos of train are held out as such" in capsys.readouterr().out
+    glove = tmp_path / "glove.txt"
+    glove.write_text("a 0.1 0.2 0.3\ndog 1 0 0.5\nruns 0.5 0.5 -1\n")
+    words = [*run, str(tmp_path / "glove"), "--glove", str(glove)]
+    assert example.cli([*words, "--rows", "full: "]) == 0
+    ask = ["--output", str(tmp_path / "glove"), "--predict", "the dog runs", "--video", "test1"]
+    assert example.cli(ask) == 0  # any sentence has features now
+    (tmp_path / "b" / "notes.json").write_text("{}")
+    data.load_draw.cache_clear()
+    line = refused(example, capsys, *run, str(tmp_path / "none"))
+    assert "hold one file of annotations, or one each with `train`, `test` and perhaps `val` in its name" in line
+    (tmp_path / "b" / "notes.json").unlink()
+    (tmp_path / "b" / "query_old").mkdir()
+    data.load_draw.cache_clear()
+    assert "hold query features once (or --source-query" in refused(example, capsys, *run, str(tmp_path / "none"))
+
+
+def test_annotations_may_be_a_file(
+    example: ModuleType, data: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders(tmp_path)
+    (tmp_path / "b" / "set.jsonl").rename(tmp_path / "notes.jsonl")
+    here = ["--source", str(tmp_path / "a" / "set.jsonl"), "--target", str(tmp_path / "notes.jsonl"), "--smoke"]
+    run = [*here, "--rows", "full: ", "--output", str(tmp_path / "out")]
+    assert "come with features (--source-video and" in refused(example, capsys, *run)
+    features = [
+        "--target-video",
+        str(tmp_path / "b/set_video.npz"),
+        "--target-query",
+        str(tmp_path / "b/set_query.npz"),
+    ]
+    assert example.cli([*run, *features]) == 0
+    assert job_files(tmp_path / "out") == {"set-to-notes-full-i-ii-iii-0.json"}
+
+
+def test_every_query_of_a_file_is_answered(
+    example: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders(tmp_path)
+    assert run_folders(example, tmp_path) == 0
+    (kept,) = (tmp_path / "out" / "predictions").glob("*-full-i-ii-iii-0.jsonl")
+    rows = {row["qid"]: row for row in map(json.loads, kept.read_text().splitlines())}
+    result = json.loads((tmp_path / "out" / "jobs" / f"{kept.stem}.json").read_text())
+    assert np.mean([row["iou"] for row in rows.values()]) == pytest.approx(result["metrics"][MIOU])
+    change_moments(tmp_path / "b" / "set", lambda row: [], [f"v{i}" for i in range(24)])
+    ask = ["--output", str(tmp_path / "out"), "--top", "3"]
+    assert example.cli([*ask, "--predict-all", str(tmp_path / "b" / "set.jsonl")]) == 0  # unlabelled, with no --target
+    (answered,) = (tmp_path / "out" / "predictions").glob("set-by-*.jsonl")
+    lines = [json.loads(line) for line in answered.read_text().splitlines()]
+    assert [line["qid"] for line in lines] == [str(i) for i in range(24)]
+    assert all(set(line) == {"qid", "query", "vid", "pred_relevant_windows"} for line in lines)
+    for line in lines:
+        windows = line["pred_relevant_windows"]
+        assert 1 <= len(windows) <= 3
+        if line["qid"] in rows:
+            assert [window[:2] for window in windows] == rows[line["qid"]]["spans"][:3]
+            assert [window[2] for window in windows] == pytest.approx(rows[line["qid"]]["scores"][:3])
+    wide = write_domain(tmp_path / "c", 1, width=7)
+    line = refused(example, capsys, *ask, "--predict-all", str(wide))
+    assert "features must be as those" in line
+    assert "have 6 features, got 7" in line
+
+
+def test_a_preset_and_thresholds_change_the_table_alone(example: ModuleType, tmp_path: Path) -> None:
+    folders(tmp_path)
+    assert run_folders(example, tmp_path, "--preset", "2d_tan:tacos", "--iou", "0.1") == 0
+    text = (tmp_path / "out" / "table.txt").read_text()
+    assert text.splitlines()[0] == "set to set: mean over 1 seed, evaluated as 2d_tan:tacos"
+    header = "R@1, 0.1 R@1, 0.3 R@1, 0.5 R@1, 0.7 R@5, 0.5 mIoU gap won"
+    assert " ".join(text.splitlines()[2].split()) == header
+    for row in json.loads((tmp_path / "out" / "table.json").read_text())["tables"][0]["rows"]:
+        assert row["mean"]["R@1, IoU=0.1"] >= row["mean"]["R@1, IoU=0.3"]
+        assert row["mean"]["R@5, IoU=0.5"] >= row["mean"][HEADLINE]
+
+
+def test_unusable_features_are_left_out_on_request(
+    example: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders(tmp_path)
+    nan_features(tmp_path / "b" / "set")
+    assert "set_query.npz" in refused(example, capsys, *folder_options(tmp_path), "--smoke")
+    assert run_folders(example, tmp_path, "--drop") == 0
+    assert "queries have unusable features: dropped (3)" in capsys.readouterr().out
+
+
+def test_a_world_named_twice_is_trained_once(example: ModuleType, tmp_path: Path) -> None:
+    twice = ["--world", "language", "--world", "language", "--rows", "source-only", "--smoke"]
+    assert example.cli([*twice, "--output", str(tmp_path)]) == 0
+    assert len(json.loads((tmp_path / "table.json").read_text())["tables"]) == 1
+
+
+def test_what_the_system_refuses_is_one_line(
+    example: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders(tmp_path)
+    run = [*folder_options(tmp_path), "--smoke", "--output", str(tmp_path / "out")]
+    assert refused(example, capsys, *run, "--splits", str(tmp_path)) == f"error: {tmp_path}: Is a directory"
+    assert "--device meta: the device must exist" in refused(example, capsys, *run, "--device", "meta")
+
+
+def test_shuffled_pairs_share_no_video(example: ModuleType, data: ModuleType) -> None:
+    batch = data.simulate(data.replace(data.WORLDS["language"], videos=9, test_videos=1)).target_train
+    for groups in ([0, 0, 0, 1, 1, 2, 3, 3, 3], [5, 5, 5, 5, 1, 2, 3, 4, 0], list(range(9))):
+        named = data.replace(batch, video_index=torch.tensor(groups), text_index=torch.arange(9))
+        orders = set()
+        for seed in range(20):
+            mixed = example.shuffled(named, seed)
+            assert torch.equal(mixed.words, batch.words[mixed.text_index])  # a text's index goes with its words
+            assert sorted(mixed.text_index.tolist()) == list(range(9))
+            assert not (named.video_index[mixed.text_index] == named.video_index).any()
+            orders.add(tuple(mixed.text_index.tolist()))
+        assert len(orders) > 10
+
+
+def results(row: str, hits: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
+    """Results of a row, a list of hits a seed, one query a video."""
+    return [
+        {
+            "row": row,
+            "seed": seed,
+            "metrics": dict.fromkeys(SHOWN, float(np.mean(hit))),
+            "values": dict.fromkeys(SHOWN, hit),
+            "videos": [str(i) for i in range(len(hit))],
+            "seconds": 1.0,
+            "constancy": 0.0,
+        }
+        for seed, hit in enumerate(hits)
+    ]
+
+
+def test_a_gap_is_told_where_there_is_one(example: ModuleType) -> None:
+    def made(high: Sequence[Sequence[float]]) -> dict[str, Any]:
+        low = [[0.0, 1.0] * 20] * 2
+        rows = [*results(example.SOURCE_ONLY, low), *results(example.FULL, [[1.0, 0.0] + [1.0] * 38] * 2)]
+        rows += results("source-only + source terms", low)
+        table: dict[str, Any] = example.table("p", [], rows + results(example.CEILING, high), one_test=True)
+        return table
+
+    clear = made([[1.0] * 40, [1.0] * 39 + [0.0]])
+    assert clear["no_gap"] == {}
+    by_name = {row["row"]: row["recovered"][HEADLINE] for row in clear["rows"]}
+    assert by_name[example.SOURCE_ONLY] == 0
+    assert by_name[example.FULL] == pytest.approx((0.975 - 0.5) / (0.9875 - 0.5))
+    noisy = made([[1.0] + [0.0, 1.0] * 19 + [1.0], [0.0, 1.0] * 20])  # seeds disagree whether there is any
+    assert all(row["recovered"] == {HEADLINE: None, MIOU: None} for row in noisy["rows"])
+    text = example.as_text([{**noisy, "seeds": 2, "rows": [{**noisy["rows"][0], "kind": "blind"}, *noisy["rows"]]}])
+    note = "note: no share of the gap: the interval of target-supervised less source-only must lie above 0, got +1.2 ["
+    assert sum(line.startswith(note) for line in text.splitlines()) == 1
+    told = noisy["compared"]
+    assert list(told)[2] == f"{example.FULL} less source-only + source terms, {HEADLINE}"
+    first = told[f"{example.FULL} less {example.SOURCE_ONLY}, {HEADLINE}"]
+    assert first.startswith("+47.5 [")
+    assert "by video; 47.5 [47.5, 47.5] over seeds" in first
+
+
+def test_the_plot_has_no_label_on_a_whisker(
+    example: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import matplotlib.pyplot as plt
+
+    figures = []
+    monkeypatch.setattr(plt, "close", figures.append)
+    rows = [*results(example.SOURCE_ONLY, [[0.1] * 4, [0.3] * 4]), *results(example.FULL, [[0.2] * 4, [0.25] * 4])]
+    example.plot([example.table("p", [], rows, one_test=True)], tmp_path / "plot.png")
+    (axis,) = figures[0].axes
+    assert axis.get_xlim()[1] <= 115
+    ends = [path.vertices[:, 0].max() for line in axis.collections for path in line.get_paths()]
+    for text, end in zip(axis.texts, ends):
+        assert text.get_position()[0] > end
 
 
 def nan_features(prefix: Path) -> None:
@@ -490,14 +721,14 @@ def test_bad_data_is_one_line_and_leaves_nothing(
     assert not [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
 
 
-def test_a_moment_after_the_end_is_dropped_and_reported(example: ModuleType, tmp_path: Path) -> None:
+def test_a_moment_after_the_end_is_dropped_and_reported(example: ModuleType, data: ModuleType, tmp_path: Path) -> None:
     prefix = write_domain(tmp_path, 0)
     moment_after_the_end(prefix)
-    place = example.Place(str(prefix))
-    domain = example.read_domain(place, example.SPLITS)
-    kept = [qid for split in example.SPLITS for qid in domain.opened(split).qids]
+    place = data.Place(str(prefix))
+    domain = data.read_domain(place, data.SPLITS)
+    kept = [qid for split in data.SPLITS for qid in domain.opened(split).qids]
     assert sorted(kept, key=int) == [str(i) for i in range(24) if i != 2]
-    pairs = [qid for split in example.SPLITS for qid in domain.pairs[split].qids]
+    pairs = [qid for split in data.SPLITS for qid in domain.pairs[split].qids]
     assert "2" in pairs  # without its boundaries the pair is as good as any
 
 
@@ -573,7 +804,7 @@ def test_validation_videos_of_a_world_can_be_trained_on(example: ModuleType, tmp
 
 def test_a_note_for_each_metric_where_a_blind_row_is_better(example: ModuleType) -> None:
     def row(name: str, kind: str, headline: float, miou: float) -> dict[str, Any]:
-        mean = dict.fromkeys(example.SHOWN, 0.5) | {example.HEADLINE: headline, example.MIOU: miou}
+        mean = dict.fromkeys(SHOWN, 0.5) | {HEADLINE: headline, MIOU: miou}
         return {"row": name, "kind": kind, "mean": mean, "interval": {metric: {} for metric in mean}}
 
     rows = [row("x", "blind", 0.2, 0.3), row("y", "blind", 0.1, 0.4), row("z", "trained", 0.3, 0.35)]
@@ -626,6 +857,11 @@ def test_a_missing_device_is_named(example: ModuleType, tmp_path: Path, capsys: 
         ["--smoke", "--source-query", "x"],
         ["--smoke", "--target-video", "x"],
         ["--smoke", "--target-query", "x"],
+        ["--smoke", "--glove", "x"],
+        ["--smoke", "--drop"],
+        ["--smoke", "--iou", "1.5"],
+        ["--smoke", "--preset", "mine"],
+        ["--predict", "a", "--video", "v", "--predict-all", "x"],
     ],
 )
 def test_contradictory_options(example: ModuleType, arguments: list[str]) -> None:

@@ -1,0 +1,267 @@
+"""The data of ``mmcda_vmr.py``: simulated worlds, or annotations and features on disk, as splits in memory.
+
+The moments of a domain are never among its pairs: ``Domain.opened`` reads those of one split.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Literal
+
+from mmda.vmr import (
+    WORLDS,
+    FeatureStore,
+    TextFeatures,
+    VMRBatch,
+    VMRDataError,
+    VMRDataset,
+    collate,
+    open_features,
+    read_annotations,
+    read_glove,
+    read_splits,
+    simulate,
+    tokenize,
+)
+from mmda.vmr.evaluation import pad_spans
+
+MAX_CLIPS = 32
+SPLITS = ("train", "val", "test")
+NOTES = (".jsonl", ".json", ".txt", ".csv")
+BESIDE_NOTES = re.compile(r"Charades_v1|gsub_|valid_videos|.*durations")  # published with the annotations
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a domain's data lies."""
+
+    path: str
+    video: tuple[str, ...] = ()
+    query: str | None = None
+    splits: str | None = None
+    max_clips: int | None = None
+    drop: bool = False
+    glove: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What the data set is called: the folder, or the file without its suffix."""
+        path = Path(os.path.abspath(self.path))
+        return path.stem if path.is_file() else path.name
+
+    def absolute(self) -> Place:
+        """The same place, named so that it is found from any folder."""
+
+        def whole(path: str | None) -> str | None:
+            return None if path is None else os.path.abspath(path)
+
+        return replace(
+            self,
+            path=os.path.abspath(self.path),
+            video=tuple(map(os.path.abspath, self.video)),
+            query=whole(self.query),
+            splits=whole(self.splits),
+            glove=whole(self.glove),
+        )
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is trained on: a simulated world, or two places on disk."""
+
+    name: str
+    world: str | None = None
+    videos: int | None = None
+    source: Place | None = None
+    target: Place | None = None
+
+
+@dataclass(frozen=True)
+class Domain:
+    """One domain in memory: the pairs of each split, every query's text and video by name, and what is to be told.
+
+    No moment is among them: ``opened`` reads those of one split, and leaves out its queries without any.
+    """
+
+    pairs: dict[str, VMRBatch]
+    opened: Callable[[str], VMRBatch]
+    texts: dict[str, str]
+    videos: dict[str, str]
+    told: tuple[str, ...] = ()
+
+
+def load(problem: Problem, seed: int) -> tuple[Domain, Domain]:
+    """Source and target. A simulated world is a new draw for each seed; real data stays the same."""
+    return load_draw(problem, 0 if problem.world is None else seed)
+
+
+@lru_cache(maxsize=2)
+def load_draw(problem: Problem, seed: int) -> tuple[Domain, Domain]:
+    """:func:`load`, each draw once."""
+    if problem.world is not None:
+        world = WORLDS[problem.world]
+        if problem.videos is not None:
+            world = replace(world, videos=problem.videos, test_videos=max(20, problem.videos // 4))
+        draw = simulate(world, seed=seed)
+        names = {qid: qid for qid in draw.texts}
+
+        def of(**splits: VMRBatch) -> Domain:
+            pairs = {split: batch.without_moments() for split, batch in splits.items()}
+            return Domain(pairs, splits.__getitem__, draw.texts, names)
+
+        source = of(train=draw.source_train, val=draw.source_val)
+        return source, of(train=draw.target_train, val=draw.target_val, test=draw.target_test)
+    assert problem.source is not None
+    assert problem.target is not None
+    source, target = read_domain(problem.source, ("train", "val")), read_domain(problem.target, SPLITS)
+    for what in ("frames", "words"):
+        a, b = (getattr(domain.pairs["train"], what).shape[-1] for domain in (source, target))
+        if a != b:
+            raise VMRDataError(problem.target.path, None, f"have {what} of one width in both domains", f"{a} and {b}")
+    return source, target
+
+
+def read_domain(place: Place, names: Sequence[str]) -> Domain:
+    """Annotations and features of one domain, checked, split by video, padded once; no moment is looked at."""
+    files = annotation_files(place)
+    data = read_datasets(place, files)
+    told = [str(part.report) for part in data.values() if not part.report.ok]  # only with --drop
+    if "" in data:
+        data = split_by_video(place, data[""], told)
+        files = dict.fromkeys(data, files[""])
+    else:
+        files = {"val": files["train"], **files}
+        if "val" not in data:
+            vids = in_order(data["train"].vids)
+            held = max(1, len(vids) // 10)
+            told.append(f"{place.path}: no file for val, {held} videos of train are held out as such")
+            train = data["train"]
+            data |= {"val": train.select(vids[:held]), "train": train.select(vids[held:])}
+    pairs = {name: collate([data[name][i] for i in range(len(data[name]))]) for name in names}
+
+    @cache
+    def opened(split: str) -> VMRBatch:
+        moments = {query.qid: query.windows for query in read_annotations(files[split])}
+        rows = [i for i, qid in enumerate(pairs[split].qids) if moments.get(qid)]
+        if not rows:
+            raise VMRDataError(files[split], split, "hold a query with a moment in this split", "unlabelled ones only")
+        batch = pairs[split] if len(rows) == len(pairs[split]) else pairs[split].slice(rows)
+        windows, mask = pad_spans([moments[qid] for qid in batch.qids])
+        return replace(batch, windows=windows.float(), window_mask=mask)
+
+    queries = [query for part in data.values() for query in part.queries]
+    texts, videos = ({query.qid: getattr(query, name) for query in queries} for name in ("text", "vid"))
+    return Domain(pairs, opened, texts, videos, tuple(told))
+
+
+def split_by_video(place: Place, data: VMRDataset, told: list[str]) -> dict[str, VMRDataset]:
+    """The splits that --splits lists, else 70 / 10 / 20 by video."""
+    if place.splits is not None:
+        every = read_splits(place.splits)
+        splits = every[splits_name(place, list(every))]
+        listed = {vid for vids in splits.values() for vid in vids}
+        unknown, spare = len(listed.difference(data.vids)), len(set(data.vids) - listed)
+        if unknown:
+            told.append(f"{place.splits}: of {len(listed)} videos listed for {place.name}, {unknown} are unknown there")
+        if spare:
+            told.append(f"{place.splits}: of {len(data.vids)} videos of {place.name}, {spare} are in no split")
+    else:
+        vids = in_order(data.vids)
+        a, b = int(0.7 * len(vids)), int(0.8 * len(vids))
+        splits = {"train": tuple(vids[:a]), "val": tuple(vids[a:b]), "test": tuple(vids[b:])}
+    for name in SPLITS:
+        if not set(splits.get(name, ())) & set(data.vids):
+            raise VMRDataError(place.splits or place.path, name, "hold at least one query in this split", "none")
+    return {name: data.select(splits[name]) for name in SPLITS}
+
+
+def splits_name(place: Place, known: list[str]) -> str:
+    """Which of the data sets of --splits this one is: of the same name, else the one whose name begins so, or it."""
+    found = [name for name in known if name == place.name]
+    found = found or [name for name in known if name.startswith(place.name) or place.name.startswith(name)]
+    if len(found) != 1:
+        rule = f"name the data set {place.name!r}, or one alone that begins so"
+        raise VMRDataError(place.splits or "", None, rule, ", ".join(found or known) or "none")
+    return found[0]
+
+
+def in_order(vids: Sequence[str]) -> list[str]:
+    """Videos in an order that depends on nothing but their names."""
+    return sorted(vids, key=hash_text)
+
+
+def hash_text(text: str) -> int:
+    """A hash that does not change from run to run."""
+    value = 0
+    for byte in text.encode():
+        value = (value * 1_000_003 + byte) % (1 << 61)
+    return (value * 0x9E3779B97F4A7C15) % (1 << 61)
+
+
+def annotation_files(place: Place) -> dict[str, Path]:
+    """The one file of annotations, under no name, or the published files of train, val and test under theirs."""
+    path = Path(place.path)
+    if not path.is_dir():
+        file = path if path.is_file() else Path(f"{path}.jsonl")
+        if not file.exists():
+            raise VMRDataError(file, None, "exist as annotations", "no such file or folder")
+        return {"": file}
+    found = [p for p in sorted(path.iterdir()) if p.suffix in NOTES and not BESIDE_NOTES.match(p.name)]
+    if len(found) == 1:
+        return {"": found[0]}
+    words = [[word for word in SPLITS if word in re.split(r"[._-]", file.name)] for file in found]
+    files = {word[0]: file for word, file in zip(words, found) if len(word) == 1}
+    if not (len(files) == len(found) > 1 and {"train", "test"} <= set(files)):
+        rule = "hold one file of annotations, or one each with `train`, `test` and perhaps `val` in its name"
+        came = ", ".join(file.name for file in found) or "none"
+        raise VMRDataError(path, None, f"{rule} (or name a file instead of the folder)", came)
+    if place.splits is not None:
+        raise VMRDataError(path, None, "be one file of annotations for --splits", ", ".join(map(str, files.values())))
+    return files
+
+
+def read_datasets(place: Place, files: dict[str, Path]) -> dict[str, VMRDataset]:
+    """Annotations, their moments closed, with features: `video*` and `query*` in the folder or PREFIX_*.npz."""
+    path = Path(place.path)
+    notes = {split: read_annotations(file, closed=True) for split, file in files.items()}
+    video, query = place.video, place.query
+    if path.is_dir():
+        beside = [p for p in sorted(path.iterdir()) if p.suffix not in NOTES]
+        video = video or tuple(str(p) for p in beside if p.name.startswith("video"))
+        queries = [str(p) for p in beside if p.name.startswith("query")]
+        if query is None and len(queries) > 1 and place.glove is None:
+            rule = "hold query features once (or --source-query, --target-query must name them)"
+            raise VMRDataError(path, None, rule, ", ".join(queries))
+        query = query or next(iter(queries), None)
+    else:
+        prefix = path.with_suffix("") if path.is_file() else path
+        video = video or (f"{prefix}_video.npz",)
+        query = query or f"{prefix}_query.npz"
+        needed = video if place.glove else (*video, query)
+        missing = [name for name in needed if path.is_file() and not Path(name).exists()]
+        if missing:
+            rule = "come with features (--source-video and --source-query, or --target-..., name them)"
+            raise VMRDataError(path, None, rule, f"no {missing[0]}")
+    if not video or (query is None and place.glove is None):
+        missing_kind = "video" if not video else "query"
+        rule = f"hold `{missing_kind}` features, or --source-{missing_kind}, --target-{missing_kind} name them"
+        raise VMRDataError(path, None, rule, "none")
+    frames = open_features(video if len(video) > 1 else video[0])
+    words: dict[str, FeatureStore]
+    if place.glove is not None:
+        vectors = read_glove(place.glove, {word for each in notes.values() for q in each for word in tokenize(q.text)})
+        words = {split: TextFeatures(each, vectors) for split, each in notes.items()}
+    else:
+        assert query is not None
+        one = open_features(query, kind="query", ids=[qid for each in notes.values() for qid in each.order])
+        words = dict.fromkeys(notes, one)
+    on_bad: Literal["drop", "raise"] = "drop" if place.drop else "raise"
+    return {
+        split: VMRDataset(each, frames, words[split], max_clips=place.max_clips, on_bad=on_bad)
+        for split, each in notes.items()
+    }
