@@ -135,6 +135,7 @@ def read_domain(place: Place, names: Sequence[str]) -> Domain:
         data = split_by_video(place, data[""], told)
         files = dict.fromkeys(data, files[""])
     else:
+        told.append(f"{place.path}: " + ", ".join(f"{split} is {file.name}" for split, file in sorted(files.items())))
         files = {"val": files["train"], **files}
         if "val" not in data:
             vids = in_order(data["train"].vids)
@@ -152,7 +153,7 @@ def read_domain(place: Place, names: Sequence[str]) -> Domain:
             raise VMRDataError(files[split], split, "hold a query with a moment in this split", "unlabelled ones only")
         batch = pairs[split] if len(rows) == len(pairs[split]) else pairs[split].slice(rows)
         windows, mask = pad_spans([moments[qid] for qid in batch.qids])
-        return replace(batch, windows=windows.float(), window_mask=mask)
+        return replace(batch, windows=windows, window_mask=mask)
 
     queries = [query for part in data.values() for query in part.queries]
     texts, videos = ({query.qid: getattr(query, name) for query in queries} for name in ("text", "vid"))
@@ -216,8 +217,10 @@ def annotation_files(place: Place) -> dict[str, Path]:
         return {"": found[0]}
     words = [[word for word in SPLITS if word in re.split(r"[._-]", file.name)] for file in found]
     files = {word[0]: file for word, file in zip(words, found) if len(word) == 1}
+    if set(files) == {"train", "val"}:  # the labels of the test split are kept back: QVHighlights
+        files = {"train": files["train"], "test": files["val"]}
     if not (len(files) == len(found) > 1 and {"train", "test"} <= set(files)):
-        rule = "hold one file of annotations, or one each with `train`, `test` and perhaps `val` in its name"
+        rule = "hold one file of annotations, or one each with `train` and `test` or `val` in its name"
         came = ", ".join(file.name for file in found) or "none"
         raise VMRDataError(path, None, f"{rule} (or name a file instead of the folder)", came)
     if place.splits is not None:

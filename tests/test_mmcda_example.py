@@ -484,6 +484,10 @@ def test_published_files_are_the_splits(
 ) -> None:
     publish(tmp_path / "a", 0, {"train": 20, "test": 5})
     publish(tmp_path / "b", 1, {"train": 12, "val": 4, "test": 6})
+    publish(tmp_path / "c", 1, {"train": 12, "val": 4})
+    kept_back = data.read_domain(data.Place(str(tmp_path / "c")), data.SPLITS)
+    assert kept_back.told[0].endswith("c: test is val.json, train is train.json")
+    assert {name: len(part) for name, part in kept_back.pairs.items()} == {"train": 11, "val": 1, "test": 4}
     two, three = (data.read_domain(data.Place(str(tmp_path / name)), data.SPLITS) for name in "ab")
     assert {name: len(part) for name, part in three.pairs.items()} == {"train": 12, "val": 4, "test": 6}
     assert {name: len(part) for name, part in two.pairs.items()} == {"train": 18, "val": 2, "test": 5}
@@ -501,7 +505,7 @@ def test_published_files_are_the_splits(
     (tmp_path / "b" / "notes.json").write_text("{}")
     data.load_draw.cache_clear()
     line = refused(example, capsys, *run, str(tmp_path / "none"))
-    assert "hold one file of annotations, or one each with `train`, `test` and perhaps `val` in its name" in line
+    assert "hold one file of annotations, or one each with `train` and `test` or `val` in its name" in line
     (tmp_path / "b" / "notes.json").unlink()
     (tmp_path / "b" / "query_old").mkdir()
     data.load_draw.cache_clear()
