@@ -575,7 +575,8 @@ def test_unusable_features_are_left_out_on_request(
 ) -> None:
     folders(tmp_path)
     nan_features(tmp_path / "b" / "set")
-    assert "set_query.npz" in refused(example, capsys, *folder_options(tmp_path), "--smoke")
+    run = [*folder_options(tmp_path), "--smoke", "--output", str(tmp_path / "none")]
+    assert "set_query.npz" in refused(example, capsys, *run)
     assert run_folders(example, tmp_path, "--drop") == 0
     assert "queries have unusable features: dropped (3)" in capsys.readouterr().out
 
