@@ -48,6 +48,7 @@ from mmda._checks import (
     fail,
     shape_text,
 )
+from mmda._contrastive import normalized_rows
 from mmda._masking import full_precision, working_dtype
 from mmda._spectral import zero_undefined
 from mmda.kernels import Gaussian, Kernel
@@ -130,7 +131,7 @@ def soft_neighbourhood_density(
     check_number(caller, "temperature", temperature, above=0)
     check_count(caller, "block_size", block_size)
     with full_precision(features):
-        u = F.normalize(_kept_rows(caller, "features", features, mask, least=2), dim=1)
+        u = normalized_rows(_kept_rows(caller, "features", features, mask, least=2))
         n = u.shape[0]
         total = torch.zeros((), dtype=torch.float64)
         for block in _blocks(n, block_size):
@@ -524,6 +525,7 @@ def _pairs(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Unit rows of the kept pairs and an identity each; equal identities are interchangeable."""
     check_features(caller, "anchor", anchor)
+    check_floating(caller, "positive", positive)
     check_same_shape(caller, "anchor", anchor, "positive", positive)
     n = anchor.shape[0]
     identity = torch.arange(n, device=anchor.device)
@@ -540,7 +542,7 @@ def _pairs(
         if anchor.shape[0] == 0:
             fail(caller, "mask", "keep at least one pair", "none")
     dtype = working_dtype(anchor, positive)
-    unit = (F.normalize(side.detach().to(dtype), dim=1) for side in (anchor, positive))
+    unit = (normalized_rows(side.detach().to(dtype)) for side in (anchor, positive))
     return next(unit), next(unit), identity
 
 

@@ -295,3 +295,21 @@ def test_errors_name_the_rule() -> None:
         validators.span_constancy(x)
     with pytest.raises(ValueError, match=r"`mask` must keep at least one clip, got none"):
         validators.span_entropy(x, x, torch.zeros(4, 3, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e-14, 1e-3, 1e20])
+def test_scores_on_directions_do_not_feel_the_scale(scale: float) -> None:
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(20, 4, generator=generator)
+    y = x + 0.5 * torch.randn(20, 4, generator=generator)
+    torch.testing.assert_close(validators.held_out_pair_loss(scale * x, scale * y), validators.held_out_pair_loss(x, y))
+    assert validators.pair_retrieval_recall(scale * x, scale * y) == validators.pair_retrieval_recall(x, y)
+    density = validators.soft_neighbourhood_density
+    torch.testing.assert_close(density(scale * x), density(x))
+
+
+@pytest.mark.parametrize("score", [validators.held_out_pair_loss, validators.pair_retrieval_recall])
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int64])
+def test_both_sides_of_pairs_are_floating_point(score: Callable[..., Tensor], dtype: torch.dtype) -> None:
+    with pytest.raises(TypeError, match=r"`positive` must be a floating-point tensor, got torch\."):
+        score(torch.zeros(3, 2), torch.zeros(3, 2, dtype=dtype))
