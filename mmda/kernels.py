@@ -16,7 +16,6 @@ from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
-from typing_extensions import Self
 
 from mmda._checks import (
     check_choice,
@@ -45,7 +44,10 @@ class Kernel(Protocol):
     """What a discrepancy asks of a kernel."""
 
     def settle(self, rows: Tensor, weight: Tensor | None = None) -> Tensor:
-        """The bandwidth for these pooled rows ``(n, d)``: a detached scalar tensor."""
+        """The bandwidth for these pooled rows ``(n, d)`` and their counts ``(n,)``: a scalar tensor.
+
+        What the rows say is detached. A tensor that the kernel was given comes back with its gradient.
+        """
         ...
 
     def evaluate(self, squared: Tensor, bandwidth: Tensor) -> Tensor:
@@ -203,6 +205,8 @@ def median_bandwidth(rows: Tensor, weight: Tensor | None = None) -> Tensor:
         n = x.shape[0]
         if n == 1 and w is None:
             return torch.ones((), dtype=x.dtype, device=x.device)
+        top = _defined(x.abs().amax())  # squares of far or near rows would leave the range of float32
+        x = x / top
         centre = x.mean(0) if w is None else safe_divide(w @ x, w.sum())
         squared = centred_squared_distances(x - centre, x - centre, same=True)
         upper = torch.triu_indices(n, n, offset=0 if w is not None else 1, device=x.device)
@@ -223,7 +227,7 @@ def median_bandwidth(rows: Tensor, weight: Tensor | None = None) -> Tensor:
             high = ordered.gather(0, (reached <= half + slack).sum(0, keepdim=True).clamp(max=last)).squeeze(0)
             low, high = torch.where(half > 0, low, 0 * half), torch.where(half > 0, high, 0 * half)
             low = torch.where(ordered[-1].isnan(), ordered[-1], low)  # NaN is sorted last
-        return _defined((low.sqrt() + high.sqrt()) / 2)
+        return _defined((low.sqrt() + high.sqrt()) / 2 * top)
 
 
 def _middle(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -328,10 +332,6 @@ class _Radial:
         scales = ", ".join(f"{s:g}" for s in self.scales)
         return f"{type(self).__name__}(bandwidth={shown}, scales=({scales}{',' if len(self.scales) == 1 else ''}))"
 
-    def single(self) -> Self:
-        """The same kernel with its bandwidth alone (one scale of 1)."""
-        return type(self)(self.bandwidth, scales=(1.0,))
-
 
 class Gaussian(_Radial):
     r"""Gaussian kernel, averaged over several bandwidths.
@@ -415,10 +415,6 @@ class RationalQuadratic(_Radial):
 
     def __repr__(self) -> str:
         return super().__repr__().replace("(", f"(alpha={self.alpha:g}, ", 1)
-
-    def single(self) -> Self:
-        """The same kernel with its bandwidth alone (one scale of 1)."""
-        return type(self)(self.bandwidth, alpha=self.alpha, scales=(1.0,))
 
 
 class Energy:

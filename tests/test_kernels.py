@@ -314,9 +314,13 @@ def test_equality_is_by_value() -> None:
     assert learned != Gaussian(torch.tensor(1.0))
 
 
-def test_single_keeps_everything_but_the_scales() -> None:
-    assert Gaussian("mean").single() == Gaussian("mean", scales=(1.0,))
-    assert RationalQuadratic(3.0, alpha=0.5).single() == RationalQuadratic(3.0, alpha=0.5, scales=(1.0,))
+@pytest.mark.parametrize("bandwidth", [mean_bandwidth, median_bandwidth])
+@pytest.mark.parametrize("scale", [1e-25, 1e20])
+@pytest.mark.parametrize("counted", [False, True])
+def test_bandwidths_grow_with_the_features_over_the_range_of_float32(bandwidth, scale: float, counted: bool) -> None:
+    x = torch.randn(21, 4, generator=torch.Generator().manual_seed(0))
+    weight = torch.arange(21.0) % 3 if counted else None
+    torch.testing.assert_close(bandwidth(scale * x, weight), scale * bandwidth(x, weight), rtol=1e-5, atol=0)
 
 
 def test_every_kernel_satisfies_the_protocol() -> None:
