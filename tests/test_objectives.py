@@ -58,6 +58,29 @@ def test_all_weights_zero_is_a_connected_zero() -> None:
     assert term.grad.item() == 0
 
 
+def test_a_weight_may_be_a_scalar_tensor_whose_value_is_not_read() -> None:
+    terms = {"a": torch.tensor(3.0, requires_grad=True), "b": torch.tensor(2.0)}
+    for number in (0.0, 1.0, 0.5):
+        weight = torch.tensor(number, requires_grad=True)
+        total = weighted_sum(terms, {"a": weight}).total
+        assert total.item() == 3 * number + 2
+        slopes = torch.autograd.grad(total, (weight, terms["a"]))
+        assert [slope.item() for slope in slopes] == [3, number]
+    compiled = torch.compile(lambda a, w: weighted_sum({"a": a}, {"a": w}).total, backend="eager", fullgraph=True)
+    assert compiled(torch.tensor(3.0), torch.tensor(0.5)).item() == 1.5
+    meta = weighted_sum({"a": torch.tensor(3.0, device="meta")}, {"a": torch.tensor(0.5, device="meta")})
+    assert meta.total.device.type == "meta"
+    with pytest.raises(ValueError, match=r"weighted_sum: `weights\['a'\]` must be a number or a scalar tensor, got \(2,\)"):
+        weighted_sum(terms, {"a": torch.ones(2)})
+
+
+def test_nothing_left_is_zero_whatever_the_terms_are() -> None:
+    term = torch.tensor(math.nan, requires_grad=True)
+    total = weighted_sum({"a": term}, {"a": 0.0}).total
+    total.backward()
+    assert (total.item(), term.grad.item()) == (0, 0)
+
+
 def test_errors() -> None:
     one = torch.tensor(1.0)
     text = r"weighted_sum: `weights` must name roles among \['moment', 'video'\], got \['query', 'vdeo'\]"
