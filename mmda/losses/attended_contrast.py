@@ -44,7 +44,8 @@ def attended_contrastive_loss(
         negative_mask: bool, entry (i, j) True where query j may serve as a negative of video i and conversely: False
             for queries of the same video and for duplicate texts.
         mask: bool, True = a real pair.
-        weight: how often each pair counts.
+        weight: how often each pair counts, in the mean and as a negative of the others. Equal pairs are duplicates: a
+            pair that counts twice is no negative of itself, where a repeated pair without ``negative_mask`` would be.
 
     Shape:
         ``frames`` (n, t, d), ``queries`` (n, d), ``frame_mask`` (n, t), ``negative_mask`` (n, n), ``mask`` and
@@ -79,7 +80,8 @@ def attended_contrastive_loss(
         similarity = torch.matmul(f, q.T).transpose(1, 2)  # (video, query, t)
         attention = masked_softmax(similarity.detach() / attention_temperature, keep.unsqueeze(1), -1)
         pooled = torch.bmm(attention, f)  # (video, query, d)
-        cosine = (attention * similarity).sum(-1) * (pooled.square().sum(-1) + 1e-12).rsqrt()
+        squared = pooled.square().sum(-1)
+        cosine = (attention * similarity).sum(-1) * torch.where(squared > 0, squared, torch.ones_like(squared)).rsqrt()
         return pair_cross_entropy(cosine / temperature, candidates, counts)
 
 

@@ -49,7 +49,8 @@ def multiple_instance_loss(
         frame_mask: bool, True = keep. Padding may hold anything; a video without a frame counts as absent.
         negative_mask: bool, entry (i, j) True where query j may serve as a negative of video i and conversely.
         mask: bool, True = a real pair.
-        weight: how often each pair counts.
+        weight: how often each pair counts, in the mean and as a negative of the others. Equal pairs are duplicates: a
+            pair that counts twice is no negative of itself, where a repeated pair without ``negative_mask`` would be.
 
     Shape:
         ``frames`` (n, t, d), ``queries`` (n, d), ``frame_mask`` (n, t), ``negative_mask`` (n, n), ``mask`` and

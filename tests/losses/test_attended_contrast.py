@@ -255,3 +255,10 @@ def test_module_is_the_function() -> None:
     assert torch.equal(AttendedContrastiveLoss(**setting)(frames, queries, frame_mask=mask), expected)
     with pytest.raises(ValueError, match="AttendedContrastiveLoss: `attention_temperature` must be a finite number"):
         AttendedContrastiveLoss(attention_temperature=0)
+
+
+def test_frames_that_nearly_cancel_are_pooled_by_the_formula() -> None:
+    frames = torch.tensor([[[1.0, 0, 0], [-1.0, 1e-7, 0]], [[0, 0, 1.0], [0, 0, 1.0]]], dtype=torch.float64)
+    queries = torch.tensor([[0.0, 1.0, 0], [0, 0, 1.0]], dtype=torch.float64)  # the sum of the first pair's frames
+    value = attended_contrastive_loss(frames, queries, temperature=1.0, attention_temperature=1e9)
+    assert value.item() == pytest.approx(math.log(1 + math.exp(-1)), rel=1e-6)
