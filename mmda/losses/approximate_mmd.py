@@ -122,7 +122,7 @@ class BlockMMDLoss(nn.Module):
         return block_mmd_loss(source, target, kernel=current_kernel(self, self.kernel), block_rows=self.block_rows)
 
     def extra_repr(self) -> str:
-        return f"kernel={self.kernel!r}, block_rows={self.block_rows}"
+        return f"kernel={current_kernel(self, self.kernel)!r}, block_rows={self.block_rows}"
 
 
 def random_feature_mmd_loss(
@@ -312,4 +312,4 @@ class RandomFeatureMMDLoss(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        return f"kernel={self.kernel!r}, n_features={self.n_features}"
+        return f"kernel={current_kernel(self, self.kernel)!r}, n_features={self.n_features}"

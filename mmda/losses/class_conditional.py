@@ -145,4 +145,4 @@ class LocalMMDLoss(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        return f"kernel={self.kernel!r}, classes={self.classes!r}"
+        return f"kernel={current_kernel(self, self.kernel)!r}, classes={self.classes!r}"

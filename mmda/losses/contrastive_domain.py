@@ -158,4 +158,4 @@ class ContrastiveDomainDiscrepancyLoss(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        return f"kernel={self.kernel!r}, classes={self.classes!r}"
+        return f"kernel={current_kernel(self, self.kernel)!r}, classes={self.classes!r}"

@@ -168,18 +168,20 @@ class HSICLoss(nn.Module):
         self, anchor: Tensor, positive: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
         """See :func:`hsic_loss`."""
-        positive_kernel = self.positive_kernel
-        if positive_kernel is not None:
-            positive_kernel = current_kernel(self, positive_kernel, "positive_bandwidth")
         return hsic_loss(
             anchor,
             positive,
             kernel=current_kernel(self, self.kernel),
-            positive_kernel=positive_kernel,
+            positive_kernel=self._other(),
             estimator=self.estimator,
             weight=weight,
             mask=mask,
         )
 
     def extra_repr(self) -> str:
-        return f"kernel={self.kernel!r}, positive_kernel={self.positive_kernel!r}, estimator={self.estimator!r}"
+        kernel = current_kernel(self, self.kernel)
+        return f"kernel={kernel!r}, positive_kernel={self._other()!r}, estimator={self.estimator!r}"
+
+    def _other(self) -> Kernel | None:
+        other = self.positive_kernel
+        return None if other is None else current_kernel(self, other, "positive_bandwidth")

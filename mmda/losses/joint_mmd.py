@@ -274,4 +274,4 @@ estimator='biased')
         )
 
     def extra_repr(self) -> str:
-        return f"kernel={self.kernel!r}, estimator={self.estimator!r}"
+        return f"kernel={current_kernel(self, self.kernel)!r}, estimator={self.estimator!r}"

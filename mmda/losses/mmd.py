@@ -57,9 +57,9 @@ def mmd_loss(
         ``source`` (n, d), ``target`` (m, d), or with a mask (b, t, d); weights and masks (n,) and (m,), or (b, t).
 
     Returns:
-        Scalar, float32 (float64 for float64 input). Biased: in [0, 2] for the bounded kernels here. Unbiased and
-        linear may be negative and are never clamped. A side with no row left gives zero, with ``"unbiased"`` also a
-        side with at most one.
+        Scalar, float32 (float64 for float64 input). Biased: in [0, 2], up to rounding, for the bounded kernels here.
+        Unbiased and linear may be negative and are never clamped. A side with no row left gives zero, with
+        ``"unbiased"`` also a side with at most one.
 
     Raises:
         ValueError: wrong shapes; one row and ``"unbiased"``; fewer than two rows, unequal sizes, weights or masks
@@ -186,4 +186,4 @@ class MMDLoss(nn.Module):
 
     def extra_repr(self) -> str:
         shown = "" if self.block_size is None else f", block_size={self.block_size}"
-        return f"kernel={self.kernel!r}, estimator={self.estimator!r}{shown}"
+        return f"kernel={current_kernel(self, self.kernel)!r}, estimator={self.estimator!r}{shown}"

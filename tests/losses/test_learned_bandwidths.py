@@ -104,3 +104,22 @@ def test_compiled_with_a_learned_bandwidth() -> None:
 def test_a_number_is_no_state() -> None:
     assert not MMDLoss(kernel=Gaussian(2.0)).state_dict()
     assert not MMDLoss().state_dict()
+
+
+KERNEL_LOSSES = [
+    lambda kernel: BlockMMDLoss(kernel=kernel),
+    lambda kernel: ContrastiveDomainDiscrepancyLoss(kernel=kernel),
+    lambda kernel: HSICLoss(kernel=kernel),
+    lambda kernel: HSICLoss(positive_kernel=kernel),
+    lambda kernel: JointMMDLoss(kernel=kernel),
+    lambda kernel: LocalMMDLoss(kernel=kernel),
+    lambda kernel: MMDLoss(kernel=kernel),
+    lambda kernel: RandomFeatureMMDLoss(kernel=kernel),
+]
+
+
+@pytest.mark.parametrize("make", KERNEL_LOSSES, ids=lambda make: type(make(Gaussian())).__name__)
+def test_the_repr_shows_the_bandwidth_that_is_used(make) -> None:
+    module = make(Gaussian(torch.tensor(2.0))).double()
+    module.load_state_dict({name: torch.tensor(7.0) for name in module.state_dict()})
+    assert "bandwidth=tensor(7., dtype=torch.float64)" in repr(module)
