@@ -72,7 +72,7 @@ class TwoSampleResult:
 
     statistic: float
     p_value: float
-    null: Tensor = field(repr=False)
+    null: Tensor = field(repr=False, compare=False)  # a comparison of tensors is no truth value
     bandwidth: float
     method: str
 

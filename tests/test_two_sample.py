@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -276,3 +277,9 @@ def test_beside_kerneltests() -> None:
         ours += permutation_test(torch.from_numpy(x), torch.from_numpy(y), permutations=199).rejects()
         theirs += bool(kt.two_sample(x, y, B1=199, B2=200, B3=20, seed=seed))
     assert ours >= theirs - 3
+
+
+def test_results_compare_without_their_draws() -> None:
+    result = TwoSampleResult(0.5, 0.25, torch.tensor([0.125, 0.25, 0.625]), 1.0, "permutation")
+    assert result == dataclasses.replace(result, null=result.null.clone())
+    assert result != dataclasses.replace(result, p_value=0.5)
