@@ -16,10 +16,11 @@ class DomainDiscriminator(nn.Module):
         features: width of the input.
         hidden: widths of the hidden layers, from the input on; empty for a linear discriminator.
         domains: number of domains. Two give one logit (of domain 1, the target), more give one each.
+        one_logit: False gives two domains one logit each as well, as losses of K domains ask for.
         dropout: share of hidden units dropped in training.
 
     Shape:
-        (..., features) to (...) for two domains, (..., domains) for more.
+        (..., features) to (...) for two domains with one logit, (..., domains) otherwise.
 
     Returns:
         Logits, never probabilities: the losses apply the log-sigmoid or log-softmax themselves.
@@ -44,7 +45,13 @@ class DomainDiscriminator(nn.Module):
     """
 
     def __init__(
-        self, features: int, *, hidden: Sequence[int] = (256, 256), domains: int = 2, dropout: float = 0.0
+        self,
+        features: int,
+        *,
+        hidden: Sequence[int] = (256, 256),
+        domains: int = 2,
+        one_logit: bool = True,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         check_count("DomainDiscriminator", "features", features)
@@ -55,6 +62,7 @@ class DomainDiscriminator(nn.Module):
         check_number("DomainDiscriminator", "dropout", dropout, at_least=0.0, below=1.0)
         self.features = features
         self.domains = domains
+        self.one_logit = one_logit and domains == 2
         layers: list[nn.Module] = []
         width = features
         for size in hidden:
@@ -62,7 +70,7 @@ class DomainDiscriminator(nn.Module):
             if dropout > 0:
                 layers.append(nn.Dropout(dropout))
             width = size
-        layers.append(nn.Linear(width, 1 if domains == 2 else domains))
+        layers.append(nn.Linear(width, 1 if self.one_logit else domains))
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,7 +79,7 @@ class DomainDiscriminator(nn.Module):
         if x.ndim == 0 or x.shape[-1] != self.features:
             fail("DomainDiscriminator", "x", f"have shape (..., {self.features})", shape_text(x))
         logits: Tensor = self.layers(x)
-        return logits.squeeze(-1) if self.domains == 2 else logits
+        return logits.squeeze(-1) if self.one_logit else logits
 
 
 __all__ = ["DomainDiscriminator"]

@@ -234,7 +234,8 @@ class MultiDomainAdversarialLoss(nn.Module):
     Computes :func:`multi_domain_adversarial_loss` of ``discriminator(reversal(features))``.
 
     Args:
-        discriminator: maps rows (n, d) to logits (n, K), K >= 2.
+        discriminator: maps rows (n, d) to logits (n, K), K >= 2; for two domains
+            ``DomainDiscriminator(d, one_logit=False)``.
         strength: see :class:`~mmda.layers.GradientReversal`; :meth:`set_strength` changes it.
 
     Shape:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from mmda.layers import DomainDiscriminator
+from mmda.losses import MultiDomainAdversarialLoss, domain_adversarial_loss
 
 
 def test_is_the_perceptron_it_says() -> None:
@@ -57,3 +58,13 @@ def test_errors() -> None:
         DomainDiscriminator(4, dropout=1.0)
     with pytest.raises(TypeError, match="`hidden` must be an integer >= 1, got float"):
         DomainDiscriminator(4, hidden=[2.5])  # type: ignore[list-item]
+
+
+def test_two_domains_may_have_a_logit_each() -> None:
+    x, domain = torch.randn(5, 3), torch.tensor([0, 1, 1, 0, 1])
+    net = DomainDiscriminator(3, hidden=[4], one_logit=False)
+    two = net(x)
+    assert two.shape == (5, 2)
+    one = two[:, 1] - two[:, 0]
+    expected = domain_adversarial_loss(one[domain == 0], one[domain == 1])
+    torch.testing.assert_close(MultiDomainAdversarialLoss(net)(x, domain), expected)
