@@ -17,7 +17,7 @@ def dann_ramp(progress: float, *, gamma: float = 10.0) -> float:
         gamma: steepness, > 0.
 
     Returns:
-        A float in [0, 1).
+        A float in [0, 1]: below 1 but for rounding, which gives 1 from :math:`\gamma p = 37` on.
 
     Raises:
         ValueError: ``gamma`` is not positive, ``progress`` is not finite.

@@ -73,3 +73,7 @@ def test_ramps_are_monotone_and_stay_in_the_unit_interval(ramp, sign) -> None:
 def test_errors(make, text) -> None:
     with pytest.raises(ValueError, match=text):
         make()
+
+
+def test_dann_ramp_reaches_one_by_rounding_alone() -> None:
+    assert dann_ramp(1.0, gamma=36.0) < 1.0 == dann_ramp(1.0, gamma=37.0)
