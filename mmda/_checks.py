@@ -111,6 +111,8 @@ def check_same_shape(caller: str, first: str, a: Tensor, second: str, b: Tensor)
 
 def check_choice(caller: str, argument: str, value: object, choices: Sequence[str]) -> None:
     """The value is one of the named choices."""
+    if not isinstance(value, str) and hasattr(value, "shape"):  # arrays and tensors compare entry by entry
+        fail_type(caller, argument, "be one of " + ", ".join(repr(c) for c in choices), value)
     if value not in choices:
         fail(caller, argument, "be one of " + ", ".join(repr(c) for c in choices), repr(value))
 

@@ -68,8 +68,8 @@ def as_logit_rows(
 
 
 def weighted_mean(values: Tensor, weight: Tensor | None) -> Tensor:
-    """Mean of values ``(n,)`` under counts; zero, still connected, where nothing counts."""
-    return values.mean() if weight is None else safe_divide(weight @ values, weight.sum())
+    """Mean over the rows of values ``(n,)`` or ``(n, k)`` under counts; zero, still connected, where nothing counts."""
+    return values.mean(0) if weight is None else safe_divide(weight @ values, weight.sum())
 
 
 def entropy_of(log_probability: Tensor) -> Tensor:

@@ -209,13 +209,16 @@ def tllib_warm_start(
         A number for :meth:`mmda.losses.DomainAdversarialLoss.set_strength`.
 
     Raises:
-        ValueError: a negative step, ``max_iters`` that is not positive.
+        ValueError: a negative step, ``max_iters`` that is not positive, a number that is not finite.
+        TypeError: an argument that is no number.
 
     Example:
         >>> [round(tllib_warm_start(step), 3) for step in (0, 1000, 4000)]
         [0.0, 0.462, 0.964]
     """
     check_number("tllib_warm_start", "step", step, at_least=0)
+    for name, value in (("alpha", alpha), ("lo", lo), ("hi", hi)):
+        check_number("tllib_warm_start", name, value)
     check_number("tllib_warm_start", "max_iters", max_iters, above=0)
     return (hi - lo) * (2.0 / (1.0 + math.exp(-alpha * step / max_iters)) - 1.0) + lo
 

@@ -158,3 +158,11 @@ def test_the_number_differs_from_this_library_s_own() -> None:
     own = mmd_loss(x, y, estimator="unbiased").item()
     for name in ("pytorch_adapt_mmd", "tllib_mmd", "skada_dan"):
         assert abs(CONSTRUCTORS[name]()(x, y).item() - own) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["alpha", "lo", "hi"])
+def test_numbers_of_the_warm_start_are_checked(name: str) -> None:
+    with pytest.raises(TypeError, match=f"tllib_warm_start: `{name}` must be a finite number, got str"):
+        migration.tllib_warm_start(1, **{name: "1"})
+    with pytest.raises(ValueError, match=f"tllib_warm_start: `{name}` must be a finite number, got nan"):
+        migration.tllib_warm_start(1, **{name: math.nan})

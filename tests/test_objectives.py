@@ -70,7 +70,7 @@ def test_a_weight_may_be_a_scalar_tensor_whose_value_is_not_read() -> None:
     assert compiled(torch.tensor(3.0), torch.tensor(0.5)).item() == 1.5
     meta = weighted_sum({"a": torch.tensor(3.0, device="meta")}, {"a": torch.tensor(0.5, device="meta")})
     assert meta.total.device.type == "meta"
-    with pytest.raises(ValueError, match=r"weighted_sum: `weights\['a'\]` must be a number or a scalar tensor, got \(2,\)"):
+    with pytest.raises(ValueError, match=r"`weights\['a'\]` must be a number or a scalar tensor, got \(2,\)"):
         weighted_sum(terms, {"a": torch.ones(2)})
 
 

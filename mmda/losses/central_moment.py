@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mmda._checks import check_count, check_number, check_same_width, fail
+from mmda._checks import check_count, check_number, check_same_width, check_sequence, fail
 from mmda._kernel_sums import pooled_centre, total_weight
-from mmda._masking import as_rows, full_precision, safe_divide, working_dtype
+from mmda._logits import weighted_mean
+from mmda._masking import as_rows, full_precision, working_dtype
 from mmda.kernels import safe_sqrt
 
 
@@ -74,13 +75,13 @@ def central_moment_discrepancy_loss(
         check_same_width(caller, "source", x, "target", y)
         centre = pooled_centre(x, y, x_weight, y_weight)
         x, y = (x - centre) / width, (y - centre) / width
-        x_mean, y_mean = _mean(x, x_weight), _mean(y, y_weight)
+        x_mean, y_mean = weighted_mean(x, x_weight), weighted_mean(y, y_weight)
         value = safe_sqrt((x_mean - y_mean).square().sum())
         x, y = x - x_mean, y - y_mean
         x_power, y_power = x, y
         for _ in range(2, orders + 1):
             x_power, y_power = x_power * x, y_power * y
-            difference = _mean(x_power, x_weight) - _mean(y_power, y_weight)
+            difference = weighted_mean(x_power, x_weight) - weighted_mean(y_power, y_weight)
             value = value + safe_sqrt(difference.square().sum())
         if x_weight is None and y_weight is None:
             return value
@@ -88,13 +89,10 @@ def central_moment_discrepancy_loss(
         return torch.where(both, value, 0 * value)
 
 
-def _mean(rows: Tensor, weight: Tensor | None) -> Tensor:
-    return rows.mean(0) if weight is None else safe_divide(weight @ rows, weight.sum())
-
-
 def _check_options(caller: str, orders: int, interval: tuple[float, float]) -> float:
     """The interval's length."""
     check_count(caller, "orders", orders)
+    check_sequence(caller, "interval", interval, "number")
     if len(interval) != 2:
         fail(caller, "interval", "be two numbers (low, high)", interval)
     low, high = interval

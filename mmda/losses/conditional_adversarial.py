@@ -286,6 +286,8 @@ class ConditionalAdversarialLoss(nn.Module):
     ) -> None:
         super().__init__()
         check_module("ConditionalAdversarialLoss", "discriminator", discriminator)
+        if random_map is not None:
+            check_module("ConditionalAdversarialLoss", "random_map", random_map)
         self.discriminator = discriminator
         self.reversal = GradientReversal(strength)
         self.random_map = random_map

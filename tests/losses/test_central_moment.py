@@ -60,3 +60,9 @@ def test_errors(change: dict[str, object], message: str) -> None:
         central_moment_discrepancy_loss(x, y, **change)  # type: ignore[arg-type]
     with pytest.raises((ValueError, TypeError), match="CentralMomentDiscrepancyLoss: " + message):
         CentralMomentDiscrepancyLoss(**change)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("interval", [1.0, None, "01"])
+def test_an_interval_is_two_numbers(interval: object) -> None:
+    with pytest.raises(TypeError, match="CentralMomentDiscrepancyLoss: `interval` must be a sequence of numbers, got"):
+        CentralMomentDiscrepancyLoss(interval=interval)

@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmda.layers import DomainDiscriminator
 from mmda.losses import (
@@ -198,3 +198,8 @@ def test_errors() -> None:
         RandomMultilinearMap(2, 4, 6)(x, p)
     with pytest.raises(ValueError, match="multilinear_map: `probabilities` must have as many rows as `features`"):
         multilinear_map(x, q)
+
+
+def test_a_random_map_is_a_module() -> None:
+    with pytest.raises(TypeError, match=r"`random_map` must be a torch\.nn\.Module, got str"):
+        ConditionalAdversarialLoss(nn.Identity(), random_map="x")
