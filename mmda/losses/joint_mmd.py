@@ -238,8 +238,8 @@ estimator='biased')
                 check_kernel("JointMMDLoss", f"kernel[{position}]", one)
         else:
             check_kernel("JointMMDLoss", "kernel", kernel)
-        self.kernel = kernel
-        if isinstance(kernel, Sequence):
+        self.kernel: Kernel | tuple[Kernel, ...] = kernel
+        if isinstance(kernel, tuple):
             for layer, each in enumerate(kernel):
                 register_bandwidth(self, each, f"bandwidth_{layer}")
         else:
@@ -257,15 +257,10 @@ estimator='biased')
         target_mask: Tensor | None = None,
     ) -> Tensor:
         """See :func:`joint_mmd_loss`."""
-        kernel: Kernel | Sequence[Kernel]
-        if isinstance(self.kernel, Sequence):
-            kernel = [current_kernel(self, each, f"bandwidth_{layer}") for layer, each in enumerate(self.kernel)]
-        else:
-            kernel = current_kernel(self, self.kernel)
         return joint_mmd_loss(
             source,
             target,
-            kernel=kernel,
+            kernel=self._current(),
             estimator=self.estimator,
             source_weight=source_weight,
             target_weight=target_weight,
@@ -274,4 +269,9 @@ estimator='biased')
         )
 
     def extra_repr(self) -> str:
-        return f"kernel={current_kernel(self, self.kernel)!r}, estimator={self.estimator!r}"
+        return f"kernel={self._current()!r}, estimator={self.estimator!r}"
+
+    def _current(self) -> Kernel | tuple[Kernel, ...]:
+        if isinstance(self.kernel, tuple):
+            return tuple(current_kernel(self, each, f"bandwidth_{layer}") for layer, each in enumerate(self.kernel))
+        return current_kernel(self, self.kernel)

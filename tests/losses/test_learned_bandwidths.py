@@ -112,6 +112,7 @@ KERNEL_LOSSES = [
     lambda kernel: HSICLoss(kernel=kernel),
     lambda kernel: HSICLoss(positive_kernel=kernel),
     lambda kernel: JointMMDLoss(kernel=kernel),
+    lambda kernel: JointMMDLoss(kernel=(Gaussian(), kernel)),
     lambda kernel: LocalMMDLoss(kernel=kernel),
     lambda kernel: MMDLoss(kernel=kernel),
     lambda kernel: RandomFeatureMMDLoss(kernel=kernel),
