@@ -7,7 +7,14 @@ folder.
 
 from __future__ import annotations
 
-from mmda.vmr.annotations import Annotations, VMRQuery, detect_layout, read_annotations, validate_queries
+from mmda.vmr.annotations import (
+    Annotations,
+    VMRQuery,
+    detect_layout,
+    published_splits,
+    read_annotations,
+    validate_queries,
+)
 from mmda.vmr.batch import VMRBatch
 from mmda.vmr.collation import VMRLoader, bucketed_batches, collate
 from mmda.vmr.data import VMRDataset, VMRExample, load_packed, read_splits
@@ -46,6 +53,7 @@ __all__ = [
     "open_features",
     "pack_features",
     "pool_clips",
+    "published_splits",
     "read_annotations",
     "read_glove",
     "read_splits",

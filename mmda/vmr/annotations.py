@@ -10,10 +10,12 @@ import csv
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NoReturn, cast, get_args
+from typing import Any, Literal, NoReturn, TextIO, cast, get_args
 
 from mmda.vmr.reports import ClosedMomentsError, Findings, Report, VMRDataError
 
@@ -156,7 +158,8 @@ def validate_queries(
         The annotations with their report.
 
     Raises:
-        VMRDataError: if a qid comes twice, a time is not a finite number, or no query is left.
+        VMRDataError: if a qid comes twice, a time is not a finite number, one video has two lengths, or no query is
+            left.
 
     Example:
         >>> raw = [VMRQuery("1", "v", "a  cat", 10.0, ((2.0, 12.0),)), VMRQuery("2", "v", "", 10.0)]
@@ -169,6 +172,7 @@ def validate_queries(
     found = findings if findings is not None else Findings()
     kept: list[VMRQuery] = []
     seen: dict[str, None] = {}
+    lengths: dict[str, float] = {}
     rows = moments = 0
     for query in queries:
         rows += 1
@@ -182,6 +186,9 @@ def validate_queries(
         if not (math.isfinite(query.duration) and query.duration > 0):
             found.add("no_duration", query.qid)
             continue
+        if lengths.setdefault(query.vid, query.duration) != query.duration:
+            rule = f"give video `{query.vid}` the length of its other queries, {lengths[query.vid]:g} s"
+            raise VMRDataError(source, query.qid, rule, f"{query.duration:g} s")
         windows = tuple(_clip(query, found, source))
         if query.windows and not windows:
             found.add("no_moment", query.qid)
@@ -273,16 +280,42 @@ def read_annotations(
         raise ValueError(
             f"read_annotations: `durations` must be left out for {layout!r}, whose files hold them, got {durations!r}"
         )
-    findings = Findings()
     if layout == "charades":
         rows = _read_charades(file, durations, closed)
     else:
         rows = _READERS[layout](file, closed)
-    try:
-        notes = validate_queries(rows, source=file, facts={"layout": layout}, findings=findings)
-        return notes.without_moments() if closed else notes
-    except UnicodeDecodeError as error:
-        raise VMRDataError(file, None, "be UTF-8 text", error) from None
+    notes = validate_queries(rows, source=file, facts={"layout": layout})
+    return notes.without_moments() if closed else notes
+
+
+def published_splits(path: str | Path) -> tuple[str, ...]:
+    """Which splits a folder of published files has: a file of its own for each, as ``train.json`` and ``test.json``.
+
+    Args:
+        path: the folder.
+
+    Returns:
+        Those of ``"train"``, ``"val"`` and ``"test"`` that :func:`read_annotations` finds a file for with ``split``;
+        none for a single file. A video may be in two of them: ActivityNet Captions has two test splits of the same
+        videos.
+
+    Raises:
+        VMRDataError: if there is no such folder or file.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     for name in ("charades_sta_train.txt", "charades_sta_test.txt", "Charades_v1_train.csv"):
+        ...         Path(folder, name).touch()
+        ...     published_splits(folder)
+        ('train', 'test')
+    """
+    folder = Path(path)
+    if not folder.exists():
+        raise VMRDataError(folder, None, "exist", "no such file or folder")
+    if not folder.is_dir():
+        return ()
+    return tuple(split for split in ("train", "val", "test") if len(_candidates(folder, split)) == 1)
 
 
 def detect_layout(path: str | Path) -> Layout:
@@ -307,15 +340,15 @@ def detect_layout(path: str | Path) -> Layout:
     if suffix == ".jsonl":
         return "qvhighlights"
     if suffix == ".txt":
-        with _open(file) as stream:
-            if "##" in stream.readline():
+        with open_text(file) as stream:
+            if "##" in next((line for line in stream if line.strip()), ""):
                 return "charades"
     elif suffix == ".csv":
-        with _open(file) as stream:
-            if {"video_id", "question", "answer", "qid"} <= set(stream.readline().strip().split(",")):
+        with open_text(file) as stream:
+            if {"video_id", "question", "answer", "qid"} <= set(next(csv.reader(stream), ())):
                 return "nextgqa"
     elif suffix == ".json":
-        loaded = _load_json(file)
+        loaded = load_json(file)
         first = next(iter(loaded.values()), None) if isinstance(loaded, dict) else None
         if isinstance(first, dict):
             if "location" in first or file.name.startswith("gsub_"):
@@ -334,30 +367,110 @@ def _pick_file(path: Path, split: str | None) -> Path:
         raise VMRDataError(path, None, "exist", "no such file or folder")
     if not path.is_dir():
         return path
-    names = sorted(entry.name for entry in path.iterdir() if entry.suffix in (".txt", ".json", ".jsonl", ".csv"))
-    aside = re.compile(r"^(Charades_v1|gsub_|valid_videos|.*durations)")
-    candidates = [name for name in names if not aside.match(name)]
-    if split is not None:
-        candidates = [name for name in candidates if split in re.split(r"[._\-]", name)]
+    candidates = _candidates(path, split)
     if len(candidates) != 1:
         word = f"exactly one annotation file for split {split!r}" if split else "exactly one annotation file"
         raise VMRDataError(path, None, f"hold {word} (or name the file)", ", ".join(candidates) or "none")
     return path / candidates[0]
 
 
-def _open(file: Path) -> Any:
+def _candidates(folder: Path, split: str | None) -> list[str]:
+    """Names of the files of a folder that may hold the annotations of a split."""
+    names = sorted(entry.name for entry in folder.iterdir() if entry.suffix in (".txt", ".json", ".jsonl", ".csv"))
+    aside = re.compile(r"^(\.|Charades_v1|gsub_|valid_videos|.*durations)")
+    return [name for name in names if not aside.match(name) and (split is None or split in re.split(r"[._\-]", name))]
+
+
+@contextmanager
+def open_text(file: Path) -> Iterator[TextIO]:
+    """A file of UTF-8 text, with or without a byte-order mark; no other text, and no such file, are named errors."""
     try:
-        return file.open(encoding="utf-8", newline="")
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            yield stream
     except FileNotFoundError:
         raise VMRDataError(file, None, "exist", "no such file") from None
+    except UnicodeDecodeError as error:
+        raise VMRDataError(file, None, "be UTF-8 text", error) from None
+    except csv.Error as error:
+        raise VMRDataError(file, None, "be rows of comma-separated values", error) from None
 
 
-def _load_json(file: Path) -> Any:
+def load_json(file: Path) -> Any:
+    """The content of a JSON file whose outermost keys come once."""
+    with open_text(file) as stream:
+        return parse_json(stream.read(), file)
+
+
+class _Twice(dict[str, Any]):
+    """An object of which a key came twice: refused where it is used, so that what is not looked at cannot fail."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        self.key = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+
+
+def parse_json(text: str, file: Path, id: str | None = None) -> Any:
+    """The value of a JSON text whose outermost keys come once."""
+
+    def unite(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        united = dict(pairs)
+        return united if len(united) == len(pairs) else _Twice(pairs)
+
     try:
-        with _open(file) as stream:
-            return json.load(stream)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise VMRDataError(file, None, "be valid JSON", error) from None
+        # an integer of hundreds of digits is no number of seconds: as a float it is infinite, and told as such
+        value = json.loads(text, object_pairs_hook=unite, parse_int=lambda d: int(d) if len(d) < 300 else float(d))
+    except json.JSONDecodeError as error:
+        raise VMRDataError(file, id, "be valid JSON", error) from None
+    except RecursionError:
+        raise VMRDataError(file, id, "be valid JSON", "brackets nested too deep") from None
+    return _once(file, id, value)
+
+
+def _once(file: Path, id: str | None, value: Any) -> Any:
+    if isinstance(value, _Twice):
+        raise VMRDataError(file, id, f"have the key `{value.key}` once", "it twice")
+    return value
+
+
+def _shown(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 80 else f"{shown[:77]}..."
+
+
+def as_name(file: Path, id: str | None, name: str, value: object) -> str:
+    """A video's or a query's name: text, or an integer as text."""
+    if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
+        raise VMRDataError(file, id, f"have a name as `{name}`", _shown(value))
+    return str(value)
+
+
+def _text(file: Path, id: str, name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise VMRDataError(file, id, f"have text as `{name}`", _shown(value))
+    return value
+
+
+def _mapping(file: Path, id: str | None, rule: str, value: object) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise VMRDataError(file, id, rule, type(value).__name__)
+    return cast("dict[str, Any]", _once(file, id, value))
+
+
+def _table(file: Path, stream: TextIO, *columns: str) -> Iterator[dict[str, str]]:
+    """Rows of a CSV file that has these columns, each with all of them."""
+    reader = csv.DictReader(stream)
+    if not set(columns) <= set(reader.fieldnames or ()):
+        raise VMRDataError(file, None, f"have the columns {', '.join(columns)}", ", ".join(reader.fieldnames or ()))
+    try:
+        for row in reader:
+            missing = [column for column in columns if row.get(column) is None]
+            if missing:
+                rule = f"have the columns {', '.join(columns)}"
+                raise VMRDataError(file, f"line {reader.line_num}", rule, f"no {', '.join(missing)}")
+            yield row
+    except csv.Error as error:
+        rule = "be a row of comma-separated values"
+        raise VMRDataError(file, f"line {reader.line_num + 1}", rule, error) from None
 
 
 def _number(file: Path, id: str, name: str, value: object) -> float:
@@ -365,13 +478,13 @@ def _number(file: Path, id: str, name: str, value: object) -> float:
         raise VMRDataError(file, id, f"have a number as `{name}`", value)
     try:
         return float(cast(Any, value))
-    except (TypeError, ValueError):
-        raise VMRDataError(file, id, f"have a number as `{name}`", repr(value)) from None
+    except (TypeError, ValueError, OverflowError):
+        raise VMRDataError(file, id, f"have a number as `{name}`", _shown(value)) from None
 
 
 def _windows(file: Path, id: str, name: str, value: object) -> tuple[Window, ...]:
     if not isinstance(value, list) or any(not isinstance(pair, list) or len(pair) != 2 for pair in value):
-        raise VMRDataError(file, id, f"have a list of [start, end] as `{name}`", repr(value))
+        raise VMRDataError(file, id, f"have a list of [start, end] as `{name}`", _shown(value))
     return tuple((_number(file, id, name, start), _number(file, id, name, end)) for start, end in value)
 
 
@@ -391,14 +504,14 @@ def _split_word(file: Path) -> str:
 def _read_charades(file: Path, durations: str | Path | Mapping[str, float] | None, closed: bool) -> Iterator[VMRQuery]:
     lengths = _charades_durations(file, durations)
     split, counts = _split_word(file), dict[str, int]()
-    with _open(file) as stream:
+    with open_text(file) as stream:
         for number, line in enumerate(stream, start=1):
             if not line.strip():
                 continue
             head, mark, text = line.partition("##")
             parts = head.split()
             if not mark or not parts or (len(parts) != 3 and not closed):
-                raise VMRDataError(file, f"line {number}", "read `VID START END##sentence`", repr(line.strip()))
+                raise VMRDataError(file, f"line {number}", "read `VID START END##sentence`", _shown(line.strip()))
             vid = video_id(parts[0])
             counts[vid] = counts.get(vid, 0) + 1
             qid = f"{vid}_{split}{counts[vid]}"
@@ -408,7 +521,7 @@ def _read_charades(file: Path, durations: str | Path | Mapping[str, float] | Non
 
 def _charades_durations(file: Path, given: str | Path | Mapping[str, float] | None) -> Mapping[str, float]:
     if isinstance(given, Mapping):
-        return given
+        return {vid: _number(file, vid, "durations", length) for vid, length in given.items()}
     if given is None:
         word = _split_word(file).rstrip("_")
         beside = file.parent / f"Charades_v1_{word}.csv"
@@ -418,14 +531,14 @@ def _charades_durations(file: Path, given: str | Path | Mapping[str, float] | No
         given = beside
     table = Path(given)
     if table.suffix == ".csv":
-        with _open(table) as stream:
-            reader = csv.DictReader(stream)
-            if not {"id", "length"} <= set(reader.fieldnames or ()):
-                raise VMRDataError(table, None, "have the columns `id` and `length`", reader.fieldnames)
-            return {row["id"]: _number(table, row["id"], "length", row["length"]) for row in reader}
-    loaded = _load_json(table)
-    if not isinstance(loaded, dict):
-        raise VMRDataError(table, None, "map video ids to lengths", type(loaded).__name__)
+        lengths: dict[str, float] = {}
+        with open_text(table) as stream:
+            for row in _table(table, stream, "id", "length"):
+                length = _number(table, row["id"], "length", row["length"])
+                if lengths.setdefault(row["id"], length) != length:
+                    raise VMRDataError(table, row["id"], "have one length", f"{lengths[row['id']]:g} and {length:g}")
+        return lengths
+    loaded = _mapping(table, None, "map video ids to lengths", load_json(table))
     return {
         vid: _number(table, vid, "duration", entry.get("duration") if isinstance(entry, dict) else entry)
         for vid, entry in loaded.items()
@@ -435,11 +548,10 @@ def _charades_durations(file: Path, given: str | Path | Mapping[str, float] | No
 def _read_timestamps(file: Path, closed: bool, *, frames: bool) -> Iterator[VMRQuery]:
     """The layout of ActivityNet Captions (seconds) and of TACoS (frames, with the video's frame rate)."""
     split = _split_word(file)
-    loaded = _load_json(file)
-    if not isinstance(loaded, dict):
-        raise VMRDataError(file, None, "map video ids to their captions", type(loaded).__name__)
+    loaded = _mapping(file, None, "map video ids to their captions", load_json(file))
     for name, entry in loaded.items():
         vid = video_id(name)
+        _once(file, name, entry)
         timed = () if closed else ("timestamps",)
         needed = (*timed, "sentences", *(("fps", "num_frames") if frames else ("duration",)))
         missing = [key for key in needed if not isinstance(entry, dict) or key not in entry]
@@ -448,6 +560,8 @@ def _read_timestamps(file: Path, closed: bool, *, frames: bool) -> Iterator[VMRQ
         sentences, audios = entry["sentences"], entry.get("audios", [])
         if not isinstance(sentences, list):
             raise VMRDataError(file, name, "have a list of sentences", type(sentences).__name__)
+        if not isinstance(audios, list) or not all(isinstance(audio, str) for audio in audios):
+            raise VMRDataError(file, name, "have a list of file names as `audios`, or none", _shown(audios))
         times = [None] * len(sentences) if closed else entry["timestamps"]
         if not isinstance(times, list):
             raise VMRDataError(file, name, "have a list of timestamps", type(times).__name__)
@@ -462,7 +576,13 @@ def _read_timestamps(file: Path, closed: bool, *, frames: bool) -> Iterator[VMRQ
             named = len(audios) == len(sentences)
             qid = Path(audios[k]).stem if named else f"{vid}_{split}{k + 1}"
             windows = () if closed else _windows(file, qid, "timestamps", [window])
-            yield VMRQuery(qid, vid, str(text), length, tuple((start / rate, end / rate) for start, end in windows))
+            yield VMRQuery(
+                qid,
+                vid,
+                _text(file, qid, "sentences", text),
+                length,
+                tuple((start / rate, end / rate) for start, end in windows),
+            )
 
 
 def _read_activitynet(file: Path, closed: bool) -> Iterator[VMRQuery]:
@@ -474,27 +594,24 @@ def _read_tacos(file: Path, closed: bool) -> Iterator[VMRQuery]:
 
 
 def _read_qvhighlights(file: Path, closed: bool) -> Iterator[VMRQuery]:
-    with _open(file) as stream:
+    with open_text(file) as stream:
         for number, line in enumerate(stream, start=1):
             if not line.strip():
                 continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise VMRDataError(file, f"line {number}", "be valid JSON", error) from None
+            row = parse_json(line, file, f"line {number}")
             needed = ("qid", "vid", "query", "duration")
             missing = [key for key in needed if not isinstance(row, dict) or key not in row]
             if missing:
                 rule = f"have the keys {', '.join(needed)}"
                 raise VMRDataError(file, f"line {number}", rule, f"no {', '.join(missing)}")
-            qid = str(row["qid"])
-            windows = [] if closed else row.get("relevant_windows") or []
+            qid = as_name(file, f"line {number}", "qid", row["qid"])
+            windows = None if closed else row.get("relevant_windows")
             yield VMRQuery(
                 qid,
-                video_id(str(row["vid"])),
-                str(row["query"]),
+                video_id(as_name(file, qid, "vid", row["vid"])),
+                _text(file, qid, "query", row["query"]),
                 _number(file, qid, "duration", row["duration"]),
-                _windows(file, qid, "relevant_windows", windows),
+                () if windows is None else _windows(file, qid, "relevant_windows", windows),
             )
 
 
@@ -503,19 +620,19 @@ def _read_nextgqa(file: Path, closed: bool) -> Iterator[VMRQuery]:
         questions, spans = file, file.with_name(f"gsub_{file.stem}.json")
     else:
         questions, spans = file.with_name(f"{file.stem.removeprefix('gsub_')}.csv"), file
-    grounded = _load_json(spans)
-    with _open(questions) as stream:
-        for row in csv.DictReader(stream):
-            missing = [key for key in ("video_id", "qid", "question", "answer") if row.get(key) is None]
-            if missing:
-                raise VMRDataError(questions, row.get("video_id"), "have every column", f"no {', '.join(missing)}")
+    grounded = _mapping(spans, None, "map video ids to `duration` and `location`", load_json(spans))
+    with open_text(questions) as stream:
+        for row in _table(questions, stream, "video_id", "qid", "question", "answer"):
             vid, qid = row["video_id"], f"{row['video_id']}_{row['qid']}"
-            entry = grounded.get(vid)
+            entry = _once(spans, vid, grounded.get(vid))
             needed = ("duration",) if closed else ("duration", "location")
             if not isinstance(entry, dict) or not all(key in entry for key in needed):
                 rule = f"have {' and '.join(f'`{key}`' for key in needed)}"
                 raise VMRDataError(spans, vid, rule, "no such entry")
-            windows = () if closed else _windows(spans, qid, "location", entry["location"].get(row["qid"], []))
+            windows: tuple[Window, ...] = ()
+            if not closed:
+                located = _mapping(spans, vid, "map question ids to moments in `location`", entry["location"])
+                windows = _windows(spans, qid, "location", located.get(row["qid"], []))
             duration = _number(spans, vid, "duration", entry["duration"])
             yield VMRQuery(qid, vid, f"{row['question']}? {row['answer']}", duration, windows)
 

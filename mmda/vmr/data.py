@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mmda.vmr.annotations import Annotations, VMRQuery, Window, read_annotations
+from mmda.vmr.annotations import (
+    Annotations,
+    VMRQuery,
+    Window,
+    as_name,
+    load_json,
+    read_annotations,
+    video_id,
+)
 from mmda.vmr.features import (
     Array,
     FeatureStore,
@@ -284,6 +291,7 @@ def load_packed(
         VMRDataError: if anything on disk breaks its layout, or the three do not fit.
 
     Example:
+        >>> import json
         >>> from tempfile import TemporaryDirectory
         >>> row = {"qid": 7, "query": "a cat", "vid": "a", "duration": 8, "relevant_windows": [[0, 2]]}
         >>> with TemporaryDirectory() as folder:
@@ -312,7 +320,8 @@ def read_splits(path: PathLike) -> dict[str, dict[str, tuple[str, ...]]]:
         path: the JSON file.
 
     Returns:
-        The same mapping; ``dataset.select(splits[name]["train"])`` applies it.
+        The same mapping, ids without file suffixes, as annotations name them;
+        ``dataset.select(splits[name]["train"])`` applies it.
 
     Raises:
         VMRDataError: if the file has another form, or a video is in two splits of one data set.
@@ -326,22 +335,21 @@ def read_splits(path: PathLike) -> dict[str, dict[str, tuple[str, ...]]]:
         {'qvhighlights': {'train': ('a',), 'test': ('b', 'c')}}
     """
     file = Path(path)
-    try:
-        loaded = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise VMRDataError(file, None, "be valid JSON", error) from None
-    except FileNotFoundError:
-        raise VMRDataError(file, None, "exist", "no such file") from None
+    loaded = load_json(file)
     splits: dict[str, dict[str, tuple[str, ...]]] = {}
     for name, parts in loaded.items() if isinstance(loaded, dict) else [("the file", None)]:
         if not isinstance(parts, dict) or not all(isinstance(vids, list) for vids in parts.values()):
             raise VMRDataError(file, name, "map splits to lists of video ids", type(parts).__name__)
         home: dict[str, str] = {}
-        for split, vids in parts.items():
+        named = {
+            split: tuple(video_id(as_name(file, f"{name}, {split}", "video id", vid)) for vid in vids)
+            for split, vids in parts.items()
+        }
+        for split, vids in named.items():
             for vid in vids:
                 if home.setdefault(vid, split) != split:
                     raise VMRDataError(file, vid, f"be in one split of {name}", f"{home[vid]} and {split}")
-        splits[name] = {split: tuple(vids) for split, vids in parts.items()}
+        splits[name] = named
     return splits
 
 

@@ -129,7 +129,7 @@ def read_glove(path: str | Path, words: Collection[str]) -> WordVectors:
     if not Path(path).exists() or Path(path).is_dir():
         came = "a folder" if Path(path).is_dir() else "no such file"
         raise VMRDataError(path, None, "exist as a file of word vectors", came)
-    with Path(path).open(encoding="utf-8", errors="replace", newline="\n") as stream:
+    with Path(path).open(encoding="utf-8-sig", errors="replace", newline="\n") as stream:
         for number, line in enumerate(stream, start=1):
             if number == 1:
                 width = len(line.split()) - 1

@@ -15,6 +15,7 @@ from mmda.vmr import (
     VMRDataError,
     VMRQuery,
     detect_layout,
+    published_splits,
     read_annotations,
     validate_queries,
 )
@@ -29,6 +30,16 @@ def charades(tmp_path: Path) -> Path:
     write(tmp_path / "Charades_v1_train.csv", 'id,script,length\nAAA,"x, y",10.5\nBBB,z,20\n')
     rows = "AAA 1.0 4.0##a person sits.\nAAA 2.0 11.0## stands  up\nBBB 9.0 9.0##nothing\nCCC 0.0 1.0##lost\n"
     return write(tmp_path / "charades_sta_train.txt", rows)
+
+
+def caption(**changed: object) -> str:
+    entry = {"duration": 9, "timestamps": [[0, 1]], "sentences": ["a dog"], **changed}
+    return json.dumps({"v": entry})
+
+
+def highlight(**changed: object) -> str:
+    row = {"qid": 1, "vid": "v", "query": "a dog", "duration": 9, "relevant_windows": [[0, 1]], **changed}
+    return json.dumps(row)
 
 
 class TestLayouts:
@@ -102,6 +113,27 @@ class TestLayouts:
         assert read_annotations(file)[0].qid == "AAA_train_3"
 
 
+class TestPublishedSplits:
+    def test_a_folder_is_read_file_by_file(self, tmp_path: Path) -> None:
+        charades(tmp_path)
+        write(tmp_path / "Charades_v1_test.csv", "id,length\nDDD,9\n")
+        write(tmp_path / "charades_sta_test.txt", "DDD 1 2##a dog\n")
+        (tmp_path / "video").mkdir()
+        assert published_splits(tmp_path) == ("train", "test")
+        assert {split: read_annotations(tmp_path, split=split).vids for split in published_splits(tmp_path)} == {
+            "train": ("AAA",),
+            "test": ("DDD",),
+        }
+
+    def test_what_is_no_folder_of_splits(self, tmp_path: Path) -> None:
+        assert published_splits(tmp_path) == ()
+        assert published_splits(write(tmp_path / "train.json", "{}")) == ()
+        write(tmp_path / "my_train.json", "{}")
+        assert published_splits(tmp_path) == ()  # two files for one split
+        with pytest.raises(VMRDataError, match="nope: must exist"):
+            published_splits(tmp_path / "nope")
+
+
 class TestBadFiles:
     @pytest.mark.parametrize(
         ("name", "text", "message"),
@@ -139,6 +171,43 @@ class TestBadFiles:
                 r"`1` must name one query only, got the same qid twice",
             ),
             ("a.jsonl", "", r"a\.jsonl: must hold at least one usable query, got 0 rows"),
+            ("a.json", caption(audios=None), r"a\.json: `v` must have a list of file names as `audios`.* got None"),
+            ("a.json", caption(audios=[3]), r"a\.json: `v` must have a list of file names as `audios`.* got \[3\]"),
+            ("a.json", caption(sentences=[None]), r"a\.json: `v_1` must have text as `sentences`, got None"),
+            (
+                "a.json",
+                caption(timestamps=[["x" * 999, 1]]),
+                r"`v_1` must have a number as `timestamps`, got 'xxx.*\.\.\.$",
+            ),
+            ("a.json", caption(duration=int("9" * 400)), r"a\.json: must hold at least one usable query, got 1 rows"),
+            (
+                "a.json",
+                caption(timestamps=[[0, int("9" * 400)]]),
+                r"`v_1` must have finite moment times, got \(0\.0, inf\)",
+            ),
+            ("a.json", "[" * 100_000, r"a\.json: must be valid JSON, got brackets nested too deep"),
+            ("a.json", f'{{"v": {{}}, {caption()[1:]}', r"a\.json: must have the key `v` once, got it twice"),
+            (
+                "a.json",
+                caption()[:-2] + ', "duration": 1}}',
+                r"a\.json: `v` must have the key `duration` once, got it twice",
+            ),
+            ("a.jsonl", highlight(query=None), r"a\.jsonl: `1` must have text as `query`, got None"),
+            ("a.jsonl", highlight(query=["a"]), r"a\.jsonl: `1` must have text as `query`, got \['a'\]"),
+            ("a.jsonl", highlight(vid=None), r"a\.jsonl: `1` must have a name as `vid`, got None"),
+            ("a.jsonl", highlight(vid=["v"]), r"a\.jsonl: `1` must have a name as `vid`, got \['v'\]"),
+            ("a.jsonl", highlight(qid=None), r"a\.jsonl: `line 1` must have a name as `qid`, got None"),
+            (
+                "a.jsonl",
+                highlight(relevant_windows=0),
+                r"a\.jsonl: `1` must have a list of \[start, end\] as .*, got 0",
+            ),
+            ("a.jsonl", "[" * 100_000, r"a\.jsonl: `line 1` must be valid JSON, got brackets nested too deep"),
+            (
+                "a.jsonl",
+                highlight() + "\n" + highlight(qid=2, duration=8),
+                r"a\.jsonl: `2` must give video `v` the length of its other queries, 9 s, got 8 s",
+            ),
         ],
     )
     def test_one_line_names_file_and_rule(self, tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -146,10 +215,40 @@ class TestBadFiles:
             read_annotations(write(tmp_path / name, text))
         assert "\n" not in str(caught.value)
 
-    def test_not_text(self, tmp_path: Path) -> None:
-        (tmp_path / "a.jsonl").write_bytes(b"\xff\xfe")
-        with pytest.raises(VMRDataError, match="must be UTF-8 text"):
-            read_annotations(tmp_path / "a.jsonl")
+    @pytest.mark.parametrize("name", ["a.jsonl", "a.txt", "a.csv", "a.json"])
+    def test_not_text(self, tmp_path: Path, name: str) -> None:
+        (tmp_path / name).write_bytes("caf\xe9 0 1##x".encode("latin-1"))
+        with pytest.raises(VMRDataError, match=rf"{name}: must be UTF-8 text"):
+            read_annotations(tmp_path / name)
+
+    @pytest.mark.parametrize(
+        ("grounded", "message"),
+        [
+            ([], r"gsub_n\.json: must map video ids to `duration` and `location`, got list"),
+            (
+                {"v": {"duration": 9, "location": []}},
+                r"gsub_n\.json: `v` must map question ids to moments in .* got list",
+            ),
+        ],
+    )
+    def test_grounded_spans(self, tmp_path: Path, grounded: object, message: str) -> None:
+        file = write(tmp_path / "n.csv", "video_id,question,answer,qid\nv,why,because,0\n")
+        write(tmp_path / "gsub_n.json", json.dumps(grounded))
+        with pytest.raises(VMRDataError, match=message):
+            read_annotations(file)
+
+    def test_tables(self, tmp_path: Path) -> None:
+        file = write(tmp_path / "mine.txt", "A 0 1##x\n")
+        for text, message in (
+            ("id,length\nA,9\nA,8\n", r"d\.csv: `A` must have one length, got 9 and 8"),
+            ("id,length\nA,9\n" + "A" * 200_000 + ",1\n", r"d\.csv: `line 3` must be a row of .* field larger"),
+            ("id,length\nA\n", r"d\.csv: `line 2` must have the columns id, length, got no length"),
+            ("id,script\nA,x\n", r"d\.csv: must have the columns id, length, got id, script"),
+        ):
+            with pytest.raises(VMRDataError, match=message):
+                read_annotations(file, durations=write(tmp_path / "d.csv", text))
+        with pytest.raises(VMRDataError, match=r"mine\.txt: `A` must have a number as `durations`, got 1000\d+\.\.\.$"):
+            read_annotations(file, durations={"A": 10**400})
 
     def test_missing_and_ambiguous(self, tmp_path: Path) -> None:
         with pytest.raises(VMRDataError, match=r"nope: must exist"):
@@ -158,6 +257,21 @@ class TestBadFiles:
         write(tmp_path / "test.json", "{}")
         with pytest.raises(VMRDataError, match=r"exactly one annotation file .* got test\.json, train\.json"):
             read_annotations(tmp_path)
+
+    def test_a_byte_order_mark_is_no_text(self, tmp_path: Path) -> None:
+        mark = "\ufeff"
+        lengths = write(tmp_path / "d.csv", mark + "id,length\nv,9\n")
+        write(tmp_path / "gsub_n.json", mark + json.dumps({"v": {"duration": 9, "location": {"0": [[0, 1]]}}}))
+        for name, text in (
+            ("a.txt", "v 0 1##a dog\n"),
+            ("a.json", caption()),
+            ("a.jsonl", highlight()),
+            ("n.csv", "video_id,question,answer,qid\nv,why,because,0\n"),
+        ):
+            notes = read_annotations(
+                write(tmp_path / name, mark + text), durations=lengths if name == "a.txt" else None
+            )
+            assert [(query.vid, query.windows) for query in notes] == [("v", ((0.0, 1.0),))], name
 
     def test_options(self, tmp_path: Path) -> None:
         file = charades(tmp_path)
@@ -291,6 +405,23 @@ class TestPublishedFiles:
         assert videos is None or len(notes.vids) == videos
         assert not any(q.vid.endswith(".avi") or q.text != q.text.strip() for q in notes)
         assert all(0 <= s < e <= q.duration for q in notes for s, e in q.windows)
+
+    @pytest.mark.parametrize(
+        ("folder", "splits"),
+        [
+            ("charades_sta", ("train", "test")),
+            ("activitynet_captions", ("train", "val", "test")),
+            ("tacos", ("train", "val", "test")),
+        ],
+    )
+    def test_folders_by_their_own_splits(self, data_root: Path, folder: str, splits: tuple[str, ...]) -> None:
+        path = data_root / "vmr" / "annotations" / folder
+        assert published_splits(path) == splits
+        for split in splits:
+            closed = read_annotations(path, split=split, closed=True)
+            opened = read_annotations(path, split=split)
+            assert closed.order == opened.order
+            assert {query.qid for query in opened} <= {query.qid for query in closed}
 
     def test_charades_train_videos_before_dropping(self, data_root: Path) -> None:
         file = data_root / "vmr" / "annotations" / "charades_sta" / "charades_sta_train.txt"

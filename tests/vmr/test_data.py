@@ -212,9 +212,15 @@ class TestSplits:
         (tmp_path / "s.json").write_text(json.dumps({"x": {"train": ["a"], "test": ["b", "c"]}}))
         assert read_splits(tmp_path / "s.json") == {"x": {"train": ("a",), "test": ("b", "c")}}
 
+    def test_file_suffixes_are_no_part_of_an_id(self, tmp_path: Path) -> None:
+        (tmp_path / "s.json").write_text('\ufeff{"tacos": {"train": ["s1-d2.avi"], "test": [7]}}', encoding="utf-8")
+        assert read_splits(tmp_path / "s.json") == {"tacos": {"train": ("s1-d2",), "test": ("7",)}}
+
     @pytest.mark.parametrize(
         ("text", "message"),
         [
+            ('{"x": {"train": [["a"]]}}', r"s.json: `x, train` must have a name as `video id`, got \['a'\]"),
+            ('{"x": {"train": ["a"], "test": ["a.avi"]}}', "s.json: `a` must be in one split of x"),
             ("[", "s.json: must be valid JSON"),
             ("[]", "`the file` must map splits"),
             ('{"x": ["a"]}', "s.json: `x` must map splits to lists"),

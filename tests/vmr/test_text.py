@@ -45,6 +45,10 @@ class TestGloVe:
         file.write_text("2 3\na 1 2 3\nb 4 5 6\n", encoding="utf-8")
         np.testing.assert_array_equal(read_glove(file, ["b"]).encode("b"), [[4, 5, 6]])
 
+    def test_a_byte_order_mark_is_no_part_of_the_first_word(self, tmp_path: Path) -> None:
+        (tmp_path / "glove.txt").write_text("\ufeffthe 1 2\ndog 3 4\n", encoding="utf-8")
+        assert read_glove(tmp_path / "glove.txt", ["the", "dog"]).words == ("the", "dog")
+
     @pytest.mark.parametrize(
         ("text", "message"),
         [
