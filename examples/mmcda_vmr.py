@@ -739,6 +739,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     training.add_argument("--train-on-val", action="store_true", help=help_text)
     help_text = "frames and words come from one encoder: start from their plain similarity"
     training.add_argument("--shared-space", action="store_true", help=help_text)
+    help_text = "share of features hidden while training, in [0, 1) (default: 0 simulated, 0.3 real)"
+    training.add_argument("--dropout", type=float, metavar="SHARE", help=help_text)
     training.add_argument("--diagnose", action="store_true", help="log each term's gradient norm (JSON)")
     training.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
     training.add_argument("--workers", type=int, help="processes (default: one a core, at most 8; 1 on a GPU)")
@@ -773,6 +775,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--iou must be in (0, 1], got {', '.join(map(str, options.iou))}")
     if options.predict is not None and options.predict_all is not None:
         parser.error("--predict and --predict-all exclude each other")
+    if options.dropout is not None and not 0 <= options.dropout < 1:
+        parser.error(f"--dropout must lie in [0, 1), got {options.dropout}")
     if options.smoke and options.workers is None:
         options.workers = 1
     if options.predict is not None and options.video is None:
@@ -853,6 +857,8 @@ def jobs_of(options: argparse.Namespace, problem: Problem, seeds: int) -> list[J
         evaluations=2 if options.smoke else 4,
     )
     model = {**(REAL if real else SMALL), "shared_space": options.shared_space}
+    if options.dropout is not None:
+        model["dropout"] = options.dropout
     rows = chosen_rows(options.rows) if options.rows else ABLATION if options.ablation else REAL_ROWS if real else ROWS
     if not options.rows:
         rows = trainable(rows, target)

@@ -301,6 +301,22 @@ def test_a_target_batch_of_its_own(example: ModuleType, monkeypatch: pytest.Monk
     assert seen == [[8, 12], [8, 8]]
 
 
+def test_the_share_of_hidden_features_reaches_the_model(
+    example: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen = []
+
+    def record(model: torch.nn.Module, *_: Any, **__: Any) -> None:
+        seen.append({module.p for module in model.modules() if hasattr(module, "p")})
+        raise example.UnusableError("enough")
+
+    monkeypatch.setattr(example, "fit", record)
+    run = ["--smoke", "--output", str(tmp_path)]
+    assert example.cli([*run, "--dropout", "0.25"]) == 2
+    assert example.cli(run) == 2
+    assert seen == [{0.25}, {0.0}]
+
+
 def test_two_folders_give_the_same_table(
     example: ModuleType,
     data: ModuleType,
@@ -865,6 +881,7 @@ def test_a_missing_device_is_named(example: ModuleType, tmp_path: Path, capsys: 
         ["--smoke", "--glove", "x"],
         ["--smoke", "--drop"],
         ["--smoke", "--iou", "1.5"],
+        ["--smoke", "--dropout", "1"],
         ["--smoke", "--preset", "mine"],
         ["--predict", "a", "--video", "v", "--predict-all", "x"],
     ],

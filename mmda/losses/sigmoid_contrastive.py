@@ -108,9 +108,7 @@ def sigmoid_contrastive_loss(
         if share is None and negative_mask is None and pairs.anchor_count is None and pairs.positive_count is None:
             shift = bias if isinstance(bias, Tensor) else pairs.anchor.new_full((), bias)
             shift = shift.to(pairs.anchor.device)
-            return contrastive(
-                "sigmoid", pairs.anchor, pairs.positive, shift, temperature=temperature, unit=normalize
-            )
+            return contrastive("sigmoid", pairs.anchor, pairs.positive, shift, temperature=temperature, unit=normalize)
         if normalize:
             pairs = normalized_pairs(pairs)
         return _general(pairs, temperature, bias, share, negative_mask)

@@ -165,7 +165,8 @@ def fit(
         if loader is not None and len(loader) == 0:
             fail("fit", name, "give at least one batch a pass (is the split smaller than a batch?)", "none")
     parameters = [p for p in (*model.parameters(), *objective.parameters()) if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+    fused = all(p.device.type in ("cpu", "cuda") for p in parameters)  # one sweep over all parameters, not a dozen each
+    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused)
     mean = copy.deepcopy(model).requires_grad_(False) if config.average > 0 else model
     state, best = Progress(), None
     if resume is not None and Path(resume).exists():
