@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -111,14 +112,15 @@ class VMRDataset:
         on_bad: Literal["raise", "drop"] = "raise",
         in_memory: bool = True,
     ) -> None:
-        for name, value in (("max_clips", max_clips), ("max_words", max_words), ("clip_seconds", clip_seconds)):
-            if value is not None and not value > 0:
+        seconds = video.clip_seconds if clip_seconds is None else clip_seconds
+        for name, value in (("max_clips", max_clips), ("max_words", max_words), ("clip_seconds", seconds)):
+            if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"VMRDataset: `{name}` must be above 0, got {value}")
         if on_bad not in ("raise", "drop"):
             raise ValueError(f"VMRDataset: `on_bad` must be one of 'raise', 'drop', got {on_bad!r}")
         self._video, self._query = video, query
         self._max_clips, self._max_words = max_clips, max_words
-        self._clip_seconds = video.clip_seconds if clip_seconds is None else clip_seconds
+        self._clip_seconds = seconds
         self._in_memory = in_memory
         self._frames: dict[str, Tensor] = {}
         self._words: dict[str, Tensor] = {}

@@ -7,11 +7,15 @@ Pickles are refused: they can run code.
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 import os
 import re
 import secrets
 import shutil
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +34,24 @@ Kind = Literal["video", "query"]
 
 _PACKED_FORMAT = "mmda-packed-features"
 _PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib")
+# What numpy and zipfile raise on bytes that were changed or cut.
+_DAMAGE = (
+    ValueError,
+    EOFError,
+    MemoryError,
+    NotImplementedError,
+    OverflowError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    KeyError,
+    struct.error,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+# Keys of an npz that name what the array is, not whose it is.
+_ARRAY_KEYS = frozenset({"features", "last_hidden_state", "pooler_output", "c3d_features", "arr_0"})
 _NO_PICKLE = "hold plain arrays, no pickled objects (a pickle can run code); save it as npz, npy or HDF5"
 
 
@@ -152,6 +174,8 @@ class _Store:
 
     def __init__(self, source: PathLike, ids: Sequence[str], clip_seconds: float | None = None) -> None:
         self.source = str(source)
+        if clip_seconds is not None and not (math.isfinite(clip_seconds) and clip_seconds > 0):
+            raise VMRDataError(source, None, "have a `clip_seconds` above 0", clip_seconds)
         self.clip_seconds = clip_seconds
         ids = [video_id(id) for id in ids]
         self._index = {id: row for row, id in enumerate(ids)}
@@ -265,18 +289,32 @@ class _HDF5(_Store):
         return self._open[1]
 
     def _read(self, row: int) -> NDArray[Any]:
-        name = self._names[row]
-        node = self._handle()[name]
-        if not hasattr(node, "shape"):
-            inside = list(node.keys())
-            known = [key for key in (self._key, "c3d_features", "features") if key in inside]
-            if self._key is not None and self._key not in inside:
-                raise VMRDataError(self._path, name, f"hold `{self._key}`", f"the keys {', '.join(inside)}")
-            if not known and len(inside) != 1:
-                rule = "be an array, or hold `c3d_features`, `features` or one array (or name it with `key`)"
-                raise VMRDataError(self._path, name, rule, f"the keys {', '.join(inside) or 'none'}")
-            node = node[known[0] if known else inside[0]]
-        return np.asarray(node[()])
+        name, file = self._names[row], self._handle()
+        try:
+            node = file[name]
+            if not hasattr(node, "shape"):
+                node = self._inside(name, node)
+            elif self._key is not None:
+                raise VMRDataError(self._path, name, f"hold `{self._key}`", "an array that is not in a group")
+            return np.asarray(node[()])
+        except VMRDataError:
+            raise
+        except (*_DAMAGE, OSError) as error:  # a broken link, a damaged chunk
+            raise VMRDataError(self._path, name, "be readable", error) from None
+
+    def _inside(self, name: str, node: Any) -> Any:
+        """The array of a group."""
+        rule = "be an array, or hold `c3d_features`, `features` or one array (or name it with `key`)"
+        inside = list(node.keys()) if hasattr(node, "keys") else []
+        known = [key for key in (self._key, "c3d_features", "features") if key in inside]
+        if self._key is not None and self._key not in inside:
+            raise VMRDataError(self._path, name, f"hold `{self._key}`", f"the keys {', '.join(inside) or 'none'}")
+        if not known and len(inside) != 1:
+            raise VMRDataError(self._path, name, rule, f"the keys {', '.join(inside) or 'none'}")
+        within = known[0] if known else inside[0]
+        if not hasattr(node[within], "shape"):
+            raise VMRDataError(self._path, name, rule, f"a group in a group, `{within}`")
+        return node[within]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": None}
@@ -297,8 +335,9 @@ class _PackedNpz(_Store):
         clip_seconds: float | None,
     ) -> None:
         super().__init__(file, ids, clip_seconds)
-        if rows.ndim != 2:
-            raise VMRDataError(file, None, "stack its features as (rows, width)", rows.shape)
+        if offsets.ndim != 1 or offsets.dtype.kind not in "iu" or not len(offsets):
+            came = f"{offsets.dtype} of shape {offsets.shape}"
+            raise VMRDataError(file, None, "have whole numbers in one row as `offsets`", came)
         if len(offsets) != len(ids) + 1 or offsets[0] != 0 or offsets[-1] != len(rows):
             rule = f"have `offsets` from 0 to its {len(rows)} rows, one more than its {len(ids)} ids"
             raise VMRDataError(file, None, rule, f"{len(offsets)} offsets from {offsets[0]} to {offsets[-1]}")
@@ -324,8 +363,9 @@ class _Mapped(_Store):
         try:
             index = json.loads(index_file.read_text(encoding="utf-8"))
             ids, offsets = [str(id) for id in index["ids"]], [int(offset) for offset in index["offsets"]]
-            clip_seconds, shape = index["clip_seconds"], tuple(index["shape"])
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+            clip_seconds = None if index["clip_seconds"] is None else float(index["clip_seconds"])
+            shape = tuple(index["shape"])
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise VMRDataError(index_file, None, "be the index of packed features", repr(error)) from None
         super().__init__(folder, ids, clip_seconds)
         self._array_file, self._shape = file, shape
@@ -336,9 +376,11 @@ class _Mapped(_Store):
     def _map(self) -> NDArray[Any]:
         try:
             rows = np.load(self._array_file, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError) as error:
+        except _DAMAGE as error:
             raise VMRDataError(self._array_file, None, "be a complete npy file", error) from None
-        if rows.shape != self._shape or len(self._offsets) != len(self) + 1 or self._offsets[-1] != len(rows):
+        steps = np.diff(self._offsets, prepend=0)
+        fits = len(steps) == len(self) + 1 and steps[0] == 0 and (steps >= 0).all() and steps.sum() == len(rows)
+        if rows.ndim != 2 or rows.shape != self._shape or not fits:
             raise VMRDataError(self._array_file, None, f"have the shape {self._shape} of its index", rows.shape)
         return cast("NDArray[Any]", rows)
 
@@ -354,7 +396,10 @@ class _Mapped(_Store):
 
 
 class _Joined:
-    """Several stores side by side: widths add, time is cut to the shortest, ids are those all of them have."""
+    """Several stores side by side: widths add, time is cut to the shortest, ids are those all of them have.
+
+    Cutting is for a last clip that one extractor left out; lengths that differ by more are of other clip lengths.
+    """
 
     layout = "several joined"
 
@@ -385,7 +430,11 @@ class _Joined:
 
     def __getitem__(self, id: str) -> Array:
         parts = [store[id] for store in self._stores]
-        shortest = min(len(part) for part in parts)
+        lengths = [len(part) for part in parts]
+        shortest, longest = min(lengths), max(lengths)
+        if longest - shortest > max(1, longest // 20):
+            rule = "have as many rows in each joined store, within one or 5 %: row k of each must show the same moment"
+            raise VMRDataError(self.source, id, rule, " and ".join(map(str, lengths)))
         return np.concatenate([part[:shortest] for part in parts], axis=1)
 
     def __repr__(self) -> str:
@@ -434,7 +483,7 @@ def open_features(
     queries); one HDF5 file with ``f[id]`` or ``f[id]["c3d_features"]``; one packed ``npz`` (``feat_int8`` times
     ``scale``, or ``feat``, with ``offsets`` and ``vids``; or ``feat`` alone, a row for each query); one ``npz`` keyed
     by id or by ``video_<id>`` and ``text_<id>``; a folder made by :func:`pack_features`; and several of these,
-    concatenated on features and cut to the shortest.
+    concatenated on features and cut to the shortest, where they differ by no more than one row or 5 %.
 
     Args:
         path: file or folder; several are joined on the feature axis.
@@ -524,11 +573,8 @@ def _open_npz(file: Path, kind: Kind, key: str | None, ids: Sequence[str] | None
         names = set(archive.files)
         if "feat_int8" in names or "feat" in names:
             return _open_packed_npz(file, archive, ids)
-        if key in names or names & {"features", "last_hidden_state"} or len(names) == 1:
-            single = next(iter(names))
-            prefixed = len(names) == 1 and single.startswith(("video_", "text_"))
-            if not prefixed:
-                return _ArrayFiles(file, {_stem_id(file.stem, kind): file}, key)
+        if key in names or names & {"features", "last_hidden_state"} or (len(names) == 1 and names <= _ARRAY_KEYS):
+            return _ArrayFiles(file, {_stem_id(file.stem, kind): file}, key)
         prefix = "video_" if kind == "video" else "text_"
         both = all(name.startswith(("video_", "text_")) for name in names)
         keys = {
@@ -543,48 +589,81 @@ def _open_packed_npz(file: Path, archive: Any, ids: Sequence[str] | None) -> Fea
     names = set(archive.files)
     scale = None
     if "feat_int8" in names:
-        rows = _entry(archive, file, "feat_int8")
+        rows = _numbers(archive, file, "feat_int8")
         if "scale" not in names:
             raise VMRDataError(file, None, "hold `scale` beside `feat_int8`", ", ".join(sorted(names)))
-        scale = np.asarray(_entry(archive, file, "scale"), dtype=np.float32)
+        scale = np.asarray(_numbers(archive, file, "scale"), dtype=np.float32)
     else:
-        rows = _entry(archive, file, "feat")
+        rows = _numbers(archive, file, "feat")
+    if rows.ndim != 2:
+        raise VMRDataError(file, None, "stack its features as (rows, width)", rows.shape)
     named = next((name for name in ("vids", "qids", "ids") if name in names), None)
     if named is not None:
-        ids = [str(id) for id in _entry(archive, file, named).tolist()]
+        written = _entry(archive, file, named)
+        if written.ndim != 1 or written.dtype.kind not in "iuUS":
+            rule = f"have one name for each array as `{named}`"
+            raise VMRDataError(file, None, rule, f"{written.dtype} of shape {written.shape}")
+        ids = [str(id) for id in written.astype(str).tolist()]
     if ids is None:
         raise VMRDataError(file, None, "name its rows (`vids`, `qids`) or be opened with `ids`", "neither")
     if "offsets" in names:
-        offsets = np.asarray(_entry(archive, file, "offsets"), dtype=np.int64)
+        offsets = _numbers(archive, file, "offsets")
     else:
         if len(ids) != len(rows):
             raise VMRDataError(file, None, f"have one row for each of {len(ids)} ids", f"{len(rows)} rows")
         offsets = np.arange(len(rows) + 1)
-    clip_seconds = float(_entry(archive, file, "clip_seconds")) if "clip_seconds" in names else None
+    clip_seconds = None
+    if "clip_seconds" in names:
+        seconds = _numbers(archive, file, "clip_seconds")
+        if seconds.size != 1:
+            raise VMRDataError(file, None, "have one number as `clip_seconds`", f"shape {seconds.shape}")
+        clip_seconds = float(seconds.reshape(()))
     return _PackedNpz(file, ids, rows, offsets, scale, clip_seconds)
 
 
 def _load(file: Path) -> Any:
     """``np.load`` without pickles, its failures as one line."""
-    if file.suffix == ".npz" and not zipfile.is_zipfile(file):
-        with file.open("rb") as stream:
-            if stream.read(2) == b"PK":  # numpy would raise too, but leave the file open
-                raise VMRDataError(file, None, "be a complete npz or npy file", "a zip without its end")
+    if not file.is_file():
+        raise VMRDataError(file, None, "be a file", "a folder" if file.is_dir() else "no such file")
+    if file.suffix == ".npz":
+        try:
+            with zipfile.ZipFile(file):
+                pass
+        except (*_DAMAGE, OSError) as error:
+            _reraise(error)
+            with file.open("rb") as stream:
+                if stream.read(2) == b"PK":  # numpy would raise too, but leave the file open
+                    raise VMRDataError(file, None, "be a complete npz or npy file", error) from None
     try:
         return np.load(file, allow_pickle=False)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (*_DAMAGE, OSError) as error:
+        _reraise(error)
         if "pickle" in str(error):
             raise VMRDataError(file, None, _NO_PICKLE, "a pickle or a damaged file") from None
         raise VMRDataError(file, None, "be a complete npz or npy file", error) from None
 
 
+def _reraise(error: Exception) -> None:
+    """A disk that fails is no damaged file; a seek to a place that a damaged file names is."""
+    if isinstance(error, OSError) and error.errno != errno.EINVAL:
+        raise error
+
+
 def _entry(archive: Any, file: Path, key: str) -> NDArray[Any]:
     try:
         return cast("NDArray[Any]", archive[key])
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (*_DAMAGE, OSError) as error:
+        _reraise(error)
         if "allow_pickle" in str(error):
             raise VMRDataError(file, key, _NO_PICKLE, "an array of objects") from None
         raise VMRDataError(file, key, "be a complete array", error) from None
+
+
+def _numbers(archive: Any, file: Path, key: str) -> NDArray[Any]:
+    array = _entry(archive, file, key)
+    if array.dtype.kind not in "fiu":
+        raise VMRDataError(file, key, "hold numbers", f"an array of {array.dtype}")
+    return array
 
 
 def _choose_key(names: Sequence[str], file: Path, key: str | None) -> str:

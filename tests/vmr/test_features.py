@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -15,6 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mmda.vmr import ArrayStore, FeatureStore, VMRDataError, open_features, pack_features, pool_clips
+from mmda.vmr.features import _Joined
 
 Arrays = dict[str, NDArray[np.float32]]
 
@@ -178,13 +180,23 @@ class TestQueries:
 
 class TestJoined:
     def test_widths_add_and_time_is_cut(self, tmp_path: Path, arrays: Arrays) -> None:
-        more = {"c": np.ones((2, 3), np.float32), "b": np.ones((4, 3), np.float32), "y": np.ones((1, 3), np.float32)}
+        more = {"c": np.ones((2, 3), np.float32), "b": np.ones((2, 3), np.float32), "y": np.ones((1, 3), np.float32)}
         store = open_features([npz_folder(tmp_path / "one", arrays), npy_folder(tmp_path / "two", more)])
         assert (set(store.ids), store.width, store["b"].shape) == ({"b", "c"}, 7, (1, 7))
         np.testing.assert_array_equal(store["c"], np.concatenate([arrays["c"][:2], more["c"]], axis=1))
         assert "y" not in store
         with pytest.raises(VMRDataError, match=r"two: `a_60.0_210.0` must be one of its 3 ids"):
             store["a_60.0_210.0"]
+
+    @pytest.mark.parametrize(("a", "b", "fits"), [(10, 11, True), (10, 12, False), (100, 105, True), (100, 107, False)])
+    def test_other_clip_lengths_are_no_rounding(self, a: int, b: int, fits: bool) -> None:
+        one, two = ArrayStore({"v": np.ones((a, 2))}, source="one"), ArrayStore({"v": np.ones((b, 3))}, source="two")
+        store = _Joined([one, two])
+        if fits:
+            assert store["v"].shape == (min(a, b), 5)
+            return
+        with pytest.raises(VMRDataError, match=rf"one \+ two: `v` must have as many rows in each .* got {a} and {b}"):
+            store["v"]
 
     def test_nothing_in_common(self, tmp_path: Path, arrays: Arrays) -> None:
         other = npz_folder(tmp_path / "two", {"z": arrays["b"]})
@@ -285,11 +297,102 @@ class TestBadFiles:
             with pytest.raises(VMRDataError, match=rf"p\.npz: must .*{message}"):
                 open_features(tmp_path / "p.npz")
 
+    @pytest.mark.parametrize(
+        ("changed", "message"),
+        [
+            ({"clip_seconds": 0.0}, "must have a `clip_seconds` above 0, got 0.0"),
+            ({"clip_seconds": -2.0}, "must have a `clip_seconds` above 0, got -2.0"),
+            ({"clip_seconds": np.nan}, "must have a `clip_seconds` above 0, got nan"),
+            ({"clip_seconds": np.ones(3)}, r"must have one number as `clip_seconds`, got shape \(3,\)"),
+            ({"clip_seconds": "2 s"}, "`clip_seconds` must hold numbers"),
+            (
+                {"offsets": np.array([], int)},
+                r"must have whole numbers in one row as `offsets`, got .* \(0,\)",
+            ),
+            ({"offsets": np.zeros((3, 2), int)}, r"must have whole numbers in one row as `offsets`"),
+            ({"offsets": np.array([0, 2.5, 5])}, r"must have whole numbers in one row as `offsets`, got float64"),
+            ({"offsets": np.array(["0", "2", "5"])}, "`offsets` must hold numbers"),
+            ({"feat": np.float32(3)}, r"must stack its features as \(rows, width\), got \(\)"),
+            ({"feat": np.array(["x"])}, "`feat` must hold numbers"),
+            ({"vids": np.array("a")}, r"must have one name for each array as `vids`, got <U1 of shape \(\)"),
+            ({"feat_int8": np.ones((5, 2), np.int8), "scale": np.array(["x", "y"])}, "`scale` must hold numbers"),
+        ],
+    )
+    def test_packed_entries(self, tmp_path: Path, changed: dict[str, object], message: str) -> None:
+        good = {"feat": np.ones((5, 2)), "offsets": np.array([0, 2, 5]), "vids": np.array(["a", "b"])}
+        np.savez(tmp_path / "p.npz", **{**good, **changed})  # type: ignore[arg-type]
+        with pytest.raises(VMRDataError, match=rf"p\.npz: {message}"):
+            open_features(tmp_path / "p.npz")
+
+    def test_one_array_keyed_by_its_id(self, tmp_path: Path) -> None:
+        np.savez(tmp_path / "all.npz", v0=np.ones((3, 4)))
+        assert open_features(tmp_path / "all.npz").ids == ("v0",)
+        for key in ("features", "last_hidden_state", "arr_0"):
+            np.savez(tmp_path / "v1.npz", **{key: np.ones((3, 4))})
+            assert open_features(tmp_path / "v1.npz").ids == ("v1",)
+        np.savez(tmp_path / "v2.npz", mine=np.ones((3, 4)))
+        assert open_features(tmp_path / "v2.npz", key="mine").ids == ("v2",)
+
+    def test_a_folder_and_a_broken_link_are_no_files(self, tmp_path: Path) -> None:
+        (tmp_path / "v0.npy").mkdir()
+        (tmp_path / "v1.npy").symlink_to(tmp_path / "nowhere")
+        store = open_features(tmp_path)
+        with pytest.raises(VMRDataError, match=r"v0\.npy: must be a file, got a folder"):
+            store["v0"]
+        with pytest.raises(VMRDataError, match=r"v1\.npy: must be a file, got no such file"):
+            store["v1"]
+
+    @pytest.mark.parametrize("suffix", [".npy", ".npz"])
+    def test_any_changed_byte_is_told_or_harmless(self, tmp_path: Path, suffix: str) -> None:
+        whole = tmp_path / f"v{suffix}"
+        (np.save if suffix == ".npy" else np.savez_compressed)(whole, np.arange(8.0).reshape(2, 4))
+        good = whole.read_bytes()
+        for at in range(len(good)):
+            for flip in (0x01, 0x80, 0xFF):
+                whole.write_bytes(good[:at] + bytes([good[at] ^ flip]) + good[at + 1 :])
+                with contextlib.suppress(VMRDataError):
+                    open_features(tmp_path)["v"]
+
     def test_h5py_missing_names_the_extra(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "f.h5").write_bytes(b"")
         monkeypatch.setitem(sys.modules, "h5py", None)
         with pytest.raises(VMRDataError, match=r"the extra installs: pip install \"torch-mmda\[vmr\]\""):
             open_features(tmp_path / "f.h5")
+
+
+class TestBadHDF5:
+    """Every fault names file and id, and is one that can be dropped."""
+
+    def told(self, file: Path, id: str, message: str, key: str | None = None) -> None:
+        with pytest.raises(VMRDataError, match=rf"f\.h5: `{id}` must {message}") as caught:
+            open_features(file, key=key)[id]
+        assert "\n" not in str(caught.value)
+
+    def test_groups_links_and_damage(self, tmp_path: Path) -> None:
+        h5py = pytest.importorskip("h5py")
+        file = tmp_path / "f.h5"
+        noise = np.random.default_rng(0).random((50, 8))
+        with h5py.File(file, "w") as out:
+            out["deep/a/b"] = np.ones((2, 3))
+            out["two/a"] = out["two/b"] = np.ones((2, 3))
+            out.create_group("none")
+            out["soft"] = h5py.SoftLink("/nowhere")
+            out["outside"] = h5py.ExternalLink("nowhere.h5", "/x")
+            out["words"] = ["a", "b"]
+            out["flat"] = np.ones((2, 3))
+            chunked = out.create_dataset("chunk", data=noise, compression="gzip", chunks=(50, 8))
+            at = chunked.id.get_chunk_info(0).byte_offset
+        damaged = bytearray(file.read_bytes())
+        damaged[at + 100 : at + 200] = bytes(100)
+        file.write_bytes(bytes(damaged))
+        self.told(file, "deep", "be an array, or hold .* got a group in a group, `a`")
+        self.told(file, "two", "be an array, or hold .* got the keys a, b")
+        self.told(file, "none", "be an array, or hold .* got the keys none")
+        self.told(file, "words", "hold numbers")
+        for id in ("soft", "outside", "chunk"):
+            self.told(file, id, "be readable")
+        self.told(file, "flat", "hold `c3d_features`, got an array that is not in a group", key="c3d_features")
+        assert open_features(file)["flat"].shape == (2, 3)
 
 
 class TestPacking:
