@@ -20,7 +20,7 @@ from mmda.vmr.collation import VMRLoader, bucketed_batches, collate
 from mmda.vmr.data import VMRDataset, VMRExample, load_packed, read_splits
 from mmda.vmr.features import ArrayStore, FeatureStore, open_features, pack_features, pool_clips
 from mmda.vmr.reports import ClosedMomentsError, Report, VMRDataError
-from mmda.vmr.resident import ResidentLoader
+from mmda.vmr.resident import ResidentLoader, ResidentSplit
 from mmda.vmr.simulator import LAWS, WORLDS, Law, Simulation, World, encode_sentence, simulate
 from mmda.vmr.text import TextFeatures, Vocabulary, WordVectors, read_glove, tokenize
 
@@ -34,6 +34,7 @@ __all__ = [
     "Law",
     "Report",
     "ResidentLoader",
+    "ResidentSplit",
     "Simulation",
     "TextFeatures",
     "VMRBatch",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mmda._checks import check_count
+from mmda.vmr.annotations import Window
 from mmda.vmr.batch import VMRBatch
 from mmda.vmr.data import VMRDataset, VMRExample
 
@@ -97,13 +98,12 @@ def collate(examples: Sequence[VMRExample]) -> VMRBatch:
     closed = {example.windows is None for example in examples}
     if len(closed) > 1:
         raise ValueError("collate: `examples` must all have their moments or all have them closed, got both")
-    frames, frame_mask = _pad("frames", [example.frames for example in examples])
-    words, word_mask = _pad("words", [example.words for example in examples])
-    clip_times, _ = _pad("clip_times", [example.clip_times for example in examples])
+    frames, frame_mask = pad_rows("frames", [example.frames for example in examples])
+    words, word_mask = pad_rows("words", [example.words for example in examples])
+    clip_times, _ = pad_rows("clip_times", [example.clip_times for example in examples])
     windows = window_mask = None
     if closed == {False}:
-        moments = [torch.tensor(example.windows or (), dtype=torch.float64).view(-1, 2) for example in examples]
-        windows, window_mask = _pad("windows", moments)
+        windows, window_mask = pad_windows([example.windows or () for example in examples])
     return VMRBatch(
         frames=frames,
         frame_mask=frame_mask,
@@ -186,7 +186,7 @@ class VMRLoader:
         return _ahead(made, self.prefetch) if self.prefetch else made
 
 
-def _pad(name: str, rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def pad_rows(name: str, rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Rows ``(t_i, d)`` as ``(b, t, d)`` with zeros after each, and the mask ``(b, t)`` of what is real."""
     widths = {row.shape[1] for row in rows}
     if len(widths) > 1:
@@ -194,6 +194,11 @@ def _pad(name: str, rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     lengths = torch.tensor([len(row) for row in rows])
     padded = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
     return padded, torch.arange(padded.shape[1]) < lengths.unsqueeze(1)
+
+
+def pad_windows(rows: Sequence[Sequence[Window]]) -> tuple[Tensor, Tensor]:
+    """Moments of each query as ``(b, w, 2)``, exact, and the mask of what is real."""
+    return pad_rows("windows", [torch.tensor(windows, dtype=torch.float64).view(-1, 2) for windows in rows])
 
 
 def _ahead(batches: Iterator[VMRBatch], depth: int) -> Iterator[VMRBatch]:

@@ -203,6 +203,12 @@ class VMRDataset:
         """Number of clips of every example, for bucketing; nothing is read."""
         return [self._clip_times[query.vid].shape[0] for query in self.queries]
 
+    @property
+    def indices(self) -> tuple[list[int], list[int]]:
+        """Number of the video and of the text of every example, as in :class:`VMRExample`; nothing is read."""
+        videos = [self._vid_number[query.vid] for query in self.queries]
+        return videos, [self._text_number[_plain(query.text)] for query in self.queries]
+
     def frames(self, vid: str) -> Tensor:
         """Clip features ``(t, d_v)`` of a video, pooled and cut as the options say."""
         held = self._frames.get(vid)

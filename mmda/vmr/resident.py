@@ -1,22 +1,206 @@
-"""Batches cut from a split that is in memory as one padded batch: an index, a trim, no copy of what is not used."""
+"""Batches cut from a split in memory that holds the frames of each video once: an index, a trim, nothing else copied."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
+from torch.nn.functional import pad
 
-from mmda._checks import check_count, fail
+from mmda._checks import check_count, check_mask, fail, shape_text
 from mmda.vmr.batch import VMRBatch
-from mmda.vmr.collation import bucketed_batches
+from mmda.vmr.collation import bucketed_batches, pad_rows, pad_windows
+from mmda.vmr.data import VMRDataset
+
+
+@dataclass(frozen=True)
+class ResidentSplit:
+    """A split in memory: frames once a video, words once a query. A :class:`VMRBatch` holds frames once a query.
+
+    Attributes are those of a batch, but that ``frames``, ``frame_mask`` and ``clip_times`` have a row for each video:
+    ``frames[frame_row[i]]`` belongs to pair i. :meth:`slice` gives pairs as a batch.
+
+    Args:
+        frames: frame (clip) features of every video.
+        frame_mask: which frames are real.
+        clip_times: start and end of every clip in seconds.
+        frame_row: the row of ``frames`` that each pair has.
+        words: word features of every pair.
+        word_mask: which words are real.
+        duration: length of each pair's video in seconds.
+        windows: the moments in seconds; ``None`` where they are closed or unknown.
+        window_mask: which windows are real; ``None`` exactly where ``windows`` is.
+        video_index: pairs of the same video share one index.
+        text_index: pairs with the same query text share one index.
+        qids: the name of every pair.
+
+    Shape:
+        v videos, b pairs: frames ``(v, t, d_v)``, frame_mask ``(v, t)``, clip_times ``(v, t, 2)``, frame_row ``(b,)``,
+        the others as in :class:`VMRBatch`.
+
+    Raises:
+        ValueError: if a shape does not fit the others, or ``frame_row`` names a row that is not there.
+
+    Example:
+        >>> import numpy as np
+        >>> from mmda.vmr import ArrayStore, VMRDataset, VMRQuery, validate_queries
+        >>> notes = validate_queries([VMRQuery(f"q{k}", "v", "a dog runs", 10.0, ((0.0, k + 1.0),)) for k in range(3)])
+        >>> data = VMRDataset(notes, ArrayStore({"v": np.ones((5, 8))}), ArrayStore({q.qid: np.ones(4) for q in notes}))
+        >>> split = ResidentSplit.from_dataset(data)
+        >>> len(split), split.frames.shape, split.slice([2, 0]).frames.shape
+        (3, torch.Size([1, 5, 8]), torch.Size([2, 5, 8]))
+    """
+
+    frames: Tensor
+    frame_mask: Tensor
+    clip_times: Tensor
+    frame_row: Tensor
+    words: Tensor
+    word_mask: Tensor
+    duration: Tensor
+    windows: Tensor | None
+    window_mask: Tensor | None
+    video_index: Tensor
+    text_index: Tensor
+    qids: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        caller, b = "ResidentSplit", len(self.qids)
+        if self.frames.ndim != 3:
+            fail(caller, "frames", "have shape (v, t, d_v)", shape_text(self.frames))
+        check_mask(caller, "frame_mask", self.frame_mask, self.frames.shape[:2])
+        if tuple(self.clip_times.shape) != (*self.frames.shape[:2], 2):
+            fail(caller, "clip_times", f"have shape {(*self.frames.shape[:2], 2)}", shape_text(self.clip_times))
+        if tuple(self.frame_row.shape) != (b,):
+            fail(caller, "frame_row", f"have shape {(b,)}", shape_text(self.frame_row))
+        if b and not 0 <= int(self.frame_row.min()) <= int(self.frame_row.max()) < len(self.frames):
+            came = f"{int(self.frame_row.min())} to {int(self.frame_row.max())}"
+            fail(caller, "frame_row", f"lie in the {len(self.frames)} rows of `frames`", came)
+        none = self.frames[:0].new_zeros((b, 0, 1))  # every other field is checked as a batch's
+        VMRBatch(
+            frames=none,
+            frame_mask=none[..., 0].bool(),
+            clip_times=none.expand(b, 0, 2),
+            words=self.words,
+            word_mask=self.word_mask,
+            duration=self.duration,
+            windows=self.windows,
+            window_mask=self.window_mask,
+            video_index=self.video_index,
+            text_index=self.text_index,
+            qids=self.qids,
+        )
+
+    @classmethod
+    def from_dataset(cls, data: VMRDataset) -> ResidentSplit:
+        """Every pair of a data set; closed moments stay closed."""
+        frames, frame_mask = pad_rows("frames", [data.frames(vid) for vid in data.vids])
+        clip_times, _ = pad_rows("clip_times", [data.clip_times(vid) for vid in data.vids])
+        words, word_mask = pad_rows("words", [data.words(query.qid) for query in data.queries])
+        windows = window_mask = None
+        if not data.closed:
+            windows, window_mask = pad_windows([query.windows for query in data.queries])
+        video_index, text_index = data.indices
+        return cls(
+            frames=frames,
+            frame_mask=frame_mask,
+            clip_times=clip_times,
+            frame_row=torch.tensor(video_index),  # videos are numbered in the order of `vids`
+            words=words,
+            word_mask=word_mask,
+            duration=torch.tensor([query.duration for query in data.queries], dtype=torch.float64),
+            windows=windows,
+            window_mask=window_mask,
+            video_index=torch.tensor(video_index),
+            text_index=torch.tensor(text_index),
+            qids=tuple(query.qid for query in data.queries),
+        )
+
+    @classmethod
+    def from_batch(cls, batch: VMRBatch) -> ResidentSplit:
+        """The pairs of a batch, each with its own frames; nothing is copied."""
+        return cls(
+            **{name: getattr(batch, name) for name in batch.__dataclass_fields__},
+            frame_row=torch.arange(len(batch), device=batch.frames.device),
+        )
+
+    def __len__(self) -> int:
+        """Number of (video, query) pairs."""
+        return len(self.qids)
+
+    def without_moments(self) -> ResidentSplit:
+        """The target's view: ``windows`` and ``window_mask`` are ``None``, all else is shared."""
+        return replace(self, windows=None, window_mask=None)
+
+    def slice(self, indices: Sequence[int] | Tensor) -> VMRBatch:
+        """The pairs at ``indices``, in that order, as a batch under the same padding."""
+        rows = [int(i) for i in indices]
+        index = torch.tensor(rows, dtype=torch.long, device=self.frames.device)
+        video = self.frame_row.index_select(0, index)
+
+        def take(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.index_select(0, index)
+
+        return VMRBatch(
+            frames=self.frames.index_select(0, video),
+            frame_mask=self.frame_mask.index_select(0, video),
+            clip_times=self.clip_times.index_select(0, video),
+            words=self.words.index_select(0, index),
+            word_mask=self.word_mask.index_select(0, index),
+            duration=self.duration.index_select(0, index),
+            windows=take(self.windows),
+            window_mask=take(self.window_mask),
+            video_index=self.video_index.index_select(0, index),
+            text_index=self.text_index.index_select(0, index),
+            qids=tuple(self.qids[i] for i in rows),
+        )
+
+    def join(self, other: ResidentSplit) -> ResidentSplit:
+        """The pairs of both, this split's first, padded to a common size; no index of one is an index of the other.
+
+        Raises:
+            ValueError: if only one of them has moments, or widths differ.
+        """
+        if (self.windows is None) != (other.windows is None):
+            fail("ResidentSplit.join", "other", "have moments exactly where this split has", "only one of the two")
+        for name in ("frames", "words"):
+            mine, theirs = getattr(self, name).shape[-1], getattr(other, name).shape[-1]
+            if mine != theirs:
+                fail("ResidentSplit.join", "other", f"have {name} of width {mine}", theirs)
+
+        def both(name: str) -> Tensor:
+            a, b = getattr(self, name), getattr(other, name)
+            size = max(a.shape[1], b.shape[1])
+            return torch.cat([pad(x, [0, 0] * (x.ndim - 2) + [0, size - x.shape[1]]) for x in (a, b)])
+
+        def apart(name: str) -> Tensor:
+            a, b = getattr(self, name), getattr(other, name)
+            return torch.cat([a, b + int(a.max()) + 1])
+
+        closed = self.windows is None
+        return ResidentSplit(
+            frames=both("frames"),
+            frame_mask=both("frame_mask"),
+            clip_times=both("clip_times"),
+            frame_row=torch.cat([self.frame_row, other.frame_row + len(self.frames)]),
+            words=both("words"),
+            word_mask=both("word_mask"),
+            duration=torch.cat([self.duration, other.duration]),
+            windows=None if closed else both("windows"),
+            window_mask=None if closed else both("window_mask"),
+            video_index=apart("video_index"),
+            text_index=apart("text_index"),
+            qids=self.qids + other.qids,
+        )
 
 
 class ResidentLoader:
-    """Length-bucketed batches of a split held as one :class:`VMRBatch`; the call of :class:`mmda.vmr.VMRLoader`.
+    """Length-bucketed batches of a split in memory; the call of :class:`mmda.vmr.VMRLoader`.
 
     Args:
-        split: every pair of the split, padded once.
+        split: every pair of the split, padded once: a :class:`ResidentSplit`, or one :class:`VMRBatch`.
         batch_size: pairs a batch.
         seed: of the order; each pass has its own.
         shuffle: random order each pass; else the order of the split.
@@ -35,7 +219,7 @@ class ResidentLoader:
 
     def __init__(
         self,
-        split: VMRBatch,
+        split: ResidentSplit | VMRBatch,
         batch_size: int,
         *,
         seed: int = 0,
@@ -51,6 +235,8 @@ class ResidentLoader:
         #: number of the next pass; every pass adds one
         self.epoch = 0
         self._lengths: list[int] = split.frame_mask.sum(1).tolist()
+        if isinstance(split, ResidentSplit):
+            self._lengths = [self._lengths[row] for row in split.frame_row.tolist()]
         self._words: list[int] = split.word_mask.sum(1).tolist()
 
     def __len__(self) -> int:
