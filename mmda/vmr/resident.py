@@ -1,4 +1,4 @@
-"""Batches cut from a split in memory that holds the frames of each video once: an index, a trim, nothing else copied."""
+"""Batches cut from a split in memory that holds the frames of a video once: an index, a trim, nothing else copied."""
 
 from __future__ import annotations
 

@@ -328,11 +328,18 @@ def encode_sentence(world: World, sentence: str, *, seed: int = 0) -> Tensor:
 
 
 def _concept_word(vocabulary: int, concept: int, synonym: int) -> str:
-    return f"concept{concept:02d}-{chr(ord('A' if vocabulary else 'a') + synonym)}"
+    letters = _letters(synonym)
+    return f"concept{concept:02d}-{letters.upper() if vocabulary else letters}"
 
 
 def _topic_word(topic: int, synonym: int) -> str:
-    return f"topic{topic}-{chr(ord('a') + synonym)}"
+    return f"topic{topic}-{_letters(synonym)}"
+
+
+def _letters(number: int) -> str:
+    """a to z, then aa, ab and so on: no two numbers share their letters, in either case."""
+    more, last = divmod(number, 26)
+    return (_letters(more - 1) if more else "") + chr(ord("a") + last)
 
 
 def _settle(world: World, roots: list[np.random.SeedSequence]) -> tuple[_Lexicon, _Domain, _Domain]:

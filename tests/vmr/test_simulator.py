@@ -198,3 +198,15 @@ def test_bad_knobs(knobs: dict[str, object], message: str) -> None:
 def test_too_few_concepts_for_a_video_are_refused() -> None:
     with pytest.raises(ValueError, match="World: `concepts` must be an integer >= 8"):
         World(concepts=6, topics=3)
+
+
+def test_a_name_is_one_word_however_many_synonyms() -> None:
+    world = tiny(synonyms=40, new_synonyms=0.5, word_noise=0.0, query_mean=0.3, query_rotation=0.2, test_videos=100)
+    draw = simulate(world, seed=2)
+    split = draw.target_test
+    for row, qid in enumerate(split.qids):
+        shown = split.words[row][split.word_mask[row]]
+        torch.testing.assert_close(encode_sentence(world, draw.texts[qid], seed=2), shown)
+    content = {word for text in draw.texts.values() for word in text.split() if "-" in word}
+    assert any(len(word.rpartition("-")[2]) == 2 for word in content)
+    assert all(word.rpartition("-")[2].isalpha() for word in content)
