@@ -66,7 +66,8 @@ def sliced_wasserstein_loss(
 
     Notes:
         O(P (n + m) (d + log(n + m))) time and O(P (n + m)) memory: no n x m matrix. Where projected values are equal
-        their order is arbitrary and so is the (sub)gradient. Differs from libraries that return the p-th root:
+        their order is arbitrary and so is the (sub)gradient; so is that on weights whose running totals agree, as those
+        of equal weights do. Differs from libraries that return the p-th root:
         take ``loss ** (1 / p)`` for their number.
 
     Example:
