@@ -16,11 +16,11 @@ from typing import Literal
 from mmda.vmr import (
     WORLDS,
     FeatureStore,
+    ResidentSplit,
     TextFeatures,
     VMRBatch,
     VMRDataError,
     VMRDataset,
-    collate,
     open_features,
     read_annotations,
     read_glove,
@@ -88,8 +88,8 @@ class Domain:
     No moment is among them: ``opened`` reads those of one split, and leaves out its queries without any.
     """
 
-    pairs: dict[str, VMRBatch]
-    opened: Callable[[str], VMRBatch]
+    pairs: dict[str, ResidentSplit]
+    opened: Callable[[str], ResidentSplit]
     texts: dict[str, str]
     videos: dict[str, str]
     told: tuple[str, ...] = ()
@@ -111,8 +111,9 @@ def load_draw(problem: Problem, seed: int) -> tuple[Domain, Domain]:
         names = {qid: qid for qid in draw.texts}
 
         def of(**splits: VMRBatch) -> Domain:
-            pairs = {split: batch.without_moments() for split, batch in splits.items()}
-            return Domain(pairs, splits.__getitem__, draw.texts, names)
+            opened = {split: ResidentSplit.from_batch(batch) for split, batch in splits.items()}
+            pairs = {split: each.without_moments() for split, each in opened.items()}
+            return Domain(pairs, opened.__getitem__, draw.texts, names)
 
         source = of(train=draw.source_train, val=draw.source_val)
         return source, of(train=draw.target_train, val=draw.target_val, test=draw.target_test)
@@ -143,17 +144,17 @@ def read_domain(place: Place, names: Sequence[str]) -> Domain:
             told.append(f"{place.path}: no file for val, {held} videos of train are held out as such")
             train = data["train"]
             data |= {"val": train.select(vids[:held]), "train": train.select(vids[held:])}
-    pairs = {name: collate([data[name][i] for i in range(len(data[name]))]) for name in names}
+    pairs = {name: ResidentSplit.from_dataset(data[name]) for name in names}
 
     @cache
-    def opened(split: str) -> VMRBatch:
+    def opened(split: str) -> ResidentSplit:
         moments = {query.qid: query.windows for query in read_annotations(files[split])}
         rows = [i for i, qid in enumerate(pairs[split].qids) if moments.get(qid)]
         if not rows:
             raise VMRDataError(files[split], split, "hold a query with a moment in this split", "unlabelled ones only")
-        batch = pairs[split] if len(rows) == len(pairs[split]) else pairs[split].slice(rows)
-        windows, mask = pad_spans([moments[qid] for qid in batch.qids])
-        return replace(batch, windows=windows, window_mask=mask)
+        labelled = pairs[split] if len(rows) == len(pairs[split]) else pairs[split].select(rows)
+        windows, mask = pad_spans([moments[qid] for qid in labelled.qids])
+        return replace(labelled, windows=windows, window_mask=mask)
 
     queries = [query for part in data.values() for query in part.queries]
     texts, videos = ({query.qid: getattr(query, name) for query in queries} for name in ("text", "vid"))

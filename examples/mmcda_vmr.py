@@ -71,10 +71,9 @@ from mmda.vmr import (
     WORLDS,
     ClosedMomentsError,
     ResidentLoader,
-    VMRBatch,
+    ResidentSplit,
     VMRDataError,
     VMRQuery,
-    collate,
     encode_sentence,
     read_glove,
     tokenize,
@@ -271,49 +270,23 @@ def finished(job: Job) -> dict[str, Any] | None:
     return None
 
 
-def shuffled(batch: VMRBatch, seed: int) -> VMRBatch:
+def shuffled(split: ResidentSplit, seed: int) -> ResidentSplit:
     """Every video gets the queries of others: none keeps one of its own, unless it has more than half of all."""
     generator = torch.Generator().manual_seed(seed)
-    videos, index, counts = torch.unique(batch.video_index, return_inverse=True, return_counts=True)
+    videos, index, counts = torch.unique(split.video_index, return_inverse=True, return_counts=True)
     place = torch.randperm(len(videos), generator=generator)[index]  # the videos in random order
-    rows = torch.randperm(len(batch), generator=generator)
+    rows = torch.randperm(len(split), generator=generator)
     ranked = rows[place[rows].argsort(stable=True)]
     order = torch.empty_like(ranked)
     order[ranked] = ranked.roll(-int(counts.max()))  # rows of one video lie together: beyond them are others
     return replace(
-        batch, words=batch.words[order], word_mask=batch.word_mask[order], text_index=batch.text_index[order]
+        split, words=split.words[order], word_mask=split.word_mask[order], text_index=split.text_index[order]
     )
 
 
-def joined(splits: Iterable[VMRBatch]) -> VMRBatch:
-    """Splits as one, padded to a common size; all with their moments, or all without."""
-    first, *others = splits
-    return reduce(joined_two, others, first)
-
-
-def joined_two(a: VMRBatch, b: VMRBatch) -> VMRBatch:
-    """Two splits as one."""
-
-    def widen(x: torch.Tensor, size: int) -> torch.Tensor:
-        spare = [0] * (2 * (x.ndim - 1))
-        spare[-1] = size - x.shape[1]
-        return torch.nn.functional.pad(x, spare)
-
-    parts: dict[str, Any] = {}
-    for name in ("frames", "frame_mask", "words", "word_mask", "clip_times", "windows", "window_mask"):
-        x, y = getattr(a, name), getattr(b, name)
-        if x is None or y is None:
-            parts[name] = None
-            continue
-        size = max(x.shape[1], y.shape[1])
-        parts[name] = torch.cat([widen(x, size), widen(y, size)])
-    return VMRBatch(
-        **parts,
-        duration=torch.cat([a.duration, b.duration]),
-        video_index=torch.cat([a.video_index, b.video_index + int(a.video_index.max()) + 1]),
-        text_index=torch.cat([a.text_index, b.text_index + int(a.text_index.max()) + 1]),
-        qids=a.qids + b.qids,
-    )
+def joined(splits: Iterable[ResidentSplit]) -> ResidentSplit:
+    """Splits as one; all with their moments, or all without."""
+    return reduce(ResidentSplit.join, splits)
 
 
 STEPS: Any = None  # steps done by all workers, for the progress bar
@@ -432,7 +405,7 @@ def evaluated(
     )
 
 
-def answers(spans: Spans, target: Domain, test: VMRBatch, evaluation: Evaluation) -> Iterator[dict[str, Any]]:
+def answers(spans: Spans, target: Domain, test: ResidentSplit, evaluation: Evaluation) -> Iterator[dict[str, Any]]:
     """Each query's spans, best first, their scores, and the best IoU of the first."""
     for i, qid in enumerate(test.qids):
         keep = spans.mask[i]
@@ -465,13 +438,15 @@ def blind_rows(problem: Problem, seed: int, preset: str, iou: Sequence[float]) -
     }
     masks: dict[str, torch.Tensor] = {}
     if test.frames.shape[-1] == test.words.shape[-1] and problem.world is None:
-        name, keep = "zero-shot cosine", test.frame_mask
-        sentence = (test.words * test.word_mask.unsqueeze(-1)).sum(1)
-        rows[name], masks[name] = zero_shot_spans(test.frames, sentence, test.clip_times, frame_mask=keep, n=5)
+        name, asked = "zero-shot cosine", test.slice(range(len(test)))
+        sentence = (asked.words * asked.word_mask.unsqueeze(-1)).sum(1)
+        rows[name], masks[name] = zero_shot_spans(
+            asked.frames, sentence, asked.clip_times, frame_mask=asked.frame_mask, n=5
+        )
     return [evaluated(spans, target, preset, iou, mask=masks.get(name), name=name) for name, spans in rows.items()]
 
 
-def as_queries(domain: Domain, split: VMRBatch) -> list[Any]:
+def as_queries(domain: Domain, split: ResidentSplit) -> list[Any]:
     """A labelled split as annotated queries."""
     assert split.windows is not None
     assert split.window_mask is not None
@@ -671,7 +646,7 @@ def predict_all(options: argparse.Namespace) -> None:
     rows: list[dict[str, Any]] = []
     for data in read_datasets(place, annotation_files(place)).values():
         print(data.report)
-        pairs = collate([data[i] for i in range(len(data))])
+        pairs = ResidentSplit.from_dataset(data)
         try:
             spans, qids = predict_split(model, ResidentLoader(pairs, 128, shuffle=False, labels=False), n=options.top)
         except ValueError as error:  # of another width

@@ -157,6 +157,15 @@ class ResidentSplit:
             qids=tuple(self.qids[i] for i in rows),
         )
 
+    def select(self, indices: Sequence[int] | Tensor) -> ResidentSplit:
+        """The pairs at ``indices``, in that order; the videos' frames are shared."""
+        rows = [int(i) for i in indices]
+        index = torch.tensor(rows, dtype=torch.long, device=self.frames.device)
+        names = ["frame_row", "words", "word_mask", "duration", "video_index", "text_index"]
+        names += [] if self.windows is None else ["windows", "window_mask"]
+        taken = {name: getattr(self, name).index_select(0, index) for name in names}
+        return replace(self, **taken, qids=tuple(self.qids[i] for i in rows))
+
     def join(self, other: ResidentSplit) -> ResidentSplit:
         """The pairs of both, this split's first, padded to a common size; no index of one is an index of the other.
 

@@ -112,6 +112,13 @@ class TestResidentSplit:
         part = self.data.select(["av3", "av1"])
         same(ResidentSplit.from_dataset(part).slice(range(len(part))), collate(list(part)))
 
+    def test_some_pairs_are_a_split_that_shares_the_frames(self) -> None:
+        some = self.split.select([8, 0, 3])
+        assert some.frames is self.split.frames
+        same(some.slice(range(3)), self.padded.slice([8, 0, 3]))
+        same(some.slice([2]), self.padded.slice([3]))
+        assert self.split.without_moments().select([1]).windows is None
+
     def test_joined_splits_share_no_index(self) -> None:
         other = dataset("b", 2, 5)
         both = self.split.join(ResidentSplit.from_dataset(other))
