@@ -244,8 +244,7 @@ def test_an_interrupt_ends_every_job(tmp_path: Path) -> None:
             before = job_files(tmp_path)
             assert before
             os.killpg(process.pid, signal.SIGINT)
-            process.wait(timeout=5)
-            _, told = process.communicate(timeout=5)
+            _, told = process.communicate(timeout=60)  # of nearly fifty jobs: only one that hangs takes so long
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
