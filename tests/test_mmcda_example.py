@@ -229,6 +229,8 @@ MANY_JOBS = ["--smoke", "--epochs", "20", "--ablation", "--seeds", "4", "--worke
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_an_interrupt_ends_every_job(tmp_path: Path) -> None:
     """Ctrl-C, which the whole process group gets, ends workers and the jobs still waiting, without a trace."""
+    # A shell starts what runs in its background with the signal ignored, and programs hand that on.
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(
         [*SCRIPT, *MANY_JOBS, "--output", str(tmp_path)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -246,6 +248,7 @@ def test_an_interrupt_ends_every_job(tmp_path: Path) -> None:
             os.killpg(process.pid, signal.SIGINT)
             _, told = process.communicate(timeout=60)  # of nearly fifty jobs: only one that hangs takes so long
         finally:
+            signal.signal(signal.SIGINT, ours)
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 130
