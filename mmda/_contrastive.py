@@ -59,6 +59,22 @@ def pair_rows(
     return Pairs(x, y, x_count, y_count)
 
 
+def plainly_paired(anchor: Tensor, positive: Tensor) -> bool:
+    """Whether these are the plain case, for which :func:`pair_rows` has nothing to check or to convert.
+
+    Few operations are spent on few rows, so that what is checked one by one is a good part of the time.
+    """
+    return (
+        isinstance(anchor, Tensor)
+        and isinstance(positive, Tensor)
+        and anchor.ndim == 2
+        and anchor.shape == positive.shape
+        and anchor.numel() > 0
+        and anchor.dtype is positive.dtype is torch.float32
+        and not torch.is_autocast_enabled(anchor.device.type)
+    )
+
+
 def normalized_rows(x: Tensor) -> Tensor:
     """Rows divided by their length, whatever their scale (no overflow or underflow of squares); zero rows stay."""
     top = x.detach().abs().amax(-1, keepdim=True)

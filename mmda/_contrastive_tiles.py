@@ -21,12 +21,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmda import _compiled
 from mmda._contrastive import normalized_rows
 from mmda._masking import full_precision
 from mmda._tiles import ACCELERATOR_BLOCK, _edges, usable
@@ -34,6 +35,8 @@ from mmda._transforms import is_plain
 
 #: Rows of a tile. In large ones the products run faster; one list and itself are less work in smaller ones.
 CPU_BLOCKS = {"info_nce": 2048, "symmetric": 2048, "nt_xent": 512, "sigmoid": 1024}
+#: The same where compiled loops leave so little to do beside the products that less memory costs no time.
+COMPILED_BLOCKS = {"info_nce": 1024, "symmetric": 1024, "nt_xent": 512, "sigmoid": 1024}
 #: Numbers of a tile that are exponentiated, summed and turned into probabilities at a time.
 STRIP = 2**17
 #: Tiles are kept between the two passes while all of them fit.
@@ -72,19 +75,27 @@ def contrastive(
             CPU the rows themselves are asked.
         block_size: rows of a tile.
     """
-    shift = a.new_zeros(()) if bias is None else bias
-    tau = temperature if isinstance(temperature, Tensor) else a.new_full((), temperature)
     compiling = torch.compiler.is_compiling()
+    shift: Tensor | None = bias
+    if shift is None and (compiling or kind == "sigmoid"):
+        shift = a.new_zeros(())
+    tau = a.new_full((), temperature) if compiling and not isinstance(temperature, Tensor) else temperature
+    learns = tau if isinstance(tau, Tensor) else None
     compared = (2 if kind == "nt_xent" else 1) * a.shape[0]
     few = block_size is None and compared < FEWEST and (compiling or kind not in AT_ONCE)
-    if few or not (compiling or is_plain(a, b, shift, tau)):
+    if few or not (compiling or is_plain(a, b, shift, learns)):
         return dense(kind, a, b, shift, temperature, unit)
-    block = (CPU_BLOCKS[kind] if a.device.type == "cpu" else ACCELERATOR_BLOCK) if block_size is None else block_size
+    if block_size is None:
+        blocks = COMPILED_BLOCKS if _compiled.serves(a, b) else CPU_BLOCKS
+        block_size = blocks[kind] if a.device.type == "cpu" else ACCELERATOR_BLOCK
     if bound is None:
         bound = 1 / temperature if unit and not isinstance(temperature, Tensor) else math.inf
     if not torch.is_grad_enabled():
-        a, b, shift, tau = a.detach(), b.detach(), shift.detach(), tau.detach()
-    arguments = (*map(usable, (a, b, shift, tau)), kind, unit, bound, block)
+        a, b = a.detach(), b.detach()
+        shift = None if shift is None else shift.detach()
+        tau = tau.detach() if isinstance(tau, Tensor) else tau
+    tensors = (usable(t) if isinstance(t, Tensor) else t for t in (a, b, shift, tau))
+    arguments: tuple[Any, ...] = (*tensors, kind, unit, bound, block_size)
     value: Tensor
     if compiling:
         value = _contrastive_op(*arguments)[0]
@@ -94,7 +105,7 @@ def contrastive(
 
 
 def dense(
-    kind: str, a: Tensor, b: Tensor, bias: Tensor, temperature: float | Tensor = 1.0, unit: bool = False
+    kind: str, a: Tensor, b: Tensor, bias: Tensor | None, temperature: float | Tensor = 1.0, unit: bool = False
 ) -> Tensor:
     """The same number from the matrix of all logits, in plain operations that every transform knows."""
     n = a.shape[0]
@@ -108,6 +119,7 @@ def dense(
     similarity = (a / temperature) @ b.T
     if kind == "sigmoid":
         sign = torch.where(torch.eye(n, dtype=torch.bool, device=a.device), -1.0, 1.0).to(a.dtype)
+        assert bias is not None
         return -F.logsigmoid(-sign * (similarity + bias)).sum() / n
     partner = torch.arange(n, device=a.device)
     one_way = F.cross_entropy(similarity, partner)
@@ -130,28 +142,29 @@ class _Contrastive(torch.autograd.Function):
 
 
 def _keep(ctx: Any, arguments: tuple[Any, ...], gradients: Sequence[Tensor | None]) -> None:
-    ctx.save_for_backward(*arguments[:4], *gradients)
-    ctx.kind, ctx.unit = arguments[4:6]
+    ctx.save_for_backward(*(t if isinstance(t, Tensor) else None for t in arguments[:4]), *gradients)
+    ctx.temperature, ctx.kind, ctx.unit = arguments[3:6]
+    if isinstance(ctx.temperature, Tensor):
+        ctx.temperature = None  # it is among the saved tensors
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    inputs, gradients = ctx.saved_tensors[:4], list(ctx.saved_tensors[4:])
+    a, b, bias, temperature, *gradients = ctx.saved_tensors
     needed = ctx.needs_input_grad[:4]
     if torch.is_grad_enabled():
         # Aliases: where one input is a function of another, or the same, that path is the outer graph's to add.
-        a, b, bias, temperature = inputs = [t.view_as(t) for t in inputs]
-        wanted = [t for t, need in zip(inputs, needed) if need]
-        with full_precision(inputs[0]):
-            value = dense(ctx.kind, a, b, bias, temperature, ctx.unit)
+        inputs = a, b, bias, temperature = [None if t is None else t.view_as(t) for t in (a, b, bias, temperature)]
+        wanted = [t for t, need in zip(inputs, needed) if need and t is not None]
+        assert a is not None
+        assert b is not None
+        with full_precision(a):
+            value = dense(ctx.kind, a, b, bias, ctx.temperature if temperature is None else temperature, ctx.unit)
             found = iter(torch.autograd.grad(value, wanted, grad, create_graph=True, allow_unused=True))
-        gradients = [next(found) if need else None for need in needed]
+        slopes = [next(found) if need else None for need in needed]
     else:
         # What the sweep made no slope for, such as a bias that plays no part, has none.
-        slopes = (
-            torch.zeros_like(t) if g is None else g * grad for t, g, need in zip(inputs, gradients, needed) if need
-        )
-        gradients = [next(slopes) if need else None for need in needed]
-    return (*gradients, None, None, None, None)
+        slopes = [g * grad if need and g is not None else None for g, need in zip(gradients, needed)]
+    return (*slopes, None, None, None, None)
 
 
 @torch.library.custom_op("mmda::contrastive", mutates_args=())
@@ -164,8 +177,7 @@ def _contrastive_op(
     assert ga is not None
     assert gb is not None
     assert slope_of_temperature is not None
-    if kind != "sigmoid":
-        gb = gb.clone()  # no two outputs share their storage
+    gb = gb.clone() if gb.storage_offset() else gb  # no two outputs share their storage
     return value, ga, gb, torch.zeros_like(bias) if slope_of_bias is None else slope_of_bias, slope_of_temperature
 
 
@@ -190,8 +202,8 @@ _contrastive_op.register_autograd(_backward_op, setup_context=_keep_op)
 def _sweep(
     a: Tensor,
     b: Tensor,
-    bias: Tensor,
-    temperature: Tensor,
+    bias: Tensor | None,
+    temperature: Tensor | float,
     kind: str,
     unit: bool,
     bound: float,
@@ -202,18 +214,25 @@ def _sweep(
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     """The value; with ``gradient`` also its gradients for a, b, the bias and, if ``tempered``, the temperature."""
     n = a.shape[0]
-    scale = temperature.to(a).reciprocal()
+    scale: Tensor | float
+    scale = temperature.to(a).reciprocal() if isinstance(temperature, Tensor) else 1 / temperature
+    compiled = _compiled.serves(a, b)
+    if compiled:
+        scale = float(scale)
     listed, at_once = kind == "nt_xent", kind in AT_ONCE and n <= min(SMALL, block)
     joined = listed or (at_once and unit)  # one list of rows, with half of the operations on each
     x = _Rows(torch.cat((a, b)) if joined else a, unit)
     y = x if joined else _Rows(b, unit)
     slope_of_bias: Tensor | None = None
-    share = 1.0
+    factor = scale
     if at_once:
         u, v = (x.rows[:n], x.rows[n:]) if joined else (x.rows, y.rows)
-        value, h, share = _softmax_at_once(u, v, scale, kind == "symmetric", gradient)
-        hx, hy = (h, h) if joined else (h[:n], h[n:])
+        hx = a.new_empty((2 * n if joined else n), a.shape[1]) if gradient else a
+        hy = hx if joined or not gradient else torch.empty_like(hx)
+        outs = (hx[:n], hx[n:]) if joined else (hx, hy)
+        value, factor = _softmax_at_once(u, v, scale, kind == "symmetric", outs if gradient else None, compiled)
     elif kind == "sigmoid":
+        assert bias is not None
         value, hx, hy, slope_of_bias = _sigmoid(x.rows, y.rows, scale, bias, block, gradient)
         slope_of_bias = slope_of_bias.to(bias.dtype)
     else:
@@ -221,17 +240,18 @@ def _sweep(
             bound = float(x.longest() * y.longest() * scale)
         safe = bound <= SAFE_LOGIT
         if listed:
-            value, hx = _softmax_list(x.rows, scale, safe, block, gradient)
+            value, hx = _softmax_list(x.rows, scale, safe, block, gradient, compiled)
         else:
-            value, hx, hy = _softmax_pairs(x.rows, y.rows, scale, kind == "symmetric", safe, block, gradient)
+            value, hx, hy = _softmax_pairs(x.rows, y.rows, scale, kind == "symmetric", safe, block, gradient, compiled)
     value = value.to(a.dtype)
     if not gradient:
         return value, None, None, None, None
-    factor = scale * share
     slope, gx = x.gradient(hx, factor, tempered)
     if slope is not None:
         # In one list every similarity is there twice.
-        slope = (slope * (factor * scale)).mul_(-0.5 if joined else -1.0).to(temperature)
+        slope = (slope * (factor * scale)).mul_(-0.5 if joined else -1.0)
+        assert isinstance(temperature, Tensor)
+        slope = slope.to(temperature)
     gx, gy = (gx[:n], gx[n:]) if joined else (gx, y.gradient(hy, factor, False)[1])
     return value, gx, gy, slope_of_bias, slope
 
@@ -265,40 +285,53 @@ class _Rows:
         lengths: Tensor = torch.linalg.vector_norm(self.rows, dim=1)
         return lengths.amax()
 
-    def gradient(self, h: Tensor, scale: Tensor, tempered: bool) -> tuple[Tensor | None, Tensor]:
+    def gradient(self, h: Tensor, scale: Tensor | float, tempered: bool) -> tuple[Tensor | None, Tensor]:
         """From the slopes by the rows over ``scale``: the slope by ``scale``, and by the given rows (in place of h)."""
+        bare = isinstance(scale, float) and scale == 1
         if not (self.unit or tempered):
-            return None, h.mul_(scale)
+            return None, h if bare else h.mul_(scale)
         along = torch.linalg.vecdot(h, self.rows)
         slope = along.sum(dtype=torch.float64) if tempered else None
         if not self.unit:
-            return slope, h.mul_(scale)
+            return slope, h if bare else h.mul_(scale)
         h.addcmul_(self.rows, along.unsqueeze(1), value=-1)
-        return slope, h.mul_(self.inverse * scale)
+        return slope, h.mul_(self.inverse if bare else self.inverse * scale)
 
 
 def _softmax_at_once(
-    a: Tensor, b: Tensor, scale: Tensor, symmetric: bool, gradient: bool
-) -> tuple[Tensor, Tensor, float]:
-    """The loss from all logits at once, in few operations; what times the third number is its slope over the scale."""
+    a: Tensor,
+    b: Tensor,
+    scale: Tensor | float,
+    symmetric: bool,
+    outs: tuple[Tensor, Tensor] | None,
+    compiled: bool,
+) -> tuple[Tensor, Tensor | float]:
+    """The loss from all logits at once, in few operations; into ``outs`` what times the second number is its slope."""
     n = a.shape[0]
-    share, ones = (0.5 / n, 2) if symmetric else (1 / n, 1)
-    s = torch.mm(a, b.T).mul_(scale)
-    g = torch.log_softmax(s, 1)
-    own = g.diagonal()
-    if symmetric:
-        by_column = torch.log_softmax(s, 0)
-        own = own + by_column.diagonal()
-    value = own.sum().mul_(-share)
-    h = a.new_empty(2 * n, a.shape[1])
-    if gradient:
-        g.exp_()
+    g = torch.mm(a, b.T)
+    factor: Tensor | float
+    if compiled:
+        scale = float(scale)
+        found = _compiled.softmax_at_once(g, scale * LOG2_E, symmetric, scale if outs is not None else None)
+        value, factor = torch.full((), found, dtype=a.dtype), 1.0
+    else:
+        share, ones = (0.5 / n, 2) if symmetric else (1 / n, 1)
+        s, factor = g.mul_(scale), scale * share
+        g = torch.log_softmax(s, 1)
+        own = g.diagonal()
         if symmetric:
-            g.add_(by_column.exp_())
-        g.diagonal().sub_(ones)
-        torch.mm(g, b, out=h[:n])
-        torch.mm(g.T, a, out=h[n:])
-    return value, h, share
+            by_column = torch.log_softmax(s, 0)
+            own = own + by_column.diagonal()
+        value = own.sum().mul_(-share)
+        if outs is not None:
+            g.exp_()
+            if symmetric:
+                g.add_(by_column.exp_())
+            g.diagonal().sub_(ones)
+    if outs is not None:
+        torch.mm(g, b, out=outs[0])
+        torch.mm(g.T, a, out=outs[1])
+    return value, factor
 
 
 class _Tiles:
@@ -307,13 +340,14 @@ class _Tiles:
     What is done to the numbers of a tile one by one is done strip by strip, which stays in the nearest caches.
     """
 
-    def __init__(self, like: Tensor, count: int, side: int, keep: bool) -> None:
+    def __init__(self, like: Tensor, count: int, side: int, keep: bool, compiled: bool = False) -> None:
         size = side * side
+        self.compiled = compiled
         self.kept = keep and count * size * like.element_size() <= KEEP_BYTES
         self.store = like.new_empty(count if self.kept else 1, size)
         self.filled = 0
         self.strip = max(1, STRIP // side) if like.device.type == "cpu" else side
-        self.space = like.new_empty(min(self.strip, side) * side)
+        self.space = like.new_empty(0 if compiled else min(self.strip, side) * side)
 
     def next(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Logits of these rows, in new space where tiles are kept."""
@@ -331,80 +365,116 @@ class _Tiles:
         tile = self.view(index, rows, columns)
         return tile if self.kept else torch.mm(rows, columns.T, out=tile)
 
-    def strips(self, tile: Tensor, of_rows: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Some rows of a tile, what belongs to them, and space of their shape beside, free at any time."""
-        pieces: Iterable[tuple[Tensor, Tensor]] = zip(tile.split(self.strip), of_rows.split(self.strip))  # type: ignore[no-untyped-call]
-        for piece, values in pieces:
-            yield piece, values, self.space[: piece.numel()].view(piece.shape)
+    def strips(self, tile: Tensor, *of_rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """Some rows of a tile, space of their shape beside, free at any time, and what belongs to them."""
+        groups: Iterable[tuple[Tensor, ...]] = zip(*(t.split(self.strip) for t in (tile, *of_rows)))  # type: ignore[no-untyped-call]
+        for piece, *values in groups:
+            yield piece, self.space[: piece.numel()].view(piece.shape), *values
+
+
+class _Sums(NamedTuple):
+    """Sums over logits of base 2 of a matrix's rows or columns: of 2^(logit - top), with the largest logit so far.
+
+    Where no logit is large the tops are none (0,) and count as zero.
+    """
+
+    tops: Tensor
+    sums: Tensor
+
+    @classmethod
+    def begin(cls, like: Tensor, n: int, safe: bool) -> _Sums:
+        return cls(like.new_full((0 if safe else n,), torch.finfo(like.dtype).min), like.new_zeros(n))
+
+    def parts(self, sizes: list[int]) -> list[_Sums]:
+        tops = [self.tops] * len(sizes) if self.safe else _parts(self.tops, sizes)
+        return [_Sums(*both) for both in zip(tops, _parts(self.sums, sizes))]
+
+    @property
+    def safe(self) -> bool:
+        return self.tops.numel() == 0
+
+    def above(self, own: Tensor) -> Tensor:
+        """Sum over the rows of how far the logarithm of a row's sum lies above its own logit, a logit of base 2.
+
+        The logits are those of the same tiles: a row that outweighs all others gives exactly zero.
+        """
+        logarithms = self.sums.log2()
+        apart = logarithms - own if self.safe else logarithms + (self.tops - own)
+        return apart.sum(dtype=torch.float64) * math.log(2)
+
+    def turned(self, share: float) -> _Sums:
+        """What makes ``share`` times the probabilities of powers: reciprocals of the sums."""
+        return self._replace(sums=self.sums.reciprocal().mul_(share))
 
 
 def _softmax_pairs(
-    a: Tensor, b: Tensor, scale: Tensor, symmetric: bool, safe: bool, block: int, gradient: bool
+    a: Tensor, b: Tensor, scale: Tensor | float, symmetric: bool, safe: bool, block: int, gradient: bool, compiled: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The loss, and its slopes by a and b over the scale."""
     n = a.shape[0]
     sizes = _sizes(n, block)
-    tiles = _Tiles(a, len(sizes) ** 2, max(sizes), gradient)
-    rows, columns = _parts(a * (scale * LOG2_E), sizes), _parts(b, sizes)
-    # Sums of powers of two where no logit is large, else their running logarithms.
-    of_rows = a.new_full((n,), 0.0 if safe else -torch.inf)
-    of_columns = of_rows.clone() if symmetric else None
-    own = torch.empty_like(of_rows)
-    nothing: Sequence[Tensor | None] = [None] * len(sizes)
-    row_sums, owns = _parts(of_rows, sizes), _parts(own, sizes)
-    column_sums = nothing if of_columns is None else _parts(of_columns, sizes)
+    last = len(sizes) - 1
+    tiles = _Tiles(a, len(sizes) ** 2, max(sizes), gradient, compiled)
+    scaled, by = _scaled(a, scale, compiled)
+    rows, columns = _parts(scaled, sizes), _parts(b, sizes)
+    of_rows = _Sums.begin(a, n, safe)
+    of_columns = _Sums.begin(a, n, safe) if symmetric else None
+    own = a.new_empty(n)
+    row_sums, owns = of_rows.parts(sizes), _parts(own, sizes)
+    column_sums = [None] * len(sizes) if of_columns is None else of_columns.parts(sizes)
     for j, (y, y_sums) in enumerate(zip(columns, column_sums)):
         for i, (x, x_sums) in enumerate(zip(rows, row_sums)):
             s = tiles.next(x, y)
             if i == j:
-                owns[i].copy_(s.diagonal())
-            _collect(s, x_sums, y_sums, safe, tiles)
-    value = _above(of_rows, own, safe)
+                torch.mul(s.diagonal(), by, out=owns[i])
+            _collect(s, by, x_sums, y_sums, tiles)
+    value = of_rows.above(own)
     if of_columns is not None:
-        value = (value + _above(of_columns, own, safe)) / 2
+        value = (value + of_columns.above(own)) / 2
     if not gradient:
         return value / n, a, b
     share, ones = (0.5 / n, 2) if symmetric else (1 / n, 1)
-    row_sums = _parts(_turned(of_rows, safe), sizes)
+    row_sums = of_rows.turned(share).parts(sizes)
     if of_columns is not None:
-        column_sums = _parts(_turned(of_columns, safe), sizes)
-    ha, hb = a.new_zeros(a.shape), b.new_zeros(b.shape)
+        column_sums = of_columns.turned(share).parts(sizes)
+    ha, hb = a.new_empty(a.shape), b.new_empty(b.shape)
     us, hus, hys = _parts(a, sizes), _parts(ha, sizes), _parts(hb, sizes)
     # From the last tile to the first: those made last are the nearest.
     for j in reversed(range(len(sizes))):
         for i in reversed(range(len(sizes))):
             s = tiles.again(j * len(sizes) + i, rows[i], columns[j])
-            g = _probabilities(s, row_sums[i], column_sums[j], safe, tiles)
-            if i == j:
-                g.diagonal().sub_(ones)
-            hus[i].addmm_(g, columns[j], alpha=share)
-            hys[j].addmm_(g.T, us[i], alpha=share)
+            _probabilities(s, by, row_sums[i], column_sums[j], ones * share if i == j else 0.0, tiles)
+            hus[i].addmm_(s, columns[j], beta=0 if j == last else 1)
+            hys[j].addmm_(s.T, us[i], beta=0 if i == last else 1)
     return value / n, ha, hb
 
 
-def _softmax_list(z: Tensor, scale: Tensor, safe: bool, block: int, gradient: bool) -> tuple[Tensor, Tensor]:
+def _softmax_list(
+    z: Tensor, scale: Tensor | float, safe: bool, block: int, gradient: bool, compiled: bool
+) -> tuple[Tensor, Tensor]:
     """The loss of one list, whose halves are partners, and its slope over the scale."""
     total = z.shape[0]
     half = _sizes(total // 2, block)  # cut alike, so that partners lie on diagonals of tiles
     sizes = half * 2
-    tiles = _Tiles(z, len(sizes) * (len(sizes) + 1) // 2, max(sizes), gradient)
-    rows, columns = _parts(z * (scale * LOG2_E), sizes), _parts(z, sizes)
-    of_rows = z.new_full((total,), 0.0 if safe else -torch.inf)
-    own = torch.empty_like(of_rows)
-    sums, owns = _parts(of_rows, sizes), _parts(own, sizes)
+    tiles = _Tiles(z, len(sizes) * (len(sizes) + 1) // 2, max(sizes), gradient, compiled)
+    scaled, by = _scaled(z, scale, compiled)
+    rows, columns = _parts(scaled, sizes), _parts(z, sizes)
+    of_rows = _Sums.begin(z, total, safe)
+    own = z.new_empty(total)
+    sums, owns = of_rows.parts(sizes), _parts(own, sizes)
     pairs = [(i, j) for j in range(len(sizes)) for i in range(j + 1)]
     for i, j in pairs:
         s = tiles.next(rows[i], columns[j])
         if i == j:
             s.fill_diagonal_(-torch.inf)
         elif j == i + len(half):
-            owns[i].copy_(s.diagonal())
-            owns[j].copy_(s.diagonal())
-        _collect(s, sums[i], None if i == j else sums[j], safe, tiles)
-    value = _above(of_rows, own, safe) / total
+            torch.mul(s.diagonal(), by, out=owns[i])
+            owns[j].copy_(owns[i])
+        _collect(s, by, sums[i], None if i == j else sums[j], tiles)
+    value = of_rows.above(own) / total
     if not gradient:
         return value, z
-    sums = _parts(_turned(of_rows, safe), sizes)
+    sums = of_rows.turned(1 / total).parts(sizes)
     hz = torch.zeros_like(z)
     slopes = _parts(hz, sizes)
     for index in reversed(range(len(pairs))):
@@ -412,12 +482,10 @@ def _softmax_list(z: Tensor, scale: Tensor, safe: bool, block: int, gradient: bo
         s = tiles.again(index, rows[i], columns[j])
         if i == j and not tiles.kept:
             s.fill_diagonal_(-torch.inf)
-        g = _probabilities(s, sums[i], sums[j], safe, tiles)
-        if j == i + len(half):
-            g.diagonal().sub_(2)
-        slopes[i].addmm_(g, columns[j], alpha=1 / total)
+        _probabilities(s, by, sums[i], sums[j], 2 / total if j == i + len(half) else 0.0, tiles)
+        slopes[i].addmm_(s, columns[j])
         if i != j:
-            slopes[j].addmm_(g.T, columns[i], alpha=1 / total)
+            slopes[j].addmm_(s.T, columns[i])
     return value, hz
 
 
@@ -430,52 +498,60 @@ def _parts(x: Tensor, sizes: list[int]) -> Sequence[Tensor]:
     return parts
 
 
-def _collect(s: Tensor, of_rows: Tensor, of_columns: Tensor | None, safe: bool, tiles: _Tiles) -> None:
-    """Add a tile of logits of base 2 to the sums; safe: the tile becomes its powers of two."""
-    for piece, by_row, space in tiles.strips(s, of_rows):
-        if safe:
-            by_row.add_(piece.exp2_().sum(1))
-            if of_columns is not None:
-                of_columns.add_(piece.sum(0))
+def _scaled(rows: Tensor, scale: Tensor | float, compiled: bool) -> tuple[Tensor, float]:
+    """Rows, and by what their products are to be multiplied to be logits of base 2: the compiled loops do it."""
+    return (rows, float(scale) * LOG2_E) if compiled else (rows * (scale * LOG2_E), 1.0)
+
+
+def _collect(s: Tensor, by: float, rows: _Sums, columns: _Sums | None, tiles: _Tiles) -> None:
+    """Add a tile of logits (times ``by``) to the sums; where those are safe the tile becomes its powers of two."""
+    if tiles.compiled:
+        if rows.safe:
+            _compiled.powers(s, by, rows.sums, None if columns is None else columns.sums)
+        else:
+            _compiled.tops(s, by, *rows, *((None, None) if columns is None else columns))
+        return
+    limits = torch.finfo(s.dtype)
+    for piece, space, tops, sums in tiles.strips(s, rows.sums if rows.safe else rows.tops, rows.sums):
+        if rows.safe:
+            sums.add_(piece.exp2_().sum(1))
+            if columns is not None:
+                columns.sums.add_(piece.sum(0))
             continue
-        for sums, dim in ((by_row, 1), (of_columns, 0)):
-            if sums is not None:
-                limits = torch.finfo(s.dtype)
-                top = piece.amax(dim, keepdim=True).clamp_(limits.min, limits.max)
-                powers = torch.sub(piece, top, out=space).exp2_()
-                torch.logaddexp2(sums, powers.sum(dim).log2_().add_(top.squeeze(dim)), out=sums)
+        for top, total, dim in ((tops, sums, 1), (*columns, 0)) if columns is not None else ((tops, sums, 1),):
+            found = torch.maximum(top, piece.amax(dim)).clamp_(max=limits.max)
+            powers = torch.sub(piece, found.unsqueeze(dim), out=space).exp2_()
+            total.mul_(top.sub_(found).exp2_()).add_(powers.sum(dim))
+            top.copy_(found)
 
 
-def _above(sums: Tensor, own: Tensor, safe: bool) -> Tensor:
-    """Sum over the rows of how far the logarithm of a row's sum lies above its own logit, a logit of base 2.
+def _probabilities(s: Tensor, by: float, rows: _Sums, columns: _Sums | None, own: float, tiles: _Tiles) -> None:
+    """Softmax over rows plus that over columns, less ``own`` on the diagonal, in the place of the tile.
 
-    The logits are those of the same tiles: a row that outweighs all others gives exactly zero.
+    The sums are :meth:`_Sums.turned`; the tile is what :func:`_collect` left, or new logits.
     """
-    return ((sums.log2() if safe else sums) - own).sum(dtype=torch.float64) * math.log(2)
-
-
-def _turned(sums: Tensor, safe: bool) -> Tensor:
-    """What turns a tile into its probabilities: a factor, or a shift of the logits."""
-    return sums.reciprocal() if safe else sums
-
-
-def _probabilities(s: Tensor, of_rows: Tensor, of_columns: Tensor | None, safe: bool, tiles: _Tiles) -> Tensor:
-    """Softmax over rows, plus softmax over columns, in the place of the tile."""
-    for piece, by_row, space in tiles.strips(s, of_rows.unsqueeze(1)):
-        if safe:
+    if tiles.compiled:
+        kept, made = (_compiled.KEPT, _compiled.PLAIN) if rows.safe else (_compiled.LOGITS, _compiled.PRODUCTS)
+        form = kept if tiles.kept else made
+        _compiled.shares(s, by, form, own, *rows, *((None, None) if columns is None else columns))
+        return
+    for piece, space, tops, sums in tiles.strips(s, rows.sums if rows.safe else rows.tops, rows.sums):
+        factor = sums.unsqueeze(1)
+        if rows.safe:
             if not tiles.kept:
                 piece.exp2_()
-            piece.mul_(by_row if of_columns is None else torch.add(by_row, of_columns, out=space))
-        elif of_columns is None:
-            piece.sub_(by_row).exp2_()
+            piece.mul_(factor if columns is None else torch.add(factor, columns.sums, out=space))
+        elif columns is None:
+            piece.sub_(tops.unsqueeze(1)).exp2_().mul_(factor)
         else:
-            p = torch.sub(piece, by_row, out=space).exp2_()
-            piece.sub_(of_columns).exp2_().add_(p)
-    return s
+            p = torch.sub(piece, tops.unsqueeze(1), out=space).exp2_().mul_(factor)
+            piece.sub_(columns.tops).exp2_().mul_(columns.sums).add_(p)
+    if own:
+        s.diagonal().sub_(own)
 
 
 def _sigmoid(
-    a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, block: int, gradient: bool
+    a: Tensor, b: Tensor, scale: Tensor | float, bias: Tensor, block: int, gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """A sum over pairs, from one pass: the loss, its slopes by a and b over the scale, and by the bias."""
     n = a.shape[0]
@@ -488,7 +564,7 @@ def _sigmoid(
             s = tiles.next(x, y).add_(bias)
             if i == j:  # log(1 + e^s) - s = log(1 + e^-s), with slope -1 / (1 + e^s)
                 s.diagonal().neg_()
-            for piece, _, space in tiles.strips(s, s):
+            for piece, space in tiles.strips(s):
                 value.add_(_softplus_sum(piece, space))
                 if gradient:
                     piece.sigmoid_()

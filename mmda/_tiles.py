@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mmda import _compiled
 from mmda._masking import full_precision
 from mmda._transforms import is_plain
 from mmda.kernels import Energy, Gaussian, Kernel, Laplacian, RationalQuadratic, centred_squared_distances
@@ -239,7 +240,7 @@ def _pair_sum_op(
     )
     assert gx is not None
     assert gy is not None
-    return value, gx, gy
+    return value, gx, gy.clone() if gy.storage_offset() else gy  # no two outputs share their storage
 
 
 @_pair_sum_op.register_fake
@@ -287,6 +288,10 @@ def _sweep(
     """One pass over the tiles on and above the diagonal: the sum, and its gradient for x and y."""
     n, total, d = x.shape[0], x.shape[0] + y.shape[0], x.shape[1]
     evaluate = _evaluator(kind, tuple(scales), alpha)
+    if evaluate.steps is not None and _compiled.serves(x, y, left, right):
+        return _sweep_compiled(
+            x, y, left, right, bandwidth, centre, plus, blocks, evaluate, block, need_x=need_x, need_y=need_y
+        )
     inverse = bandwidth.reciprocal().mul_(evaluate.stretch)
     z = torch.cat((x, y))
     z.sub_(centre if centre.numel() else z.mean(0)).mul_(inverse)
@@ -309,19 +314,7 @@ def _sweep(
         torch.sum(torch.mul(part, part, out=moved[: stop - start]), 1, out=norms[start:stop])
     norms.neg_()
     value = torch.zeros((), dtype=torch.float64, device=x.device)
-    parts = [
-        _Part(
-            group,
-            z[start:stop],
-            norms[start:stop],
-            slope_sums[start:stop],
-            None if grad is None else grad[start - first : stop - first],
-            left[start:stop] if left.numel() else left,
-            right[start:stop] if left.numel() else right,
-        )
-        for group, first, edges, grad in ((0, 0, of_x, gx), (1, n, of_y, gy))
-        for start, stop in edges
-    ]
+    parts = _parts(n, total, block, z, norms, slope_sums, gx, gy, left, right)
 
     def collect(a: _Part, slope: Tensor, b: _Part, factor: float) -> None:
         """Add a tile's part to the gradient of the rows of a: those of b by slope."""
@@ -377,6 +370,114 @@ def _sweep(
             gradient.addcmul_(slope_sums[rows_of].unsqueeze(1), z[rows_of], value=-1)
             gradient.mul_(right[rows_of].unsqueeze(1) * scale if weighted else scale)
     return value.mul_(evaluate.value_factor).add_(plus).to(x.dtype), gx, gy
+
+
+def _sweep_compiled(
+    x: Tensor,
+    y: Tensor,
+    left: Tensor,
+    right: Tensor,
+    bandwidth: Tensor,
+    centre: Tensor,
+    plus: Tensor,
+    blocks: Sequence[float],
+    evaluate: _Evaluator,
+    block: int,
+    *,
+    need_x: bool,
+    need_y: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The same sweep, in which one compiled loop does all that lies between the products of a tile."""
+    n, total = x.shape[0], x.shape[0] + y.shape[0]
+    assert evaluate.steps is not None
+    inverse = evaluate.stretch / float(bandwidth)
+    z, norms = _compiled.prepare(x, y, centre if centre.numel() else None, inverse)
+    scale = inverse * 4 * evaluate.slope_factor
+    if blocks and total <= min(SMALL, block):
+        # One tile of all pairs: the number of operations is what costs.
+        tile, sums = torch.mm(z, z.T), z.new_zeros(total)
+        value = _compiled.tile(evaluate.steps, tile, norms, norms, same=True, factors=blocks, split=n, row_sums=sums)
+        gradient = torch.mm(tile, z)
+        _compiled.finish(gradient, sums, z, None, scale)
+        result = torch.full((), value * evaluate.value_factor + float(plus), dtype=x.dtype)
+        return result, gradient[:n] if need_x else None, gradient[n:] if need_y else None
+    weighted, low_rank = not blocks and right.ndim == 1, not blocks and right.ndim == 2
+    if weighted:
+        left = left.T.contiguous().T  # so that a column's numbers are neighbours
+    gx, gy = x.new_empty(x.shape) if need_x else None, y.new_empty(y.shape) if need_y else None
+    parts = _parts(n, total, block, z, norms, z.new_zeros(total), gx, gy, left, right)
+    side = max(part.z.shape[0] for part in parts)
+    buffers = z.new_empty(1 + low_rank, side * side)
+    begun: set[int] = set()
+
+    def collect(a: _Part, slope: Tensor, b: _Part) -> None:
+        """Add a tile's part to the gradient of the rows of a; the first starts it."""
+        assert a.grad is not None
+        rows = b.z * b.left[:, a.group].unsqueeze(1) if weighted else b.z
+        a.grad.addmm_(slope, rows, beta=1 if id(a) in begun else 0)
+        begun.add(id(a))
+
+    value = 0.0
+    for a, b in combinations_with_replacement(parts, 2):
+        same, needed = a is b, a.grad is not None or b.grad is not None
+        shape = a.z.shape[0], b.z.shape[0]
+        tile, *others = (buffer[: shape[0] * shape[1]].view(shape) for buffer in buffers)
+        torch.mm(a.z, b.z.T, out=tile)
+        matrix: Tensor | None = None
+        if low_rank:
+            width = right.shape[1]
+            matrix = torch.mm(a.left[:, b.group * width : b.group * width + width], b.right.T, out=others[0])
+        factor = blocks[a.group + b.group] if blocks else 1.0
+        found = _compiled.tile(
+            evaluate.steps,
+            tile,
+            a.norms,
+            b.norms,
+            same=same,
+            factors=(factor, factor, factor),
+            matrix=matrix,
+            value_weights=(a.left[:, b.group], b.right) if weighted else (None, None),
+            sum_weights=(a.left[:, b.group], b.left[:, a.group]) if weighted else (None, None),
+            row_sums=a.sums if needed else None,
+            column_sums=b.sums if needed and not same else None,
+        )
+        value += found if same else 2 * found
+        if a.grad is not None:
+            collect(a, tile, b)
+        if b.grad is not None and not same:
+            collect(b, tile.T, a)
+    for part in parts:
+        if part.grad is not None:
+            _compiled.finish(part.grad, part.sums, part.z, part.right if weighted else None, scale)
+    return torch.full((), value * evaluate.value_factor + float(plus), dtype=x.dtype), gx, gy
+
+
+def _parts(
+    n: int,
+    total: int,
+    block: int,
+    z: Tensor,
+    norms: Tensor,
+    sums: Tensor,
+    gx: Tensor | None,
+    gy: Tensor | None,
+    left: Tensor,
+    right: Tensor,
+) -> list[_Part]:
+    """The rows of both samples in stretches of at most ``block``."""
+    return [
+        _Part(
+            group,
+            z[start:stop],
+            norms[start:stop],
+            sums[start:stop],
+            None if grad is None else grad[start - first : stop - first],
+            left[start:stop] if left.numel() else left,
+            right[start:stop] if left.numel() else right,
+        )
+        for group, first, last, grad in ((0, 0, n, gx), (1, n, total, gy))
+        for start, stop in _edges(first, last, block)
+    ]
 
 
 class _Part(NamedTuple):
@@ -439,6 +540,22 @@ class _Evaluator:
             self.work = 3
         elif kind == "energy":
             self.value_factor, self.slope_factor, self.work = -1.0, 0.5, 1
+        self.steps = self._steps()
+
+    def _steps(self) -> _compiled.KernelSteps | None:
+        """The same for the compiled loops; None where they do not know it."""
+        if self.kind == "energy":
+            return _compiled.KernelSteps(self.kind, [(1.0, 1.0, 1.0)])
+        if self.kind == "rational_quadratic":
+            if self.alpha != 1:
+                return None
+            return _compiled.KernelSteps(self.kind, [(0.5 / scale, 1.0, 0.5 / scale) for scale in self.scales])
+        steps = []
+        for start, counts in self.chains:
+            for position, count in enumerate(counts):
+                rate = start * 2.0**position
+                steps.append((start if position == 0 else 0.0, float(count), count * rate))
+        return _compiled.KernelSteps(self.kind, steps)
 
     def __call__(
         self,

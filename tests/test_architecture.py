@@ -58,9 +58,8 @@ def imports_of(path: Path) -> Iterator[tuple[str, int]]:
             assert node.module is not None
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
-                is_module = (ROOT / Path(*inner.split("."))).with_suffix(".py").exists() or (
-                    ROOT / Path(*inner.split("."))
-                ).is_dir()
+                place = ROOT / Path(*inner.split("."))
+                is_module = place.is_dir() or any(place.with_suffix(end).exists() for end in (".py", ".pyi"))
                 yield (inner if is_module else node.module), node.lineno
 
 

@@ -16,11 +16,22 @@ from torch.autograd import forward_ad
 from torch.func import hessian, jvp, vmap
 
 import mmda._contrastive_tiles as contrastive_tiles
+from mmda import _compiled
 from mmda._contrastive_tiles import contrastive, dense
 from mmda._kernel_sums import pair_means
 from mmda._tiles import Coefficients, _doublings, _edges, _pair_sum_op, can_stream, pair_sum
 from mmda.kernels import Energy, Gaussian, Kernel, Laplacian, RationalQuadratic
 from mmda.losses import MMDLoss, contrastive_domain_discrepancy_loss, local_mmd_loss, mmd_loss
+
+
+@pytest.fixture(autouse=True, params=["compiled", "operations"])
+def loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything here holds with the compiled loops and with PyTorch's operations in their place."""
+    if request.param == "operations":
+        monkeypatch.setattr(_compiled, "_sweeps", None)
+    elif _compiled._sweeps is None:
+        pytest.skip("the loops were not compiled here")
+
 
 KERNELS = (
     Gaussian(),

@@ -18,6 +18,7 @@ from mmda._contrastive import (
     own_pairs,
     pair_rows,
     pairing,
+    plainly_paired,
     weighted_logsumexp,
 )
 from mmda._contrastive_tiles import contrastive
@@ -118,6 +119,12 @@ def info_nce_loss(
     caller = "info_nce_loss"
     check_choice(caller, "several", several, _SEVERAL)
     check_temperature(caller, temperature)
+    special = (weight, mask, candidate_mask, positive_mask, positive_weight, negative_mask)
+    if all(t is None for t in special) and plainly_paired(anchor, positive):
+        if isinstance(temperature, Tensor):
+            temperature = temperature.to(anchor.dtype)
+        kind = "symmetric" if symmetric else "info_nce"
+        return contrastive(kind, anchor, positive, temperature=temperature, unit=normalize)
     dtype = working_dtype(anchor, positive)
     with full_precision(anchor):
         pairs = pair_rows(

@@ -1,0 +1,237 @@
+"""The compiled loops of ``_sweeps.c``: what is done to a tile's numbers one by one, in one pass over them.
+
+PyTorch's operations read and write a tile once each; a kernel of five bandwidths, its slope and their sums are some
+twenty. The loops here do the same in registers, for float32 and float64 on a CPU, with PyTorch's own threads. They are
+compiled when the package is installed, where there is a compiler; where there is none, or with ``MMDA_COMPILED=0`` in
+the environment, :func:`serves` says no and the callers take PyTorch's operations: same numbers, slower.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+#: What the loops are compiled for; each is used where the processor has it.
+INSTRUCTION_SETS = ("plain", "avx2", "avx512")
+
+try:
+    if os.environ.get("MMDA_COMPILED", "1") == "0":
+        raise ImportError("switched off")
+    from mmda import _sweeps
+
+    if _sweeps.interface != 1:
+        raise ImportError("compiled from another version of the source")
+except ImportError:
+    _sweeps = None  # type: ignore[assignment]
+
+#: The kinds of kernels, and the forms in which logits come, as numbers that ``_sweeps.c`` knows.
+KINDS = {"gaussian": 0, "laplacian": 1, "energy": 2, "rational_quadratic": 3}
+KEPT, PLAIN, LOGITS, PRODUCTS = range(4)
+#: A chain of so many doubled rates is one loop, longer ones a loop a rate.
+MOST_DOUBLINGS = 5
+
+
+#: Subclasses may hold no numbers of their own.
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def serves(*tensors: Tensor) -> bool:
+    """Whether the loops are there and can read these tensors, all of one kind: ordinary ones of a CPU."""
+    return _sweeps is not None and all(
+        type(t) in _PLAIN and t.device.type == "cpu" and t.dtype in (torch.float32, torch.float64) for t in tensors
+    )
+
+
+def instruction_set(best: str = INSTRUCTION_SETS[-1]) -> str | None:
+    """Use the best instructions that the processor has, up to these, and say which; None without the loops."""
+    return None if _sweeps is None else INSTRUCTION_SETS[_sweeps.choose(INSTRUCTION_SETS.index(best))]
+
+
+def _at(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _wide(tensor: Tensor) -> int:
+    return tensor.dtype == torch.float64
+
+
+class KernelSteps:
+    """A kernel as steps: e is 2^(rate t) afresh, or the square of the last; counts e and rate e are added up."""
+
+    def __init__(self, kind: str, steps: Sequence[tuple[float, float, float]]) -> None:
+        self.kind = KINDS[kind]
+        fresh, counts, slopes = zip(*steps)
+        chain = kind == "gaussian" and fresh[0] == 1 and not any(fresh[1:]) and len(fresh) <= MOST_DOUBLINGS
+        self.doublings, self.steps = len(fresh) if chain else 0, len(fresh)
+        self._numbers = torch.tensor([fresh, counts, slopes], dtype=torch.float64)
+        self.addresses = tuple(row.data_ptr() for row in self._numbers)
+
+
+def tile(
+    steps: KernelSteps,
+    products: Tensor,
+    norms_a: Tensor,
+    norms_b: Tensor,
+    *,
+    same: bool,
+    factors: Sequence[float] = (1.0, 1.0, 1.0),
+    split: int | None = None,
+    matrix: Tensor | None = None,
+    value_weights: tuple[Tensor, Tensor] | tuple[None, None] = (None, None),
+    sum_weights: tuple[Tensor, Tensor] | tuple[None, None] = (None, None),
+    row_sums: Tensor | None = None,
+    column_sums: Tensor | None = None,
+) -> float:
+    """Sum of the kernel's values over a tile; the kernel's slopes in the place of the products z_i . z_j.
+
+    Args:
+        steps: the kernel.
+        products: (rows, columns), its rows contiguous.
+        norms_a: -|z_i|^2 of the rows.
+        norms_b: the same of the columns.
+        same: rows and columns are the same; pairs i = j are left out.
+        factors: of values and slopes, for pairs within the first group, across, and within the second.
+        split: so many of the rows and of the columns are the first group; all by default.
+        matrix: (rows, columns), multiplies both.
+        value_weights: of rows and columns, multiply the values alone.
+        sum_weights: of rows (in ``column_sums``) and columns (in ``row_sums``).
+        row_sums: to which the sums of slopes over the columns are added.
+        column_sums: the same over the rows.
+    """
+    rows, columns = products.shape
+    return _sweeps.tile(
+        _wide(products),
+        torch.get_num_threads(),
+        steps.kind,
+        steps.doublings,
+        steps.steps,
+        *steps.addresses,
+        *factors,
+        columns if split is None else split,
+        same,
+        rows,
+        columns,
+        products.data_ptr(),
+        products.stride(0),
+        norms_a.data_ptr(),
+        norms_b.data_ptr(),
+        _at(matrix),
+        0 if matrix is None else matrix.stride(0),
+        _at(value_weights[0]),
+        _at(value_weights[1]),
+        _at(sum_weights[0]),
+        _at(sum_weights[1]),
+        _at(row_sums),
+        _at(column_sums),
+    )
+
+
+def prepare(x: Tensor, y: Tensor, centre: Tensor | None, inverse: float) -> tuple[Tensor, Tensor]:
+    """The rows of both, less ``centre`` (their mean) and times ``inverse``: z (n + m, d), and -|z_i|^2."""
+    x, y = x.contiguous(), y.contiguous()
+    total, width = x.shape[0] + y.shape[0], x.shape[1]
+    z, norms = x.new_empty(total, width), x.new_empty(total)
+    centre = None if centre is None else centre.contiguous()
+    _sweeps.prepare(
+        _wide(x),
+        x.data_ptr(),
+        x.shape[0],
+        y.data_ptr(),
+        y.shape[0],
+        width,
+        _at(centre),
+        inverse,
+        z.data_ptr(),
+        norms.data_ptr(),
+    )
+    return z, norms
+
+
+def finish(gradient: Tensor, sums: Tensor, z: Tensor, weight: Tensor | None, scale: float) -> None:
+    """``(gradient - sums z) scale``, times the rows' weight, in place."""
+    _sweeps.finish(
+        _wide(z), gradient.data_ptr(), sums.data_ptr(), z.data_ptr(), _at(weight), scale, z.shape[0], z.shape[1]
+    )
+
+
+def powers(s: Tensor, scale: float, row_sums: Tensor, column_sums: Tensor | None) -> None:
+    """2^(scale s) in place of a tile; its sums over columns and rows are added to those of the rows and columns."""
+    _sweeps.powers(
+        _wide(s),
+        torch.get_num_threads(),
+        s.data_ptr(),
+        *s.shape,
+        s.stride(0),
+        scale,
+        row_sums.data_ptr(),
+        _at(column_sums),
+    )
+
+
+def tops(
+    s: Tensor, scale: float, row_tops: Tensor, row_sums: Tensor, column_tops: Tensor | None, column_sums: Tensor | None
+) -> None:
+    """Logits scale s in place of a tile; largest of rows and columns so far, and sums of 2^(logit - largest)."""
+    _sweeps.tops(
+        _wide(s),
+        torch.get_num_threads(),
+        s.data_ptr(),
+        *s.shape,
+        s.stride(0),
+        scale,
+        row_tops.data_ptr(),
+        row_sums.data_ptr(),
+        _at(column_tops),
+        _at(column_sums),
+    )
+
+
+def shares(
+    s: Tensor,
+    scale: float,
+    form: int,
+    own: float,
+    row_tops: Tensor | None,
+    row_sums: Tensor,
+    column_tops: Tensor | None,
+    column_sums: Tensor | None,
+) -> None:
+    """A tile's probabilities by rows plus those by columns, less ``own`` on its diagonal, in its place.
+
+    The sums are reciprocals, times what the probabilities are to be multiplied by. ``form`` says what the tile holds:
+    ``KEPT`` what :func:`powers` left, ``LOGITS`` what :func:`tops` left, ``PLAIN`` and ``PRODUCTS`` what either took.
+    """
+    _sweeps.shares(
+        _wide(s),
+        torch.get_num_threads(),
+        s.data_ptr(),
+        *s.shape,
+        s.stride(0),
+        scale,
+        form,
+        own,
+        _at(row_tops),
+        row_sums.data_ptr(),
+        _at(column_tops),
+        _at(column_sums),
+    )
+
+
+def softmax_at_once(s: Tensor, scale: float, symmetric: bool, slope: float | None) -> float:
+    """InfoNCE of all logits scale s (of base 2) at once; in the place of s ``slope`` times its slope by natural logits.
+
+    Without ``slope`` what is left in the place of s means nothing.
+    """
+    return _sweeps.at_once(
+        _wide(s),
+        torch.get_num_threads(),
+        s.data_ptr(),
+        s.shape[0],
+        scale,
+        symmetric,
+        slope is not None,
+        1.0 if slope is None else slope,
+    )
