@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from mmda import distributed, kernels, layers, losses, metrics, objectives, schedules, two_sample, validators
+from mmda._compiled import instruction_set
 from mmda._version import __version__
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "__version__",
     "distributed",
+    "instruction_set",
     "kernels",
     "layers",
     "losses",

@@ -45,9 +45,32 @@ def serves(*tensors: Tensor) -> bool:
     )
 
 
-def instruction_set(best: str = INSTRUCTION_SETS[-1]) -> str | None:
+def limit_instructions(best: str = INSTRUCTION_SETS[-1]) -> str | None:
     """Use the best instructions that the processor has, up to these, and say which; None without the loops."""
-    return None if _sweeps is None else INSTRUCTION_SETS[_sweeps.choose(INSTRUCTION_SETS.index(best))]
+    global _instructions
+    _instructions = None if _sweeps is None else INSTRUCTION_SETS[_sweeps.choose(INSTRUCTION_SETS.index(best))]
+    return _instructions
+
+
+_instructions = limit_instructions()
+
+
+def instruction_set() -> str | None:
+    """Instructions that the compiled inner loops use on this processor.
+
+    The squared MMD, the energy distance and the contrastive losses have loops in C, compiled when the package is
+    installed where there is a compiler. They serve float32 and float64 on a CPU; all else takes PyTorch's operations,
+    which give the same numbers.
+
+    Returns:
+        ``"avx512"``, ``"avx2"`` or ``"plain"`` (what the compiler takes for granted); None where the loops were not
+        compiled, or were switched off by ``MMDA_COMPILED=0`` in the environment of the process.
+
+    Example:
+        >>> instruction_set() in ("avx512", "avx2", "plain", None)
+        True
+    """
+    return _instructions
 
 
 def _at(tensor: Tensor | None) -> int:

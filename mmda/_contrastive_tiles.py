@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -334,6 +335,27 @@ def _softmax_at_once(
     return value, factor
 
 
+#: Space of the last sweep. Fresh pages cost as much as the passes over the tiles in them, and a training loop asks for
+#: the same again at every step.
+_spare: list[Tensor] = []
+
+
+def _take_space(like: Tensor, count: int) -> Tensor:
+    """At least so many numbers of the kind of ``like``: those that the last sweep left, where they are enough."""
+    if like.device.type == "cpu" and type(like) is Tensor:
+        with suppress(IndexError):  # nothing left, or another thread took it
+            space = _spare.pop()
+            if space.numel() >= count and space.dtype == like.dtype:
+                return space
+    return like.new_empty(count)
+
+
+def _leave_space(space: Tensor) -> None:
+    """Keep a CPU's space for the next sweep; one, and none that only ``torch.inference_mode`` may write."""
+    if space.device.type == "cpu" and type(space) is Tensor and not space.is_inference():
+        _spare[:] = [space]
+
+
 class _Tiles:
     """Work space for tiles of logits: one, or all of them where they are to be kept and fit; and a strip beside.
 
@@ -344,7 +366,8 @@ class _Tiles:
         size = side * side
         self.compiled = compiled
         self.kept = keep and count * size * like.element_size() <= KEEP_BYTES
-        self.store = like.new_empty(count if self.kept else 1, size)
+        self.whole = _take_space(like, (count if self.kept else 1) * size)
+        self.store = self.whole[: (count if self.kept else 1) * size].view(-1, size)
         self.filled = 0
         self.strip = max(1, STRIP // side) if like.device.type == "cpu" else side
         self.space = like.new_empty(0 if compiled else min(self.strip, side) * side)
@@ -432,6 +455,7 @@ def _softmax_pairs(
     if of_columns is not None:
         value = (value + of_columns.above(own)) / 2
     if not gradient:
+        _leave_space(tiles.whole)
         return value / n, a, b
     share, ones = (0.5 / n, 2) if symmetric else (1 / n, 1)
     row_sums = of_rows.turned(share).parts(sizes)
@@ -446,6 +470,7 @@ def _softmax_pairs(
             _probabilities(s, by, row_sums[i], column_sums[j], ones * share if i == j else 0.0, tiles)
             hus[i].addmm_(s, columns[j], beta=0 if j == last else 1)
             hys[j].addmm_(s.T, us[i], beta=0 if i == last else 1)
+    _leave_space(tiles.whole)
     return value / n, ha, hb
 
 
@@ -473,6 +498,7 @@ def _softmax_list(
         _collect(s, by, sums[i], None if i == j else sums[j], tiles)
     value = of_rows.above(own) / total
     if not gradient:
+        _leave_space(tiles.whole)
         return value, z
     sums = of_rows.turned(1 / total).parts(sizes)
     hz = torch.zeros_like(z)
@@ -486,6 +512,7 @@ def _softmax_list(
         slopes[i].addmm_(s, columns[j])
         if i != j:
             slopes[j].addmm_(s.T, columns[i])
+    _leave_space(tiles.whole)
     return value, hz
 
 
@@ -574,6 +601,7 @@ def _sigmoid(
                 total.add_(s.sum(1).sum(dtype=torch.float64))
                 hu.addmm_(s, y, alpha=1 / n)
                 hy.addmm_(s.T, u, alpha=1 / n)
+    _leave_space(tiles.whole)
     return value / n, ha, hb, total / n
 
 

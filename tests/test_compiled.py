@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from mmda import _compiled
+from mmda import _compiled, instruction_set
 from mmda._contrastive_tiles import contrastive, dense
 from mmda._kernel_sums import pair_means
 from mmda.kernels import Energy, Gaussian, Kernel, Laplacian, RationalQuadratic
@@ -36,11 +36,12 @@ EXACT = {torch.float32: 2e-5, torch.float64: 1e-12}
 
 @pytest.fixture(params=_compiled.INSTRUCTION_SETS)
 def instructions(request: pytest.FixtureRequest) -> Iterator[str]:
-    if _compiled.instruction_set(request.param) != request.param:
-        _compiled.instruction_set()
+    if _compiled.limit_instructions(request.param) != request.param:
+        _compiled.limit_instructions()
         pytest.skip(f"this processor has no {request.param}")
+    assert instruction_set() == request.param
     yield request.param
-    _compiled.instruction_set()
+    _compiled.limit_instructions()
 
 
 @pytest.fixture(params=[1, 2, 3])
@@ -189,7 +190,7 @@ def test_what_the_loops_cannot_read() -> None:
 
 @pytest.mark.parametrize("wanted", ["0", "1"])
 def test_switch(wanted: str) -> None:
-    code = "from mmda import _compiled; print(_compiled.instruction_set() is not None)"
+    code = "import mmda; print(mmda.instruction_set() is not None)"
     environment = {**os.environ, "MMDA_COMPILED": wanted}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.strip() == str(wanted == "1")

@@ -7,6 +7,7 @@ for tiles small enough that several are needed.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -488,6 +489,26 @@ def test_directions_and_temperature(kind: str, unit: bool, low: float) -> None:
         for value in (found, dense(kind, a, b, bias, tau, unit)):
             curvature += gradients(torch.autograd.grad(value, tau, create_graph=True)[0], tau)
         assert_same(*curvature)
+
+
+def test_the_space_of_the_last_sweep() -> None:
+    """One piece of space is kept: never too small, of another kind, or writable in inference mode alone."""
+    others = [t.detach().float() for t in pairs()[:2]]
+    for rows, block in ((pairs()[:2], 2), (others, 2), (others, 4), (pairs()[:2], 4), (pairs()[:2], 2)):
+        wanted = dense("symmetric", *rows, None)
+        with torch.inference_mode():
+            assert_same(contrastive("symmetric", *rows, block_size=block), wanted, 1e-5)
+        assert_same(contrastive("symmetric", *rows, block_size=block), wanted, 1e-5)
+        assert len(contrastive_tiles._spare) == 1
+        assert contrastive_tiles._spare[0].dtype == rows[0].dtype
+    many = [torch.randn(256, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(k)) for k in range(8)]
+
+    def loss(rows: Tensor) -> Tensor:
+        return torch.stack([contrastive("symmetric", rows, rows.flip(1), block_size=60) for _ in range(8)])
+
+    with ThreadPoolExecutor(4) as pool:
+        for found, rows in zip(pool.map(loss, many), many):
+            assert_same(found, dense("symmetric", rows, rows.flip(1), None).expand(8), 1e-12)
 
 
 def test_block_size_is_checked() -> None:
