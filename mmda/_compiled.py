@@ -9,6 +9,7 @@ the environment, :func:`serves` says no and the callers take PyTorch's operation
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Sequence
 
 import torch
@@ -39,10 +40,26 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def serves(*tensors: Tensor) -> bool:
-    """Whether the loops are there and can read these tensors, all of one kind: ordinary ones of a CPU."""
-    return _sweeps is not None and all(
-        type(t) in _PLAIN and t.device.type == "cpu" and t.dtype in (torch.float32, torch.float64) for t in tensors
+    """Whether the loops are there and can read these tensors, all of one kind: ordinary ones of a CPU.
+
+    Not where the threads of PyTorch cannot be found and there are several, since one thread would do the work of all;
+    and not where a dispatch mode wants to see every operation.
+    """
+    return (
+        _sweeps is not None
+        and (_sweeps.threaded == 1 or torch.get_num_threads() == 1)
+        and not _dispatch_mode_is_active()
+        and tensors[0].dtype in (torch.float32, torch.float64)
+        and all(type(t) in _PLAIN and t.device.type == "cpu" and t.dtype == tensors[0].dtype for t in tensors)
     )
+
+
+def _dispatch_mode_is_active() -> bool:
+    """Whether something such as a tracer or a counter looks at operations; a cautious use of a private name."""
+    try:
+        return torch._C._len_torch_dispatch_stack() > 0
+    except AttributeError:  # pragma: no cover - no released version lacks it
+        return True
 
 
 def limit_instructions(best: str = INSTRUCTION_SETS[-1]) -> str | None:
@@ -89,8 +106,9 @@ class KernelSteps:
         fresh, counts, slopes = zip(*steps)
         chain = kind == "gaussian" and fresh[0] == 1 and not any(fresh[1:]) and len(fresh) <= MOST_DOUBLINGS
         self.doublings, self.steps = len(fresh) if chain else 0, len(fresh)
-        self._numbers = torch.tensor([fresh, counts, slopes], dtype=torch.float64)
-        self.addresses = tuple(row.data_ptr() for row in self._numbers)
+        # No tensors: those would be made on the default device, or by whatever mode is active.
+        self._numbers = [array("d", numbers) for numbers in (fresh, counts, slopes)]
+        self.addresses = tuple(numbers.buffer_info()[0] for numbers in self._numbers)
 
 
 def tile(

@@ -71,6 +71,7 @@ def plainly_paired(anchor: Tensor, positive: Tensor) -> bool:
         and anchor.shape == positive.shape
         and anchor.numel() > 0
         and anchor.dtype is positive.dtype is torch.float32
+        and anchor.device.type != "meta"  # of which autocast knows nothing
         and not torch.is_autocast_enabled(anchor.device.type)
     )
 

@@ -86,9 +86,6 @@ def contrastive(
     few = block_size is None and compared < FEWEST and (compiling or kind not in AT_ONCE)
     if few or not (compiling or is_plain(a, b, shift, learns)):
         return dense(kind, a, b, shift, temperature, unit)
-    if block_size is None:
-        blocks = COMPILED_BLOCKS if _compiled.serves(a, b) else CPU_BLOCKS
-        block_size = blocks[kind] if a.device.type == "cpu" else ACCELERATOR_BLOCK
     if bound is None:
         bound = 1 / temperature if unit and not isinstance(temperature, Tensor) else math.inf
     if not torch.is_grad_enabled():
@@ -96,7 +93,7 @@ def contrastive(
         shift = None if shift is None else shift.detach()
         tau = tau.detach() if isinstance(tau, Tensor) else tau
     tensors = (usable(t) if isinstance(t, Tensor) else t for t in (a, b, shift, tau))
-    arguments: tuple[Any, ...] = (*tensors, kind, unit, bound, block_size)
+    arguments: tuple[Any, ...] = (*tensors, kind, unit, bound, block_size or 0)
     value: Tensor
     if compiling:
         value = _contrastive_op(*arguments)[0]
@@ -220,6 +217,9 @@ def _sweep(
     compiled = _compiled.serves(a, b)
     if compiled:
         scale = float(scale)
+    if not block:
+        blocks = COMPILED_BLOCKS if compiled else CPU_BLOCKS
+        block = blocks[kind] if a.device.type == "cpu" else ACCELERATOR_BLOCK
     listed, at_once = kind == "nt_xent", kind in AT_ONCE and n <= min(SMALL, block)
     joined = listed or (at_once and unit)  # one list of rows, with half of the operations on each
     x = _Rows(torch.cat((a, b)) if joined else a, unit)
@@ -238,7 +238,7 @@ def _sweep(
         slope_of_bias = slope_of_bias.to(bias.dtype)
     else:
         if bound > SAFE_LOGIT and a.device.type == "cpu":
-            bound = float(x.longest() * y.longest() * scale)
+            bound = abs(float(x.longest() * y.longest() * scale))
         safe = bound <= SAFE_LOGIT
         if listed:
             value, hx = _softmax_list(x.rows, scale, safe, block, gradient, compiled)
@@ -314,7 +314,7 @@ def _softmax_at_once(
     if compiled:
         scale = float(scale)
         found = _compiled.softmax_at_once(g, scale * LOG2_E, symmetric, scale if outs is not None else None)
-        value, factor = torch.full((), found, dtype=a.dtype), 1.0
+        value, factor = a.new_full((), found), 1.0
     else:
         share, ones = (0.5 / n, 2) if symmetric else (1 / n, 1)
         s, factor = g.mul_(scale), scale * share
@@ -488,10 +488,11 @@ def _softmax_list(
     own = z.new_empty(total)
     sums, owns = of_rows.parts(sizes), _parts(own, sizes)
     pairs = [(i, j) for j in range(len(sizes)) for i in range(j + 1)]
+    nothing = math.copysign(math.inf, -by)  # a product whose logit is minus infinity
     for i, j in pairs:
         s = tiles.next(rows[i], columns[j])
         if i == j:
-            s.fill_diagonal_(-torch.inf)
+            s.fill_diagonal_(nothing)
         elif j == i + len(half):
             torch.mul(s.diagonal(), by, out=owns[i])
             owns[j].copy_(owns[i])
@@ -507,7 +508,7 @@ def _softmax_list(
         i, j = pairs[index]
         s = tiles.again(index, rows[i], columns[j])
         if i == j and not tiles.kept:
-            s.fill_diagonal_(-torch.inf)
+            s.fill_diagonal_(nothing)
         _probabilities(s, by, sums[i], sums[j], 2 / total if j == i + len(half) else 0.0, tiles)
         slopes[i].addmm_(s, columns[j])
         if i != j:

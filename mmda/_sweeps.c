@@ -2,13 +2,16 @@
    is for and holds the tensors. Everything here has a slower equal in PyTorch's operations, which serves where this
    file could not be compiled.
 
-   Arguments are addresses and numbers; the caller answers for sizes. Numbers below the smallest normal one are taken
-   as zero. Loops are compiled for several instruction sets, of which the best that the processor has is used. */
+   Arguments are addresses and numbers; the caller answers for sizes. On x86, numbers of a tile below the smallest normal
+   one are taken as zero. Loops are compiled for several instruction sets, of which the best that the processor has is used. */
 
 #define INTERFACE 1 /* to be raised with any change of arguments, here and in _compiled.py */
 #define Py_LIMITED_API 0x030A0000
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#if defined(Py_GIL_DISABLED)
+#error "written for the interpreter with its lock; without these loops PyTorch's operations serve"
+#endif
 #include <float.h>
 #include <math.h>
 #include <stdint.h>
@@ -21,6 +24,11 @@
 #if (defined(__GNUC__) || defined(__clang__)) && defined(__x86_64__)
 #define X86 1
 #include <xmmintrin.h>
+#if defined(__clang__)
+#define AVX512 "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma"
+#else
+#define AVX512 "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,prefer-vector-width=512"
+#endif
 #endif
 #if defined(_MSC_VER)
 #define restrict __restrict
@@ -92,7 +100,7 @@ static const double coefficients_double[] = {
 #undef SET
 #undef ATTRIBUTE
 #define SET avx512
-#define ATTRIBUTE __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,prefer-vector-width=512")))
+#define ATTRIBUTE __attribute__((target(AVX512)))
 #include "_sweeps.h"
 #endif
 #undef REAL
@@ -131,7 +139,7 @@ static const double coefficients_double[] = {
 #undef SET
 #undef ATTRIBUTE
 #define SET avx512
-#define ATTRIBUTE __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,prefer-vector-width=512")))
+#define ATTRIBUTE __attribute__((target(AVX512)))
 #include "_sweeps.h"
 #endif
 
@@ -193,13 +201,14 @@ static int choose(int best)
 typedef void (*Parallel)(void (*)(void *), void *, unsigned, unsigned);
 typedef int (*ThreadNumber)(void);
 static Parallel parallel_region;
-static ThreadNumber thread_number;
+static ThreadNumber thread_number, team_size;
 
 static void find_threads(void)
 {
 #if defined(__linux__)
     *(void **)&parallel_region = dlsym(RTLD_DEFAULT, "GOMP_parallel");
     *(void **)&thread_number = dlsym(RTLD_DEFAULT, "omp_get_thread_num");
+    *(void **)&team_size = dlsym(RTLD_DEFAULT, "omp_get_num_threads");
 #endif
 }
 
@@ -242,12 +251,18 @@ static void part(Job *job, int index)
 #endif
 }
 
-static void threaded_part(void *job) { part((Job *)job, thread_number()); }
+/* A team may be smaller than was asked for: its threads take the parts in turn. */
+static void threaded_part(void *shared)
+{
+    Job *job = shared;
+    for (int k = thread_number(), size = team_size(); k < job->threads; k += size)
+        part(job, k);
+}
 
 /* Share the rows among the threads; each sums columns and values in a place of its own. */
 static void run(Job *job, Py_ssize_t columns)
 {
-    if (!parallel_region || !thread_number || job->rows < job->threads || job->rows * columns < LEAST_WORK)
+    if (!parallel_region || !thread_number || !team_size || job->rows < job->threads || job->rows * columns < LEAST_WORK)
         job->threads = 1;
     if (job->threads > 1)
         parallel_region(threaded_part, job, (unsigned)job->threads, 0);
@@ -645,6 +660,6 @@ PyMODINIT_FUNC PyInit__sweeps(void)
     if (made)
         PyModule_AddIntConstant(made, "interface", INTERFACE);
     if (made)
-        PyModule_AddIntConstant(made, "threaded", parallel_region && thread_number);
+        PyModule_AddIntConstant(made, "threaded", parallel_region && thread_number && team_size);
     return made;
 }

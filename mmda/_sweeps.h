@@ -7,8 +7,8 @@
 static inline __attribute__((always_inline)) REAL NAME(least)(REAL a, REAL b) { return a > b ? b : a; }
 static inline __attribute__((always_inline)) REAL NAME(most)(REAL a, REAL b) { return a < b ? b : a; }
 
-/* 2^x for x up to 127: x = whole + part, a polynomial for 2^part, and whole put into the exponent, which is 0 where it
-   would leave the normal numbers. */
+/* 2^x for x up to 127: x = whole + part, a polynomial for 2^part, and whole put into the exponent, which is 0 below
+   the normal numbers. */
 static inline __attribute__((always_inline)) REAL NAME(power)(REAL x)
 {
     REAL kept = NAME(most)(x, LOW_EXPONENT), shifted = kept + MAGIC, part = kept - (shifted - MAGIC);

@@ -390,20 +390,23 @@ def _sweep_compiled(
     """The same sweep, in which one compiled loop does all that lies between the products of a tile."""
     n, total = x.shape[0], x.shape[0] + y.shape[0]
     assert evaluate.steps is not None
-    inverse = evaluate.stretch / float(bandwidth)
+    inverse = evaluate.stretch * float(bandwidth.reciprocal())
     z, norms = _compiled.prepare(x, y, centre if centre.numel() else None, inverse)
     scale = inverse * 4 * evaluate.slope_factor
     if blocks and total <= min(SMALL, block):
         # One tile of all pairs: the number of operations is what costs.
-        tile, sums = torch.mm(z, z.T), z.new_zeros(total)
-        value = _compiled.tile(evaluate.steps, tile, norms, norms, same=True, factors=blocks, split=n, row_sums=sums)
+        tile, sums, wanted = torch.mm(z, z.T), z.new_zeros(total), need_x or need_y
+        of_rows = sums if wanted else None
+        value = _compiled.tile(evaluate.steps, tile, norms, norms, same=True, factors=blocks, split=n, row_sums=of_rows)
+        result = x.new_full((), value * evaluate.value_factor + float(plus))
+        if not wanted:
+            return result, None, None
         gradient = torch.mm(tile, z)
         _compiled.finish(gradient, sums, z, None, scale)
-        result = torch.full((), value * evaluate.value_factor + float(plus), dtype=x.dtype)
         return result, gradient[:n] if need_x else None, gradient[n:] if need_y else None
     weighted, low_rank = not blocks and right.ndim == 1, not blocks and right.ndim == 2
     if weighted:
-        left = left.T.contiguous().T  # so that a column's numbers are neighbours
+        left, right = left.T.contiguous().T, right.contiguous()  # a column's numbers are neighbours
     gx, gy = x.new_empty(x.shape) if need_x else None, y.new_empty(y.shape) if need_y else None
     parts = _parts(n, total, block, z, norms, z.new_zeros(total), gx, gy, left, right)
     side = max(part.z.shape[0] for part in parts)
@@ -449,7 +452,7 @@ def _sweep_compiled(
     for part in parts:
         if part.grad is not None:
             _compiled.finish(part.grad, part.sums, part.z, part.right if weighted else None, scale)
-    return torch.full((), value * evaluate.value_factor + float(plus), dtype=x.dtype), gx, gy
+    return x.new_full((), value * evaluate.value_factor + float(plus)), gx, gy
 
 
 def _parts(

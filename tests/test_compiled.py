@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmda import _compiled, instruction_set
 from mmda._contrastive_tiles import contrastive, dense
@@ -181,11 +182,60 @@ def test_what_the_loops_cannot_read() -> None:
     """Tensors without numbers of their own, other devices and other numbers take PyTorch's operations."""
     with FakeTensorMode() as mode:
         fake = mode.from_tensor(torch.randn(600, 4))
+        assert type(fake) is not Tensor
         assert not _compiled.serves(fake)
         assert mmd_loss(fake, fake, kernel=Gaussian(1.0)).shape == ()
     assert not _compiled.serves(torch.randn(3, device="meta"))
     assert not _compiled.serves(torch.randn(3, dtype=torch.float16))
     assert not _compiled.serves(torch.randn(3), torch.randn(3).as_subclass(type("Other", (Tensor,), {})))
+
+
+def test_modes_that_watch_operations_see_them() -> None:
+    x, y = rows(20, 4, torch.float32).detach(), rows(20, 4, torch.float32, seed=1).detach()
+    with FlopCounterMode(display=False) as counter:
+        assert not _compiled.serves(x, y)
+        mmd_loss(x, y)
+    assert counter.get_total_flops() > 0
+
+
+def test_default_device_is_nothing_to_tensors_of_a_cpu() -> None:
+    """A device for new tensors, set before the first call with a kernel, leaves addresses and results on the CPU."""
+    x, y = rows(150, 4, torch.float32), rows(150, 4, torch.float32, seed=1)
+    kernel = Gaussian(1.0, scales=(0.51, 1.02))
+    with torch.device("meta"):
+        values = mmd_loss(x, y, kernel=kernel), info_nce_loss(x, y)
+    for found, wanted in zip(values, (mmd_loss(x, y, kernel=kernel), info_nce_loss(x, y))):
+        assert torch.equal(found, wanted)
+        assert found.device == x.device
+
+
+def test_a_team_smaller_than_asked_for() -> None:
+    """OpenMP may give fewer threads than PyTorch counts; no row is left out."""
+    code = (
+        "import torch; from mmda.losses import mmd_loss, info_nce_loss; torch.set_num_threads(4)\n"
+        "g = torch.Generator().manual_seed(0)\n"
+        "x, y = (torch.randn(700, 8, dtype=torch.float64, generator=g).requires_grad_() for _ in range(2))\n"
+        "value = mmd_loss(x, y) + info_nce_loss(x, y); value.backward()\n"
+        "print(value.item(), x.grad.norm().item(), y.grad.norm().item())"
+    )
+    outputs = []
+    for extra in ({}, {"OMP_THREAD_LIMIT": "2"}, {"OMP_THREAD_LIMIT": "3"}, {"OMP_MAX_ACTIVE_LEVELS": "0"}):
+        environment = {**os.environ, "OMP_DYNAMIC": "false", **extra}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+        outputs.append([float(number) for number in done.stdout.split()])
+    for numbers in outputs[1:]:
+        torch.testing.assert_close(numbers, outputs[0], rtol=1e-12, atol=0)
+
+
+def test_numbers_out_of_the_ordinary() -> None:
+    """Values of tensors are not looked at: what they lead to is what the formula says."""
+    x, y = rows(150, 4, torch.float32).detach(), rows(150, 4, torch.float32, seed=1).detach()
+    assert mmd_loss(x, y, kernel=Gaussian(torch.tensor(0.0))).isnan()
+    for temperature in (-1.0, -0.01):
+        tau = torch.tensor(temperature)
+        for kind in ("symmetric", "nt_xent"):
+            found = contrastive(kind, x, y, temperature=tau, block_size=100)
+            torch.testing.assert_close(found, dense(kind, x, y, None, tau), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("wanted", ["0", "1"])
