@@ -23,7 +23,7 @@ try:
         raise ImportError("switched off")
     from mmda import _sweeps
 
-    if _sweeps.interface != 1:
+    if _sweeps.interface != 2:
         raise ImportError("compiled from another version of the source")
 except ImportError:
     _sweeps = None  # type: ignore[assignment]
@@ -275,4 +275,14 @@ def softmax_at_once(s: Tensor, scale: float, symmetric: bool, slope: float | Non
         symmetric,
         slope is not None,
         1.0 if slope is None else slope,
+    )
+
+
+def pairwise(s: Tensor, scale: float, bias: float, own: bool) -> tuple[float, float]:
+    """Slopes of a tile of logits x = scale s + bias of the sigmoid loss in their place; sums of losses and slopes.
+
+    Pairs are wrong and lose log(1 + e^x), but for the diagonal with ``own``: log(1 + e^-x).
+    """
+    return _sweeps.pairwise(
+        _wide(s), torch.get_num_threads(), s.data_ptr(), *s.shape, s.stride(0), scale, bias, float(own)
     )

@@ -234,7 +234,7 @@ def _sweep(
         value, factor = _softmax_at_once(u, v, scale, kind == "symmetric", outs if gradient else None, compiled)
     elif kind == "sigmoid":
         assert bias is not None
-        value, hx, hy, slope_of_bias = _sigmoid(x.rows, y.rows, scale, bias, block, gradient)
+        value, hx, hy, slope_of_bias = _sigmoid(x.rows, y.rows, scale, bias, block, gradient, compiled)
         slope_of_bias = slope_of_bias.to(bias.dtype)
     else:
         if bound > SAFE_LOGIT and a.device.type == "cpu":
@@ -579,27 +579,35 @@ def _probabilities(s: Tensor, by: float, rows: _Sums, columns: _Sums | None, own
 
 
 def _sigmoid(
-    a: Tensor, b: Tensor, scale: Tensor | float, bias: Tensor, block: int, gradient: bool
+    a: Tensor, b: Tensor, scale: Tensor | float, bias: Tensor, block: int, gradient: bool, compiled: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """A sum over pairs, from one pass: the loss, its slopes by a and b over the scale, and by the bias."""
     n = a.shape[0]
     sizes = _sizes(n, block)
-    tiles = _Tiles(a, 1, max(sizes), False)
+    tiles = _Tiles(a, 1, max(sizes), False, compiled)
+    scaled = a if compiled else a * scale
     value, total = a.new_zeros((2,), dtype=torch.float64).unbind(0)
     ha, hb = (a.new_zeros(a.shape), b.new_zeros(b.shape)) if gradient else (a, b)
-    for i, (x, u, hu) in enumerate(zip(_parts(a * scale, sizes), _parts(a, sizes), _parts(ha, sizes))):
+    for i, (x, u, hu) in enumerate(zip(_parts(scaled, sizes), _parts(a, sizes), _parts(ha, sizes))):
         for j, (y, hy) in enumerate(zip(_parts(b, sizes), _parts(hb, sizes))):
-            s = tiles.next(x, y).add_(bias)
-            if i == j:  # log(1 + e^s) - s = log(1 + e^-s), with slope -1 / (1 + e^s)
-                s.diagonal().neg_()
-            for piece, space in tiles.strips(s):
-                value.add_(_softplus_sum(piece, space))
-                if gradient:
-                    piece.sigmoid_()
-            if gradient:
-                if i == j:
+            s = tiles.next(x, y)
+            if compiled:
+                of_tile, slopes = _compiled.pairwise(s, float(scale), float(bias), i == j)
+                value.add_(of_tile)
+                total.add_(slopes)
+            else:
+                s.add_(bias)
+                if i == j:  # log(1 + e^s) - s = log(1 + e^-s), with slope -1 / (1 + e^s)
                     s.diagonal().neg_()
-                total.add_(s.sum(1).sum(dtype=torch.float64))
+                for piece, space in tiles.strips(s):
+                    value.add_(_softplus_sum(piece, space))
+                    if gradient:
+                        piece.sigmoid_()
+                if gradient and i == j:
+                    s.diagonal().neg_()
+                if gradient:
+                    total.add_(s.sum(1).sum(dtype=torch.float64))
+            if gradient:
                 hu.addmm_(s, y, alpha=1 / n)
                 hy.addmm_(s.T, u, alpha=1 / n)
     _leave_space(tiles.whole)

@@ -5,7 +5,7 @@
    Arguments are addresses and numbers; the caller answers for sizes. On x86, numbers of a tile below the smallest normal
    one are taken as zero. Loops are compiled for several instruction sets, of which the best that the processor has is used. */
 
-#define INTERFACE 1 /* to be raised with any change of arguments, here and in _compiled.py */
+#define INTERFACE 2 /* to be raised with any change of arguments, here and in _compiled.py */
 #define Py_LIMITED_API 0x030A0000
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -51,7 +51,7 @@ typedef struct {
 
 typedef struct {
     int form;
-    double scale, own;
+    double scale, bias, own;
     Py_ssize_t rows, columns, stride;
     void *s, *row_tops, *row_sums, *column_tops, *column_sums;
 } Logits;
@@ -88,6 +88,7 @@ static const double coefficients_double[] = {
 #define MANTISSA 23
 #define LOW_EXPONENT (-127)
 #define SQRT sqrtf
+#define ARTANH 8
 #define SET plain
 #define ATTRIBUTE
 #include "_sweeps.h"
@@ -113,6 +114,7 @@ static const double coefficients_double[] = {
 #undef MANTISSA
 #undef LOW_EXPONENT
 #undef SQRT
+#undef ARTANH
 #undef SET
 #undef ATTRIBUTE
 
@@ -127,6 +129,7 @@ static const double coefficients_double[] = {
 #define MANTISSA 52
 #define LOW_EXPONENT (-1023)
 #define SQRT sqrt
+#define ARTANH 17
 #define SET plain
 #define ATTRIBUTE
 #include "_sweeps.h"
@@ -148,7 +151,7 @@ typedef double (*TileFunction)(const Tile *, Py_ssize_t, Py_ssize_t, void *);
 typedef void (*LogitsFunction)(const Logits *, Py_ssize_t, Py_ssize_t, void *);
 typedef struct {
     TileFunction tile[2];
-    LogitsFunction powers[2], tops[2], shares[2];
+    LogitsFunction powers[2], tops[2], shares[2], pairwise[2];
     void (*scaled_rows_float)(const float *, const float *, float, Py_ssize_t, Py_ssize_t, float *, float *);
     void (*scaled_rows_double)(const double *, const double *, double, Py_ssize_t, Py_ssize_t, double *, double *);
     void (*add_rows_float)(const float *, Py_ssize_t, Py_ssize_t, double *);
@@ -162,7 +165,8 @@ typedef struct {
         {(TileFunction)tile_float_##set, (TileFunction)tile_double_##set},                                             \
             {(LogitsFunction)powers_float_##set, (LogitsFunction)powers_double_##set},                                 \
             {(LogitsFunction)tops_float_##set, (LogitsFunction)tops_double_##set},                                     \
-            {(LogitsFunction)shares_float_##set, (LogitsFunction)shares_double_##set}, scaled_rows_float_##set,        \
+            {(LogitsFunction)shares_float_##set, (LogitsFunction)shares_double_##set},                                 \
+            {(LogitsFunction)pairwise_float_##set, (LogitsFunction)pairwise_double_##set}, scaled_rows_float_##set,    \
             scaled_rows_double_##set, add_rows_float_##set, add_rows_double_##set, finish_float_##set,                 \
             finish_double_##set                                                                                        \
     }
@@ -571,6 +575,38 @@ static PyObject *py_shares(PyObject *self, PyObject *const *values, Py_ssize_t g
     Py_RETURN_NONE;
 }
 
+/* pairwise(double, threads, s, rows, columns, stride, scale, bias, own) -> sum of log(1 + e^x), sum of slopes */
+static PyObject *py_pairwise(PyObject *self, PyObject *const *values, Py_ssize_t given)
+{
+    (void)self;
+    if (!expect(given, 9))
+        return NULL;
+    Arguments a = {values, 0};
+    int is_double = (int)count(&a), threads = some_threads(count(&a));
+    Logits l = {0};
+    take_logits(&a, &l);
+    l.bias = number(&a);
+    l.own = number(&a);
+    if (PyErr_Occurred())
+        return NULL;
+    Job job;
+    logits_job(&job, &l, use->pairwise[is_double], is_double, threads);
+    job.columns_size = 2 * sizeof(double);
+    if (!(job.columns = space(threads, &job.columns_size, &job.made)))
+        return PyErr_NoMemory();
+    double value = 0, slope = 0;
+    Py_BEGIN_ALLOW_THREADS
+    run(&job, l.columns);
+    for (int k = 0; k < job.threads; k++) {
+        const double *sums = (const double *)(void *)(job.columns + job.columns_size * k);
+        value += sums[0];
+        slope += sums[1];
+    }
+    free(job.made);
+    Py_END_ALLOW_THREADS
+    return Py_BuildValue("dd", value, slope);
+}
+
 /* The loss from all logits at once, and its slopes in their place. */
 #define AT_ONCE(real, log2_of)                                                                                         \
     {                                                                                                                  \
@@ -649,7 +685,7 @@ static PyObject *py_choose(PyObject *self, PyObject *const *values, Py_ssize_t g
 
 #define METHOD(name) {#name, (PyCFunction)(void (*)(void))py_##name, METH_FASTCALL, NULL}
 static PyMethodDef methods[] = {METHOD(tile),   METHOD(prepare), METHOD(finish),  METHOD(powers),
-                                METHOD(tops),   METHOD(shares),  METHOD(at_once), METHOD(choose), {NULL, NULL, 0, NULL}};
+                                METHOD(tops),   METHOD(shares),  METHOD(at_once), METHOD(choose), METHOD(pairwise), {NULL, NULL, 0, NULL}};
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_sweeps", NULL, -1, methods, NULL, NULL, NULL, NULL};
 
 PyMODINIT_FUNC PyInit__sweeps(void)

@@ -402,3 +402,42 @@ ATTRIBUTE static void NAME(shares)(const Logits *a, Py_ssize_t first, Py_ssize_t
     default: both ? NAME(shares_body)(a, LOGITS, 1, first, last) : NAME(shares_body)(a, LOGITS, 0, first, last);
     }
 }
+
+/* Products become logits, s * scale + bias, of a sigmoid whose truth is the diagonal; those their slopes. `columns` are
+   two sums in float64: of log(1 + e^x), x = logit off the diagonal and -logit on it, and of the slopes. */
+ATTRIBUTE static void NAME(pairwise)(const Logits *a, Py_ssize_t first, Py_ssize_t last, REAL *columns)
+{
+    double *sums = (double *)(void *)columns;
+    REAL scale = (REAL)a->scale, bias = (REAL)a->bias;
+    for (Py_ssize_t i = first; i < last; i++) {
+        for (Py_ssize_t begin = 0; begin < a->columns; begin += CHUNK) {
+            Py_ssize_t length = a->columns - begin < CHUNK ? a->columns - begin : CHUNK;
+            REAL *restrict s = (REAL *)a->s + i * a->stride + begin, value = 0, slope = 0;
+            int own = a->own != 0 && i >= begin && i < begin + length;
+#pragma omp simd
+            for (Py_ssize_t j = 0; j < length; j++)
+                s[j] = s[j] * scale + bias;
+            if (own)
+                s[i - begin] = -s[i - begin];
+#pragma omp simd reduction(+ : value, slope)
+            for (Py_ssize_t j = 0; j < length; j++) {
+                REAL x = s[j], down = x < 0 ? x : -x;
+                REAL p = NAME(power)(down * (REAL)1.4426950408889634);
+                /* log(1 + p) = 2 artanh(p / (2 + p)): as exact for small p */
+                REAL part = p / (2 + p), square = part * part, series = 0;
+                for (int k = ARTANH; k >= 0; k--)
+                    series = series * square + (REAL)(2.0 / (2 * k + 1));
+                value += NAME(most)(x, 0) + part * series;
+                REAL g = (x < 0 ? p : 1) / (1 + p);
+                slope += g;
+                s[j] = g;
+            }
+            if (own) {
+                slope -= 2 * s[i - begin];
+                s[i - begin] = -s[i - begin];
+            }
+            sums[0] += value;
+            sums[1] += slope;
+        }
+    }
+}

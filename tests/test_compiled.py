@@ -92,17 +92,20 @@ def test_kernel_sums(kernel: Kernel, dtype: torch.dtype, instructions: str) -> N
 
 @pytest.mark.parametrize("dtype", EXACT, ids=str)
 @pytest.mark.parametrize("temperature", [1.0, 0.02])
-@pytest.mark.parametrize("kind", ["info_nce", "symmetric", "nt_xent"])
+@pytest.mark.parametrize("kind", ["info_nce", "symmetric", "nt_xent", "sigmoid"])
 def test_contrast(kind: str, temperature: float, dtype: torch.dtype, instructions: str) -> None:
     """Logits that need no shift and those that do, at once, kept and made again."""
     for n, block in ((19, None), (300, 64), (530, 600)):
         a, b = rows(n, 8, dtype), rows(n, 8, dtype, seed=1)
         exact = double(a, b)
         for unit in (True, False):
-            found = contrastive(kind, a, b, temperature=temperature, unit=unit, block_size=block)
-            wanted = dense(kind, *exact, None, temperature, unit)
+            bias = torch.tensor(-1.5, dtype=dtype, requires_grad=True)
+            (exact_bias,) = double(bias)
+            found = contrastive(kind, a, b, bias, temperature=temperature, unit=unit, block_size=block)
+            wanted = dense(kind, *exact, exact_bias, temperature, unit)
             torch.testing.assert_close(found.double(), wanted, rtol=EXACT[dtype], atol=EXACT[dtype])
-            assert_like(gradients(found, a, b), gradients(wanted, *exact), 100 * EXACT[dtype])
+            inputs, others = ([a, b, bias], [*exact, exact_bias]) if kind == "sigmoid" else ([a, b], exact)
+            assert_like(gradients(found, *inputs), gradients(wanted, *others), 100 * EXACT[dtype])
 
 
 def test_threads_share_a_tile(threads: int) -> None:
@@ -111,10 +114,11 @@ def test_threads_share_a_tile(threads: int) -> None:
     value, wanted = mmd_loss(x, y), dense_mmd(x, y, Gaussian())
     torch.testing.assert_close(value, wanted, rtol=1e-12, atol=1e-13)
     assert_like(gradients(value, x, y), gradients(wanted, x, y), 1e-11)
-    for kind in ("symmetric", "nt_xent"):
+    zero = torch.zeros((), dtype=torch.float64)
+    for kind in ("symmetric", "nt_xent", "sigmoid"):
         for temperature, block in ((1.0, 299), (0.02, 299), (0.02, None)):
             found = contrastive(kind, x[:507], y, temperature=temperature, block_size=block)
-            wanted = dense(kind, x[:507], y, None, temperature)
+            wanted = dense(kind, x[:507], y, zero, temperature)
             torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
             assert_like(gradients(found, x, y), gradients(wanted, x, y), 1e-10)
     assert _compiled._sweeps.threaded or not sys.platform.startswith("linux")
@@ -137,7 +141,7 @@ def test_nan_and_infinity_are_not_lost(instructions: str) -> None:
                 assert mmd_loss(x, y, kernel=kernel).isnan()
             for temperature in (1.0, 0.001):
                 for block in (None, 128):
-                    for kind in ("symmetric", "nt_xent"):
+                    for kind in ("symmetric", "nt_xent", "sigmoid"):
                         found = contrastive(kind, x, y, temperature=temperature, block_size=block)
                         assert not found.isfinite(), (bad, n, temperature, block, kind)
 
