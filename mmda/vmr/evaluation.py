@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from mmda.vmr.annotations import VMRQuery
 
 Floats = NDArray[np.float64]
-# Cells of one (draws, videos) block of resampling counts.
+# Cells of one (draws, videos) block of signs.
 _BLOCK = 1 << 21
+# Cells of one such block of draws: in the nearest caches it takes less than half of the time; the draws are the same.
+_DRAWN = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -385,11 +387,12 @@ def _resampled_means(sums: Floats, counts: Floats, samples: int, rng: np.random.
     """Means of ``samples`` draws of as many groups with replacement."""
     groups, equal = len(sums), counts.min() == counts.max()
     means = np.empty(samples)
-    step = max(1, _BLOCK // groups)
+    step = max(1, _DRAWN // groups)
     for low in range(0, samples, step):
         drawn = rng.integers(0, groups, size=(min(step, samples - low), groups))
-        sizes = groups * counts[0] if equal else counts[drawn].sum(1)
-        means[low : low + step] = sums[drawn].sum(1) / sizes
+        # every index is valid: "clip" asks none of them, in half of the time
+        sizes = groups * counts[0] if equal else counts.take(drawn, mode="clip").sum(1)
+        means[low : low + step] = sums.take(drawn, mode="clip").sum(1) / sizes
     return means
 
 
