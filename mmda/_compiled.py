@@ -15,6 +15,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mmda._transforms import dispatch_mode_is_active
+
 #: What the loops are compiled for; each is used where the processor has it.
 INSTRUCTION_SETS = ("plain", "avx2", "avx512")
 
@@ -33,8 +35,6 @@ KINDS = {"gaussian": 0, "laplacian": 1, "energy": 2, "rational_quadratic": 3}
 KEPT, PLAIN, LOGITS, PRODUCTS = range(4)
 #: A chain of so many doubled rates is one loop, longer ones a loop a rate.
 MOST_DOUBLINGS = 5
-
-
 #: Subclasses may hold no numbers of their own.
 _PLAIN = (Tensor, torch.nn.Parameter)
 
@@ -48,18 +48,10 @@ def serves(*tensors: Tensor) -> bool:
     return (
         _sweeps is not None
         and (_sweeps.threaded == 1 or torch.get_num_threads() == 1)
-        and not _dispatch_mode_is_active()
+        and not dispatch_mode_is_active()
         and tensors[0].dtype in (torch.float32, torch.float64)
         and all(type(t) in _PLAIN and t.device.type == "cpu" and t.dtype == tensors[0].dtype for t in tensors)
     )
-
-
-def _dispatch_mode_is_active() -> bool:
-    """Whether something such as a tracer or a counter looks at operations; a cautious use of a private name."""
-    try:
-        return torch._C._len_torch_dispatch_stack() > 0
-    except AttributeError:  # pragma: no cover - no released version lacks it
-        return True
 
 
 def limit_instructions(best: str = INSTRUCTION_SETS[-1]) -> str | None:
@@ -96,6 +88,11 @@ def _at(tensor: Tensor | None) -> int:
 
 def _wide(tensor: Tensor) -> int:
     return tensor.dtype == torch.float64
+
+
+def _logits(s: Tensor, scale: float) -> tuple[float, ...]:
+    """What every loop over a tile of logits takes first."""
+    return _wide(s), torch.get_num_threads(), s.data_ptr(), *s.shape, s.stride(0), scale
 
 
 class KernelSteps:
@@ -201,12 +198,7 @@ def finish(gradient: Tensor, sums: Tensor, z: Tensor, weight: Tensor | None, sca
 def powers(s: Tensor, scale: float, row_sums: Tensor, column_sums: Tensor | None) -> None:
     """2^(scale s) in place of a tile; its sums over columns and rows are added to those of the rows and columns."""
     _sweeps.powers(
-        _wide(s),
-        torch.get_num_threads(),
-        s.data_ptr(),
-        *s.shape,
-        s.stride(0),
-        scale,
+        *_logits(s, scale),
         row_sums.data_ptr(),
         _at(column_sums),
     )
@@ -217,12 +209,7 @@ def tops(
 ) -> None:
     """Logits scale s in place of a tile; largest of rows and columns so far, and sums of 2^(logit - largest)."""
     _sweeps.tops(
-        _wide(s),
-        torch.get_num_threads(),
-        s.data_ptr(),
-        *s.shape,
-        s.stride(0),
-        scale,
+        *_logits(s, scale),
         row_tops.data_ptr(),
         row_sums.data_ptr(),
         _at(column_tops),
@@ -246,12 +233,7 @@ def shares(
     ``KEPT`` what :func:`powers` left, ``LOGITS`` what :func:`tops` left, ``PLAIN`` and ``PRODUCTS`` what either took.
     """
     _sweeps.shares(
-        _wide(s),
-        torch.get_num_threads(),
-        s.data_ptr(),
-        *s.shape,
-        s.stride(0),
-        scale,
+        *_logits(s, scale),
         form,
         own,
         _at(row_tops),
@@ -283,6 +265,4 @@ def pairwise(s: Tensor, scale: float, bias: float, own: bool) -> tuple[float, fl
 
     Pairs are wrong and lose log(1 + e^x), but for the diagonal with ``own``: log(1 + e^-x).
     """
-    return _sweeps.pairwise(
-        _wide(s), torch.get_num_threads(), s.data_ptr(), *s.shape, s.stride(0), scale, bias, float(own)
-    )
+    return _sweeps.pairwise(*_logits(s, scale), bias, float(own))

@@ -20,6 +20,14 @@ def transform_is_active() -> bool:
         return True
 
 
+def dispatch_mode_is_active() -> bool:
+    """Whether something such as a tracer or a counter looks at operations; the same caution as above."""
+    try:
+        return torch._C._len_torch_dispatch_stack() > 0
+    except AttributeError:  # pragma: no cover - no released version lacks it
+        return True
+
+
 def is_plain(*tensors: Tensor | None) -> bool:
     """Whether ordinary eager reverse mode is all that can happen to these tensors."""
     if transform_is_active():
