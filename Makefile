@@ -44,7 +44,7 @@ $(VENV)/.run: EXTRAS := vmr,plots
 $(VENV)/.dev: EXTRAS := dev
 $(VENV)/.bench: EXTRAS := dev,bench
 
-$(VENV)/.run $(VENV)/.dev $(VENV)/.bench: pyproject.toml .ci/constraints.txt mmda/_sweeps.c mmda/_sweeps.h
+$(VENV)/.run $(VENV)/.dev $(VENV)/.bench: pyproject.toml .ci/constraints.txt mmda/_engine/_sweeps.c mmda/_engine/_sweeps.h
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -c .ci/constraints.txt -e '.[$(EXTRAS)]'

@@ -81,9 +81,9 @@ def operations_alone(builder: Builder) -> Builder:
     """Ours as where the loops could not be compiled: in this process they are gone."""
 
     def build(n: int, d: int, device: torch.device) -> Step:
-        from mmda import _compiled
+        from mmda._engine import native
 
-        _compiled._sweeps = None  # type: ignore[assignment]
+        native._sweeps = None  # type: ignore[assignment]
         return builder(n, d, device)
 
     return build
@@ -108,7 +108,7 @@ def mmd_ours_laplacian(d: int, device: torch.device) -> Callable[[Tensor, Tensor
 
 def mmd_dense(d: int, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
     """This library's dense formula in plain operations."""
-    from mmda._kernel_sums import pair_means
+    from mmda._engine.kernel_sums import pair_means
     from mmda.kernels import Gaussian
 
     kernel = Gaussian(sigma(d), scales=SCALES)

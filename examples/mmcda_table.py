@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from mmda._files import write_file
+from mmda._core.files import write_file
 from mmda.vmr.evaluation import (
     Evaluation,
     Interval,

@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from mmda import distributed, kernels, layers, losses, metrics, objectives, schedules, two_sample, validators
-from mmda._compiled import instruction_set
+from mmda._engine.native import instruction_set
 from mmda._version import __version__
 
 if TYPE_CHECKING:

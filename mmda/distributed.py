@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mmda._checks import check_callable, check_sequence, check_tensor, fail, shape_text
+from mmda._core.checks import check_callable, check_sequence, check_tensor, fail, shape_text
 
 #: Keyword tensors that speak of the gathered batch, or of no row at all, and so are passed on as they are.
 SHARED = ("indices", "negative_mask", "positive_mask", "positive_weight", "projections")

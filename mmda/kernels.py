@@ -17,7 +17,7 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from mmda._checks import (
+from mmda._core.checks import (
     check_choice,
     check_features,
     check_number,
@@ -27,8 +27,8 @@ from mmda._checks import (
     fail,
     shape_text,
 )
-from mmda._fixed_draws import fixed_bits
-from mmda._masking import full_precision, safe_divide, working_dtype, zero_padding
+from mmda._core.draws import fixed_bits
+from mmda._core.masking import full_precision, safe_divide, working_dtype, zero_padding
 
 Bandwidth = Literal["median", "mean"] | float | Tensor
 

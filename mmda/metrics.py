@@ -33,7 +33,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mmda._checks import (
+from mmda._core.checks import (
     check_choice,
     check_count,
     check_floating,
@@ -45,7 +45,7 @@ from mmda._checks import (
     fail_type,
     shape_text,
 )
-from mmda._masking import safe_divide, working_dtype
+from mmda._core.masking import safe_divide, working_dtype
 
 Union = Literal["true", "hull", "inclusive"]
 _UNIONS = ("true", "hull", "inclusive")

@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mmda._checks import (
+from mmda._core.checks import (
     check_choice,
     check_features,
     check_number,
@@ -27,7 +27,7 @@ from mmda._checks import (
     check_sequence,
     fail,
 )
-from mmda._masking import full_precision, working_dtype
+from mmda._core.masking import full_precision, working_dtype
 from mmda.kernels import Gaussian, Laplacian, _defined, mean_bandwidth, safe_sqrt, squared_distances
 from mmda.losses import coral_loss, mmd_loss
 

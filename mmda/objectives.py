@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmda._checks import check_number, check_tensor, fail, fail_type
+from mmda._core.checks import check_number, check_tensor, fail, fail_type
 
 
 class Objective(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from mmda._checks import check_number
+from mmda._core.checks import check_number
 
 
 def dann_ramp(progress: float, *, gamma: float = 10.0) -> float:

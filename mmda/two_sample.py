@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from mmda._checks import (
+from mmda._core.checks import (
     check_choice,
     check_count,
     check_features,
@@ -30,7 +30,7 @@ from mmda._checks import (
     fail,
     shape_text,
 )
-from mmda._masking import full_precision
+from mmda._core.masking import full_precision
 from mmda.kernels import Energy, Gaussian, Kernel, centred_squared_distances
 
 Estimator = Literal["unbiased", "biased"]

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmda._checks import (
+from mmda._core.checks import (
     check_choice,
     check_count,
     check_features,
@@ -48,9 +48,9 @@ from mmda._checks import (
     fail,
     shape_text,
 )
-from mmda._contrastive import normalized_rows
-from mmda._masking import full_precision, working_dtype
-from mmda._spectral import zero_undefined
+from mmda._core.masking import full_precision, working_dtype
+from mmda._core.rows import normalized_rows
+from mmda._math.spectral import zero_undefined
 from mmda.kernels import Gaussian, Kernel
 from mmda.losses.entropy import entropy_loss, information_maximisation_loss
 from mmda.losses.mmd import Estimator, mmd_loss

@@ -17,13 +17,14 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmda import _compiled, instruction_set
-from mmda._contrastive_tiles import contrastive, dense
-from mmda._kernel_sums import pair_means
+from mmda import instruction_set
+from mmda._engine import native
+from mmda._engine.kernel_sums import pair_means
+from mmda._engine.logit_sweep import contrastive, dense
 from mmda.kernels import Energy, Gaussian, Kernel, Laplacian, RationalQuadratic
 from mmda.losses import info_nce_loss, mmd_loss, nt_xent_loss
 
-pytestmark = pytest.mark.skipif(_compiled._sweeps is None, reason="the loops were not compiled here")
+pytestmark = pytest.mark.skipif(native._sweeps is None, reason="the loops were not compiled here")
 KERNELS = (
     Gaussian(1.5),
     Gaussian(1.5, scales=(0.3, 1.0, 2.2, 4.4)),
@@ -35,14 +36,14 @@ KERNELS = (
 EXACT = {torch.float32: 2e-5, torch.float64: 1e-12}
 
 
-@pytest.fixture(params=_compiled.INSTRUCTION_SETS)
+@pytest.fixture(params=native.INSTRUCTION_SETS)
 def instructions(request: pytest.FixtureRequest) -> Iterator[str]:
-    if _compiled.limit_instructions(request.param) != request.param:
-        _compiled.limit_instructions()
+    if native.limit_instructions(request.param) != request.param:
+        native.limit_instructions()
         pytest.skip(f"this processor has no {request.param}")
     assert instruction_set() == request.param
     yield request.param
-    _compiled.limit_instructions()
+    native.limit_instructions()
 
 
 @pytest.fixture(params=[1, 2, 3])
@@ -121,7 +122,7 @@ def test_threads_share_a_tile(threads: int) -> None:
             wanted = dense(kind, x[:507], y, zero, temperature)
             torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
             assert_like(gradients(found, x, y), gradients(wanted, x, y), 1e-10)
-    assert _compiled._sweeps.threaded or not sys.platform.startswith("linux")
+    assert native._sweeps.threaded or not sys.platform.startswith("linux")
 
 
 def test_the_same_call_gives_the_same_bits() -> None:
@@ -177,7 +178,7 @@ def test_rows_that_lie_otherwise_in_memory() -> None:
         torch.testing.assert_close(mmd_loss(x, others).double(), exact, rtol=1e-5, atol=1e-6)
         plain = info_nce_loss(*double(x, others)).float()
         torch.testing.assert_close(info_nce_loss(x, others), plain, rtol=1e-5, atol=1e-6)
-        assert _compiled.serves(x, others)
+        assert native.serves(x, others)
     mixed = mmd_loss(wide, rows(9, 30, torch.float64))
     assert mixed.dtype == torch.float64
 
@@ -187,17 +188,17 @@ def test_what_the_loops_cannot_read() -> None:
     with FakeTensorMode() as mode:
         fake = mode.from_tensor(torch.randn(600, 4))
         assert type(fake) is not Tensor
-        assert not _compiled.serves(fake)
+        assert not native.serves(fake)
         assert mmd_loss(fake, fake, kernel=Gaussian(1.0)).shape == ()
-    assert not _compiled.serves(torch.randn(3, device="meta"))
-    assert not _compiled.serves(torch.randn(3, dtype=torch.float16))
-    assert not _compiled.serves(torch.randn(3), torch.randn(3).as_subclass(type("Other", (Tensor,), {})))
+    assert not native.serves(torch.randn(3, device="meta"))
+    assert not native.serves(torch.randn(3, dtype=torch.float16))
+    assert not native.serves(torch.randn(3), torch.randn(3).as_subclass(type("Other", (Tensor,), {})))
 
 
 def test_modes_that_watch_operations_see_them() -> None:
     x, y = rows(20, 4, torch.float32).detach(), rows(20, 4, torch.float32, seed=1).detach()
     with FlopCounterMode(display=False) as counter:
-        assert not _compiled.serves(x, y)
+        assert not native.serves(x, y)
         mmd_loss(x, y)
     assert counter.get_total_flops() > 0
 
@@ -252,8 +253,8 @@ def test_switch(wanted: str) -> None:
 
 def test_operators_in_a_compiled_graph_use_the_loops(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    real = _compiled.tile
-    monkeypatch.setattr(_compiled, "tile", lambda *a, **k: (calls.append(1), real(*a, **k))[1])
+    real = native.tile
+    monkeypatch.setattr(native, "tile", lambda *a, **k: (calls.append(1), real(*a, **k))[1])
     compiled = torch.compile(mmd_loss, backend="eager", fullgraph=True)
     x, y = rows(300, 4, torch.float32), rows(290, 4, torch.float32, seed=1)
     torch.testing.assert_close(compiled(x, y), mmd_loss(x, y))

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mmda._masking import (
-    as_rows,
+from mmda._core.masking import (
     full_precision,
     masked_log_softmax,
     masked_logsumexp,
@@ -22,6 +21,7 @@ from mmda._masking import (
     working_dtype,
     zero_padding,
 )
+from mmda._core.rows import as_rows
 
 DIFFERENTIATED = {
     "backward": lambda f, w, x: torch.autograd.grad(f(w.requires_grad_(), x).sum(), w),

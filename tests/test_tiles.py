@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.func import hessian, jvp, vmap
 
-import mmda._contrastive_tiles as contrastive_tiles
-from mmda import _compiled
-from mmda._contrastive_tiles import contrastive, dense
-from mmda._kernel_sums import pair_means
-from mmda._tiles import Coefficients, _doublings, _edges, _pair_sum_op, can_stream, pair_sum
+import mmda._engine.logit_sweep as contrastive_tiles
+from mmda._engine import native
+from mmda._engine.kernel_sums import pair_means
+from mmda._engine.kernel_sweep import Coefficients, _doublings, _edges, _pair_sum_op, can_stream, pair_sum
+from mmda._engine.logit_sweep import contrastive, dense
 from mmda.kernels import Energy, Gaussian, Kernel, Laplacian, RationalQuadratic
 from mmda.losses import MMDLoss, contrastive_domain_discrepancy_loss, local_mmd_loss, mmd_loss
 
@@ -29,8 +29,8 @@ from mmda.losses import MMDLoss, contrastive_domain_discrepancy_loss, local_mmd_
 def loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything here holds with the compiled loops and with PyTorch's operations in their place."""
     if request.param == "operations":
-        monkeypatch.setattr(_compiled, "_sweeps", None)
-    elif _compiled._sweeps is None:
+        monkeypatch.setattr(native, "_sweeps", None)
+    elif native._sweeps is None:
         pytest.skip("the loops were not compiled here")
 
 
@@ -168,7 +168,7 @@ def test_classes_by_tiles_equal_the_dense_formula(
             found = loss(x, y, **options)
             assert "PairSum" in type(found.grad_fn).__name__
             with monkeypatch.context() as patch:
-                patch.setattr("mmda._class_weights.can_stream", lambda *_: False)
+                patch.setattr("mmda._math.class_weights.can_stream", lambda *_: False)
                 wanted = loss(x, y, **options)
             assert_same(found, wanted)
             for ours, one in zip(gradients(found, x, y), gradients(wanted, x, y)):
@@ -189,7 +189,7 @@ def test_pairs_far_apart_cost_no_digits() -> None:
 
 
 def test_without_grad_mode_no_gradient_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    import mmda._tiles as tiles
+    import mmda._engine.kernel_sweep as tiles
 
     asked = []
     sweep = tiles._sweep

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mmda._checks import fail, shape_text
-from mmda._contrastive import normalized_rows
-from mmda._frames import check_frames_and_queries
-from mmda._masking import full_precision, masked_softmax, working_dtype, zero_padding
+from mmda._core.checks import fail, shape_text
+from mmda._core.masking import full_precision, masked_softmax, working_dtype, zero_padding
+from mmda._core.rows import normalized_rows
+from mmda._math.frames import check_frames_and_queries
 from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_repr, temperature_value
 
 

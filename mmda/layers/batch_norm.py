@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmda._checks import (
+from mmda._core.checks import (
     check_count,
     check_floating,
     check_mask,
@@ -21,7 +21,7 @@ from mmda._checks import (
     fail_type,
     shape_text,
 )
-from mmda._masking import full_precision, safe_divide, working_dtype
+from mmda._core.masking import full_precision, safe_divide, working_dtype
 
 
 class _Moments(NamedTuple):

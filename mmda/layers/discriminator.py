@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from mmda._checks import check_count, check_floating, check_number, check_sequence, fail, shape_text
+from mmda._core.checks import check_count, check_floating, check_number, check_sequence, fail, shape_text
 
 
 class DomainDiscriminator(nn.Module):

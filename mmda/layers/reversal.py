@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mmda._checks import check_floating, check_number, fail, shape_text
+from mmda._core.checks import check_floating, check_number, fail, shape_text
 
 
 def gradient_reversal(x: Tensor, strength: float | Tensor = 1.0) -> Tensor:

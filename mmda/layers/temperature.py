@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from mmda._checks import check_number, fail
-from mmda._contrastive import check_temperature
+from mmda._core.checks import check_number, fail
+from mmda._math.contrastive import check_temperature
 
 
 class LearnableTemperature(nn.Module):

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmda._adversarial import ask, balanced_binary, logit_rows
-from mmda._checks import check_floating, check_module, check_same_width, check_tensor, fail, shape_text
-from mmda._logits import as_weighted_rows
-from mmda._masking import as_rows, full_precision, safe_divide, working_dtype
+from mmda._core.checks import check_floating, check_module, check_same_width, check_tensor, fail, shape_text
+from mmda._core.masking import full_precision, safe_divide, working_dtype
+from mmda._core.rows import as_rows, as_weighted_rows
+from mmda._math.adversary import ask, balanced_binary, logit_rows
 from mmda.layers.reversal import GradientReversal
 
 

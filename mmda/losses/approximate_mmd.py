@@ -7,11 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mmda._checks import check_count, check_features, check_kernel, check_same_width, fail, fail_type, shape_text
-from mmda._fixed_draws import fixed_normal
-from mmda._kernel_sums import pooled_centre, settle_bandwidth, total_weight
-from mmda._kernel_tensors import current_kernel, register_bandwidth
-from mmda._masking import as_rows, full_precision, safe_divide, working_dtype
+from mmda._core.checks import check_count, check_features, check_kernel, check_same_width, fail, fail_type, shape_text
+from mmda._core.counts import pooled_centre, total_weight
+from mmda._core.draws import fixed_normal
+from mmda._core.masking import full_precision, safe_divide, working_dtype
+from mmda._core.rows import as_rows
+from mmda._engine.kernel_sums import settle_bandwidth
+from mmda._math.kernel_tensors import current_kernel, register_bandwidth
 from mmda.kernels import Gaussian, Kernel
 
 

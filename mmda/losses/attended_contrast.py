@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mmda._checks import check_number
-from mmda._masking import full_precision, masked_softmax
-from mmda._pair_logits import check_paired_frames, pair_cross_entropy, paired_frames
+from mmda._core.checks import check_number
+from mmda._core.masking import full_precision, masked_softmax
+from mmda._math.pair_logits import check_paired_frames, pair_cross_entropy, paired_frames
 from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_repr, temperature_value
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mmda._checks import check_count, check_number, check_same_width, check_sequence, fail
-from mmda._kernel_sums import pooled_centre, total_weight
-from mmda._logits import weighted_mean
-from mmda._masking import as_rows, full_precision, working_dtype
+from mmda._core.checks import check_count, check_number, check_same_width, check_sequence, fail
+from mmda._core.counts import pooled_centre, total_weight
+from mmda._core.masking import full_precision, working_dtype
+from mmda._core.rows import as_rows
+from mmda._math.logits import weighted_mean
 from mmda.kernels import safe_sqrt
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from mmda._checks import check_count, check_kernel
-from mmda._class_weights import class_discrepancy, equal_classes, equal_shares
-from mmda._kernel_tensors import current_kernel, register_bandwidth
+from mmda._core.checks import check_count, check_kernel
+from mmda._math.class_weights import class_discrepancy, equal_classes, equal_shares
+from mmda._math.kernel_tensors import current_kernel, register_bandwidth
 from mmda.kernels import Gaussian, Kernel
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mmda._checks import check_number
-from mmda._logits import as_logit_rows, entropy_of
-from mmda._masking import full_precision, masked_log_softmax, working_dtype
+from mmda._core.checks import check_number
+from mmda._core.masking import full_precision, masked_log_softmax, working_dtype
+from mmda._math.logits import as_logit_rows, entropy_of
 
 
 def minimum_class_confusion_loss(

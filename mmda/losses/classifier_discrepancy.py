@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from mmda._checks import check_same_shape
-from mmda._logits import as_logit_rows, weighted_mean
-from mmda._masking import full_precision, working_dtype
+from mmda._core.checks import check_same_shape
+from mmda._core.masking import full_precision, working_dtype
+from mmda._math.logits import as_logit_rows, weighted_mean
 
 
 def classifier_discrepancy_loss(

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmda._adversarial import ask, balanced_binary, logit_rows
-from mmda._checks import (
+from mmda._core.checks import (
     check_count,
     check_features,
     check_floating,
@@ -17,8 +16,10 @@ from mmda._checks import (
     fail,
     shape_text,
 )
-from mmda._logits import entropy_of
-from mmda._masking import as_rows, full_precision, working_dtype, zero_uncounted
+from mmda._core.masking import full_precision, working_dtype
+from mmda._core.rows import as_rows, zero_uncounted
+from mmda._math.adversary import ask, balanced_binary, logit_rows
+from mmda._math.logits import entropy_of
 from mmda.layers.reversal import GradientReversal
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mmda._checks import check_same_width, fail, shape_text
-from mmda._kernel_sums import pooled_centre
-from mmda._masking import as_rows, full_precision, safe_divide, working_dtype
+from mmda._core.checks import check_same_width, fail, shape_text
+from mmda._core.counts import pooled_centre
+from mmda._core.masking import full_precision, safe_divide, working_dtype
+from mmda._core.rows import as_rows
 
 
 def coral_loss(

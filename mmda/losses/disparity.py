@@ -6,9 +6,9 @@ import math
 
 from torch import Tensor, nn
 
-from mmda._checks import check_number, check_same_shape, check_same_width
-from mmda._logits import as_logit_rows, log_one_minus, weighted_mean
-from mmda._masking import full_precision, working_dtype
+from mmda._core.checks import check_number, check_same_shape, check_same_width
+from mmda._core.masking import full_precision, working_dtype
+from mmda._math.logits import as_logit_rows, log_one_minus, weighted_mean
 
 
 def margin_disparity_loss(

@@ -7,9 +7,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mmda._checks import check_choice, check_number, check_same_width, fail, shape_text
-from mmda._kernel_sums import squared_mmd, total_weight
-from mmda._masking import as_rows, full_precision, working_dtype
+from mmda._core.checks import check_choice, check_number, check_same_width, fail, shape_text
+from mmda._core.counts import total_weight
+from mmda._core.masking import full_precision, working_dtype
+from mmda._core.rows import as_rows
+from mmda._engine.kernel_sums import squared_mmd
 from mmda.kernels import Energy, Kernel
 
 Estimator = Literal["biased", "unbiased"]

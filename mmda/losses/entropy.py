@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from mmda._logits import as_logit_rows, entropy_of, log_mean_probability, weighted_mean
-from mmda._masking import full_precision, working_dtype
+from mmda._core.masking import full_precision, working_dtype
+from mmda._math.logits import as_logit_rows, entropy_of, log_mean_probability, weighted_mean
 
 
 def entropy_loss(logits: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None) -> Tensor:

@@ -7,9 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mmda._checks import check_choice, check_number, check_weight
-from mmda._logits import as_weighted_rows, weighted_mean
-from mmda._masking import full_precision, working_dtype
+from mmda._core.checks import check_choice, check_number, check_weight
+from mmda._core.masking import full_precision, working_dtype
+from mmda._core.rows import as_weighted_rows
+from mmda._math.logits import weighted_mean
 from mmda.kernels import safe_sqrt
 
 Variant = Literal["stepwise", "hard"]

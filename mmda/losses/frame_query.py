@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mmda._checks import check_mask, check_weight, fail, shape_text
-from mmda._contrastive import check_temperature, normalized_rows
-from mmda._frames import check_frames_and_queries
-from mmda._masking import full_precision, masked_log_softmax, masked_mean, safe_divide, working_dtype, zero_padding
+from mmda._core.checks import check_mask, check_weight, fail, shape_text
+from mmda._core.masking import full_precision, masked_log_softmax, masked_mean, safe_divide, working_dtype, zero_padding
+from mmda._core.rows import normalized_rows
+from mmda._math.contrastive import check_temperature
+from mmda._math.frames import check_frames_and_queries
 from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_repr, temperature_value
 
 

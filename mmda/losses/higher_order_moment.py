@@ -7,10 +7,11 @@ import math
 import torch
 from torch import Tensor, nn
 
-from mmda._checks import check_count, check_same_width, check_tensor, fail, shape_text
-from mmda._fixed_draws import fixed_integers
-from mmda._kernel_sums import pooled_centre, total_weight
-from mmda._masking import as_rows, full_precision, safe_divide, working_dtype
+from mmda._core.checks import check_count, check_same_width, check_tensor, fail, shape_text
+from mmda._core.counts import pooled_centre, total_weight
+from mmda._core.draws import fixed_integers
+from mmda._core.masking import full_precision, safe_divide, working_dtype
+from mmda._core.rows import as_rows
 
 
 def higher_order_moment_loss(

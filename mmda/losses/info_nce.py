@@ -7,8 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mmda._checks import check_choice, check_tensor, fail, shape_text
-from mmda._contrastive import (
+from mmda._core.checks import check_choice, check_tensor, fail, shape_text
+from mmda._core.masking import full_precision, safe_divide, working_dtype
+from mmda._engine.logit_sweep import contrastive
+from mmda._math.contrastive import (
     Pairs,
     check_pairing,
     check_temperature,
@@ -21,8 +23,6 @@ from mmda._contrastive import (
     plainly_paired,
     weighted_logsumexp,
 )
-from mmda._contrastive_tiles import contrastive
-from mmda._masking import full_precision, safe_divide, working_dtype
 from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_repr, temperature_value
 
 Several = Literal["mean", "sum"]

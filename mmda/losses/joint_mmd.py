@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mmda._checks import (
+from mmda._core.checks import (
     check_choice,
     check_kernel,
     check_mask,
@@ -19,9 +19,11 @@ from mmda._checks import (
     fail_type,
     shape_text,
 )
-from mmda._kernel_sums import pooled_centre, settle_bandwidth, total_weight
-from mmda._kernel_tensors import current_kernel, register_bandwidth
-from mmda._masking import as_rows, full_precision, safe_divide, working_dtype
+from mmda._core.counts import pooled_centre, total_weight
+from mmda._core.masking import full_precision, safe_divide, working_dtype
+from mmda._core.rows import as_rows
+from mmda._engine.kernel_sums import settle_bandwidth
+from mmda._math.kernel_tensors import current_kernel, register_bandwidth
 from mmda.kernels import Gaussian, Kernel, centred_squared_distances
 
 Estimator = Literal["biased", "unbiased", "linear"]

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mmda._checks import (
+from mmda._core.checks import (
     check_callable,
     check_choice,
     check_count,
@@ -18,7 +18,7 @@ from mmda._checks import (
     fail,
     shape_text,
 )
-from mmda._masking import full_precision, safe_divide, working_dtype
+from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda.losses._protocols import Discrepancy
 
 Scheme = Literal["pairwise", "one_vs_rest", "to_mean"]

@@ -7,10 +7,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mmda._checks import check_choice, check_count, check_kernel, check_same_width, fail, shape_text
-from mmda._kernel_sums import pooled_centre, settle_bandwidth, squared_mmd, total_weight
-from mmda._kernel_tensors import current_kernel, register_bandwidth
-from mmda._masking import as_rows, full_precision, working_dtype
+from mmda._core.checks import check_choice, check_count, check_kernel, check_same_width, fail, shape_text
+from mmda._core.counts import pooled_centre, total_weight
+from mmda._core.masking import full_precision, working_dtype
+from mmda._core.rows import as_rows
+from mmda._engine.kernel_sums import settle_bandwidth, squared_mmd
+from mmda._math.kernel_tensors import current_kernel, register_bandwidth
 from mmda.kernels import Gaussian, Kernel
 
 Estimator = Literal["biased", "unbiased", "linear"]

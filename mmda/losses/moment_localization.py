@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mmda._checks import (
+from mmda._core.checks import (
     check_features,
     check_floating,
     check_mask,
@@ -17,7 +17,7 @@ from mmda._checks import (
     fail_type,
     shape_text,
 )
-from mmda._masking import full_precision, masked_log_softmax, masked_mean, safe_divide, working_dtype
+from mmda._core.masking import full_precision, masked_log_softmax, masked_mean, safe_divide, working_dtype
 
 
 class MomentTargets(NamedTuple):

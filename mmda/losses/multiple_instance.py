@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from mmda._checks import check_number
-from mmda._masking import full_precision, safe_divide
-from mmda._pair_logits import check_paired_frames, pair_cross_entropy, paired_frames
+from mmda._core.checks import check_number
+from mmda._core.masking import full_precision, safe_divide
+from mmda._math.pair_logits import check_paired_frames, pair_cross_entropy, paired_frames
 from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_repr, temperature_value
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mmda._contrastive import (
+from mmda._core.masking import full_precision, safe_divide, working_dtype
+from mmda._engine.logit_sweep import contrastive
+from mmda._math.contrastive import (
     Pairs,
     check_pairing,
     check_temperature,
@@ -15,8 +17,6 @@ from mmda._contrastive import (
     pair_rows,
     weighted_logsumexp,
 )
-from mmda._contrastive_tiles import contrastive
-from mmda._masking import full_precision, safe_divide, working_dtype
 from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_repr, temperature_value
 
 

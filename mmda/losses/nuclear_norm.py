@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mmda._checks import check_number
-from mmda._logits import as_logit_rows
-from mmda._masking import full_precision, safe_divide, working_dtype
-from mmda._spectral import smooth_nuclear_norm
+from mmda._core.checks import check_number
+from mmda._core.masking import full_precision, safe_divide, working_dtype
+from mmda._math.logits import as_logit_rows
+from mmda._math.spectral import smooth_nuclear_norm
 
 
 def batch_nuclear_norm_loss(

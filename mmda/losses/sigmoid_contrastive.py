@@ -5,8 +5,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmda._checks import check_number, fail, shape_text
-from mmda._contrastive import (
+from mmda._core.checks import check_number, fail, shape_text
+from mmda._core.masking import full_precision, safe_divide, working_dtype
+from mmda._engine.logit_sweep import contrastive
+from mmda._math.contrastive import (
     Pairs,
     check_pairing,
     check_temperature,
@@ -17,8 +19,6 @@ from mmda._contrastive import (
     pair_rows,
     pairing,
 )
-from mmda._contrastive_tiles import contrastive
-from mmda._masking import full_precision, safe_divide, working_dtype
 from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_value
 
 

@@ -7,10 +7,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mmda._checks import check_choice, check_count, check_number, check_same_width
-from mmda._kernel_sums import pooled_centre, total_weight
-from mmda._masking import as_rows, full_precision, working_dtype
-from mmda._transport import transport_cost
+from mmda._core.checks import check_choice, check_count, check_number, check_same_width
+from mmda._core.counts import pooled_centre, total_weight
+from mmda._core.masking import full_precision, working_dtype
+from mmda._core.rows import as_rows
+from mmda._math.transport import transport_cost
 from mmda.kernels import centred_squared_distances, safe_sqrt
 
 Cost = Literal["squared", "distance"]

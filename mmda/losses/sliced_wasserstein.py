@@ -7,11 +7,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mmda._checks import check_count, check_features, check_same_width, fail
-from mmda._fixed_draws import fixed_normal
-from mmda._kernel_sums import pooled_centre, total_weight
-from mmda._masking import as_rows, full_precision, safe_divide, working_dtype
-from mmda._transforms import carries_slope
+from mmda._core.checks import check_count, check_features, check_same_width, fail
+from mmda._core.counts import pooled_centre, total_weight
+from mmda._core.draws import fixed_normal
+from mmda._core.masking import full_precision, safe_divide, working_dtype
+from mmda._core.rows import as_rows
+from mmda._core.transforms import carries_slope
 
 Order = Literal[1, 2]
 

@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mmda._checks import check_choice, check_number
-from mmda._contrastive import check_pairing, counts, negative_counts, pair_rows, pairing
-from mmda._masking import full_precision, safe_divide, working_dtype
+from mmda._core.checks import check_choice, check_number
+from mmda._core.masking import full_precision, safe_divide, working_dtype
+from mmda._math.contrastive import check_pairing, counts, negative_counts, pair_rows, pairing
 
 Negatives = Literal["hardest", "semi_hard", "all"]
 _NEGATIVES = ("hardest", "semi_hard", "all")

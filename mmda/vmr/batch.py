@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from mmda._checks import check_floating, check_mask, fail, shape_text
+from mmda._core.checks import check_floating, check_mask, fail, shape_text
 
 
 @dataclass(frozen=True)

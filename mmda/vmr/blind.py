@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmda._checks import check_count, check_features, check_mask, check_number, fail, shape_text
-from mmda._masking import full_precision, safe_divide, working_dtype, zero_padding
+from mmda._core.checks import check_count, check_features, check_mask, check_number, fail, shape_text
+from mmda._core.masking import full_precision, safe_divide, working_dtype, zero_padding
 from mmda.metrics import DEFAULT
 
 if TYPE_CHECKING:

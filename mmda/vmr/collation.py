@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from mmda._checks import check_count
+from mmda._core.checks import check_count
 from mmda.vmr.annotations import Window
 from mmda.vmr.batch import VMRBatch
 from mmda.vmr.data import VMRDataset, VMRExample

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from mmda._checks import check_count, check_floating, check_mask, check_number, fail, shape_text
+from mmda._core.checks import check_count, check_floating, check_mask, check_number, fail, shape_text
 from mmda.metrics import DEFAULT, Preset, best_iou, recall_at_iou, select_spans
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mmda._checks import check_count, check_mask, fail, shape_text
+from mmda._core.checks import check_count, check_mask, fail, shape_text
 from mmda.vmr.batch import VMRBatch
 from mmda.vmr.collation import bucketed_batches, pad_rows, pad_windows
 from mmda.vmr.data import VMRDataset

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mmda._checks import check_count, check_number, fail
+from mmda._core.checks import check_count, check_number, fail
 from mmda.vmr.batch import VMRBatch
 
 Array = npt.NDArray[np.float64]

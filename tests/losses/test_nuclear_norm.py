@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmda._spectral import smooth_nuclear_norm
+from mmda._math.spectral import smooth_nuclear_norm
 from mmda.losses.nuclear_norm import batch_nuclear_norm_loss
 from mmda.validators import nuclear_norm_score
 from tests.reference import predictions

@@ -76,7 +76,7 @@ def test_equals_twice_geomloss() -> None:
 
 def test_transport_cost_equals_the_plan_of_pot() -> None:
     ot = pytest.importorskip("ot")
-    from mmda._transport import transport_cost
+    from mmda._math.transport import transport_cost
 
     x, y = unequal_sample()
     cost = torch.cdist(x, y).square()

@@ -8,7 +8,7 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from mmda._fixed_draws import fixed_normal
+from mmda._core.draws import fixed_normal
 from mmda.losses import SlicedWassersteinLoss, sliced_wasserstein_loss
 from tests.losses._samples import reference_sample, unequal_sample
 from tests.reference.sliced_wasserstein import sliced_wasserstein

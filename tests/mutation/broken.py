@@ -11,7 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from mmda._masking import as_rows, full_precision, working_dtype
+from mmda._core.masking import full_precision, working_dtype
+from mmda._core.rows import as_rows
 from mmda.kernels import Gaussian, squared_distances
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mmda._checks import check_choice, check_count, check_number, fail
+from mmda._core.checks import check_choice, check_count, check_number, fail
 
 
 @dataclass(frozen=True)

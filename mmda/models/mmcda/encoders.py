@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mmda._checks import check_count, check_number, fail
-from mmda._masking import zero_padding
+from mmda._core.checks import check_count, check_number, fail
+from mmda._core.masking import zero_padding
 from mmda.layers import AttentionPool
 
 

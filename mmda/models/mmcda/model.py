@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mmda._checks import check_number
-from mmda._contrastive import normalized_rows
-from mmda._masking import masked_mean, zero_padding
+from mmda._core.checks import check_number
+from mmda._core.masking import masked_mean, zero_padding
+from mmda._core.rows import normalized_rows
 from mmda.models.mmcda.encoders import QueryEncoder, VideoEncoder
 from mmda.models.mmcda.localizer import Localizer, MomentLogits, Spans, decode_spans
 from mmda.vmr.batch import VMRBatch

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from mmda._checks import check_callable, check_count, check_number, fail
-from mmda._masking import masked_softmax
+from mmda._core.checks import check_callable, check_count, check_number, fail
+from mmda._core.masking import masked_softmax
 from mmda.kernels import Gaussian
 from mmda.layers import FrameQueryAttention
 from mmda.losses import (

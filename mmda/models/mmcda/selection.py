@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import torch
 
-from mmda._checks import check_number, fail
+from mmda._core.checks import check_number, fail
 from mmda.metrics import mean_iou
 from mmda.models.mmcda.model import MMCDA
 from mmda.models.mmcda.training import predict_split

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from mmda._checks import check_count, check_number, fail, fail_type
+from mmda._core.checks import check_count, check_number, fail, fail_type
 from mmda.models.mmcda.build import build_mmcda
 from mmda.models.mmcda.config import MMCDAConfig
 from mmda.models.mmcda.files import CheckpointError, encoded, load_file, save_file

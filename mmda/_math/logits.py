@@ -5,40 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmda._checks import check_floating, check_mask, check_weight, fail, shape_text
-from mmda._masking import counted_rows, masked_logsumexp, safe_divide
-
-
-def as_weighted_rows(
-    caller: str,
-    argument: str,
-    x: Tensor,
-    *,
-    dtype: torch.dtype,
-    mask: Tensor | None,
-    weight: Tensor | None,
-    mask_name: str = "mask",
-    weight_name: str = "weight",
-    axis: str = "features",
-    least: int = 1,
-) -> tuple[Tensor, Tensor | None]:
-    """Rows ``(n, k)`` and row weights ``(n,)`` of ``(n, k)`` or, with a mask, ``(b, t, k)``; k at least ``least``.
-
-    The weights are ``None`` where every row counts once. For rows of weight 0 see :func:`zero_uncounted`.
-    """
-    check_floating(caller, argument, x)
-    rule = f"have shape (samples, {axis})" + ("" if mask is None else f" or (batch, time, {axis})")
-    if x.ndim not in ((2,) if mask is None else (2, 3)):
-        fail(caller, argument, rule, shape_text(x))
-    if 0 in x.shape:
-        fail(caller, argument, "have no empty axis", shape_text(x))
-    if x.shape[-1] < least:
-        fail(caller, argument, f"have at least {least} {axis}", x.shape[-1])
-    if mask is not None:
-        check_mask(caller, mask_name, mask, x.shape[:-1])
-    if weight is not None:
-        check_weight(caller, weight_name, weight, x.shape[:-1])
-    return counted_rows(x, mask=mask, weight=weight, dtype=dtype)
+from mmda._core.masking import masked_logsumexp, safe_divide
+from mmda._core.rows import as_weighted_rows
 
 
 def as_logit_rows(

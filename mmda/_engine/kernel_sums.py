@@ -7,8 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmda._masking import safe_divide
-from mmda._tiles import Coefficients, can_stream, kernel_spec, pair_sum
+from mmda._core.counts import pooled_centre
+from mmda._core.masking import safe_divide
+from mmda._engine.kernel_sweep import Coefficients, can_stream, kernel_spec, pair_sum
 from mmda.kernels import Kernel, centred_squared_distances
 
 
@@ -18,21 +19,6 @@ class PairMeans(NamedTuple):
     within_x: Tensor
     within_y: Tensor
     across: Tensor
-
-
-def pooled_centre(x: Tensor, y: Tensor, x_weight: Tensor | None, y_weight: Tensor | None) -> Tensor:
-    """Mean of the kept rows of both samples, detached: any common shift leaves distances alone."""
-    x, y = x.detach(), y.detach()
-    x_sum = x.sum(0) if x_weight is None else x_weight.detach() @ x
-    y_sum = y.sum(0) if y_weight is None else y_weight.detach() @ y
-    if x_weight is None and y_weight is None:
-        return (x_sum + y_sum).div_(x.shape[0] + y.shape[0])
-    return safe_divide(x_sum + y_sum, total_weight(x, x_weight) + total_weight(y, y_weight))
-
-
-def total_weight(x: Tensor, weight: Tensor | None) -> Tensor:
-    """Number of rows, counting weights."""
-    return torch.full((), float(x.shape[0]), dtype=x.dtype, device=x.device) if weight is None else weight.sum()
 
 
 def settle_bandwidth(kernel: Kernel, x: Tensor, y: Tensor, x_weight: Tensor | None, y_weight: Tensor | None) -> Tensor:

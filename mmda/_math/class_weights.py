@@ -7,10 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mmda._checks import check_count, check_kernel, check_same_width, check_tensor, fail, shape_text
-from mmda._kernel_sums import pooled_centre, settle_bandwidth
-from mmda._masking import as_rows, full_precision, safe_divide, working_dtype, zero_uncounted
-from mmda._tiles import Coefficients, can_stream, pair_sum
+from mmda._core.checks import check_count, check_kernel, check_same_width, check_tensor, fail, shape_text
+from mmda._core.counts import pooled_centre
+from mmda._core.masking import full_precision, safe_divide, working_dtype
+from mmda._core.rows import as_rows, zero_uncounted
+from mmda._engine.kernel_sums import settle_bandwidth
+from mmda._engine.kernel_sweep import Coefficients, can_stream, pair_sum
 from mmda.kernels import Kernel, centred_squared_distances
 
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmda._checks import check_floating, check_mask, check_weight, fail, shape_text
-from mmda._logits import weighted_mean
-from mmda._masking import counted_rows
+from mmda._core.checks import check_floating, check_mask, check_weight, fail, shape_text
+from mmda._core.rows import counted_rows
+from mmda._math.logits import weighted_mean
 
 
 def logit_rows(

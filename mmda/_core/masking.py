@@ -12,9 +12,6 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from mmda._checks import check_samples, check_weight
-from mmda._transforms import carries_slope
-
 
 def working_dtype(*tensors: Tensor) -> torch.dtype:
     """float64 if any input has it, else float32: half precision is widened, never computed in.
@@ -38,47 +35,6 @@ def full_precision(tensor: Tensor) -> Iterator[None]:
 def zero_padding(x: Tensor, mask: Tensor) -> Tensor:
     """``x`` with exact zeros where ``mask`` (all axes of ``x`` but the last) is False, whatever was there."""
     return torch.where(mask.unsqueeze(-1), x, torch.zeros((), dtype=x.dtype, device=x.device))
-
-
-def as_rows(
-    caller: str, argument: str, x: Tensor, *, mask: Tensor | None, weight: Tensor | None, dtype: torch.dtype
-) -> tuple[Tensor, Tensor | None]:
-    """Check and flatten samples ``(n, d)`` or ``(b, t, d)`` to rows ``(n, d)`` and row weights ``(n,)``.
-
-    The weights are ``None`` where every row counts once; a masked row gets weight 0. What becomes of rows that count 0
-    says :func:`zero_uncounted`.
-    """
-    check_samples(caller, argument, x, mask=mask)
-    if weight is not None:
-        check_weight(caller, argument + "_weight", weight, x.shape[:-1])
-    return counted_rows(x, mask=mask, weight=weight, dtype=dtype)
-
-
-def counted_rows(
-    x: Tensor, *, mask: Tensor | None, weight: Tensor | None, dtype: torch.dtype
-) -> tuple[Tensor, Tensor | None]:
-    """Rows ``(n, d)`` of checked ``x`` (..., d) and how often each counts ``(n,)``; ``None``: once each.
-
-    What becomes of rows that count 0 says :func:`zero_uncounted`.
-    """
-    rows = x.to(dtype)
-    counts = None if weight is None else weight.to(dtype)
-    if mask is not None:
-        one = torch.ones((), dtype=dtype, device=x.device)
-        counts = torch.where(mask, one if counts is None else counts, torch.zeros_like(one))
-    if counts is not None:
-        rows, counts = zero_uncounted(rows, counts, mask), counts.reshape(-1)
-    return rows if rows.ndim == 2 else rows.reshape(-1, rows.shape[-1]), counts
-
-
-def zero_uncounted(rows: Tensor, counts: Tensor, mask: Tensor | None) -> Tensor:
-    """``rows`` (..., d) with zeros in those that count 0, whatever they held.
-
-    Where the counts are differentiated only masked rows become zeros: the slope on a count of 0 asks what the row
-    holds.
-    """
-    kept = mask if carries_slope(counts) else counts != 0
-    return rows if kept is None else zero_padding(rows, kept)
 
 
 def safe_divide(numerator: Tensor, denominator: Tensor) -> Tensor:

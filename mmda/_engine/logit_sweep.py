@@ -14,7 +14,7 @@ those of base 2, with the factor in the logits: on a processor ``exp2`` takes a 
 kept for the gradient while they fit ``KEEP_BYTES``, else computed twice. Up to ``SMALL`` rows the first two are
 made of all logits at once.
 Where ordinary reverse mode is not all that happens (function transforms, forward mode, second derivatives), the dense
-formula is used; ``torch.compile`` sees one operator. See :mod:`mmda._tiles`.
+formula is used; ``torch.compile`` sees one operator. See :mod:`mmda._engine.kernel_sweep`.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmda import _compiled
-from mmda._contrastive import normalized_rows
-from mmda._masking import full_precision
-from mmda._tiles import ACCELERATOR_BLOCK, _edges, usable
-from mmda._transforms import is_plain
+from mmda._core.masking import full_precision
+from mmda._core.rows import normalized_rows
+from mmda._core.transforms import is_plain
+from mmda._engine import native
+from mmda._engine.kernel_sweep import ACCELERATOR_BLOCK, _edges, usable
 
 #: Rows of a tile. In large ones the products run faster; one list and itself are less work in smaller ones.
 CPU_BLOCKS = {"info_nce": 2048, "symmetric": 2048, "nt_xent": 512, "sigmoid": 1024}
@@ -214,7 +214,7 @@ def _sweep(
     n = a.shape[0]
     scale: Tensor | float
     scale = temperature.to(a).reciprocal() if isinstance(temperature, Tensor) else 1 / temperature
-    compiled = _compiled.serves(a, b)
+    compiled = native.serves(a, b)
     if compiled:
         scale = float(scale)
     if not block:
@@ -313,7 +313,7 @@ def _softmax_at_once(
     factor: Tensor | float
     if compiled:
         scale = float(scale)
-        found = _compiled.softmax_at_once(g, scale * LOG2_E, symmetric, scale if outs is not None else None)
+        found = native.softmax_at_once(g, scale * LOG2_E, symmetric, scale if outs is not None else None)
         value, factor = a.new_full((), found), 1.0
     else:
         share, ones = (0.5 / n, 2) if symmetric else (1 / n, 1)
@@ -535,9 +535,9 @@ def _collect(s: Tensor, by: float, rows: _Sums, columns: _Sums | None, tiles: _T
     """Add a tile of logits (times ``by``) to the sums; where those are safe the tile becomes its powers of two."""
     if tiles.compiled:
         if rows.safe:
-            _compiled.powers(s, by, rows.sums, None if columns is None else columns.sums)
+            native.powers(s, by, rows.sums, None if columns is None else columns.sums)
         else:
-            _compiled.tops(s, by, *rows, *((None, None) if columns is None else columns))
+            native.tops(s, by, *rows, *((None, None) if columns is None else columns))
         return
     limits = torch.finfo(s.dtype)
     for piece, space, tops, sums in tiles.strips(s, rows.sums if rows.safe else rows.tops, rows.sums):
@@ -559,9 +559,9 @@ def _probabilities(s: Tensor, by: float, rows: _Sums, columns: _Sums | None, own
     The sums are :meth:`_Sums.turned`; the tile is what :func:`_collect` left, or new logits.
     """
     if tiles.compiled:
-        kept, made = (_compiled.KEPT, _compiled.PLAIN) if rows.safe else (_compiled.LOGITS, _compiled.PRODUCTS)
+        kept, made = (native.KEPT, native.PLAIN) if rows.safe else (native.LOGITS, native.PRODUCTS)
         form = kept if tiles.kept else made
-        _compiled.shares(s, by, form, own, *rows, *((None, None) if columns is None else columns))
+        native.shares(s, by, form, own, *rows, *((None, None) if columns is None else columns))
         return
     for piece, space, tops, sums in tiles.strips(s, rows.sums if rows.safe else rows.tops, rows.sums):
         factor = sums.unsqueeze(1)
@@ -592,7 +592,7 @@ def _sigmoid(
         for j, (y, hy) in enumerate(zip(_parts(b, sizes), _parts(hb, sizes))):
             s = tiles.next(x, y)
             if compiled:
-                of_tile, slopes = _compiled.pairwise(s, float(scale), float(bias), i == j)
+                of_tile, slopes = native.pairwise(s, float(scale), float(bias), i == j)
                 value.add_(of_tile)
                 total.add_(slopes)
             else:

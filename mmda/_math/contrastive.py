@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmda._checks import check_mask, check_number, check_same_width, check_tensor, check_weight, fail, shape_text
-from mmda._logits import as_weighted_rows
+from mmda._core.checks import check_mask, check_number, check_same_width, check_tensor, check_weight, fail, shape_text
+from mmda._core.rows import as_weighted_rows, normalized_rows
 
 
 class Pairs(NamedTuple):
@@ -74,14 +74,6 @@ def plainly_paired(anchor: Tensor, positive: Tensor) -> bool:
         and anchor.device.type != "meta"  # of which autocast knows nothing
         and not torch.is_autocast_enabled(anchor.device.type)
     )
-
-
-def normalized_rows(x: Tensor) -> Tensor:
-    """Rows divided by their length, whatever their scale (no overflow or underflow of squares); zero rows stay."""
-    top = x.detach().abs().amax(-1, keepdim=True)
-    x = x / torch.where(top > 0, top, torch.ones_like(top))
-    squared = x.square().sum(-1, keepdim=True)
-    return x * torch.where(squared > 0, squared, torch.ones_like(squared)).rsqrt()
 
 
 def normalized_pairs(pairs: Pairs) -> Pairs:

@@ -29,9 +29,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mmda import _compiled
-from mmda._masking import full_precision
-from mmda._transforms import is_plain
+from mmda._core.masking import full_precision
+from mmda._core.transforms import is_plain
+from mmda._engine import native
 from mmda.kernels import Energy, Gaussian, Kernel, Laplacian, RationalQuadratic, centred_squared_distances
 
 #: Rows of a tile: two float32 tiles stay near the processor's caches, and its products run at full speed.
@@ -288,7 +288,7 @@ def _sweep(
     """One pass over the tiles on and above the diagonal: the sum, and its gradient for x and y."""
     n, total, d = x.shape[0], x.shape[0] + y.shape[0], x.shape[1]
     evaluate = _evaluator(kind, tuple(scales), alpha)
-    if evaluate.steps is not None and _compiled.serves(x, y, left, right):
+    if evaluate.steps is not None and native.serves(x, y, left, right):
         return _sweep_compiled(
             x, y, left, right, bandwidth, centre, plus, blocks, evaluate, block, need_x=need_x, need_y=need_y
         )
@@ -391,18 +391,18 @@ def _sweep_compiled(
     n, total = x.shape[0], x.shape[0] + y.shape[0]
     assert evaluate.steps is not None
     inverse = evaluate.stretch * float(bandwidth.reciprocal())
-    z, norms = _compiled.prepare(x, y, centre if centre.numel() else None, inverse)
+    z, norms = native.prepare(x, y, centre if centre.numel() else None, inverse)
     scale = inverse * 4 * evaluate.slope_factor
     if blocks and total <= min(SMALL, block):
         # One tile of all pairs: the number of operations is what costs.
         tile, sums, wanted = torch.mm(z, z.T), z.new_zeros(total), need_x or need_y
         of_rows = sums if wanted else None
-        value = _compiled.tile(evaluate.steps, tile, norms, norms, same=True, factors=blocks, split=n, row_sums=of_rows)
+        value = native.tile(evaluate.steps, tile, norms, norms, same=True, factors=blocks, split=n, row_sums=of_rows)
         result = x.new_full((), value * evaluate.value_factor + float(plus))
         if not wanted:
             return result, None, None
         gradient = torch.mm(tile, z)
-        _compiled.finish(gradient, sums, z, None, scale)
+        native.finish(gradient, sums, z, None, scale)
         return result, gradient[:n] if need_x else None, gradient[n:] if need_y else None
     weighted, low_rank = not blocks and right.ndim == 1, not blocks and right.ndim == 2
     if weighted:
@@ -431,7 +431,7 @@ def _sweep_compiled(
             width = right.shape[1]
             matrix = torch.mm(a.left[:, b.group * width : b.group * width + width], b.right.T, out=others[0])
         factor = blocks[a.group + b.group] if blocks else 1.0
-        found = _compiled.tile(
+        found = native.tile(
             evaluate.steps,
             tile,
             a.norms,
@@ -451,7 +451,7 @@ def _sweep_compiled(
             collect(b, tile.T, a)
     for part in parts:
         if part.grad is not None:
-            _compiled.finish(part.grad, part.sums, part.z, part.right if weighted else None, scale)
+            native.finish(part.grad, part.sums, part.z, part.right if weighted else None, scale)
     return x.new_full((), value * evaluate.value_factor + float(plus)), gx, gy
 
 
@@ -545,20 +545,20 @@ class _Evaluator:
             self.value_factor, self.slope_factor, self.work = -1.0, 0.5, 1
         self.steps = self._steps()
 
-    def _steps(self) -> _compiled.KernelSteps | None:
+    def _steps(self) -> native.KernelSteps | None:
         """The same for the compiled loops; None where they do not know it."""
         if self.kind == "energy":
-            return _compiled.KernelSteps(self.kind, [(1.0, 1.0, 1.0)])
+            return native.KernelSteps(self.kind, [(1.0, 1.0, 1.0)])
         if self.kind == "rational_quadratic":
             if self.alpha != 1:
                 return None
-            return _compiled.KernelSteps(self.kind, [(0.5 / scale, 1.0, 0.5 / scale) for scale in self.scales])
+            return native.KernelSteps(self.kind, [(0.5 / scale, 1.0, 0.5 / scale) for scale in self.scales])
         steps = []
         for start, counts in self.chains:
             for position, count in enumerate(counts):
                 rate = start * 2.0**position
                 steps.append((start if position == 0 else 0.0, float(count), count * rate))
-        return _compiled.KernelSteps(self.kind, steps)
+        return native.KernelSteps(self.kind, steps)
 
     def __call__(
         self,

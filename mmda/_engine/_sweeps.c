@@ -1,11 +1,11 @@
-/* What is done to the numbers of a tile one by one, in one pass: see mmda/_compiled.py, which says what each function
+/* What is done to the numbers of a tile one by one, in one pass: see mmda/_engine/native.py, which says what each function
    is for and holds the tensors. Everything here has a slower equal in PyTorch's operations, which serves where this
    file could not be compiled.
 
    Arguments are addresses and numbers; the caller answers for sizes. On x86, numbers of a tile below the smallest normal
    one are taken as zero. Loops are compiled for several instruction sets, of which the best that the processor has is used. */
 
-#define INTERFACE 2 /* to be raised with any change of arguments, here and in _compiled.py */
+#define INTERFACE 2 /* to be raised with any change of arguments, here and in native.py */
 #define Py_LIMITED_API 0x030A0000
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mmda._transforms import dispatch_mode_is_active
+from mmda._core.transforms import dispatch_mode_is_active
 
 #: What the loops are compiled for; each is used where the processor has it.
 INSTRUCTION_SETS = ("plain", "avx2", "avx512")
@@ -23,7 +23,7 @@ INSTRUCTION_SETS = ("plain", "avx2", "avx512")
 try:
     if os.environ.get("MMDA_COMPILED", "1") == "0":
         raise ImportError("switched off")
-    from mmda import _sweeps
+    from mmda._engine import _sweeps
 
     if _sweeps.interface != 2:
         raise ImportError("compiled from another version of the source")

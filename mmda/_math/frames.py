@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mmda._checks import check_features, check_mask, fail
+from mmda._core.checks import check_features, check_mask, fail
 
 
 def check_frames_and_queries(caller: str, frames: Tensor, queries: Tensor, frame_mask: Tensor | None) -> None:

@@ -7,10 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmda._checks import check_mask, check_weight, fail, shape_text
-from mmda._contrastive import check_temperature, normalized_rows
-from mmda._frames import check_frames_and_queries
-from mmda._masking import masked_logsumexp, safe_divide, working_dtype, zero_padding
+from mmda._core.checks import check_mask, check_weight, fail, shape_text
+from mmda._core.masking import masked_logsumexp, safe_divide, working_dtype, zero_padding
+from mmda._core.rows import normalized_rows
+from mmda._math.contrastive import check_temperature
+from mmda._math.frames import check_frames_and_queries
 
 
 def pair_cross_entropy(logits: Tensor, candidates: Tensor, counts: Tensor) -> Tensor:

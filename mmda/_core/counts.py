@@ -1,0 +1,23 @@
+"""Row counts: their total, and the centre of the rows that count."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mmda._core.masking import safe_divide
+
+
+def pooled_centre(x: Tensor, y: Tensor, x_weight: Tensor | None, y_weight: Tensor | None) -> Tensor:
+    """Mean of the kept rows of both samples, detached: any common shift leaves distances alone."""
+    x, y = x.detach(), y.detach()
+    x_sum = x.sum(0) if x_weight is None else x_weight.detach() @ x
+    y_sum = y.sum(0) if y_weight is None else y_weight.detach() @ y
+    if x_weight is None and y_weight is None:
+        return (x_sum + y_sum).div_(x.shape[0] + y.shape[0])
+    return safe_divide(x_sum + y_sum, total_weight(x, x_weight) + total_weight(y, y_weight))
+
+
+def total_weight(x: Tensor, weight: Tensor | None) -> Tensor:
+    """Number of rows, counting weights."""
+    return torch.full((), float(x.shape[0]), dtype=x.dtype, device=x.device) if weight is None else weight.sum()
