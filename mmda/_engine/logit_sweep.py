@@ -66,15 +66,12 @@ class Contrast(NamedTuple):
         kind: ``"info_nce"``, ``"symmetric"``, ``"nt_xent"`` or ``"sigmoid"``.
         unit: compare directions: every row is divided by its length.
         tau: the temperature, where it is no tensor.
-        bound: no logit is larger in size, where the caller knows; the exponential is then taken without a shift. On a
-            CPU the rows themselves are asked.
         block: rows of a tile; 0: by kind and device.
     """
 
     kind: str
     unit: bool
     tau: float
-    bound: float
     block: int
 
 
@@ -86,7 +83,6 @@ def contrastive(
     *,
     temperature: float | Tensor = 1.0,
     unit: bool = False,
-    bound: float | None = None,
     block_size: int | None = None,
 ) -> Tensor:
     """One of the three numbers above, by tiles where they can serve.
@@ -98,18 +94,16 @@ def contrastive(
         bias: scalar, for ``"sigmoid"``; 0 by default.
         temperature: what the similarities are divided by.
         unit: compare directions: every row is divided by its length.
-        bound: see :class:`Contrast`.
         block_size: rows of a tile.
     """
-    learned = temperature if isinstance(temperature, Tensor) else None
-    number = 1.0 if isinstance(temperature, Tensor) else temperature
-    if bound is None:
-        bound = 1 / number if unit and learned is None else math.inf
-    pairs, how = Pairs(a, b, learned, bias), Contrast(kind, unit, number, bound, block_size or 0)
-    if not torch.compiler.is_compiling() and kind not in AT_ONCE and block_size is None:
-        few = (2 if kind == "nt_xent" else 1) * a.shape[0] < FEWEST
-        if few:
-            return dense(pairs, how)
+    compiling = torch.compiler.is_compiling()
+    if compiling and not isinstance(temperature, Tensor):
+        temperature = a.new_full((), temperature)  # a number would be a constant of the graph
+    learned, tau = (temperature, 1.0) if isinstance(temperature, Tensor) else (None, temperature)
+    pairs, how = Pairs(a, b, learned, bias), Contrast(kind, unit, tau, block_size or 0)
+    few = not compiling and (2 if kind == "nt_xent" else 1) * a.shape[0] < FEWEST
+    if few and kind not in AT_ONCE and block_size is None:
+        return dense(pairs, how)
     return SWEEP(pairs, how)
 
 
@@ -136,7 +130,7 @@ def dense(pairs: Pairs, how: Contrast) -> Tensor:
 def _sweep(pairs: Pairs, how: Contrast, needed: Needed) -> tuple[Tensor, Gradients]:
     """The value; where any is needed also its gradients."""
     a, b, temperature, bias = pairs
-    kind, unit, bound = how.kind, how.unit, how.bound
+    kind, unit = how.kind, how.unit
     gradient, tempered = any(needed), needed[2]
     n = a.shape[0]
     scale: Tensor | float
@@ -165,9 +159,7 @@ def _sweep(pairs: Pairs, how: Contrast, needed: Needed) -> tuple[Tensor, Gradien
         value, hx, hy, slope_of_bias = _sigmoid(x.rows, y.rows, scale, bias, block, gradient, compiled)
         slope_of_bias = slope_of_bias.to(bias.dtype)
     else:
-        if bound > SAFE_LOGIT and a.device.type == "cpu":
-            bound = abs(float(x.longest() * y.longest() * scale))
-        safe = bound <= SAFE_LOGIT
+        safe = _largest_logit(x, y, scale) <= SAFE_LOGIT
         if listed:
             value, hx = _softmax_list(x.rows, scale, safe, block, gradient, compiled)
         else:
@@ -184,6 +176,13 @@ def _sweep(pairs: Pairs, how: Contrast, needed: Needed) -> tuple[Tensor, Gradien
 
 
 SWEEP = Sweep("contrastive", Pairs, Contrast, slopes=4, run=_sweep, dense=dense)
+
+
+def _largest_logit(x: _Rows, y: _Rows, scale: Tensor | float) -> float:
+    """No logit is larger in size. An accelerator is not asked about its numbers, which would make it wait."""
+    if x.unit and not isinstance(scale, Tensor):
+        return abs(scale)
+    return abs(float(x.longest() * y.longest() * scale)) if x.rows.device.type == "cpu" else math.inf
 
 
 class _Rows:
