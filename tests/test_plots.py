@@ -121,6 +121,8 @@ def test_what_is_no_mapping_is_refused(call: Callable[[], Any]) -> None:
 
 def test_without_matplotlib_the_error_names_the_remedy(tmp_path: Path) -> None:
     (tmp_path / "matplotlib.py").write_text("raise ImportError('none here')\n", encoding="utf-8")
-    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nfrom mmda.plots import plot_rows\nplot_rows({{'a': (1.0,)}})"
+    code = "\n".join(
+        ("import sys", f"sys.path.insert(0, {str(tmp_path)!r})", "from mmda.plots import *", "plot_rows({'a': (1.0,)})")
+    )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert 'pip install "torch-mmda[plots]"' in run.stderr
