@@ -21,7 +21,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("_math",),
     ("layers",),
     ("losses",),
-    ("distributed", "migration", "objectives", "schedules", "metrics", "validators", "two_sample", "shift"),
+    ("distributed", "migration", "objectives", "schedules", "metrics", "linear", "validators", "two_sample", "shift"),
     ("vmr",),
     ("models",),
 )
