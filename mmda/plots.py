@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -140,7 +140,7 @@ def plot_domains(
     ):
         groups = [torch.ones(places.shape[0], dtype=torch.bool)]
         if labels is not None:
-            groups = [labels.cpu() == value for value in labels.unique().cpu()]
+            groups = [labels.cpu() == value for value in torch.unique(labels).cpu()]
         for k, kept in enumerate(groups):
             x, y = places[kept].T.tolist()
             label = name if k == 0 else None
@@ -308,7 +308,7 @@ def plot_p_values(p_values: Sequence[float], *, level: float = 0.95, ax: Axes | 
     return axes
 
 
-def _axes(ax: Axes | None, size: tuple[float, float]) -> Any:
+def _axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
     """``ax``, or the axes of a new figure that no window and no global list holds."""
     if ax is not None:
         return ax
@@ -316,7 +316,8 @@ def _axes(ax: Axes | None, size: tuple[float, float]) -> Any:
         from matplotlib.figure import Figure
     except ImportError:
         raise ImportError('plots need matplotlib, which is not installed: pip install "torch-mmda[plots]"') from None
-    return Figure(figsize=size, layout="constrained").subplots()
+    axes: Axes = Figure(figsize=size, layout="constrained").subplots()
+    return axes
 
 
 def _moment(caller: str, argument: str, moment: Sequence[float]) -> tuple[float, float]:
