@@ -67,9 +67,9 @@ def squared_distances(x: Tensor, y: Tensor | None = None) -> Tensor:
     .. math:: D_{ij} = \lVert x_i - y_j \rVert^2
 
     computed as :math:`\lVert x_i \rVert^2 + \lVert y_j \rVert^2 - 2 x_i \cdot y_j` about the pooled mean where that
-    keeps the digits; else in float64, and pairs that lie much closer to each other than to the mean by their difference. So
-    neither a common offset, nor rows or groups of rows far from the others, cost digits, and equal rows have distance
-    exactly zero.
+    keeps the digits; else in float64, and pairs that lie much closer to each other than to the mean by their
+    difference. So neither a common offset, nor rows or groups of rows far from the others, cost digits, and equal rows
+    have distance exactly zero.
 
     Args:
         x: rows.
