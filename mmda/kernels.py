@@ -118,10 +118,10 @@ def distances_about(centre: Tensor | None, a: Tensor, b: Tensor, *, same: bool =
             values.diagonal(dim1=-2, dim2=-1).zero_()
         if not bool(_near_pairs(values, bound.detach().mul_(NEAR_FLOAT32), same).any()):
             return raw
-    tensors = _by_products(centre, a.double(), b.double(), same)
-    raw, near = tensors[0], NEAR_WIDENED if a.dtype == torch.float32 else NEAR
+    raw, bound, left, right = _by_products(centre, a.double(), b.double(), same)
+    near = NEAR_WIDENED if a.dtype == torch.float32 else NEAR
     correct = near_correction if traced else _near_correction
-    correction = correct(*(t.detach() for t in tensors), near, same)
+    correction = correct(raw.detach(), bound.detach(), left.detach(), right.detach(), near, same)
     return (raw if correction is None else raw + correction).to(a.dtype)
 
 
@@ -169,8 +169,8 @@ def _near_correction(raw: Tensor, bound: Tensor, a: Tensor, b: Tensor, near: flo
     step = max(_AT_ONCE // a.shape[-1], 1)
     for start in range(0, i.shape[0], step):
         part = [index[start : start + step] for index in (*batch, i, j)]
-        rows = a[(*part[:-2], part[-2])] - b[(*part[:-2], part[-1])]
-        correction[tuple(part)] = rows.square().sum(-1) - raw[tuple(part)]
+        pairs, of_a, of_b = tuple(part), tuple(part[:-1]), (*part[:-2], part[-1])
+        correction[pairs] = (a[of_a] - b[of_b]).square().sum(-1) - raw[pairs]
     return correction
 
 
@@ -328,7 +328,7 @@ def _(info: object, in_dims: tuple[int | None, ...], x: Tensor, weight: Tensor |
         [None if t is None else t if dim is None else t.select(dim, k) for k in range(size)]
         for t, dim in zip((x, weight), in_dims)
     )
-    return torch.stack([median_distance(*both) for both in zip(xs, weights)]), 0  # type: ignore[arg-type]
+    return torch.stack([median_distance(*both) for both in zip(xs, weights)]), 0
 
 
 #: To which power of two the spread of a sample is brought: sums of a hundred thousand squares are in range, and so are
