@@ -1,4 +1,4 @@
-"""The data of ``mmcda_vmr.py``: simulated worlds, or annotations and features on disk, as splits in memory.
+"""The two domains: simulated worlds, or annotations and features on disk, as splits in memory.
 
 The moments of a domain are never among its pairs: ``Domain.opened`` reads those of one split.
 """
@@ -9,10 +9,11 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
+from mmda.models.mmcda.experiment.errors import UnusableError
 from mmda.vmr import (
     WORLDS,
     FeatureStore,
@@ -95,14 +96,24 @@ class Domain:
     told: tuple[str, ...] = ()
 
 
-def load(problem: Problem, seed: int) -> tuple[Domain, Domain]:
-    """Source and target. A simulated world is a new draw for each seed; real data stays the same."""
-    return load_draw(problem, 0 if problem.world is None else seed)
+def load_problem(problem: Problem, seed: int = 0) -> tuple[Domain, Domain]:
+    """Source and target of a problem.
 
+    Args:
+        problem: a simulated world, or two places on disk.
+        seed: of the draw of a simulated world; data on disk stays the same.
 
-@lru_cache(maxsize=2)
-def load_draw(problem: Problem, seed: int) -> tuple[Domain, Domain]:
-    """:func:`load`, each draw once."""
+    Returns:
+        The two domains; of a domain on disk no moment has been looked at.
+
+    Raises:
+        VMRDataError: the data cannot be used; the message names file, id and rule.
+
+    Example:
+        >>> source, target = load_problem(Problem("small", world="language", videos=8))
+        >>> {split: len(pairs) for split, pairs in target.pairs.items()}
+        {'train': 8, 'val': 20, 'test': 20}
+    """
     if problem.world is not None:
         world = WORLDS[problem.world]
         if problem.videos is not None:
@@ -117,14 +128,36 @@ def load_draw(problem: Problem, seed: int) -> tuple[Domain, Domain]:
 
         source = of(train=draw.source_train, val=draw.source_val)
         return source, of(train=draw.target_train, val=draw.target_val, test=draw.target_test)
-    assert problem.source is not None
-    assert problem.target is not None
+    if problem.source is None or problem.target is None:
+        raise UnusableError(f"{problem.name}: must name a world, or a source and a target")
     source, target = read_domain(problem.source, ("train", "val")), read_domain(problem.target, SPLITS)
     for what in ("frames", "words"):
         a, b = (getattr(domain.pairs["train"], what).shape[-1] for domain in (source, target))
         if a != b:
             raise VMRDataError(problem.target.path, None, f"have {what} of one width in both domains", f"{a} and {b}")
     return source, target
+
+
+class Draws:
+    """The domains of problems, each read once; the last two are kept.
+
+    Example:
+        >>> data = Draws()
+        >>> problem = Problem("small", world="language", videos=8)
+        >>> data.load(problem, 0) is data.load(problem, 0)
+        True
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[Problem, int], tuple[Domain, Domain]] = {}
+
+    def load(self, problem: Problem, seed: int) -> tuple[Domain, Domain]:
+        """:func:`load_problem`. A simulated world is a new draw for each seed; real data stays the same."""
+        key = (problem, 0 if problem.world is None else seed)
+        if key not in self._kept:
+            self._kept = dict([*self._kept.items()][-1:])
+            self._kept[key] = load_problem(*key)
+        return self._kept[key]
 
 
 def read_domain(place: Place, names: Sequence[str]) -> Domain:
