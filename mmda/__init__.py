@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from mmda import distributed, kernels, layers, losses, metrics, objectives, schedules, two_sample, validators
+from mmda import distributed, kernels, layers, linear, losses, metrics, objectives, schedules, two_sample, validators
 from mmda._engine.native import instruction_set
 from mmda._version import __version__
 
@@ -22,6 +22,7 @@ __all__ = [
     "instruction_set",
     "kernels",
     "layers",
+    "linear",
     "losses",
     "metrics",
     "migration",

@@ -23,7 +23,7 @@ SURFACE = Path(__file__).with_name("api_surface.json")
 def public_modules() -> list[str]:
     """Every module of the package without a leading underscore in its path that declares ``__all__``.
 
-    The one-file-a-loss modules are private places: their names are public as ``mmda.losses.X``.
+    The one-file-a-loss modules are private places: their names are public as ``mmda.losses.X``; so are the validators.
     """
     import mmda
 
@@ -32,7 +32,7 @@ def public_modules() -> list[str]:
         parts = found.name.split(".")
         if any(part.startswith("_") for part in parts):
             continue
-        if parts[1] in ("losses", "layers") and len(parts) > 2:
+        if parts[1] in ("losses", "layers", "validators") and len(parts) > 2:
             continue
         names.append(found.name)
     return [name for name in names if hasattr(importlib.import_module(name), "__all__")]

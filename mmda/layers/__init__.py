@@ -5,8 +5,8 @@ from mmda.layers.batch_norm import (
     DomainSpecificBatchNorm1d,
     DomainSpecificBatchNorm2d,
     DomainSpecificBatchNorm3d,
-    adapt_batch_norm,
 )
+from mmda.layers.batch_norm_adaptation import adapt_batch_norm
 from mmda.layers.discriminator import DomainDiscriminator
 from mmda.layers.pooling import AttentionPool, MaskedMeanPool
 from mmda.layers.reversal import GradientReversal, gradient_reversal

@@ -1,21 +1,18 @@
-"""Batch normalisation for several domains: statistics of their own for each, and their re-estimation (AdaBN)."""
+"""Batch normalisation for several domains (DSBN): statistics of their own for each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmda._core.checks import (
     check_count,
     check_floating,
     check_mask,
-    check_module,
     check_number,
     fail,
     fail_type,
@@ -24,7 +21,7 @@ from mmda._core.checks import (
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 
 
-class _Moments(NamedTuple):
+class Moments(NamedTuple):
     """Of each domain: number of values a channel (k,), their mean and biased variance (k, d)."""
 
     number: Tensor
@@ -32,7 +29,7 @@ class _Moments(NamedTuple):
     variance: Tensor
 
 
-def _centred(x: Tensor, mask: Tensor | None, belongs: Tensor, domain: Tensor | int) -> tuple[Tensor, _Moments]:
+def centred(x: Tensor, mask: Tensor | None, belongs: Tensor, domain: Tensor | int) -> tuple[Tensor, Moments]:
     """``x`` (n, d, p) less the mean of its domain, and the moments by domain; ``belongs`` (n, k) is one-hot.
 
     The mean is taken twice: the second time of what the first has left, so that a large common offset, of which a
@@ -56,10 +53,10 @@ def _centred(x: Tensor, mask: Tensor | None, belongs: Tensor, domain: Tensor | i
     x = keep(x - first[domain].reshape(shape))
     second = means(x)
     x = keep(x - second[domain].reshape(shape))
-    return x, _Moments(number, first + second, means(x.square()))
+    return x, Moments(number, first + second, means(x.square()))
 
 
-class _DomainSpecificBatchNorm(nn.Module):
+class DomainSpecificBatchNorm(nn.Module):
     """What the three public classes share; they differ in the shapes they take."""
 
     _axes: ClassVar[dict[int, str]] = {}
@@ -115,7 +112,7 @@ class _DomainSpecificBatchNorm(nn.Module):
         with full_precision(x):
             rows, kept = self._flat(x, mask)
             if self.training or self.running_mean is None or self.running_var is None:
-                rows, moments = _centred(rows, kept, self._belongs(rows, domain), domain)
+                rows, moments = centred(rows, kept, self._belongs(rows, domain), domain)
                 variance = moments.variance
                 if self.training and self.track_running_stats:
                     self._track(moments)
@@ -130,12 +127,12 @@ class _DomainSpecificBatchNorm(nn.Module):
                 out = torch.where(kept.unsqueeze(1), out, torch.zeros((), dtype=dtype, device=x.device))
             return out.reshape(x.shape).to(x.dtype)
 
-    def batch_moments(self, x: Tensor, domain: int | Tensor, *, mask: Tensor | None = None) -> _Moments:
+    def batch_moments(self, x: Tensor, domain: int | Tensor, *, mask: Tensor | None = None) -> Moments:
         """Count, mean and biased variance of this batch, by domain: what training would normalise with."""
         domain = self._checked(x, domain, mask)
         with full_precision(x):
             rows, kept = self._flat(x, mask)
-            return _centred(rows, kept, self._belongs(rows, domain), domain)[1]
+            return centred(rows, kept, self._belongs(rows, domain), domain)[1]
 
     @staticmethod
     def _flat(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -226,7 +223,7 @@ class _DomainSpecificBatchNorm(nn.Module):
         return (domain.unsqueeze(1) == every).to(rows.dtype)
 
     @torch.no_grad()
-    def _track(self, moments: _Moments) -> None:
+    def _track(self, moments: Moments) -> None:
         mean, var, tracked = self.running_mean, self.running_var, self.num_batches_tracked
         if mean is None or var is None or tracked is None:
             return
@@ -243,7 +240,7 @@ class _DomainSpecificBatchNorm(nn.Module):
             buffer.copy_(torch.where(seen.unsqueeze(1), moved, buffer))
 
 
-class DomainSpecificBatchNorm1d(_DomainSpecificBatchNorm):
+class DomainSpecificBatchNorm1d(DomainSpecificBatchNorm):
     r"""Batch normalisation with statistics and affine parameters of its own for each domain, for vectors.
 
     .. math:: y = \gamma_k \, \frac{x - \mu_k}{\sqrt{\sigma_k^2 + \epsilon}} + \beta_k
@@ -295,7 +292,7 @@ class DomainSpecificBatchNorm1d(_DomainSpecificBatchNorm):
     _axes: ClassVar[dict[int, str]] = {2: "(samples, channels)", 3: "(samples, channels, time)"}
 
 
-class DomainSpecificBatchNorm2d(_DomainSpecificBatchNorm):
+class DomainSpecificBatchNorm2d(DomainSpecificBatchNorm):
     """:class:`DomainSpecificBatchNorm1d`, which holds formula and arguments, for images.
 
     Shape:
@@ -310,7 +307,7 @@ class DomainSpecificBatchNorm2d(_DomainSpecificBatchNorm):
     _axes: ClassVar[dict[int, str]] = {4: "(samples, channels, height, width)"}
 
 
-class DomainSpecificBatchNorm3d(_DomainSpecificBatchNorm):
+class DomainSpecificBatchNorm3d(DomainSpecificBatchNorm):
     """:class:`DomainSpecificBatchNorm1d`, which holds formula and arguments, for clips.
 
     Shape:
@@ -325,186 +322,8 @@ class DomainSpecificBatchNorm3d(_DomainSpecificBatchNorm):
     _axes: ClassVar[dict[int, str]] = {5: "(samples, channels, time, height, width)"}
 
 
-class _Pool:
-    """Count, mean and sum of squared deviations of everything a layer was shown, in float64, by domain."""
-
-    def __init__(self) -> None:
-        self.batches: Tensor | None = None
-        self.count = self.mean = self.squares = torch.zeros(())
-
-    def add(self, moments: _Moments) -> None:
-        count, mean, variance = (part.detach().cpu().double() for part in moments)
-        count = count.unsqueeze(1)
-        if self.batches is None:
-            self.batches = torch.zeros(count.shape[0], dtype=torch.long)
-            self.count, self.mean, self.squares = (torch.zeros_like(t) for t in (count, mean, mean))
-        total = self.count + count
-        gap = mean - self.mean
-        self.mean = self.mean + safe_divide(gap * count, total)
-        self.squares = self.squares + variance * count + safe_divide(gap.square() * self.count * count, total)
-        self.count = total
-        self.batches = self.batches + (count.squeeze(1) > 0)
-
-    def write(self, layer: _Normaliser) -> None:
-        if self.batches is None or layer.running_mean is None or layer.running_var is None:
-            return
-        enough = self.count > 1
-        variance = self.squares / torch.where(enough, self.count - 1, torch.ones_like(self.count))
-        for buffer, value in ((layer.running_mean, self.mean), (layer.running_var, variance)):
-            new = value.to(device=buffer.device, dtype=buffer.dtype).reshape(buffer.shape)
-            buffer.copy_(torch.where(enough.to(buffer.device).reshape(-1, *[1] * (buffer.ndim - 1)), new, buffer))
-        if layer.num_batches_tracked is not None:
-            counted = self.batches.to(layer.num_batches_tracked.device).reshape(layer.num_batches_tracked.shape)
-            layer.num_batches_tracked.copy_(counted)
-
-
-_Normaliser = _BatchNorm | _DomainSpecificBatchNorm
-
-
-def _input_moments(layer: _Normaliser, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Moments:
-    if isinstance(layer, _DomainSpecificBatchNorm):
-        return layer.batch_moments(*args, **kwargs)
-    x: Tensor = args[0] if args else kwargs["input"]
-    with full_precision(x):
-        rows = x.to(working_dtype(x))
-        rows = rows.flatten(2) if rows.ndim > 2 else rows.unsqueeze(2)
-        everything = torch.ones(rows.shape[0], 1, dtype=rows.dtype, device=rows.device)
-        return _centred(rows, None, everything, 0)[1]
-
-
-def _call(model: nn.Module, batch: object) -> None:
-    if isinstance(batch, Mapping):
-        model(**batch)
-    elif isinstance(batch, (tuple, list)):
-        model(*batch)
-    else:
-        model(batch)
-
-
-@torch.no_grad()
-def adapt_batch_norm(
-    model: nn.Module,
-    batches: Iterable[Any],
-    *,
-    forward: Callable[[nn.Module, Any], object] | None = None,
-    layerwise: bool = False,
-) -> int:
-    r"""Re-estimate every batch normalisation's running statistics on unlabelled data (AdaBN); the number of layers.
-
-    Each layer gets the mean and the unbiased variance of all values that its input took over all batches,
-
-    .. math:: \mu = \frac{1}{n} \sum_i x_i, \qquad \sigma^2 = \frac{1}{n - 1} \sum_i (x_i - \mu)^2
-
-    pooled over batches of any sizes, not averaged over them. No weight is touched.
-
-    Args:
-        model: any module with :class:`torch.nn.BatchNorm1d` to ``3d`` or the domain-specific layers of this library
-            that keep running statistics. Of the latter, the domains that the batches name are re-estimated.
-        batches: target inputs: a tensor goes in as ``model(x)``, a tuple as ``model(*x)``, a mapping as ``model(**x)``.
-        forward: instead, called as ``forward(model, batch)``; say ``lambda model, batch: model(batch[0])`` for batches
-            that carry labels.
-        layerwise: False: one pass, in which layers before normalise by the statistics of each batch. True: one pass a
-            layer, from the first that is reached to the last, in evaluation mode throughout: every layer then holds
-            the exact statistics of its input in the adapted model, whatever the batch sizes.
-
-    Returns:
-        How many layers were re-estimated (a layer that no batch reaches stays as it was).
-
-    Raises:
-        ValueError: no batch, no layer to re-estimate, ``layerwise`` with an iterator that can be read only once, or
-            without it a batch with one value a channel, which has no variance to normalise by.
-
-    Notes:
-        Everything else runs in evaluation mode (no dropout), without gradients; all modes are restored, and nothing
-        is written if a forward pass fails. Pools are kept in float64 on the CPU. On several processes each sees its
-        own batches: gather first.
-
-    Example:
-        >>> import torch
-        >>> model = torch.nn.Sequential(torch.nn.BatchNorm1d(1), torch.nn.Dropout())
-        >>> adapt_batch_norm(model, [torch.tensor([[1.0], [3.0]]), torch.tensor([[5.0]]).expand(2, 1)])
-        1
-        >>> model[0].running_mean.item(), round(model[0].running_var.item(), 4)
-        (3.5, 3.6667)
-
-    References:
-        Li, Wang, Shi, Hou & Liu, "Adaptive Batch Normalization for practical domain adaptation", Pattern Recognition
-        80 (2018).
-    """
-    check_module("adapt_batch_norm", "model", model)
-    found = (module for module in model.modules() if isinstance(module, (_BatchNorm, _DomainSpecificBatchNorm)))
-    layers: list[_Normaliser] = [layer for layer in found if layer.running_mean is not None]
-    if not layers:
-        fail("adapt_batch_norm", "model", "hold a batch normalisation with running statistics", type(model).__name__)
-    if layerwise and iter(batches) is batches:
-        fail("adapt_batch_norm", "batches", "be readable more than once with layerwise=True", type(batches).__name__)
-    run = _call if forward is None else forward
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        if not layerwise:
-            pools = _collect(model, batches, layers, run, training=True)
-            for layer, pool in pools.items():
-                pool.write(layer)
-            return len(pools)
-        before = [{name: b.clone() for name, b in layer.named_buffers()} for layer in layers]
-        try:
-            order = list(_collect(model, batches, layers, run, training=False))
-            for layer in order:
-                for reached, pool in _collect(model, batches, [layer], run, training=False).items():
-                    pool.write(reached)
-        except BaseException:
-            for layer, buffers in zip(layers, before):
-                for name, buffer in layer.named_buffers():
-                    buffer.copy_(buffers[name])
-            raise
-        return len(order)
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-def _collect(
-    model: nn.Module,
-    batches: Iterable[Any],
-    layers: list[_Normaliser],
-    run: Callable[[nn.Module, Any], object],
-    *,
-    training: bool,
-) -> dict[_Normaliser, _Pool]:
-    """Moments of what each layer is shown, in the order in which layers are reached."""
-    pools: dict[_Normaliser, _Pool] = {}
-
-    def look(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        assert isinstance(layer, (_BatchNorm, _DomainSpecificBatchNorm))
-        x = args[0] if args else kwargs["x" if isinstance(layer, _DomainSpecificBatchNorm) else "input"]
-        if training and x.numel() == x.shape[1]:  # the layer cannot normalise it by its own statistics
-            rule = "hold more than one value a channel each with layerwise=False (a loader's drop_last=True sees to it)"
-            fail("adapt_batch_norm", "batches", rule, shape_text(x))
-        pools.setdefault(layer, _Pool()).add(_input_moments(layer, args, kwargs))
-
-    tracked = [layer.track_running_stats for layer in layers]
-    handles = [layer.register_forward_pre_hook(look, with_kwargs=True) for layer in layers]
-    seen = 0
-    try:
-        for layer in layers if training else ():
-            layer.training, layer.track_running_stats = True, False  # by the batch, and without a trace
-        for batch in batches:
-            run(model, batch)
-            seen += 1
-    finally:
-        for handle in handles:
-            handle.remove()
-        for layer, value in zip(layers, tracked):
-            layer.training, layer.track_running_stats = False, value
-    if seen == 0:
-        fail("adapt_batch_norm", "batches", "hold at least one batch", 0)
-    return pools
-
-
 __all__ = [
     "DomainSpecificBatchNorm1d",
     "DomainSpecificBatchNorm2d",
     "DomainSpecificBatchNorm3d",
-    "adapt_batch_norm",
 ]

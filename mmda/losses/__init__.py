@@ -5,6 +5,7 @@ Discrepancies compare two unpaired samples, ``loss(source, target)``; pair losse
 wider and return one scalar.
 """
 
+from mmda.layers.multilinear import RandomMultilinearMap, multilinear_map
 from mmda.losses._protocols import Discrepancy, PairLoss
 from mmda.losses.adversarial import (
     DomainAdversarialLoss,
@@ -23,12 +24,7 @@ from mmda.losses.central_moment import CentralMomentDiscrepancyLoss, central_mom
 from mmda.losses.class_conditional import LocalMMDLoss, local_mmd_loss
 from mmda.losses.class_confusion import MinimumClassConfusionLoss, minimum_class_confusion_loss
 from mmda.losses.classifier_discrepancy import ClassifierDiscrepancyLoss, classifier_discrepancy_loss
-from mmda.losses.conditional_adversarial import (
-    ConditionalAdversarialLoss,
-    RandomMultilinearMap,
-    conditional_adversarial_loss,
-    multilinear_map,
-)
+from mmda.losses.conditional_adversarial import ConditionalAdversarialLoss, conditional_adversarial_loss
 from mmda.losses.contrastive_domain import ContrastiveDomainDiscrepancyLoss, contrastive_domain_discrepancy_loss
 from mmda.losses.coral import CORALLoss, coral_loss
 from mmda.losses.disparity import MarginDisparityLoss, margin_disparity_loss

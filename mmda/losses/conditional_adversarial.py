@@ -7,8 +7,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmda._core.checks import (
-    check_count,
-    check_features,
     check_floating,
     check_module,
     check_same_width,
@@ -20,6 +18,7 @@ from mmda._core.masking import full_precision, working_dtype
 from mmda._core.rows import as_rows, zero_uncounted
 from mmda._math.adversary import ask, balanced_binary, logit_rows
 from mmda._math.logits import entropy_of
+from mmda.layers.multilinear import RandomMultilinearMap, multilinear_map
 from mmda.layers.reversal import GradientReversal
 
 
@@ -94,16 +93,13 @@ def conditional_adversarial_loss(
         y, y_weight = logit_rows(
             caller, "target_logits", target_logits, mask=target_mask, weight=target_weight, dtype=dtype
         )
-        p = _predictions(
-            caller, "source_class_logits", source_class_logits, source_logits.shape, source_mask, x_weight, dtype
+        p, q = _predictions(
+            caller,
+            (source_class_logits, source_logits.shape, source_mask, x_weight),
+            (target_class_logits, target_logits.shape, target_mask, y_weight),
+            dtype,
         )
-        q = _predictions(
-            caller, "target_class_logits", target_class_logits, target_logits.shape, target_mask, y_weight, dtype
-        )
-        check_same_width(caller, "source_class_logits", p, "target_class_logits", q, axis="classes")
-        if entropy_weighting:
-            x_weight, y_weight = _certainty(p, x_weight), _certainty(q, y_weight)
-        return balanced_binary(x, y, x_weight, y_weight)
+        return _value(x, y, p, q, x_weight, y_weight, entropy_weighting=entropy_weighting)
 
 
 def _one_logit_a_row(caller: str, argument: str, logits: Tensor, class_logits: Tensor) -> Tensor:
@@ -114,131 +110,49 @@ def _one_logit_a_row(caller: str, argument: str, logits: Tensor, class_logits: T
     return logits.squeeze(-1) if logits.ndim > 1 and logits.shape == (*rows, 1) else logits
 
 
-def _predictions(
-    caller: str,
-    argument: str,
-    logits: Tensor,
-    rows: torch.Size,
-    mask: Tensor | None,
-    weight: Tensor | None,
-    dtype: torch.dtype,
+_Side = tuple[Tensor, torch.Size, Tensor | None, Tensor | None]
+
+
+def _predictions(caller: str, source: _Side, target: _Side, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Detached log-probabilities (n, classes) of both sides; uniform where a row does not count.
+
+    A side is its class logits, the shape of its rows, its mask and the flat weights that mask and weights have given.
+    """
+    sides = []
+    for argument, (logits, rows, mask, weight) in (("source_class_logits", source), ("target_class_logits", target)):
+        check_floating(caller, argument, logits)
+        if logits.ndim != len(rows) + 1 or logits.shape[:-1] != rows or logits.shape[-1] == 0:
+            expected = ", ".join(str(size) for size in rows)
+            fail(caller, argument, f"have shape ({expected}, classes)", shape_text(logits))
+        values = logits.detach().to(dtype).reshape(-1, logits.shape[-1])
+        if weight is not None:
+            values = zero_uncounted(values, weight, None if mask is None else mask.reshape(-1))
+        sides.append(F.log_softmax(values, 1))
+    p, q = sides
+    check_same_width(caller, "source_class_logits", p, "target_class_logits", q, axis="classes")
+    return p, q
+
+
+def _value(
+    source: Tensor,
+    target: Tensor,
+    p: Tensor,
+    q: Tensor,
+    source_weight: Tensor | None,
+    target_weight: Tensor | None,
+    *,
+    entropy_weighting: bool,
 ) -> Tensor:
-    """Detached log-probabilities (n, classes); uniform where a row does not count."""
-    check_floating(caller, argument, logits)
-    if logits.ndim != len(rows) + 1 or logits.shape[:-1] != rows or logits.shape[-1] == 0:
-        expected = ", ".join(str(size) for size in rows)
-        fail(caller, argument, f"have shape ({expected}, classes)", shape_text(logits))
-    values = logits.detach().to(dtype).reshape(-1, logits.shape[-1])
-    if weight is not None:
-        values = zero_uncounted(values, weight, None if mask is None else mask.reshape(-1))
-    return F.log_softmax(values, 1)
+    """The loss of flat domain logits whose rows have the log-probabilities p (source) and q (target)."""
+    if entropy_weighting:
+        source_weight, target_weight = _certainty(p, source_weight), _certainty(q, target_weight)
+    return balanced_binary(source, target, source_weight, target_weight)
 
 
 def _certainty(log_probabilities: Tensor, weight: Tensor | None) -> Tensor:
     """1 + exp(-H), times how often each row counts."""
     factor = 1 + (-entropy_of(log_probabilities)).exp()
     return factor if weight is None else factor * weight
-
-
-def multilinear_map(features: Tensor, probabilities: Tensor) -> Tensor:
-    r"""Outer product of features and class probabilities, row by row: their joint moments as one long feature.
-
-    .. math:: T(f, p)_{d (k - 1) + i} = f_i\, p_k
-
-    Args:
-        features: f.
-        probabilities: p; detach them where they only condition, as the adversarial loss does.
-
-    Shape:
-        (n, d) and (n, classes) to (n, d * classes).
-
-    Returns:
-        Flattened products.
-
-    Raises:
-        ValueError: wrong shapes.
-
-    Example:
-        >>> import torch
-        >>> multilinear_map(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.25, 0.75]]))
-        tensor([[0.2500, 0.5000, 0.7500, 1.5000]])
-
-    References:
-        Long et al., "Conditional Adversarial Domain Adaptation", NeurIPS 2018, section 3.1.
-    """
-    _check_joint("multilinear_map", features, probabilities)
-    return (probabilities.unsqueeze(2) * features.unsqueeze(1)).flatten(1)
-
-
-def _check_joint(caller: str, features: Tensor, probabilities: Tensor) -> None:
-    check_features(caller, "features", features)
-    check_features(caller, "probabilities", probabilities, axes="(samples, classes)")
-    if features.shape[0] != probabilities.shape[0]:
-        fail(caller, "probabilities", f"have as many rows as `features` ({features.shape[0]})", probabilities.shape[0])
-
-
-class RandomMultilinearMap(nn.Module):
-    r"""Multilinear map through fixed random projections, for when d times classes is too wide.
-
-    .. math:: T(f, p) = \frac{1}{\sqrt{o}} (R_f^\top f) \odot (R_p^\top p)
-
-    Inner products of T are unbiased estimates of those of :func:`multilinear_map`.
-
-    Args:
-        features: d, width of the features.
-        classes: number of classes.
-        outputs: o, width of the result.
-        generator: where the standard normal entries of :math:`R_f, R_p` come from; the global random state if None.
-
-    Shape:
-        (n, d) and (n, classes) to (n, o).
-
-    Raises:
-        ValueError: wrong shapes.
-        TypeError: a width that is not an integer.
-
-    Notes:
-        The projections are buffers: saved, moved with the module, never trained.
-
-    Example:
-        >>> import torch
-        >>> random_map = RandomMultilinearMap(16, 4, 32, generator=torch.Generator().manual_seed(0))
-        >>> random_map(torch.zeros(5, 16), torch.zeros(5, 4)).shape
-        torch.Size([5, 32])
-
-    References:
-        Long et al., "Conditional Adversarial Domain Adaptation", NeurIPS 2018, equation 6 and theorem 1.
-    """
-
-    feature_projection: Tensor
-    class_projection: Tensor
-
-    def __init__(self, features: int, classes: int, outputs: int, *, generator: torch.Generator | None = None) -> None:
-        super().__init__()
-        for name, value in (("features", features), ("classes", classes), ("outputs", outputs)):
-            check_count("RandomMultilinearMap", name, value)
-        device = None if generator is None else generator.device
-        self.register_buffer("feature_projection", torch.randn(features, outputs, generator=generator, device=device))
-        self.register_buffer("class_projection", torch.randn(classes, outputs, generator=generator, device=device))
-
-    def forward(self, features: Tensor, probabilities: Tensor) -> Tensor:
-        """See the class."""
-        caller = "RandomMultilinearMap"
-        _check_joint(caller, features, probabilities)
-        for name, rows, projection in (
-            ("features", features, self.feature_projection),
-            ("probabilities", probabilities, self.class_projection),
-        ):
-            if rows.shape[1] != projection.shape[0]:
-                fail(caller, name, f"have shape (samples, {projection.shape[0]})", shape_text(rows))
-        left = features @ self.feature_projection.to(features.dtype)
-        right = probabilities @ self.class_projection.to(probabilities.dtype)
-        scale: float = self.feature_projection.shape[1] ** -0.5
-        return left * right * scale
-
-    def extra_repr(self) -> str:
-        (features, outputs), classes = self.feature_projection.shape, self.class_projection.shape[0]
-        return f"features={features}, classes={classes}, outputs={outputs}"
 
 
 class ConditionalAdversarialLoss(nn.Module):
@@ -317,20 +231,17 @@ class ConditionalAdversarialLoss(nn.Module):
             x, x_weight = as_rows(caller, "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
             y, y_weight = as_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
             check_same_width(caller, "source", x, "target", y)
-            p = _predictions(
-                caller, "source_class_logits", source_class_logits, source.shape[:-1], source_mask, x_weight, dtype
+            p, q = _predictions(
+                caller,
+                (source_class_logits, source.shape[:-1], source_mask, x_weight),
+                (target_class_logits, target.shape[:-1], target_mask, y_weight),
+                dtype,
             )
-            q = _predictions(
-                caller, "target_class_logits", target_class_logits, target.shape[:-1], target_mask, y_weight, dtype
-            )
-            check_same_width(caller, "source_class_logits", p, "target_class_logits", q, axis="classes")
             joint = multilinear_map if self.random_map is None else self.random_map
             rows = joint(self.reversal(torch.cat([x, y])), torch.cat([p, q]).exp())
             logits = ask(caller, self.discriminator, rows, None, dtype)
-            if self.entropy_weighting:
-                x_weight, y_weight = _certainty(p, x_weight), _certainty(q, y_weight)
             n = x.shape[0]
-            return balanced_binary(logits[:n], logits[n:], x_weight, y_weight)
+            return _value(logits[:n], logits[n:], p, q, x_weight, y_weight, entropy_weighting=self.entropy_weighting)
 
     def extra_repr(self) -> str:
         return f"entropy_weighting={self.entropy_weighting}"

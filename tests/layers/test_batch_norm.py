@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmda.layers.batch_norm import (
+from mmda.layers import (
     DomainSpecificBatchNorm1d,
     DomainSpecificBatchNorm2d,
     DomainSpecificBatchNorm3d,

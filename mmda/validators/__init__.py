@@ -1,0 +1,53 @@
+"""Model selection without target labels: each function is one number for one checkpoint, from its own outputs.
+
+Names say the direction. A ``*_score``, ``*_density`` or ``*_recall`` is better when **higher**; a ``*_risk``,
+``*_loss``, ``*_entropy`` or ``*_constancy`` when **lower**.
+
+==========================================  ============  ====================================================
+function                                    better when   needs
+==========================================  ============  ====================================================
+:func:`soft_neighbourhood_density`          higher        target predictions (or features)
+:func:`entropy_score`                       higher        target logits
+:func:`information_maximisation_score`      higher        target logits
+:func:`nuclear_norm_score`                  higher        target logits
+:func:`mmd_score`                           higher        features of both domains
+:func:`importance_weighted_risk`            lower         losses on held-out source rows, their density ratios
+:func:`deep_embedded_validation_risk`       lower         features of both domains, losses on held-out source rows
+:func:`pair_retrieval_recall`               higher        features of held-out target pairs
+:func:`held_out_pair_loss`                  lower         features of held-out target pairs
+:func:`span_entropy`                        lower         start and end logits on the target
+:func:`span_constancy`                      lower         decoded spans on the target: an alarm, not a ranking
+==========================================  ============  ====================================================
+
+:func:`density_ratio` ranks nothing: it estimates the ratios that :func:`importance_weighted_risk` weighs with.
+
+None of them is right everywhere: confidence can be confidently wrong, and a collapsed model is certain. Read two of
+different kinds, and keep the alarm beside them. Nothing here carries a gradient or reads a label of the target.
+"""
+
+from __future__ import annotations
+
+from mmda.validators.classifiers import (
+    entropy_score,
+    information_maximisation_score,
+    nuclear_norm_score,
+    soft_neighbourhood_density,
+)
+from mmda.validators.domains import deep_embedded_validation_risk, density_ratio, importance_weighted_risk, mmd_score
+from mmda.validators.grounding import span_constancy, span_entropy
+from mmda.validators.retrieval import held_out_pair_loss, pair_retrieval_recall
+
+__all__ = [
+    "deep_embedded_validation_risk",
+    "density_ratio",
+    "entropy_score",
+    "held_out_pair_loss",
+    "importance_weighted_risk",
+    "information_maximisation_score",
+    "mmd_score",
+    "nuclear_norm_score",
+    "pair_retrieval_recall",
+    "soft_neighbourhood_density",
+    "span_constancy",
+    "span_entropy",
+]

@@ -1,0 +1,185 @@
+"""Validators of a classifier, from its predictions on the target."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from mmda._core.checks import (
+    check_count,
+    check_number,
+)
+from mmda._core.masking import full_precision
+from mmda._core.rows import normalized_rows
+from mmda._math.spectral import zero_undefined
+from mmda.losses.entropy import entropy_loss, information_maximisation_loss
+from mmda.validators._rows import blocks, kept_classes, kept_rows
+
+
+@torch.no_grad()
+def soft_neighbourhood_density(
+    features: Tensor, *, temperature: float = 0.05, mask: Tensor | None = None, block_size: int = 256
+) -> Tensor:
+    r"""How many near neighbours rows have on average, as an entropy; higher is better.
+
+    With rows :math:`u_i` of unit norm,
+
+    .. math:: p_{ij} = \frac{\exp(u_i \cdot u_j / \tau)}{\sum_{l \ne i} \exp(u_i \cdot u_l / \tau)} \ (j \ne i),
+              \qquad \frac{1}{n} \sum_i - \sum_{j \ne i} p_{ij} \log p_{ij}
+
+    Args:
+        features: the paper uses softmax predictions on the target: pass ``logits.softmax(1)``.
+        temperature: :math:`\tau > 0`.
+        mask: bool, True = keep.
+        block_size: rows compared at once; the value does not depend on it beyond rounding.
+
+    Shape:
+        ``features`` (n, d), or with a mask (b, t, d).
+
+    Returns:
+        Scalar in [0, log(n - 1)].
+
+    Raises:
+        ValueError: wrong shapes, fewer than two rows left, a temperature that is not above 0.
+
+    Notes:
+        O(n^2 d) time, O(n block_size) memory. It grows with n: compare checkpoints on one set of rows. One class for
+        all rows reaches the maximum; read it beside :func:`information_maximisation_score`.
+
+    Example:
+        >>> import torch
+        >>> pairs = torch.eye(2).repeat(3, 1)  # two tight clusters of three: two neighbours each
+        >>> round(soft_neighbourhood_density(pairs).item(), 4)  # log 2
+        0.6931
+
+    References:
+        Saito et al., "Tune it the Right Way: Unsupervised Validation of Domain Adaptation via Soft Neighborhood
+        Density", ICCV 2021.
+    """
+    caller = "soft_neighbourhood_density"
+    check_number(caller, "temperature", temperature, above=0)
+    check_count(caller, "block_size", block_size)
+    with full_precision(features):
+        u = normalized_rows(kept_rows(caller, "features", features, mask, least=2))
+        n = u.shape[0]
+        total = torch.zeros((), dtype=torch.float64)
+        for block in blocks(n, block_size):
+            similarity = u[block] @ u.T / temperature
+            own = torch.arange(block.start, block.stop, device=u.device).unsqueeze(1)
+            similarity.scatter_(1, own, -math.inf)
+            similarity -= similarity.amax(1, keepdim=True)
+            p = similarity.exp()
+            similarity.scatter_(1, own, 0.0)
+            mass = p.sum(1)
+            total += (mass.log() - (p * similarity).sum(1) / mass).sum().double().cpu()
+        return (total / n).to(device=u.device, dtype=u.dtype)
+
+
+@torch.no_grad()
+def entropy_score(logits: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    """Minus the mean entropy of the predictions; higher (more confident) is better.
+
+    The formula is in :func:`mmda.losses.entropy_loss`, of which this is the negative.
+
+    Args:
+        logits: scores before the softmax on the target.
+        mask: bool, True = keep.
+
+    Shape:
+        ``logits`` (n, K), or with a mask (b, t, K).
+
+    Returns:
+        Scalar in [-log K, 0].
+
+    Raises:
+        ValueError: wrong shapes, fewer than two classes, no row left.
+
+    Notes:
+        A model that was trained to be confident scores well whether right or wrong.
+
+    Example:
+        >>> import torch
+        >>> round(entropy_score(torch.zeros(3, 4)).item(), 4)  # - log 4
+        -1.3863
+
+    References:
+        Morerio, Cavazza & Murino, "Minimal-Entropy Correlation Alignment for Unsupervised Deep Domain Adaptation",
+        ICLR 2018.
+    """
+    with full_precision(logits):
+        return -entropy_loss(kept_classes("entropy_score", logits, mask))
+
+
+@torch.no_grad()
+def information_maximisation_score(logits: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    """Mutual information between row and predicted class; higher (confident and diverse) is better.
+
+    The formula is in :func:`mmda.losses.information_maximisation_loss`, of which this is the negative.
+
+    Args:
+        logits: scores before the softmax on the target.
+        mask: bool, True = keep.
+
+    Shape:
+        ``logits`` (n, K), or with a mask (b, t, K).
+
+    Returns:
+        Scalar in [0, log K].
+
+    Raises:
+        ValueError: wrong shapes, fewer than two classes, no row left.
+
+    Notes:
+        Unlike :func:`entropy_score`, one class for all rows scores 0. Give it the whole set at once: the mean over
+        batches is another number.
+
+    Example:
+        >>> import torch
+        >>> round(information_maximisation_score(50 * torch.eye(4)).item(), 4)  # log 4
+        1.3863
+
+    References:
+        Musgrave, Belongie & Lim, "Three New Validators and a Large-Scale Benchmark Ranking for Unsupervised Domain
+        Adaptation" (2022), which ranks validators.
+    """
+    with full_precision(logits):
+        return -information_maximisation_loss(kept_classes("information_maximisation_score", logits, mask))
+
+
+@torch.no_grad()
+def nuclear_norm_score(logits: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    r"""Nuclear norm of the predictions over their number; higher (confident and diverse) is better.
+
+    .. math:: \frac{1}{n} \lVert P \rVert_*, \qquad P_{ik} = \mathrm{softmax}(z_i)_k
+
+    Args:
+        logits: scores before the softmax on the target.
+        mask: bool, True = keep.
+
+    Shape:
+        ``logits`` (n, K), or with a mask (b, t, K).
+
+    Returns:
+        Scalar in (0, sqrt(min(n, K) / n)].
+
+    Raises:
+        ValueError: wrong shapes, no row left.
+
+    Notes:
+        The exact norm; the training loss :func:`mmda.losses.batch_nuclear_norm_loss` rounds it off at zero singular
+        values. It falls as :math:`1 / \sqrt n` for n > K: compare checkpoints on one set of rows.
+
+    Example:
+        >>> import torch
+        >>> round(nuclear_norm_score(100 * torch.eye(4)).item(), 4)
+        1.0
+
+    References:
+        Cui et al., CVPR 2020, for the norm; Musgrave, Belongie & Lim (2022) for its use as a validator.
+    """
+    with full_precision(logits):
+        p = kept_rows("nuclear_norm_score", "logits", logits, mask).softmax(1)
+        singular: Tensor = torch.linalg.svdvals(zero_undefined(p))
+        return torch.where(p.isnan().any(), math.nan, singular.sum() / p.shape[0])
