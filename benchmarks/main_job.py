@@ -1,6 +1,6 @@
 """Where the main job's time goes: ``python -m benchmarks.main_job``.
 
-The default run of ``mmda table``, which is that of ``examples/mmcda_vmr.py``, in one process (``--workers 1``), with a clock around every part. Clocks do
+The default run of ``mmda table`` in one process (``--workers 1``), with a clock around every part. Clocks do
 not overlap: inside a part that is being timed, others stand still. Parts named "outside" are neither the model nor the
 losses nor the data; what no clock saw (the library's imports, the progress bar, the files) is outside too.
 The first optimiser of a process imports PyTorch's compiler, which takes a second or two: it has a line of its own.

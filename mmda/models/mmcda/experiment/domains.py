@@ -39,7 +39,17 @@ BESIDE_NOTES = re.compile(r"Charades_v1|gsub_|valid_videos|.*durations")  # publ
 
 @dataclass(frozen=True)
 class Place:
-    """Where a domain's data lies."""
+    """Where a domain's data lies.
+
+    Args:
+        path: folder of annotations and features, file of annotations, or the common prefix of three files.
+        video: frame features elsewhere; several are joined on the feature axis.
+        query: query features elsewhere.
+        splits: file that lists the videos of each split.
+        max_clips: average-pool longer videos to so many.
+        drop: leave out what has no usable features.
+        glove: word vectors in place of query features.
+    """
 
     path: str
     video: tuple[str, ...] = ()
@@ -73,7 +83,15 @@ class Place:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is trained on: a simulated world, or two places on disk."""
+    """What is trained on: a simulated world, or two places on disk.
+
+    Args:
+        name: what tables and files call it.
+        world: key of :data:`mmda.vmr.WORLDS`.
+        videos: size of the world, if not its own.
+        source: place of the labelled domain.
+        target: place of the other one.
+    """
 
     name: str
     world: str | None = None
@@ -84,9 +102,14 @@ class Problem:
 
 @dataclass(frozen=True)
 class Domain:
-    """One domain in memory: the pairs of each split, every query's text and video by name, and what is to be told.
+    """One domain in memory. No moment is among its pairs: ``opened`` reads those of one split.
 
-    No moment is among them: ``opened`` reads those of one split, and leaves out its queries without any.
+    Args:
+        pairs: videos and queries of each split.
+        opened: a split by name, with its moments; queries without any are left out.
+        texts: every query's text, by query id.
+        videos: every query's video, by query id.
+        told: what was left out or decided while reading, a line each.
     """
 
     pairs: dict[str, ResidentSplit]

@@ -50,6 +50,18 @@ def train_all(jobs: Sequence[Job], workers: int, run: Run) -> list[Result]:
     Raises:
         TrainingStopped: SIGINT or SIGTERM came; what was being trained finished its step and saved it.
         UnusableError: a worker was killed.
+
+    Example:
+        >>> import functools
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from mmda.models.mmcda.experiment import Plan, Problem, plan_jobs, run_job
+        >>> with TemporaryDirectory() as folder:
+        ...     plan = Plan(rows=("source-only",), seeds=2, smoke=True, output=Path(folder))
+        ...     jobs = plan_jobs(Problem("small", world="language", videos=40), plan)
+        ...     results = train_all(jobs, 1, run_job)
+        >>> [result["seed"] for result in results]
+        [0, 1]
     """
     total = sum(job.training.steps for job in jobs)
     interval = 0.2 if sys.stderr.isatty() else 20.0  # a log file wants few lines

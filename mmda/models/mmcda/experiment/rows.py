@@ -90,7 +90,19 @@ def chosen_rows(names: Sequence[str]) -> tuple[Row, ...]:
 
 
 def alignment_of(name: str, width: int) -> Discrepancy:
-    """The domain alignment by name. An adversary has parameters of its own; one optimiser trains them too."""
+    """The domain alignment by name. An adversary has parameters of its own; one optimiser trains them too.
+
+    Args:
+        name: one of ``ALIGNMENTS``.
+        width: of the features that are aligned.
+
+    Returns:
+        The module.
+
+    Example:
+        >>> alignment_of("coral", 64)
+        CORALLoss(match_mean=False)
+    """
     if name == "coral":
         return CORALLoss()
     if name == "energy":

@@ -247,7 +247,24 @@ def as_text(tables: Sequence[Table]) -> str:
 
 
 def plot_tables(tables: Sequence[Table], path: Path) -> None:
-    """A bar a row, one panel a problem, with intervals (needs matplotlib)."""
+    """A bar a row, one panel a problem, with intervals (needs matplotlib).
+
+    Args:
+        tables: of :func:`make_table`.
+        path: a .png file to write.
+
+    Returns:
+        Nothing; the file is there, whole.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> row = TableRow(row="whole video", kind="blind", mean={HEADLINE: 0.5}, interval={HEADLINE: {}})
+        >>> facts = {"alignment": "mmd", "preset": "default", "iou": [0.5], "compared": {}, "no_gap": {}}
+        >>> with TemporaryDirectory() as folder:
+        ...     plot_tables([Table(problem="a to b", seeds=1, rows=[row], **facts)], Path(folder, "table.png"))
+        ...     [path.name for path in Path(folder).iterdir()]
+        ['table.png']
+    """
     import matplotlib
 
     matplotlib.use("Agg")
