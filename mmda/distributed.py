@@ -8,21 +8,27 @@ so are the gradients.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import inspect
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mmda._core.checks import check_callable, check_sequence, check_tensor, fail, shape_text
+from mmda._core.checks import check_callable, check_sequence, check_tensor, fail, fail_type, shape_text
 
 #: Keyword tensors that speak of the gathered batch, or of no row at all, and so are passed on as they are.
 SHARED = ("indices", "negative_mask", "positive_mask", "positive_weight", "projections")
 
 #: The most axes that a gathered tensor may have.
 _MOST_AXES = 8
+
+#: What the first exchange of a call has room for: numbers of 8 bytes. More take a second exchange.
+_ROOM = 128
 
 
 def _world(group: dist.ProcessGroup | None) -> int:
@@ -50,8 +56,8 @@ def gather_rows(x: Tensor, *, group: dist.ProcessGroup | None = None, pad: bool 
         process.
 
     Raises:
-        ValueError: no axis or more than eight; ranks with a different number of axes, or with different axes behind the
-            first without ``pad``. Every rank raises.
+        ValueError: no axis or more than eight; ranks with different dtypes, of which some alone need a gradient, with a
+            different number of axes, or with different axes behind the first without ``pad``. Every rank raises.
         TypeError: not a tensor.
 
     Notes:
@@ -75,28 +81,59 @@ def gather_rows(x: Tensor, *, group: dist.ProcessGroup | None = None, pad: bool 
         fail("gather_rows", "x", f"have from 1 to {_MOST_AXES} axes, rows first", shape_text(x))
     if _world(group) == 1:
         return x
-    shapes, pad = _shapes(x, pad, group)
+    return _assembled("gather_rows", "x", x, *_shapes(x, pad, group), group)
+
+
+def _assembled(
+    caller: str,
+    argument: str,
+    x: Tensor,
+    shapes: Sequence[tuple[int, ...]],
+    pad: bool,
+    group: dist.ProcessGroup | None,
+) -> Tensor:
+    """Rows of all ranks, whose shapes are known."""
     if any(len(shape) != x.ndim for shape in shapes):
-        fail("gather_rows", "x", "have as many axes on every rank", _listed(shapes))
+        fail(caller, argument, "have as many axes on every rank", _listed(shapes))
     rest = tuple(max(sizes) for sizes in zip(*(shape[1:] for shape in shapes)))
     if any(shape[1:] != rest for shape in shapes):
         if not pad:
-            fail("gather_rows", "x", "have the same axes behind the first on every rank", _listed(shapes))
+            fail(caller, argument, "have the same axes behind the first on every rank", _listed(shapes))
         x = _pad(x, (x.shape[0], *rest))
     sizes = [shape[0] for shape in shapes]
-    if x.requires_grad and torch.is_grad_enabled():
+    if _differentiated(x):
         return cast(Tensor, _Gather.apply(x, sizes, group))  # type: ignore[no-untyped-call]
     return _gather(x, sizes, group)
 
 
-def _shapes(x: Tensor, pad: bool, group: dist.ProcessGroup | None) -> tuple[list[tuple[int, ...]], bool]:
-    """The shape of ``x`` on every rank, and whether all of them pad: so all ranks go on or all raise."""
-    facts = [int(pad), x.ndim, *x.shape]
-    own = torch.tensor(facts + [0] * (2 + _MOST_AXES - len(facts)), device=x.device)
+def _differentiated(x: Tensor) -> bool:
+    return x.requires_grad and torch.is_grad_enabled()
+
+
+def _exchange(
+    facts: Sequence[int], room: int, device: torch.device, group: dist.ProcessGroup | None
+) -> list[list[int]]:
+    """The integers of every rank, of which ``room`` is the most."""
+    own = torch.tensor([*facts, *(0,) * (room - len(facts))], dtype=torch.int64, device=device)
     every = [torch.empty_like(own) for _ in range(_world(group))]
     dist.all_gather(every, own, group=group)
-    told = torch.stack(every).tolist()
-    return [tuple(row[2 : 2 + row[1]]) for row in told], all(row[0] for row in told)
+    return cast("list[list[int]]", torch.stack(every).tolist())
+
+
+#: dtypes as numbers, the same in every process of one torch.
+_DTYPES = sorted({value for value in vars(torch).values() if isinstance(value, torch.dtype)}, key=str)
+
+
+def _shapes(x: Tensor, pad: bool, group: dist.ProcessGroup | None) -> tuple[list[tuple[int, ...]], bool]:
+    """The shape of ``x`` on every rank, and whether all of them pad: so all ranks go on or all raise."""
+    facts = [int(pad), _DTYPES.index(x.dtype), int(_differentiated(x)), x.ndim, *x.shape]
+    told = _exchange(facts, 4 + _MOST_AXES, x.device, group)
+    if len({row[1] for row in told}) > 1:
+        fail("gather_rows", "x", "have one dtype on every rank", ", ".join(str(_DTYPES[row[1]]) for row in told))
+    if len({row[2] for row in told}) > 1:
+        which = [rank for rank, row in enumerate(told) if row[2]]
+        fail("gather_rows", "x", "need a gradient on every rank or on none", f"one on ranks {which}")
+    return [tuple(row[4 : 4 + row[3]]) for row in told], all(row[0] for row in told)
 
 
 def _listed(shapes: Sequence[tuple[int, ...]]) -> str:
@@ -157,22 +194,52 @@ class _SumOwn(torch.autograd.Function):
         return _Gather.apply(gradients[0], ctx.sizes, ctx.group), None, None  # type: ignore[no-untyped-call]
 
 
-def _keywords(loss: Callable[..., Tensor]) -> set[str] | None:
-    """The arguments of a loss by name; None where it takes any, or does not say."""
+def _parameters(loss: Callable[..., Tensor]) -> list[inspect.Parameter] | None:
+    """The arguments of a loss; None where it does not say."""
     try:
-        parameters = inspect.signature(loss.forward if isinstance(loss, nn.Module) else loss).parameters.values()
+        return list(inspect.signature(loss.forward if isinstance(loss, nn.Module) else loss).parameters.values())
     except (TypeError, ValueError):
         return None
-    if any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters):
+
+
+def _keywords(loss: Callable[..., Tensor]) -> set[str] | None:
+    """The arguments of a loss by name; None where it takes any, or does not say."""
+    parameters = _parameters(loss)
+    if parameters is None or any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters):
         return None
     return {parameter.name for parameter in parameters}
+
+
+def _positions(loss: Callable[..., Tensor]) -> list[str]:
+    """Names of the arguments that may come without one, in their order."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [parameter.name for parameter in _parameters(loss) or () if parameter.kind in kinds]
+
+
+def _name(loss: object) -> str:
+    """What tells one loss from another: a module's own description, the name of a function."""
+    if isinstance(loss, nn.Module):  # without what differs between processes that agree: addresses, numbers of devices
+        return re.sub(r" at 0x[0-9a-fA-F]+|(?<=cuda):[0-9]+", "", repr(loss))
+    if isinstance(loss, functools.partial):
+        settings = [*loss.args, *(f"{name}={_text(value)}" for name, value in sorted(loss.keywords.items()))]
+        return f"{_name(loss.func)} with {', '.join(map(str, settings))}"
+    return str(getattr(loss, "__qualname__", type(loss).__qualname__))
+
+
+def _text(value: object) -> str:
+    """A plain value as it is written, a generator by its state; of all else, what every process can compare."""
+    if isinstance(value, (bool, int, float, complex, str, bytes, torch.dtype)) or value is None:
+        return repr(value)
+    if isinstance(value, torch.Generator):
+        return f"Generator in state {hashlib.blake2b(value.get_state().numpy().tobytes(), digest_size=4).hexdigest()}"
+    return type(value).__qualname__
 
 
 class DistributedLoss(nn.Module):
     """Any loss, on the gathered batch of all ranks.
 
-    Every tensor of the call is gathered by :func:`gather_rows`, those in tuples and lists too, and the loss is called
-    with the result.
+    The ranks compare what they were given; then every tensor of the call is gathered as by :func:`gather_rows`, those
+    in tuples and lists too, and the loss is called with the result.
 
     Args:
         loss: a discrepancy, a pair loss, an adversary, or a function of your own.
@@ -188,8 +255,10 @@ class DistributedLoss(nn.Module):
         What the loss returns on the gathered batch: the same on every rank.
 
     Raises:
-        ValueError: a shared name that the loss does not take; ranks whose tensors do not fit together, see
-            :func:`gather_rows`.
+        ValueError: a shared name that the loss does not take; ranks that disagree, and then on every rank: other losses
+            or settings, an argument that some of them lack, other dtypes, numbers of axes or widths, shared tensors of
+            other shapes, other plain values (scalar tensors included), generators in other states, a gradient that
+            some alone need.
         TypeError: a loss that is not callable or a class, ``shared`` that is one name instead of several.
 
     Notes:
@@ -199,9 +268,10 @@ class DistributedLoss(nn.Module):
         that is wrapped, or give them to the optimiser of each rank: both keep the ranks equal, if they begin equal.
 
         Each rank computes the whole loss, O(N^2 d) time for N rows in all, and holds O(N d) memory, plus what the loss
-        needs. Every rank must give the same arguments. Losses that draw take a ``generator`` seeded alike on every
-        rank, or no generator. The mean over rows of a loss such as the cross-entropy needs none of this where ranks
-        have equally many rows; with unequal numbers it does.
+        needs. One exchange of 1 KB tells whether the ranks agree and how many rows each has; then one a tensor moves
+        the rows. A rank that does not call at all is waited for until the group's timeout. Losses that draw take a
+        ``generator`` seeded alike on every rank, or no generator. The mean over rows of a loss such as the
+        cross-entropy needs none of this where ranks have equally many rows; with unequal numbers it does.
 
     Example:
         >>> from mmda.losses import MMDLoss
@@ -227,32 +297,114 @@ class DistributedLoss(nn.Module):
         self.loss = loss
         self.group = group
         self.shared = tuple(shared)
+        self._named: tuple[Any, str, list[str]] | None = None
+
+    def set_strength(self, strength: float | Tensor) -> None:
+        """Set the strength of an adversary's calls that follow, on this rank: call it alike on all of them."""
+        method = getattr(self.loss, "set_strength", None)
+        if method is None:
+            fail_type("DistributedLoss.set_strength", "loss", "have a strength, as adversaries do", self.loss)
+        method(strength)
 
     def forward(self, *inputs: Any, **keywords: Any) -> Tensor:
         """The loss of the gathered ``inputs`` and ``keywords``."""
         if _world(self.group) == 1:
             return self.loss(*inputs, **keywords)
+        if self._named is None or self._named[0] is not self.loss:
+            self._named = (self.loss, _name(self.loss), _positions(self.loss))
+        _, loss, positions = self._named
         covers = [
             x.shape
             for name, x in keywords.items()
             if name.endswith("mask") and name not in self.shared and isinstance(x, Tensor) and x.ndim > 1
         ]
-        positional = [self._gathered(x, covers) for x in inputs]
-        named = {name: x if name in self.shared else self._gathered(x, covers) for name, x in sorted(keywords.items())}
-        return self.loss(*positional, **named)
+        names = [positions[i] if i < len(positions) else f"input {i}" for i in range(len(inputs))]
+        entries = [(name, x, False) for name, x in zip(names, inputs)]
+        entries += [(name, x, name in self.shared) for name, x in sorted(keywords.items())]
+        told = self._agreed(loss, entries, covers)
+        gathered = [x if shared else self._gathered(name, x, told) for name, x, shared in entries]
+        count = len(inputs)
+        return self.loss(*gathered[:count], **dict(zip(sorted(keywords), gathered[count:])))
 
-    def _gathered(self, x: Any, covers: Sequence[torch.Size]) -> Any:
+    def _agreed(
+        self, loss: str, entries: Sequence[tuple[str, Any, bool]], covers: Sequence[torch.Size]
+    ) -> Iterator[tuple[list[tuple[int, ...]], bool]]:
+        """Of every tensor to gather, its shape on each rank and whether all pad; or every rank raises."""
+        facts: list[tuple[str, str]] = [("loss", loss)]
+        rows: list[Tensor] = []
+        for name, x, shared in entries:
+            facts += self._facts(name, x, None if shared else rows)
+        digest = hashlib.blake2b(repr(facts).encode(), digest_size=16).digest()
+        words = [int.from_bytes(digest[i : i + 8], "little", signed=True) for i in (0, 8)]
+        sizes = [n for x in rows for n in (int(any(x.shape[: len(s)] == s for s in covers)), *x.shape)]
+        device = rows[0].device if rows else _device(self.group)
+        room = _ROOM - len(words)
+        told = _exchange(words + sizes[:room], _ROOM, device, self.group)
+        if any(row[:2] != told[0][:2] for row in told):
+            self._disagreed(facts)
+        every = [row[2:] for row in told]
+        if len(sizes) > room:  # the facts agree, and with them how many sizes there are
+            rest = _exchange(sizes[room:], len(sizes) - room, device, self.group)
+            every = [first + second for first, second in zip(every, rest)]
+        start, found = 0, []
+        for x in rows:
+            stop = start + 1 + x.ndim
+            found.append(([tuple(row[start + 1 : stop]) for row in every], all(row[start] for row in every)))
+            start = stop
+        return iter(found)
+
+    def _facts(self, name: str, x: Any, rows: list[Tensor] | None) -> list[tuple[str, str]]:
+        """What must be the same on every rank, by name; tensors to gather join ``rows``, shared ones have None."""
+        if isinstance(x, Tensor):
+            kind = str(x.dtype).removeprefix("torch.")
+            if rows is None:
+                return [(name, f"{kind} {shape_text(x)}")]
+            if x.ndim == 0:
+                return [(name, f"{kind} {x.item()!r}")]
+            if x.ndim > _MOST_AXES:
+                return [(name, f"{kind} of {x.ndim} axes")]
+            rows.append(x)
+            return [(name, f"{kind} of {x.ndim} axes{', with a gradient' * _differentiated(x)}")]
+        if isinstance(x, (tuple, list)):
+            inner = (fact for i, part in enumerate(x) for fact in self._facts(f"{name}[{i}]", part, rows))
+            return [(name, f"{len(x)} entries"), *inner]
+        return [(name, _text(x))]
+
+    def _disagreed(self, facts: list[tuple[str, str]]) -> None:
+        """Every rank raises the same: the first thing that they do not agree on."""
+        every: list[Any] = [None] * _world(self.group)
+        dist.all_gather_object(every, facts, group=self.group)
+        held = [dict(row) for row in every]
+        for name in dict.fromkeys(name for row in held for name in row):
+            texts = [row.get(name) for row in held]
+            if None in texts:
+                lacking = [rank for rank, text in enumerate(texts) if text is None]
+                fail("DistributedLoss", name, "be given on every rank or on none", f"none on ranks {lacking}")
+            if len(set(texts)) > 1:
+                came = ", ".join(f"{text} on rank {rank}" for rank, text in enumerate(texts))
+                fail("DistributedLoss", name, "be alike on every rank", came)
+        fail("DistributedLoss", "inputs", "come in one order on every rank", [list(row) for row in held])
+
+    def _gathered(self, name: str, x: Any, told: Iterator[tuple[list[tuple[int, ...]], bool]]) -> Any:
         """``x`` with every tensor of rows in it gathered; padded in time where a mask says what is padding."""
         if isinstance(x, Tensor):
             if x.ndim == 0:
                 return x
-            covered = any(x.shape[: len(shape)] == shape for shape in covers)
-            return gather_rows(x, group=self.group, pad=covered)
+            if x.ndim > _MOST_AXES:
+                fail("DistributedLoss", name, f"have at most {_MOST_AXES} axes, rows first", shape_text(x))
+            return _assembled("DistributedLoss", name, x, *next(told), self.group)
         if isinstance(x, tuple) and hasattr(x, "_fields"):
-            return type(x)(*(self._gathered(part, covers) for part in x))
+            return type(x)(*(self._gathered(f"{name}[{i}]", part, told) for i, part in enumerate(x)))
         if isinstance(x, (tuple, list)):
-            return type(x)(self._gathered(part, covers) for part in x)
+            return type(x)(self._gathered(f"{name}[{i}]", part, told) for i, part in enumerate(x))
         return x
+
+
+def _device(group: dist.ProcessGroup | None) -> torch.device:
+    """Where a group exchanges numbers when there is no tensor to say it."""
+    if dist.get_backend(group) == "nccl":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
 
 
 __all__ = ["SHARED", "DistributedLoss", "gather_rows"]

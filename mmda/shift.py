@@ -44,6 +44,10 @@ _SEED = 0x73686966
 #: Penalty of the ridge classifier, on standardised features divided by the root of their number.
 _PENALTY = 1.0
 
+#: Scores, of labels -1 and 1, below which a row is on neither side: what rounding leaves of zero. The system is scaled
+#: so that its condition is at most the number of rows and one, and a few thousand of those leave 1e-12.
+_TIE = 1e-9
+
 
 @dataclass(frozen=True)
 class Shift:
@@ -337,7 +341,7 @@ def _domain_error(x: Tensor, y: Tensor, folds: int, generator: torch.Generator) 
         score = _ridge(x[x_fold != fold], y[y_fold != fold], torch.cat([x[x_fold == fold], y[y_fold == fold]]))
         held_out = int((x_fold == fold).sum())
         for side, scores in ((0, score[:held_out]), (1, -score[held_out:])):
-            wrong[side] += float((scores > 0).sum() + 0.5 * (scores == 0).sum())
+            wrong[side] += float((scores > _TIE).sum() + 0.5 * (scores.abs() <= _TIE).sum())
     return (wrong[0] / x.shape[0] + wrong[1] / y.shape[0]) / 2
 
 

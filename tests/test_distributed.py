@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ from mmda.losses import (
     NTXentLoss,
     SigmoidContrastiveLoss,
     duplicate_mask,
+    mmd_loss,
 )
 
 WORLD = 2
@@ -139,8 +141,35 @@ def worker(rank: int, folder: str) -> None:
     alone = nn.parallel.DistributedDataParallel(Step(MMDLoss, distributed=False))
     found["each rank alone"] = trained(alone, inputs("mmd", rank))
     found["gather"] = gathers(rank)
+    found["sharded"] = sharded()
+    found["disagreements"] = {name: refused(name, rank) for name in DISAGREEMENTS}
+    found["many tensors"] = many_tensors(rank)
     torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
+
+
+class Contrast(nn.Module):
+    """A network and a loss that holds a parameter of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder = nn.Linear(WIDTH, 4)
+        self.loss = InfoNCELoss(temperature=LearnableTemperature(0.2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.loss(self.encoder(x), x[:, :4])
+
+
+def sharded() -> dict[str, Tensor]:
+    """One step of a model whose root, and with it every parameter, is sharded; both ranks have the same rows."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    step = fully_shard(Contrast(), mesh=init_device_mesh("cpu", (WORLD,)))
+    loss = step(torch.randn(6, WIDTH, generator=seeded(1)))
+    loss.backward()
+    return {"": loss.detach(), **{name: p.grad.full_tensor() for name, p in step.named_parameters()}}
 
 
 def gathers(rank: int) -> dict[str, Any]:
@@ -170,8 +199,117 @@ def gathers(rank: int) -> dict[str, Any]:
         gather_rows(torch.ones(2, 1 + rank), pad=rank == 0)
     except ValueError as error:
         errors.append(str(error))
+    for x in (torch.ones(2, dtype=(torch.float32, torch.float64)[rank]), torch.ones(2, requires_grad=rank == 1)):
+        try:
+            gather_rows(x)
+        except ValueError as error:
+            errors.append(str(error))
     found["errors"] = errors
     return found
+
+
+def mean_of(*tensors: Tensor, scale: float = 1.0, generator: torch.Generator | None = None, **others: Any) -> Tensor:
+    return scale * torch.cat([x.flatten() for x in tensors]).mean()
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+#: Two calls that differ, one a rank: the loss, its inputs, its keywords; and what every rank says.
+X, Y, W = torch.zeros(3, 2), torch.ones(4, 2), torch.ones(3)
+DISAGREEMENTS: dict[str, tuple[Callable[[int], tuple[Any, ...]], str]] = {
+    "names": (
+        lambda rank: (MMDLoss(), (X, X), {("source_weight", "target_weight")[rank]: W}),
+        "`source_weight` must be given on every rank or on none, got none on ranks [1]",
+    ),
+    "a mask missing": (
+        lambda rank: (CORALLoss(), (X, Y), {"source_mask": W > 0} if rank else {}),
+        "`source_mask` must be given on every rank or on none, got none on ranks [0]",
+    ),
+    "dtypes": (
+        lambda rank: (CORALLoss(), (X, (Y, Y.double())[rank]), {}),
+        "`target` must be alike on every rank, got float32 of 2 axes on rank 0, float64 of 2 axes on rank 1",
+    ),
+    "axes": (
+        lambda rank: (mean_of, (X, (Y, Y[0])[rank]), {}),
+        "`input 1` must be alike on every rank, got float32 of 2 axes on rank 0, float32 of 1 axes on rank 1",
+    ),
+    "widths": (
+        lambda rank: (CORALLoss(), (X, Y[:, : 1 + rank]), {}),
+        "`target` must have the same axes behind the first on every rank, got (4, 1), (4, 2)",
+    ),
+    "too many axes": (
+        lambda rank: (mean_of, (X.reshape(3, 2, *(1,) * 7),), {}),
+        "`input 0` must have at most 8 axes, rows first, got (3, 2, 1, 1, 1, 1, 1, 1, 1)",
+    ),
+    "numbers": (
+        lambda rank: (mean_of, (X,), {"scale": 1.0 + rank}),
+        "`scale` must be alike on every rank, got 1.0 on rank 0, 2.0 on rank 1",
+    ),
+    "scalar tensors": (
+        lambda rank: (mean_of, (X,), {"scale": torch.tensor(1.0 + rank)}),
+        "`scale` must be alike on every rank, got float32 1.0 on rank 0, float32 2.0 on rank 1",
+    ),
+    "none and a number": (
+        lambda rank: (mean_of, (X,), {"scale": (None, 2)[rank]}),
+        "`scale` must be alike on every rank, got None on rank 0, 2 on rank 1",
+    ),
+    "generators": (
+        lambda rank: (mean_of, (X,), {"generator": seeded(rank)}),
+        "`generator` must be alike on every rank",
+    ),
+    "entries": (
+        lambda rank: (JointMMDLoss(), ([X] * (1 + rank), [X] * 2), {}),
+        "`source` must be alike on every rank, got 1 entries on rank 0, 2 entries on rank 1",
+    ),
+    "shared shapes": (
+        lambda rank: (NTXentLoss(), (X, X), {"positive_mask": torch.eye(6 + rank) > 0}),
+        "`positive_mask` must be alike on every rank, got bool (6, 6) on rank 0, bool (7, 7) on rank 1",
+    ),
+    "losses": (
+        lambda rank: ((MMDLoss(), CORALLoss())[rank], (X, X), {}),
+        "`loss` must be alike on every rank, got MMDLoss(",
+    ),
+    "settings": (
+        lambda rank: (CORALLoss(match_mean=rank == 0), (X, X), {}),
+        "`loss` must be alike on every rank, got CORALLoss(match_mean=True) on rank 0, CORALLoss(match_mean=False)",
+    ),
+    "functions": (
+        lambda rank: ((mean_of, mmd_loss)[rank], (X, X), {}),
+        "`loss` must be alike on every rank, got mean_of on rank 0, mmd_loss on rank 1",
+    ),
+    "partial settings": (
+        lambda rank: (functools.partial(mean_of, scale=rank), (X,), {}),
+        "`loss` must be alike on every rank, got mean_of with scale=0 on rank 0, mean_of with scale=1 on rank 1",
+    ),
+    "gradients": (
+        lambda rank: (CORALLoss(), (X, Y.clone().requires_grad_(rank == 0)), {}),
+        "`target` must be alike on every rank, got float32 of 2 axes, with a gradient on rank 0, float32 of",
+    ),
+}
+
+
+def refused(name: str, rank: int) -> str:
+    loss, args, keywords = DISAGREEMENTS[name][0](rank)
+    try:
+        value = DistributedLoss(loss)(*args, **keywords)
+    except ValueError as error:
+        return str(error)
+    return f"no error, {value.item()}"
+
+
+def many_tensors(rank: int) -> float:
+    """More shapes than the first exchange holds; another address in the description of a loss is no disagreement."""
+
+    class Mean(nn.Module):
+        def forward(self, *tensors: Tensor, **others: Any) -> Tensor:
+            return mean_of(*tensors)
+
+        def extra_repr(self) -> str:
+            return f"{object.__repr__(object())} cuda:{rank}"
+
+    return DistributedLoss(Mean())(*(torch.full((1 + rank, 1, 1, 1), float(i)) for i in range(100))).item()
 
 
 @pytest.fixture(scope="module")
@@ -224,10 +362,41 @@ def test_gathered_gradients_of_first_and_second_order(ranks: list[dict[str, Any]
 
 def test_every_rank_raises(ranks: list[dict[str, Any]]) -> None:
     for found in (rank["gather"] for rank in ranks):
-        axes, number, pad = found["errors"]
+        axes, number, pad, dtype, gradient = found["errors"]
         assert axes == ("gather_rows: `x` must have the same axes behind the first on every rank, got (2, 1), (2, 2)")
         assert number == "gather_rows: `x` must have as many axes on every rank, got (2,), (2, 2)"
         assert pad == axes
+        assert dtype == "gather_rows: `x` must have one dtype on every rank, got torch.float32, torch.float64"
+        assert gradient == "gather_rows: `x` must need a gradient on every rank or on none, got one on ranks [1]"
+
+
+@pytest.mark.parametrize("name", DISAGREEMENTS)
+def test_ranks_that_disagree_raise_alike(name: str, ranks: list[dict[str, Any]]) -> None:
+    first, second = (found["disagreements"][name] for found in ranks)
+    assert first == second
+    assert first.startswith(f"DistributedLoss: {DISAGREEMENTS[name][1]}"), first
+
+
+def test_a_sharded_root_holds_the_temperature(ranks: list[dict[str, Any]]) -> None:
+    step = Contrast()
+    loss = step(torch.randn(6, WIDTH, generator=seeded(1)))
+    loss.backward()
+    expected = {"": loss.detach(), **{name: p.grad for name, p in step.named_parameters()}}
+    assert expected["loss.temperature.raw"].abs() > 0
+    for found in ranks:
+        torch.testing.assert_close(found["sharded"], expected)
+
+
+def test_many_tensors(ranks: list[dict[str, Any]]) -> None:
+    assert [found["many tensors"] for found in ranks] == [49.5, 49.5]
+
+
+def test_strength_of_a_wrapped_adversary() -> None:
+    adversary = DomainAdversarialLoss(DomainDiscriminator(2, hidden=[3]))
+    DistributedLoss(adversary).set_strength(0.25)
+    assert adversary.reversal.strength.item() == 0.25
+    with pytest.raises(TypeError, match=r"DistributedLoss.set_strength: `loss` must have a strength, .*CORALLoss"):
+        DistributedLoss(CORALLoss()).set_strength(0.5)
 
 
 def test_one_process_is_the_loss_itself() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from mmda._core.checks import check_floating, check_number, fail, shape_text
 
@@ -87,7 +90,8 @@ class GradientReversal(nn.Module):
 
     Notes:
         The strength is read when ``forward`` runs: a later :meth:`set_strength` leaves graphs already built alone,
-        and does not recompile a compiled model. It is saved in the ``state_dict``.
+        and does not recompile a compiled model. It is saved in the ``state_dict``, and stays in float32 when the model
+        is cast to half precision.
 
     Example:
         >>> reversal = GradientReversal(0.1)
@@ -101,7 +105,16 @@ class GradientReversal(nn.Module):
     def __init__(self, strength: float = 1.0) -> None:
         super().__init__()
         check_number("GradientReversal", "strength", strength)
-        self.register_buffer("strength", torch.tensor(float(strength)))
+        wide = torch.promote_types(torch.get_default_dtype(), torch.float32)
+        self.register_buffer("strength", torch.tensor(float(strength), dtype=wide))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Moves and widens the strength with the model; a model in half precision does not round it."""
+        held = self.strength
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.strength.dtype.itemsize < held.dtype.itemsize:
+            self.strength = held.to(self.strength.device)
+        return self
 
     def set_strength(self, strength: float | Tensor) -> None:
         """Set the strength of the calls that follow: a number or a scalar tensor."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mmda._core.checks import check_number, fail
+from mmda._core.masking import working_dtype
 from mmda._math.contrastive import check_temperature
 
 
@@ -27,7 +29,7 @@ class LearnableTemperature(nn.Module):
         No input; a scalar comes back.
 
     Returns:
-        :math:`\tau`, float32 unless the module was converted.
+        :math:`\tau`, float32 (float64 for a module in float64); a module in half precision holds :math:`\theta` in it.
 
     Raises:
         ValueError: numbers out of order.
@@ -55,11 +57,20 @@ class LearnableTemperature(nn.Module):
             fail("LearnableTemperature", "initial", f"lie strictly between {minimum:g} and {maximum:g}", initial)
         self.minimum = float(minimum)
         self.maximum = float(maximum)
-        self.raw = nn.Parameter(torch.tensor(math.log(initial / minimum) / math.log(maximum / initial)).log())
+        # One row: parameters without an axis cannot be sharded.
+        self.raw = nn.Parameter(torch.tensor([math.log(initial / minimum) / math.log(maximum / initial)]).log())
 
     def forward(self) -> Tensor:
         """The temperature."""
-        return self.minimum * (math.log(self.maximum / self.minimum) * self.raw.sigmoid()).exp()
+        raw = self.raw.to(working_dtype(self.raw)).sum()
+        return self.minimum * (math.log(self.maximum / self.minimum) * raw.sigmoid()).exp()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Checkpoints of earlier versions hold the parameter without an axis."""
+        held = state_dict.get(prefix + "raw")
+        if isinstance(held, Tensor) and held.ndim == 0:
+            state_dict[prefix + "raw"] = held.reshape(1)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
         return f"minimum={self.minimum:g}, maximum={self.maximum:g}"

@@ -184,3 +184,23 @@ def test_errors() -> None:
         GradientReversal(float("nan"))
     with pytest.raises(ValueError, match=r"GradientReversal.set_strength: `strength` must have shape \(\), got \(2,\)"):
         GradientReversal().set_strength(torch.ones(2))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_in_half_precision_does_not_round_the_strength(dtype: torch.dtype) -> None:
+    reversal = GradientReversal(0.1).to(dtype)
+    assert reversal.strength.item() == pytest.approx(0.1, rel=1e-7)
+    reversal.set_strength(1 / 3)
+    assert reversal.strength.item() == pytest.approx(1 / 3, rel=1e-7)
+    assert reversal.double().strength.dtype == torch.float64
+    assert reversal.to("meta").strength.is_meta
+    x = torch.ones(3, dtype=dtype, requires_grad=True)
+    GradientReversal(0.1).to(dtype)(x).sum().backward()
+    assert x.grad is not None
+    assert x.grad.dtype == dtype
+    torch.testing.assert_close(x.grad, torch.full((3,), -0.1, dtype=dtype), rtol=0, atol=0)
+    try:
+        torch.set_default_dtype(dtype)
+        assert GradientReversal(0.1).strength.dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -30,6 +32,25 @@ def test_gradient_against_the_derivative() -> None:
     share = torch.tensor(0.07 / 0.01).log() / torch.tensor(100.0).log()  # d tau / d theta = tau log(b / a) s (1 - s)
     expected = 0.07 * torch.tensor(100.0).log() * share * (1 - share)
     assert temperature.raw.grad.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_checkpoints_of_earlier_versions_hold_a_scalar() -> None:
+    owner = torch.nn.ModuleDict({"temperature": LearnableTemperature(0.07)})
+    new = {name: value.clone() for name, value in owner.state_dict().items()}
+    assert new["temperature.raw"].shape == (1,)
+    owner.load_state_dict({"temperature.raw": torch.tensor(0.5)})
+    assert owner["temperature"]().item() == pytest.approx(0.01 * 100 ** (1 / (1 + math.exp(-0.5))), rel=1e-6)
+    assert owner["temperature"]().shape == ()
+    owner.load_state_dict(new, assign=True)
+    assert owner["temperature"]().item() == pytest.approx(0.07, rel=1e-5)
+
+
+def test_half_precision_holds_the_parameter_only() -> None:
+    temperature = LearnableTemperature(0.07).to(torch.bfloat16)
+    value = temperature()
+    assert value.dtype == torch.float32
+    share = 1 / (1 + math.exp(-temperature.raw.item()))
+    assert value.item() == pytest.approx(0.01 * 100**share, rel=1e-6)
 
 
 def test_errors() -> None:
