@@ -50,6 +50,7 @@ def open_features(
         Nothing is read but names until an id is asked for, except packed npz files, which are read whole.
 
     Example:
+        >>> import numpy as np
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:
         ...     np.save(Path(folder, "v1.npy"), np.ones((4, 3), dtype=np.float32))

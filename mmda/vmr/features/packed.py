@@ -98,6 +98,7 @@ def pack_features(
 
     Example:
         >>> from tempfile import TemporaryDirectory
+        >>> from mmda.vmr.features import ArrayStore
         >>> with TemporaryDirectory() as folder:
         ...     packed = pack_features(ArrayStore({"v1": np.ones((4, 3))}), Path(folder, "packed"))
         ...     packed.width, packed["v1"].shape, sorted(path.name for path in Path(folder, "packed").iterdir())
