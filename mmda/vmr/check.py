@@ -112,10 +112,8 @@ def _check(options: argparse.Namespace) -> int:
         )
         stores.append(("video", video))
     if options.query:
-        order = notes.order
-        query = open_features(
-            options.query, kind="query", key=options.query_key, ids=order, max_bytes=options.max_bytes
-        )
+        key, most = options.query_key, options.max_bytes
+        query = open_features(options.query, kind="query", key=key, ids=notes.order, max_bytes=most)
         stores.append(("query", query))
     elif options.glove:
         words = {word for q in notes for word in tokenize(q.text)}

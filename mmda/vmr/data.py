@@ -416,7 +416,7 @@ def _check_lengths(
     """Clips and durations agree: by the stated clip length in most videos, else by one clip length in most of them.
 
     Raises:
-        VMRDataError: if clips of ``seconds`` cover less than half or more than twice of more than a tenth of the videos.
+        VMRDataError: if more than a tenth of the videos are less than half or more than twice covered by their clips.
     """
     if not lengths:
         return
