@@ -300,7 +300,7 @@ class Preset:
         check_number("Preset", "tolerance", self.tolerance, at_least=0)
 
 
-#: This library's own: continuous time, true union, ``>=``, predictions clipped to the video, no rounding or suppression.
+#: This library's own: continuous time, true union, ``>=``, clipped to the video, no rounding, no suppression.
 DEFAULT = Preset("default")
 #: moment_detr's evaluator (QVHighlights, ``standalone_eval``): ``>=``, hull, predictions as they come.
 MOMENT_DETR = Preset("moment_detr", union="hull", nms_union="hull", clip=False, tolerance=0.0)
@@ -347,7 +347,7 @@ def select_spans(
         top_n: how many to return.
         preset: its ``clip``, ``round_to``, ``nms_threshold`` and ``nms_union`` are used.
         mask: True where a candidate exists.
-        duration: length of each query's video, to which a preset with ``clip`` cuts the boundaries before anything else.
+        duration: length of each query's video, to which a preset with ``clip`` cuts boundaries first.
 
     Shape:
         ``spans`` (b, k, 2), ``scores`` and ``mask`` (b, k), ``duration`` (b,); results (b, n, 2) and (b, n).
