@@ -35,6 +35,11 @@ def is_plain(*tensors: Tensor | None) -> bool:
     return not any(t is not None and _has_tangent(t) for t in tensors)
 
 
+def is_eager(*tensors: Tensor | None) -> bool:
+    """:func:`is_plain`, and nothing is compiled or exported."""
+    return not torch.compiler.is_compiling() and is_plain(*tensors)
+
+
 def carries_slope(tensor: Tensor) -> bool:
     """Whether something differentiates with respect to this tensor, in reverse or forward mode or a transform.
 
