@@ -20,9 +20,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmda import instruction_set
 from mmda._engine import native
 from mmda._engine.kernel_sums import pair_means
-from mmda._engine.logit_sweep import contrastive, dense
+from mmda._engine.logit_sweep import contrastive
 from mmda.kernels import Energy, Gaussian, Kernel, Laplacian, RationalQuadratic
 from mmda.losses import info_nce_loss, mmd_loss, nt_xent_loss
+from tests.test_tiles import dense
 
 pytestmark = pytest.mark.skipif(native._sweeps is None, reason="the loops were not compiled here")
 KERNELS = (

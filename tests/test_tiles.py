@@ -20,7 +20,7 @@ import mmda._engine.logit_sweep as contrastive_tiles
 from mmda._engine import native
 from mmda._engine.kernel_sums import pair_means
 from mmda._engine.kernel_sweep import Coefficients, _doublings, _edges, _pair_sum_op, can_stream, pair_sum
-from mmda._engine.logit_sweep import contrastive, dense
+from mmda._engine.logit_sweep import SWEEP, Contrast, Pairs, contrastive
 from mmda.kernels import Energy, Gaussian, Kernel, Laplacian, RationalQuadratic
 from mmda.losses import MMDLoss, contrastive_domain_discrepancy_loss, local_mmd_loss, mmd_loss
 
@@ -64,6 +64,12 @@ def dense_mmd(x: Tensor, y: Tensor, kernel: Kernel, *, unbiased: bool, weights: 
 def gradients(value: Tensor, *inputs: Tensor) -> list[Tensor]:
     found = torch.autograd.grad(value, inputs, allow_unused=True)
     return [torch.zeros_like(t) if g is None else g for g, t in zip(found, inputs)]
+
+
+def dense(kind: str, a: Tensor, b: Tensor, bias: Tensor | None, tau: Any = 1.0, unit: bool = False) -> Tensor:
+    learned = isinstance(tau, Tensor)
+    how = Contrast(kind, unit, 1.0 if learned else tau, 0)
+    return SWEEP.dense(Pairs(a, b, tau if learned else None, bias), how)
 
 
 def assert_same(found: Tensor, wanted: Tensor, tolerance: float = 1e-10) -> None:
@@ -199,13 +205,14 @@ def test_without_grad_mode_no_gradient_is_made(monkeypatch: pytest.MonkeyPatch) 
         mmd_loss(x, y, kernel=FIXED)
     mmd_loss(x, y.detach(), kernel=FIXED)
     assert asked == [{"need_x": False, "need_y": False}, {"need_x": True, "need_y": False}]
-    asked.clear()
-    sweep_pairs = contrastive_tiles._sweep
-    monkeypatch.setattr(contrastive_tiles, "_sweep", lambda *a, **k: asked.append(k) or sweep_pairs(*a, **k))
+    wanted = []
+    run = SWEEP.run
+    monkeypatch.setattr(SWEEP, "run", lambda *a: wanted.append(a[2]) or run(*a))
+    a, b, bias = pairs()
     with torch.no_grad():
-        contrastive("info_nce", *pairs(), block_size=3)
-    contrastive("info_nce", *pairs(), block_size=3)
-    assert [options["gradient"] for options in asked] == [False, True]
+        contrastive("info_nce", a, b, bias, block_size=3)
+    contrastive("info_nce", a, b.detach(), bias, block_size=3)
+    assert wanted == [[False] * 4, [True, False, False, True]]
 
 
 def test_the_sizes_that_change_the_path() -> None:
@@ -424,12 +431,28 @@ def test_operators_keep_their_promises() -> None:
             for one, other in ((x, y), (x.detach().T.contiguous().T.requires_grad_(), y)):
                 others = (left, right, bandwidth, centre, plus, blocks, *numbers)
                 torch.library.opcheck(_pair_sum_op, (one, other, *others))
+    tau = torch.tensor(1.3, dtype=torch.float64, requires_grad=True)
     for kind in KINDS:
-        for unit, bound in ((True, 1.0), (False, torch.inf)):
-            arguments = (*pairs(), torch.tensor(1.3, dtype=torch.float64, requires_grad=True), kind, unit, bound, 3)
-            torch.library.opcheck(contrastive_tiles._contrastive_op, arguments)
-            turned = (*(t.detach().T.contiguous().T.requires_grad_() for t in arguments[:2]), *arguments[2:])
-            torch.library.opcheck(contrastive_tiles._contrastive_op, turned)
+        for unit in (True, False):
+            a, b, bias = pairs()
+            turned = (t.detach().T.contiguous().T.requires_grad_() for t in (a, b))
+            settings = (kind, unit, 1.0, 3)
+            for rows, others, needed in (
+                ((a, b), (tau, bias), [True] * 4),
+                (turned, (tau, bias), [True] * 4),
+                ((a, b.detach()), (None, None), [True, False, False, False]),
+            ):
+                torch.library.opcheck(SWEEP.operator, (*rows, *others, *settings, needed))
+
+
+def test_gradients_that_nobody_asked_for_come_from_the_formula() -> None:
+    """An operator that was traced without gradients is given inputs that want them: right, and never zero."""
+    a, b, bias = pairs()
+    settings = ("symmetric", True, 0.5, 3)
+    value = SWEEP.operator(a, b, None, bias, *settings, [False] * 4)[0]
+    wanted = gradients(dense("symmetric", a, b, None, 0.5, True), a, b)
+    for found, one in zip(gradients(value, a, b), wanted):
+        assert_same(found, one)
 
 
 def test_export_holds_one_node() -> None:
@@ -440,24 +463,22 @@ def test_export_holds_one_node() -> None:
 
 
 @pytest.mark.parametrize("keep", [True, False])
-@pytest.mark.parametrize("bound", [None, 1.0])
+@pytest.mark.parametrize("scale", [1.0, 200.0])
 @pytest.mark.parametrize("kind", KINDS)
-def test_contrastive(kind: str, bound: float | None, keep: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_contrastive(kind: str, scale: float, keep: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not keep:
         monkeypatch.setattr(contrastive_tiles, "KEEP_BYTES", 0)
     monkeypatch.setattr(contrastive_tiles, "STRIP", 20)  # tiles of six rows in strips of three
-    # without a bound, logits far beyond what an unshifted exponential holds
-    a, b, bias = pairs(23, 4, scale=1.0 if bound else 200.0)
+    # logits that need no shift, and those far beyond what an unshifted exponential holds
+    a, b, bias = pairs(23, 4, scale=scale)
     wanted = dense(kind, a, b, bias)
     slopes = gradients(wanted, a, b, bias)
     for block_size in (7, 64):  # by tiles, and at once where the kind allows it
-        found = contrastive(kind, a, b, bias, bound=bound, block_size=block_size)
+        found = contrastive(kind, a, b, bias, block_size=block_size)
         assert_same(found, wanted, 1e-12)
         for ours, one in zip(gradients(found, a, b, bias), slopes):
             assert_same(ours, one)
-        assert_same(
-            contrastive(kind, a.detach(), b.detach(), bias.detach(), bound=bound, block_size=block_size), wanted
-        )
+        assert_same(contrastive(kind, a.detach(), b.detach(), bias.detach(), block_size=block_size), wanted)
 
 
 @pytest.mark.parametrize("low", [0.05, 0.9])  # plain rows: with a shift, and within the bound

@@ -14,7 +14,7 @@ those of base 2, with the factor in the logits: on a processor ``exp2`` takes a 
 kept for the gradient while they fit ``KEEP_BYTES``, else computed twice. Up to ``SMALL`` rows the first two are
 made of all logits at once.
 Where ordinary reverse mode is not all that happens (function transforms, forward mode, second derivatives), the dense
-formula is used; ``torch.compile`` sees one operator. See :mod:`mmda._engine.kernel_sweep`.
+formula is used; ``torch.compile`` sees one operator: see :mod:`mmda._engine.scaffold`.
 """
 
 from __future__ import annotations
@@ -22,17 +22,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmda._core.masking import full_precision
 from mmda._core.rows import normalized_rows
-from mmda._core.transforms import is_plain
-from mmda._engine import native
-from mmda._engine.kernel_sweep import ACCELERATOR_BLOCK, _edges, usable
+from mmda._engine import native, native_logits
+from mmda._engine.scaffold import ACCELERATOR_BLOCK, Gradients, Needed, Sweep, edges
 
 #: Rows of a tile. In large ones the products run faster; one list and itself are less work in smaller ones.
 CPU_BLOCKS = {"info_nce": 2048, "symmetric": 2048, "nt_xent": 512, "sigmoid": 1024}
@@ -52,6 +50,31 @@ SAFE_LOGIT = 40.0
 LOG2_E = 1 / math.log(2)
 
 
+class Pairs(NamedTuple):
+    """Row i of ``a`` belongs to row i of ``b``; products are divided by the temperature, a bias is added."""
+
+    a: Tensor
+    b: Tensor
+    temperature: Tensor | None
+    bias: Tensor | None
+
+
+class Contrast(NamedTuple):
+    """Which number, of which logits.
+
+    Attributes:
+        kind: ``"info_nce"``, ``"symmetric"``, ``"nt_xent"`` or ``"sigmoid"``.
+        unit: compare directions: every row is divided by its length.
+        tau: the temperature, where it is no tensor.
+        block: rows of a tile; 0: by kind and device.
+    """
+
+    kind: str
+    unit: bool
+    tau: float
+    block: int
+
+
 def contrastive(
     kind: str,
     a: Tensor,
@@ -60,163 +83,62 @@ def contrastive(
     *,
     temperature: float | Tensor = 1.0,
     unit: bool = False,
-    bound: float | None = None,
     block_size: int | None = None,
 ) -> Tensor:
     """One of the three numbers above, by tiles where they can serve.
 
     Args:
-        kind: ``"info_nce"``, ``"symmetric"``, ``"nt_xent"`` or ``"sigmoid"``.
+        kind: see :class:`Contrast`.
         a: rows (n, d).
         b: rows (n, d).
-        bias: scalar, for ``"sigmoid"``.
+        bias: scalar, for ``"sigmoid"``; 0 by default.
         temperature: what the similarities are divided by.
         unit: compare directions: every row is divided by its length.
-        bound: no logit is larger in size, where the caller knows; the exponential is then taken without a shift. On a
-            CPU the rows themselves are asked.
         block_size: rows of a tile.
     """
     compiling = torch.compiler.is_compiling()
-    shift: Tensor | None = bias
-    if shift is None and (compiling or kind == "sigmoid"):
-        shift = a.new_zeros(())
-    tau = a.new_full((), temperature) if compiling and not isinstance(temperature, Tensor) else temperature
-    learns = tau if isinstance(tau, Tensor) else None
-    compared = (2 if kind == "nt_xent" else 1) * a.shape[0]
-    few = block_size is None and compared < FEWEST and (compiling or kind not in AT_ONCE)
-    if few or not (compiling or is_plain(a, b, shift, learns)):
-        return dense(kind, a, b, shift, temperature, unit)
-    if bound is None:
-        bound = 1 / temperature if unit and not isinstance(temperature, Tensor) else math.inf
-    if not torch.is_grad_enabled():
-        a, b = a.detach(), b.detach()
-        shift = None if shift is None else shift.detach()
-        tau = tau.detach() if isinstance(tau, Tensor) else tau
-    tensors = (usable(t) if isinstance(t, Tensor) else t for t in (a, b, shift, tau))
-    arguments: tuple[Any, ...] = (*tensors, kind, unit, bound, block_size or 0)
-    value: Tensor
-    if compiling:
-        value = _contrastive_op(*arguments)[0]
-    else:
-        value = _Contrastive.apply(*arguments)  # type: ignore[no-untyped-call]
-    return value
+    if compiling and not isinstance(temperature, Tensor):
+        temperature = a.new_full((), temperature)  # a number would be a constant of the graph
+    learned, tau = (temperature, 1.0) if isinstance(temperature, Tensor) else (None, temperature)
+    pairs, how = Pairs(a, b, learned, bias), Contrast(kind, unit, tau, block_size or 0)
+    few = not compiling and (2 if kind == "nt_xent" else 1) * a.shape[0] < FEWEST
+    if few and kind not in AT_ONCE and block_size is None:
+        return dense(pairs, how)
+    return SWEEP(pairs, how)
 
 
-def dense(
-    kind: str, a: Tensor, b: Tensor, bias: Tensor | None, temperature: float | Tensor = 1.0, unit: bool = False
-) -> Tensor:
+def dense(pairs: Pairs, how: Contrast) -> Tensor:
     """The same number from the matrix of all logits, in plain operations that every transform knows."""
-    n = a.shape[0]
-    if unit:
+    a, b, learned, bias = pairs
+    n, temperature = a.shape[0], how.tau if learned is None else learned
+    if how.unit:
         a, b = normalized_rows(a), normalized_rows(b)
-    if kind == "nt_xent":
+    if how.kind == "nt_xent":
         rows = torch.cat([a, b])
         similarity = (rows / temperature) @ rows.T
         others = similarity.masked_fill(torch.eye(2 * n, dtype=torch.bool, device=a.device), -torch.inf)
         return (others.logsumexp(1) - similarity.diagonal(n).repeat(2)).mean()
     similarity = (a / temperature) @ b.T
-    if kind == "sigmoid":
+    if how.kind == "sigmoid":
         sign = torch.where(torch.eye(n, dtype=torch.bool, device=a.device), -1.0, 1.0).to(a.dtype)
-        assert bias is not None
-        return -F.logsigmoid(-sign * (similarity + bias)).sum() / n
+        return -F.logsigmoid(-sign * (similarity if bias is None else similarity + bias)).sum() / n
     partner = torch.arange(n, device=a.device)
     one_way = F.cross_entropy(similarity, partner)
-    return (one_way + F.cross_entropy(similarity.T, partner)) / 2 if kind == "symmetric" else one_way
+    return (one_way + F.cross_entropy(similarity.T, partner)) / 2 if how.kind == "symmetric" else one_way
 
 
-class _Contrastive(torch.autograd.Function):
-    """Value and gradient from the sweep; the second derivative from the dense formula."""
-
-    @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> Tensor:
-        needed = ctx.needs_input_grad
-        value, *gradients = _sweep(*arguments, gradient=any(needed), tempered=needed[3])
-        _keep(ctx, arguments, gradients)
-        return value
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return _backward(ctx, grad)
-
-
-def _keep(ctx: Any, arguments: tuple[Any, ...], gradients: Sequence[Tensor | None]) -> None:
-    ctx.save_for_backward(*(t if isinstance(t, Tensor) else None for t in arguments[:4]), *gradients)
-    ctx.temperature, ctx.kind, ctx.unit = arguments[3:6]
-    if isinstance(ctx.temperature, Tensor):
-        ctx.temperature = None  # it is among the saved tensors
-
-
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    a, b, bias, temperature, *gradients = ctx.saved_tensors
-    needed = ctx.needs_input_grad[:4]
-    if torch.is_grad_enabled():
-        # Aliases: where one input is a function of another, or the same, that path is the outer graph's to add.
-        inputs = a, b, bias, temperature = [None if t is None else t.view_as(t) for t in (a, b, bias, temperature)]
-        wanted = [t for t, need in zip(inputs, needed) if need and t is not None]
-        assert a is not None
-        assert b is not None
-        with full_precision(a):
-            value = dense(ctx.kind, a, b, bias, ctx.temperature if temperature is None else temperature, ctx.unit)
-            found = iter(torch.autograd.grad(value, wanted, grad, create_graph=True, allow_unused=True))
-        slopes = [next(found) if need else None for need in needed]
-    else:
-        # What the sweep made no slope for, such as a bias that plays no part, has none.
-        slopes = [g * grad if need and g is not None else None for g, need in zip(gradients, needed)]
-    return (*slopes, None, None, None, None)
-
-
-@torch.library.custom_op("mmda::contrastive", mutates_args=())
-def _contrastive_op(
-    a: Tensor, b: Tensor, bias: Tensor, temperature: Tensor, kind: str, unit: bool, bound: float, block: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    value, ga, gb, slope_of_bias, slope_of_temperature = _sweep(
-        a, b, bias, temperature, kind, unit, bound, block, gradient=True, tempered=True
-    )
-    assert ga is not None
-    assert gb is not None
-    assert slope_of_temperature is not None
-    gb = gb.clone() if gb.storage_offset() else gb  # no two outputs share their storage
-    return value, ga, gb, torch.zeros_like(bias) if slope_of_bias is None else slope_of_bias, slope_of_temperature
-
-
-@_contrastive_op.register_fake
-def _(
-    a: Tensor, b: Tensor, bias: Tensor, temperature: Tensor, *_: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return a.new_empty(()), a.new_empty(a.shape), b.new_empty(b.shape), bias.new_empty(()), temperature.new_empty(())
-
-
-def _keep_op(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _keep(ctx, inputs, output[1:])
-
-
-def _backward_op(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-    return _backward(ctx, grad)
-
-
-_contrastive_op.register_autograd(_backward_op, setup_context=_keep_op)
-
-
-def _sweep(
-    a: Tensor,
-    b: Tensor,
-    bias: Tensor | None,
-    temperature: Tensor | float,
-    kind: str,
-    unit: bool,
-    bound: float,
-    block: int,
-    *,
-    gradient: bool,
-    tempered: bool,
-) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-    """The value; with ``gradient`` also its gradients for a, b, the bias and, if ``tempered``, the temperature."""
+def _sweep(pairs: Pairs, how: Contrast, needed: Needed) -> tuple[Tensor, Gradients]:
+    """The value; where any is needed also its gradients."""
+    a, b, temperature, bias = pairs
+    kind, unit = how.kind, how.unit
+    gradient, tempered = any(needed), needed[2]
     n = a.shape[0]
     scale: Tensor | float
-    scale = temperature.to(a).reciprocal() if isinstance(temperature, Tensor) else 1 / temperature
+    scale = 1 / how.tau if temperature is None else temperature.to(a).reciprocal()
     compiled = native.serves(a, b)
     if compiled:
         scale = float(scale)
+    block = how.block
     if not block:
         blocks = COMPILED_BLOCKS if compiled else CPU_BLOCKS
         block = blocks[kind] if a.device.type == "cpu" else ACCELERATOR_BLOCK
@@ -233,28 +155,34 @@ def _sweep(
         outs = (hx[:n], hx[n:]) if joined else (hx, hy)
         value, factor = _softmax_at_once(u, v, scale, kind == "symmetric", outs if gradient else None, compiled)
     elif kind == "sigmoid":
-        assert bias is not None
+        bias = a.new_zeros(()) if bias is None else bias
         value, hx, hy, slope_of_bias = _sigmoid(x.rows, y.rows, scale, bias, block, gradient, compiled)
         slope_of_bias = slope_of_bias.to(bias.dtype)
     else:
-        if bound > SAFE_LOGIT and a.device.type == "cpu":
-            bound = abs(float(x.longest() * y.longest() * scale))
-        safe = bound <= SAFE_LOGIT
+        safe = _largest_logit(x, y, scale) <= SAFE_LOGIT
         if listed:
             value, hx = _softmax_list(x.rows, scale, safe, block, gradient, compiled)
         else:
             value, hx, hy = _softmax_pairs(x.rows, y.rows, scale, kind == "symmetric", safe, block, gradient, compiled)
     value = value.to(a.dtype)
     if not gradient:
-        return value, None, None, None, None
+        return value, ()
     slope, gx = x.gradient(hx, factor, tempered)
-    if slope is not None:
+    if slope is not None and temperature is not None:
         # In one list every similarity is there twice.
-        slope = (slope * (factor * scale)).mul_(-0.5 if joined else -1.0)
-        assert isinstance(temperature, Tensor)
-        slope = slope.to(temperature)
+        slope = (slope * (factor * scale)).mul_(-0.5 if joined else -1.0).to(temperature)
     gx, gy = (gx[:n], gx[n:]) if joined else (gx, y.gradient(hy, factor, False)[1])
-    return value, gx, gy, slope_of_bias, slope
+    return value, (gx, gy, slope, slope_of_bias)
+
+
+SWEEP = Sweep("contrastive", Pairs, Contrast, slopes=4, run=_sweep, dense=dense)
+
+
+def _largest_logit(x: _Rows, y: _Rows, scale: Tensor | float) -> float:
+    """No logit is larger in size. An accelerator is not asked about its numbers, which would make it wait."""
+    if x.unit and not isinstance(scale, Tensor):
+        return abs(scale)
+    return abs(float(x.longest() * y.longest() * scale)) if x.rows.device.type == "cpu" else math.inf
 
 
 class _Rows:
@@ -313,7 +241,7 @@ def _softmax_at_once(
     factor: Tensor | float
     if compiled:
         scale = float(scale)
-        found = native.softmax_at_once(g, scale * LOG2_E, symmetric, scale if outs is not None else None)
+        found = native_logits.softmax_at_once(g, scale * LOG2_E, symmetric, scale if outs is not None else None)
         value, factor = a.new_full((), found), 1.0
     else:
         share, ones = (0.5 / n, 2) if symmetric else (1 / n, 1)
@@ -518,7 +446,7 @@ def _softmax_list(
 
 
 def _sizes(n: int, block: int) -> list[int]:
-    return [stop - start for start, stop in _edges(0, n, block)]
+    return [stop - start for start, stop in edges(0, n, block)]
 
 
 def _parts(x: Tensor, sizes: list[int]) -> Sequence[Tensor]:
@@ -535,9 +463,9 @@ def _collect(s: Tensor, by: float, rows: _Sums, columns: _Sums | None, tiles: _T
     """Add a tile of logits (times ``by``) to the sums; where those are safe the tile becomes its powers of two."""
     if tiles.compiled:
         if rows.safe:
-            native.powers(s, by, rows.sums, None if columns is None else columns.sums)
+            native_logits.powers(s, by, rows.sums, None if columns is None else columns.sums)
         else:
-            native.tops(s, by, *rows, *((None, None) if columns is None else columns))
+            native_logits.tops(s, by, *rows, *((None, None) if columns is None else columns))
         return
     limits = torch.finfo(s.dtype)
     for piece, space, tops, sums in tiles.strips(s, rows.sums if rows.safe else rows.tops, rows.sums):
@@ -559,9 +487,11 @@ def _probabilities(s: Tensor, by: float, rows: _Sums, columns: _Sums | None, own
     The sums are :meth:`_Sums.turned`; the tile is what :func:`_collect` left, or new logits.
     """
     if tiles.compiled:
-        kept, made = (native.KEPT, native.PLAIN) if rows.safe else (native.LOGITS, native.PRODUCTS)
+        kept, made = (
+            (native_logits.KEPT, native_logits.PLAIN) if rows.safe else (native_logits.LOGITS, native_logits.PRODUCTS)
+        )
         form = kept if tiles.kept else made
-        native.shares(s, by, form, own, *rows, *((None, None) if columns is None else columns))
+        native_logits.shares(s, by, form, own, *rows, *((None, None) if columns is None else columns))
         return
     for piece, space, tops, sums in tiles.strips(s, rows.sums if rows.safe else rows.tops, rows.sums):
         factor = sums.unsqueeze(1)
@@ -592,7 +522,7 @@ def _sigmoid(
         for j, (y, hy) in enumerate(zip(_parts(b, sizes), _parts(hb, sizes))):
             s = tiles.next(x, y)
             if compiled:
-                of_tile, slopes = native.pairwise(s, float(scale), float(bias), i == j)
+                of_tile, slopes = native_logits.pairwise(s, float(scale), float(bias), i == j)
                 value.add_(of_tile)
                 total.add_(slopes)
             else:
