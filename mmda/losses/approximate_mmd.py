@@ -23,7 +23,7 @@ from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows
 from mmda._engine.kernel_sums import settle_bandwidth
 from mmda._math.kernel_tensors import current_kernel, register_bandwidth
-from mmda.kernels import Gaussian, Kernel
+from mmda.kernels import Gaussian, Kernel, distances_about
 
 
 def block_mmd_loss(source: Tensor, target: Tensor, *, kernel: Kernel = Gaussian(), block_rows: int = 64) -> Tensor:
@@ -82,9 +82,12 @@ def block_mmd_loss(source: Tensor, target: Tensor, *, kernel: Kernel = Gaussian(
         bandwidth = settle_bandwidth(kernel, x, y, None, None)
         centre = pooled_centre(x, y, None, None)
         blocks = max(min(x.shape[0], y.shape[0]) // block_rows, 1)
-        x, y = _cut(x - centre, blocks), _cut(y - centre, blocks)
-        within = _mean_of_pairs(x, kernel, bandwidth) + _mean_of_pairs(y, kernel, bandwidth)
-        return within - 2 * kernel.evaluate(_block_distances(x, y), bandwidth).mean()
+        x, y = _cut(x, blocks), _cut(y, blocks)
+        within = [
+            _mean_of_pairs(kernel.evaluate(distances_about(centre, z, z, same=True), bandwidth), kernel.at_zero)
+            for z in (x, y)
+        ]
+        return within[0] + within[1] - 2 * kernel.evaluate(distances_about(centre, x, y), bandwidth).mean()
 
 
 def _cut(rows: Tensor, blocks: int) -> Tensor:
@@ -92,20 +95,10 @@ def _cut(rows: Tensor, blocks: int) -> Tensor:
     return rows[: blocks * size].view(blocks, size, rows.shape[1])
 
 
-def _block_distances(a: Tensor, b: Tensor) -> Tensor:
-    """Squared distances inside each block, >= 0 in value; the slope is that of the exact expression."""
-    raw = a.square().sum(2).unsqueeze(2) + b.square().sum(2).unsqueeze(1) - 2 * (a @ b.mT)
-    return raw - raw.detach().clamp(max=0)
-
-
-def _mean_of_pairs(rows: Tensor, kernel: Kernel, bandwidth: Tensor) -> Tensor:
+def _mean_of_pairs(gram: Tensor, at_zero: float) -> Tensor:
     """Mean over blocks of the mean of k(z_i, z_j), i != j."""
-    size = rows.shape[1]
-    squared = _block_distances(rows, rows)
-    off_diagonal = ~torch.eye(size, dtype=torch.bool, device=rows.device)
-    squared = torch.where(off_diagonal, squared, torch.zeros((), dtype=rows.dtype, device=rows.device))
-    total = kernel.evaluate(squared, bandwidth).sum((1, 2)).mean()
-    return (total - size * kernel.at_zero) / (size * (size - 1))
+    size = gram.shape[1]
+    return (gram.sum((1, 2)).mean() - size * at_zero) / (size * (size - 1))
 
 
 class BlockMMDLoss(nn.Module):
