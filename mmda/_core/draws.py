@@ -110,12 +110,12 @@ torch.library.define(
 torch.library.impl("mmda::fresh_draw", "CompositeExplicitAutograd", _plain)
 
 
-@torch.library.register_fake("mmda::fresh_draw")
+@torch.library.register_fake("mmda::fresh_draw")  # type: ignore[untyped-decorator]
 def _(like: Tensor, rows: int, columns: int, below: int) -> Tensor:
     return like.new_empty(rows, columns, dtype=torch.int64 if below else like.dtype)
 
 
-@torch.library.register_vmap("mmda::fresh_draw")
+@torch.library.register_vmap("mmda::fresh_draw")  # type: ignore[untyped-decorator]
 def _(
     info: Any, in_dims: tuple[int | None, ...], like: Tensor, rows: int, columns: int, below: int
 ) -> tuple[Tensor, int | None]:
