@@ -432,9 +432,9 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m mmda.shift",
+        prog=program,
         description="Say how far two domains' features lie apart: discrepancies, moments, separability.",
         epilog="exit code 0: the report was made; 2: bad input, named in one line",
     )
@@ -478,9 +478,9 @@ def _run(options: argparse.Namespace) -> None:
     print(values if options.json == "-" else report)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, *, program: str = "python -m mmda.shift") -> int:
     """Run the command line; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    options = _parser(program).parse_args(arguments)
     try:
         _run(options)
     except (OSError, ValueError, TypeError, ImportError) as error:

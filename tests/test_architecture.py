@@ -35,6 +35,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ),
     ("vmr",),
     ("models",),
+    ("cli", "__main__"),
 )
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -192,9 +192,9 @@ def _positive(text: str) -> int:
 _count.__name__ = _positive.__name__ = "int"  # what argparse calls them: invalid int value
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m mmda.vmr",
+        prog=program,
         description=_DESCRIPTION,
         epilog="exit code 0: fit for training; 2: bad input, named in one line",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -230,9 +230,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, *, program: str = "python -m mmda.vmr") -> int:
     """Run the command line; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    options = _parser(program).parse_args(arguments)
     try:
         return int(options.run(options))
     except VMRDataError as error:
