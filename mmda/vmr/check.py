@@ -80,7 +80,7 @@ def check_data(
 
 
 class _Anything:
-    """Stands in for features that were not given: a one for every id."""
+    """Stands in for features that were not given: one number for every id."""
 
     source, layout, clip_seconds, width, ids = "not given", "none", None, 1, ()
 

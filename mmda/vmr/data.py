@@ -34,11 +34,6 @@ from mmda.vmr.features import (
 )
 from mmda.vmr.reports import Findings, Report, VMRDataError
 
-# Share of the videos whose clips may contradict the clip length.
-_CONTRADICTED = 0.1
-# Widths of usual frame features: CLIP, I3D, C3D, VGG, SlowFast and their joins.
-_WIDTHS = frozenset({256, 300, 384, 500, 512, 768, 1024, 1280, 2048, 2304, 2816, 4096})
-
 
 @dataclass(frozen=True)
 class VMRExample:
@@ -87,18 +82,17 @@ class VMRDataset:
             for, which is fast from a packed folder.
 
     Raises:
-        VMRDataError: if features are missing, empty, all zero, not finite or of another width and ``on_bad`` is
-            ``"raise"``; if no query is left; if annotations made by hand break the form; if ``clip_seconds`` is
-            contradicted: clips of that length cover less than half or more than twice of more than a tenth of the
-            videos.
+        VMRDataError: if features are missing, empty, not finite or of another width and ``on_bad`` is
+            ``"raise"``; if no query is left; if annotations made by hand break the form.
         ValueError: if an option is out of range.
 
     Notes:
         Every feature that the annotations name is read once at construction to be checked, no other. The width is the
         one that most of them have. Clips of ``clip_seconds`` that start after the
-        video's end are cut; the last clip reaches to the video's end if that is less than a clip away.
-        A moment that lies wholly past the features of its video is counted and is no target: examples do not hold it,
-        :attr:`queries` do, so that an evaluation counts it.
+        video's end are cut; the last clip reaches to the video's end if that is less than a clip away. Where the clips
+        of more than one video in ten cover less than half or more than twice its length, the clip
+        length itself is wrong and an error. A moment that begins after the last feature is a fault: dropped faults
+        keep such a query, without a target for that moment (:func:`mmda.losses.moment_targets`).
 
     Example:
         >>> import numpy as np
@@ -139,10 +133,15 @@ class VMRDataset:
         if not annotations.closed:
             _check_windows(annotations)
         durations = annotations.durations
-        lengths: dict[str, int] = {}
-        widths = {vid: self._take_video(vid, durations[vid], found, on_bad, lengths) for vid in annotations.vids}
-        _check_lengths(video.source, lengths, durations, seconds, found)
-        found.extend("transposed", _transposed(lengths, widths))
+        clips: dict[str, int] = {}
+        widths = {vid: self._take_video(vid, durations[vid], found, on_bad, clips) for vid in annotations.vids}
+        _check_orientation(clips, widths, video.source)
+        found.extend("transposed", _look_transposed(clips, widths))
+        lengths = {vid: (rows, durations[vid]) for vid, rows in clips.items()}
+        if seconds is None:
+            found.extend("odd_length", _odd_lengths(lengths))
+        else:
+            _check_clip_seconds(lengths, seconds, video.source)
         self.frame_width, good = _one_width(widths, video.source, "bad_video", found, on_bad)
         widths = {q.qid: self._take_query(q.qid, found, on_bad) for q in annotations if q.vid in good}
         self.word_width, usable = _one_width(widths, query.source, "bad_query", found, on_bad)
@@ -151,10 +150,10 @@ class VMRDataset:
             first = next(iter(found.report("", {}).errors), "none")
             rule = "share a usable query with the features"
             raise VMRDataError(annotations.source, None, rule, f"none; the first fault: {first}")
+        if not annotations.closed:
+            self._check_covered(kept, annotations.source, found, on_bad)
         self.annotations = Annotations(kept, annotations.report, annotations.source, annotations.closed)
         self._number()
-        if not annotations.closed:
-            found.extend("past_features", (q.qid for q in kept for _ in range(len(q.windows) - len(self.targets(q)))))
         facts: dict[str, object] = {
             "queries": len(kept),
             "videos": len(self.annotations.vids),
@@ -182,7 +181,7 @@ class VMRDataset:
             words=self.words(query.qid),
             clip_times=self._clip_times[query.vid],
             duration=query.duration,
-            windows=None if self.annotations.closed else self.targets(query),
+            windows=None if self.annotations.closed else query.windows,
             video_index=self._vid_number[query.vid],
             text_index=self._text_number[_plain(query.text)],
         )
@@ -237,11 +236,6 @@ class VMRDataset:
         """Start and end of every clip of a video in seconds, ``(t, 2)``."""
         return self._clip_times[vid]
 
-    def targets(self, query: VMRQuery) -> tuple[Window, ...]:
-        """The moments of a query that its video's features reach into: what a model can be trained on."""
-        end = float(self._clip_times[query.vid][-1, 1])
-        return tuple(window for window in query.windows if window[0] < end)
-
     def select(self, vids: Collection[str]) -> VMRDataset:
         """The queries of these videos, in order; features are shared, not copied."""
         return self._with(self.annotations.select(vids))
@@ -262,11 +256,23 @@ class VMRDataset:
         texts = dict.fromkeys(_plain(query.text) for query in self.annotations)
         self._text_number = {text: k for k, text in enumerate(texts)}
 
-    def _take_video(self, vid: str, duration: float, found: Findings, on_bad: str, lengths: dict[str, int]) -> int:
+    def _check_covered(self, queries: Iterable[VMRQuery], source: str, found: Findings, on_bad: str) -> None:
+        """A moment that begins after its video's last feature raises, or is counted."""
+        for query in queries:
+            end = float(self._clip_times[query.vid][-1, 1])
+            for start, stop in query.windows:
+                if start >= end:
+                    rule = f"have moments that begin before the last feature of `{query.vid}` ends, at {end:g} s"
+                    error = VMRDataError(source, query.qid, rule, f"({start:g}, {stop:g})")
+                    if on_bad == "raise":
+                        raise error
+                    found.add("past_features", query.qid, error)
+
+    def _take_video(self, vid: str, duration: float, found: Findings, on_bad: str, clips: dict[str, int]) -> int:
         array = _take(self._video, vid, "video", found, on_bad)
         if array is None:
             return 0
-        lengths[vid] = len(array)
+        clips[vid] = len(array)
         times, rows, gap = _clip_times(len(array), duration, self._clip_seconds)
         if gap > 0:
             found.add("short_video", vid)
@@ -387,12 +393,12 @@ def _take(store: FeatureStore, id: str, what: Literal["video", "query"], found: 
     try:
         if id not in store:
             rule_text = f"have {what} features: the annotations name it"
-            raise VMRDataError(store.source, id, rule_text, f"none; it has {_like(store, id)}")
+            raise VMRDataError(store.source, id, rule_text, f"none; it has {_alike(store, id)}")
         rule = f"bad_{what}"
         array = store[id]
         check_finite(array, store.source, id)
         if not array.any():
-            raise VMRDataError(store.source, id, "hold a number other than 0", f"zeros of shape {array.shape}")
+            raise VMRDataError(store.source, id, "hold a number other than zero", f"{array.size} zeros")
     except VMRDataError as error:
         if on_bad == "raise":
             raise
@@ -401,51 +407,59 @@ def _take(store: FeatureStore, id: str, what: Literal["video", "query"], found: 
     return array
 
 
-def _like(store: FeatureStore, id: str) -> str:
-    """What a store has instead of an id: the id itself with or without a prefix, else its first ones."""
-    if id.startswith("v_") and id.removeprefix("v_") in store:
-        return f'`{id.removeprefix("v_")}` (`prefix="v_"` takes the two for one)'
-    if f"v_{id}" in store:
-        return f'`v_{id}` (`prefix="v_"` takes the two for one)'
+def _alike(store: FeatureStore, id: str) -> str:
+    """The id that differs by a prefix ``v_`` alone, and what to do about it; else the first few ids."""
+    other = id[2:] if id.startswith("v_") else f"v_{id}"
+    if other in store:
+        return f'`{other}`: open the features with `prefix="v_"` if the two are one'
     return ", ".join([*store.ids[:3], "..."])
 
 
-def _check_lengths(
-    source: str, lengths: Mapping[str, int], durations: Mapping[str, float], seconds: float | None, found: Findings
-) -> None:
-    """Clips and durations agree: by the stated clip length in most videos, else by one clip length in most of them.
-
-    Raises:
-        VMRDataError: if more than a tenth of the videos are less than half or more than twice covered by their clips.
-    """
-    if not lengths:
-        return
-    if seconds is not None:
-        cover = {vid: count * seconds / durations[vid] for vid, count in lengths.items()}
-        # one clip more or less is rounding, however short the video
-        off = [vid for vid, c in cover.items() if not 0.5 <= c <= 2 and abs(c - 1) * durations[vid] > seconds]
-        if len(off) > _CONTRADICTED * len(lengths):
-            vid = off[0]
-            rule = f"be {seconds:g} s a clip, as `clip_seconds` has it"
-            came = (
-                f"{lengths[vid]} clips for {durations[vid]:g} s; {len(off)} of {len(lengths)} videos are off by more "
-                f"than a factor of 2, {_CONTRADICTED:.0%} may be"
-            )
-            raise VMRDataError(source, vid, rule, came)
-        return
-    clip = {vid: durations[vid] / count for vid, count in lengths.items()}
-    usual = float(np.median(list(clip.values())))
-    # a clip more or less is rounding; where most differ, all videos were cut to one number of clips
-    odd = [vid for vid, c in clip.items() if abs(c / usual - 1) > max(0.05, 1.5 / lengths[vid])]
-    if len(odd) <= _CONTRADICTED * len(lengths):
-        found.extend("odd_clips", odd)
+#: Share of the videos that may contradict a clip length, and how far.
+_CONTRADICTING, _FIT = 0.1, (1 / 2, 2)
 
 
-def _transposed(lengths: Mapping[str, int], widths: Mapping[str, int]) -> list[str]:
-    """Every video, if all have a usual feature width as their number of rows, and another number of columns."""
-    rows, columns = set(lengths.values()), {widths[vid] for vid in lengths}
-    looks = len(rows) == 1 and rows <= _WIDTHS and not columns & _WIDTHS
-    return list(lengths) if looks else []
+def _check_orientation(clips: Mapping[str, int], widths: Mapping[str, int], source: str) -> None:
+    """One number of rows and many widths are arrays stored as (features, time)."""
+    rows, columns = set(clips.values()), {widths[vid] for vid in clips}
+    if len(clips) > 2 and len(rows) == 1 and len(columns) > 1:
+        came = f"{rows.pop()} rows in every array and {min(columns)} to {max(columns)} columns: (features, time)?"
+        raise VMRDataError(source, None, "have shape (time, features)", came)
+
+
+#: Usual widths of frame features: CLIP, I3D, C3D, VGG, SlowFast and their joins.
+_USUAL_WIDTHS = frozenset({256, 300, 384, 500, 512, 768, 1024, 1280, 2048, 2304, 2816, 4096})
+
+
+def _look_transposed(clips: Mapping[str, int], widths: Mapping[str, int]) -> list[str]:
+    """Every video, if all have a usual width as their number of rows, and no usual one as that of their columns."""
+    rows, columns = set(clips.values()), {widths[vid] for vid in clips}
+    looks = len(rows) == 1 and rows <= _USUAL_WIDTHS and not columns & _USUAL_WIDTHS
+    return list(clips) if looks else []
+
+
+def _check_clip_seconds(lengths: Mapping[str, tuple[int, float]], seconds: float, source: str) -> None:
+    """Clips of this length cover about the length of all but a few videos."""
+    off = [
+        vid
+        for vid, (rows, duration) in lengths.items()
+        if not _FIT[0] <= rows * seconds / duration <= _FIT[1] and abs(rows * seconds - duration) > seconds
+    ]
+    if len(off) > _CONTRADICTING * len(lengths):
+        rows, duration = lengths[off[0]]
+        implied = float(np.median([duration / rows for rows, duration in lengths.values()]))
+        rule = f"fit a clip length of {seconds:g} s in all but one video in ten"
+        came = f"{len(off)} of {len(lengths)} that do not (`{off[0]}`: {rows} clips, {duration:g} s); "
+        raise VMRDataError(source, None, rule, came + f"the lengths say about {implied:.3g} s")
+
+
+def _odd_lengths(lengths: Mapping[str, tuple[int, float]]) -> list[str]:
+    """Videos that do not fit the clip length on which at least four in five others agree, to within two clips."""
+    if len(lengths) < 3:
+        return []
+    common = float(np.median([duration / rows for rows, duration in lengths.values()]))
+    odd = [vid for vid, (rows, duration) in lengths.items() if abs(rows * common - duration) > 2 * common]
+    return odd if 5 * len(odd) <= len(lengths) else []
 
 
 def _one_width(widths: Mapping[str, int], source: str, rule: str, found: Findings, on_bad: str) -> tuple[int, set[str]]:

@@ -21,11 +21,11 @@ RULES: Mapping[str, str] = {
     "bad_video": "videos have unusable features: their queries are dropped",
     "no_query": "queries have no features: dropped",
     "bad_query": "queries have unusable features: dropped",
-    "past_features": "moments lie wholly past the features of their video: no target in training",
     "transposed": "videos have a usual feature width as their number of rows: saved as (features, time)?",
-    "odd_clips": "videos have clips of another length than most: another duration than their features?",
     "long_video": "videos have features past their end: cut to the end",
     "short_video": "videos have features that stop more than a clip before the end",
+    "odd_length": "videos whose features do not fit the clip length of the others: spread over their length",
+    "past_features": "moments begin after the last feature of their video: no target",
     "unknown_words": "words have no vector: skipped",
 }
 

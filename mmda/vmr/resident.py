@@ -101,7 +101,7 @@ class ResidentSplit:
         words, word_mask = pad_rows("words", [data.words(query.qid) for query in data.queries])
         windows = window_mask = None
         if not data.closed:
-            windows, window_mask = pad_windows([data.targets(query) for query in data.queries])
+            windows, window_mask = pad_windows([query.windows for query in data.queries])
         video_index, text_index = data.indices
         return cls(
             frames=frames,
