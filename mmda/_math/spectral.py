@@ -103,5 +103,7 @@ def largest_squares(rows: Tensor, weight: Tensor | None, count: int) -> Tensor:
         some = gap > 0
         return torch.where(some, 1 / torch.where(some, gap, torch.ones_like(gap)), torch.zeros_like(gap))
 
-    value: Tensor = (within[count:].square() * inverse(squared[:count] - squared[count:].unsqueeze(1))).sum()
-    return value + (projected * counted).sum() + (beyond.square() * inverse(squared[:count])).sum()
+    second: Tensor = (within[count:].square() * inverse(squared[:count] - squared[count:].unsqueeze(1))).sum()
+    second = second + (beyond.square() * inverse(squared[:count])).sum()
+    first: Tensor = (projected * counted).sum()
+    return first + second
