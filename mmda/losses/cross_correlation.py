@@ -54,8 +54,8 @@ def cross_correlation_loss(
     Example:
         >>> import torch
         >>> rows = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
-        >>> print(f"{cross_correlation_loss(rows, rows):.4f} {cross_correlation_loss(rows, -rows):.4f}")
-        0.0000 8.0000
+        >>> print(f"{cross_correlation_loss(rows, rows):.3f} {cross_correlation_loss(rows, -rows):.3f}")
+        0.000 8.000
 
     References:
         Zbontar, Jing, Misra, LeCun & Deny, "Barlow Twins: Self-Supervised Learning via Redundancy Reduction", ICML
