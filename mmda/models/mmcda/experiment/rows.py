@@ -16,7 +16,7 @@ from mmda.losses import (
     SlicedWassersteinLoss,
 )
 from mmda.models.mmcda.experiment.errors import UnusableError
-from mmda.models.mmcda.objective import DEFAULT_WEIGHTS, ROLES
+from mmda.models.mmcda.terms import DEFAULT_WEIGHTS, ROLES
 
 SOURCE_ONLY, CONTROL, CEILING = "source-only", "source-only + source terms", "target-supervised"
 FULL = "full: (i) + (ii) + (iii)"
