@@ -108,7 +108,7 @@ def fit_joint_maps(
     scale: float = 1.0,
     rounds: int = 4,
     temperature: float = 0.1,
-    recolour: bool = False,
+    domain: ResidentSplit | None = None,
 ) -> CCA:
     r"""Canonical correlation of queries (x) with frames (y), from labelled moments, unlabelled pairs, or both.
 
@@ -123,8 +123,9 @@ def fit_joint_maps(
         scale: of :class:`mmda.linear.CCA`.
         rounds: fits, each with frames pooled anew.
         temperature: of the pooling.
-        recolour: give the source's rows the target's mean and covariance first, on both sides
-            (:class:`mmda.linear.CORALMap`); without it, that the domains' means differ is itself a correlation.
+        domain: give the source's rows the mean and covariance of this domain first, on both sides
+            (:class:`mmda.linear.CORALMap`): those of its queries and of its pooled frames, or without ``pairs`` of all
+            its frames. Without it, that the domains' means differ is itself a correlation.
 
     Returns:
         The fitted maps: ``map_x`` takes sentences, ``map_y`` frames.
@@ -150,22 +151,36 @@ def fit_joint_maps(
         fail("fit_joint_maps", "source", "be given where `pairs` are not", "neither")
     cca = CCA(components, ridge=ridge, scale=scale)
     known = None if source is None else (sentence_rows(source), moment_rows(source))
+    queries = None if known is None else known[0]
+    if queries is not None and domain is not None:
+        queries = CORALMap(ridge=_RECOLOUR).fit(queries, sentence_rows(domain))(queries)
     if pairs is None:
         assert known is not None
-        return cca.to(known[0].device).fit(*known)
+        assert queries is not None
+        frames = known[1]
+        if domain is not None:
+            assert source is not None
+            frames = _towards(source, domain)(frames)
+        return cca.to(frames.device).fit(queries, frames)
     sentences = sentence_rows(pairs)
     cca = cca.to(sentences.device)
-    queries = known[0] if known is not None else None
-    if queries is not None and recolour:
-        queries = CORALMap(ridge=_RECOLOUR).fit(queries, sentences)(queries)
     for step in range(rounds):
         pooled = attended_rows(pairs, cca if step else None, temperature=temperature)
         domains = [_moments(sentences, pooled)]
         if known is not None and queries is not None:
-            frames = CORALMap(ridge=_RECOLOUR).fit(known[1], pooled)(known[1]) if recolour else known[1]
+            frames = known[1]
+            if domain is not None:
+                frames = CORALMap(ridge=_RECOLOUR).fit(frames, pooled)(frames)
             domains.append(_moments(queries, frames))
         cca.fit_moments(*domains)
     return cca
+
+
+def _towards(source: ResidentSplit, domain: ResidentSplit) -> CORALMap:
+    """From frames of one domain to those of the other, by the frames of all their videos."""
+    return CORALMap(ridge=_RECOLOUR).fit(
+        source.frames, domain.frames, source_mask=source.frame_mask, target_mask=domain.frame_mask
+    )
 
 
 def _moments(x: Tensor, y: Tensor) -> PairMoments:
@@ -190,18 +205,25 @@ def _weighted(batch: VMRBatch, weight: Tensor) -> Tensor:
     return torch.bmm(share.unsqueeze(1), zero_padding(batch.frames, batch.frame_mask)).squeeze(1)
 
 
-def start_linear(model: MMCDA, source: ResidentSplit | None, pairs: ResidentSplit | None) -> None:
+def start_linear(
+    model: MMCDA,
+    source: ResidentSplit | None,
+    pairs: ResidentSplit | None,
+    *,
+    domain: ResidentSplit | None = None,
+) -> None:
     """Fix the maps of a linear :class:`MMCDA` in closed form; nothing that is learned changes.
 
     The members differ in what they believe, as nothing tells beforehand which is right: the first, third, ... is
     fitted to the target's pairs alone, with directions weighed by their correlation; the second, fourth, ... to the
-    source recoloured and the pairs, weighed by its square root. Without pairs, or without a source, all are fitted to
+    source and the pairs, weighed by its square root. Without pairs, or without a source, all are fitted to
     what there is.
 
     Args:
         model: of :func:`build_mmcda` with ``form="linear"``; changed in place.
         source: labelled pairs.
         pairs: the target's pairs; no moment of theirs is read.
+        domain: of :func:`fit_joint_maps`.
 
     Raises:
         TypeError: the heads are no :class:`LinearHead`.
@@ -228,7 +250,11 @@ def start_linear(model: MMCDA, source: ResidentSplit | None, pairs: ResidentSpli
         if mixed not in fitted:
             known = source if mixed or pairs is None else None
             fitted[mixed] = fit_joint_maps(
-                known, pairs, components=video.joint, scale=0.5 if mixed else 1.0, recolour=mixed and pairs is not None
+                known,
+                pairs,
+                components=video.joint,
+                scale=0.5 if mixed else 1.0,
+                domain=None if known is None else domain,
             )
         cca = fitted[mixed]
         query.start(member, cca.x_mean, cca.x_map)

@@ -122,15 +122,14 @@ class MMCDA(nn.Module):
     def predict(self, batch: VMRBatch, *, n: int = 5, mix: float = 0.4, nms_threshold: float = 0.5) -> Spans:
         """The n best spans of every row in seconds. Call it in ``eval()`` mode.
 
-        By :func:`decode_spans`, or by :func:`vote_spans` where the model votes; the latter has neither ``mix`` nor
-        suppression: its spans come from different clips.
+        By :func:`decode_spans`, or by :func:`vote_spans`, which has no ``mix``, where the model votes.
         """
         output = self(batch)
         similarity = output.similarity
         if self.neighbours is not None:
             similarity = similarity - self.neighbours(output.joint_frames, self.query_head) / self.temperature
         if self.votes:
-            return vote_spans(similarity, batch.frame_mask, batch.clip_times, n=n)
+            return vote_spans(similarity, batch.frame_mask, batch.clip_times, n=n, nms_threshold=nms_threshold)
         return decode_spans(
             output.logits,
             similarity,

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mmda._core.checks import check_count, check_floating, check_mask, check_number, fail
-from mmda.metrics import temporal_iou
+from mmda.metrics import temporal_iou, temporal_nms
 from mmda.models.mmcda.localizer import Spans
 
 #: Widths of the smoothing in clips, and levels of the run, that vote.
@@ -102,6 +102,7 @@ def vote_spans(
     n: int = 5,
     widths: Sequence[int] = WIDTHS,
     levels: Sequence[float] = LEVELS,
+    nms_threshold: float = 0.5,
 ) -> Spans:
     r"""The span that the runs of several widths and levels agree on most, then the same beside it.
 
@@ -120,13 +121,14 @@ def vote_spans(
         n: spans a query.
         widths: clips a window, of :func:`high_runs`.
         levels: of :func:`high_runs`.
+        nms_threshold: a span whose temporal IoU with a better one exceeds this is dropped; 1 keeps all.
 
     Shape:
         ``similarity`` and ``frame_mask`` (b, t), ``clip_times`` (b, t, 2) -> :class:`Spans` of (b, n).
 
     Returns:
         :class:`Spans`, best first; a span's score is the log of its mean IoU, less 1 for each span before it. Where
-        no clip is left, windows of zeros and scores of minus infinity.
+        no span is left, windows of zeros and scores of minus infinity.
 
     Raises:
         ValueError: ``n`` below 1, no width or level, or values that :func:`high_runs` refuses.
@@ -160,4 +162,12 @@ def vote_spans(
         left = left & ~((centre >= window[:, :1]) & (centre <= window[:, 1:]))
         floor = torch.where(frame_mask, similarity, torch.full_like(similarity, torch.inf)).amin(1, keepdim=True)
         free = torch.where(left, similarity, floor.expand_as(similarity))
-    return Spans(torch.stack(windows, 1), torch.stack(scores, 1), torch.stack(masks, 1))
+    spans, values, mask = torch.stack(windows, 1), torch.stack(scores, 1), torch.stack(masks, 1)
+    chosen, keep = temporal_nms(spans.to(values.dtype), values, threshold=nms_threshold, top_n=n, mask=mask)
+    spans = torch.take_along_dim(spans, chosen.unsqueeze(-1), 1)
+    values = torch.take_along_dim(values, chosen, 1)
+    return Spans(
+        torch.where(keep.unsqueeze(-1), spans, torch.zeros_like(spans)),
+        torch.where(keep, values, torch.full_like(values, -torch.inf)),
+        keep,
+    )
