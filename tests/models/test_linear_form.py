@@ -40,7 +40,7 @@ from mmda.models.mmcda import (
 )
 from mmda.vmr import ResidentLoader, ResidentSplit, Simulation, World, simulate
 
-CONFIG = MMCDAConfig(video_width=12, query_width=10, joint=6, form="linear")
+CONFIG = MMCDAConfig(video_width=12, query_width=10, joint=6, form="linear", members=2)
 
 
 @pytest.fixture(scope="module")

@@ -77,6 +77,9 @@ def attended_rows(split: ResidentSplit, maps: CCA | None = None, *, temperature:
     Returns:
         (n, d_v), a row a pair.
 
+    Raises:
+        ValueError: a temperature that is not positive.
+
     Example:
         >>> from mmda.vmr import ResidentSplit, World, simulate
         >>> attended_rows(ResidentSplit.from_batch(simulate(World(videos=3, test_videos=1)).target_train)).shape
@@ -214,16 +217,19 @@ def start_linear(
 ) -> None:
     """Fix the maps of a linear :class:`MMCDA` in closed form; nothing that is learned changes.
 
-    The members differ in what they believe, as nothing tells beforehand which is right: the first, third, ... is
-    fitted to the target's pairs alone, with directions weighed by their correlation; the second, fourth, ... to the
-    source and the pairs, weighed by its square root. Without pairs, or without a source, all are fitted to
-    what there is.
+    The members differ in what they believe, as nothing tells beforehand which is right. In turn they are fitted to the
+    target's pairs alone, with directions weighed by their correlation; to the source and the pairs, weighed by its
+    square root; and to the source alone, weighed so too. Without pairs, or without a source, all are fitted to what
+    there is.
 
     Args:
         model: of :func:`build_mmcda` with ``form="linear"``; changed in place.
         source: labelled pairs.
         pairs: the target's pairs; no moment of theirs is read.
         domain: of :func:`fit_joint_maps`.
+
+    Returns:
+        Nothing; the model's maps, and the sentences its neighbours are counted among, are set.
 
     Raises:
         TypeError: the heads are no :class:`LinearHead`.
@@ -236,7 +242,7 @@ def start_linear(
         >>> model = build_mmcda(MMCDAConfig(video_width=32, query_width=24, joint=8, form="linear"))
         >>> start_linear(model, split, None)
         >>> model(split.slice([0, 1])).joint_query.shape
-        torch.Size([2, 16])
+        torch.Size([2, 24])
     """
     video, query = model.video_head, model.query_head
     for name, head in (("model.video_head", video), ("model.query_head", query)):
@@ -244,22 +250,23 @@ def start_linear(
             fail_type("start_linear", name, "be a LinearHead", head)
     assert isinstance(video, LinearHead)
     assert isinstance(query, LinearHead)
-    fitted: dict[bool, CCA] = {}
+    fitted: dict[int, CCA] = {}
     for member in range(video.members):
-        mixed = member % 2 == 1
-        if mixed not in fitted:
-            known = source if mixed or pairs is None else None
-            fitted[mixed] = fit_joint_maps(
+        kind = member % 3
+        if kind not in fitted:
+            known = source if kind > 0 or pairs is None else None
+            asked = pairs if kind < 2 or source is None else None
+            fitted[kind] = fit_joint_maps(
                 known,
-                pairs,
+                asked,
                 components=video.joint,
-                scale=0.5 if mixed else 1.0,
+                scale=0.5 if kind else 1.0,
                 domain=None if known is None else domain,
             )
-        cca = fitted[mixed]
+        cca = fitted[kind]
         query.start(member, cca.x_mean, cca.x_map)
         video.start(member, cca.y_mean, cca.y_map)
     if model.neighbours is not None:
-        asked = pairs if pairs is not None else source
-        assert asked is not None
-        model.neighbours.keep(sentence_rows(asked))
+        spoken = domain if domain is not None else pairs if pairs is not None else source
+        assert spoken is not None
+        model.neighbours.keep(sentence_rows(spoken))

@@ -53,9 +53,9 @@ class MMCDAConfig:
     temperature: float = 0.1
     dropout: float = 0.1
     form: str = "towers"
-    members: int = 2
+    members: int = 3
     residual: int = 0
-    neighbours: float = 0.5
+    neighbours: float = 0.25
 
     def __post_init__(self) -> None:
         for name in ("video_width", "query_width", "hidden", "joint", "localizer_channels", "localizer_layers"):

@@ -149,6 +149,10 @@ class MomentTerm(nn.Module):
 
     Args:
         loss: called as :class:`mmda.losses.MomentLocalizationLoss`.
+
+    Example:
+        >>> MomentTerm(MomentLocalizationLoss()).loss
+        MomentLocalizationLoss()
     """
 
     def __init__(self, loss: nn.Module) -> None:
@@ -166,6 +170,10 @@ class FrameQueryTerm(nn.Module):
 
     Args:
         loss: called as :class:`mmda.losses.FrameQueryLoss`.
+
+    Example:
+        >>> FrameQueryTerm(FrameQueryLoss(temperature=0.2)).loss.temperature
+        0.2
     """
 
     def __init__(self, loss: nn.Module) -> None:
@@ -186,6 +194,10 @@ class PairTerm(nn.Module):
         loss: of frames (b, t, d), queries (b, d), ``frame_mask`` and ``negative_mask``, as
             :class:`mmda.losses.AttendedContrastiveLoss` and :class:`mmda.losses.MultipleInstanceLoss`.
         known_moment: only the frames of the known moment stand for the video.
+
+    Example:
+        >>> PairTerm(MultipleInstanceLoss()).known_moment
+        False
     """
 
     def __init__(self, loss: nn.Module, *, known_moment: bool = False) -> None:
@@ -207,6 +219,11 @@ class PooledPairTerm(nn.Module):
         loss: of anchors (b, d), positives (b, d) and ``negative_mask``, as
             :class:`mmda.losses.SigmoidContrastiveLoss`, :class:`mmda.losses.InfoNCELoss`.
         temperature: of the attention, > 0; no gradient passes it.
+
+    Example:
+        >>> from mmda.losses import SigmoidContrastiveLoss
+        >>> PooledPairTerm(SigmoidContrastiveLoss(bias=-3.0)).loss.bias
+        -3.0
     """
 
     def __init__(self, loss: nn.Module, *, temperature: float = 0.1) -> None:
@@ -228,6 +245,11 @@ class JointDistributionTerm(nn.Module):
     Args:
         discrepancy: any :class:`mmda.losses.Discrepancy`.
         temperature: of the attention, > 0; no gradient passes it.
+
+    Example:
+        >>> from mmda.losses import CORALLoss
+        >>> JointDistributionTerm(CORALLoss()).discrepancy
+        CORALLoss(match_mean=False)
     """
 
     def __init__(self, discrepancy: Discrepancy, *, temperature: float = 0.1) -> None:
@@ -249,6 +271,11 @@ class DomainTerm(nn.Module):
         discrepancy: any :class:`mmda.losses.Discrepancy`.
         level: ``"frames"`` or ``"query"``.
         frames: at most so many frames a domain enter.
+
+    Example:
+        >>> from mmda.losses import CORALLoss
+        >>> DomainTerm(CORALLoss(), level="query").level
+        'query'
     """
 
     def __init__(self, discrepancy: Discrepancy, *, level: Literal["frames", "query"], frames: int = 256) -> None:
@@ -275,6 +302,10 @@ class PseudoMomentTerm(nn.Module):
 
     Args:
         loss: called as :class:`mmda.losses.MomentLocalizationLoss`.
+
+    Example:
+        >>> PseudoMomentTerm(MomentLocalizationLoss()).loss
+        MomentLocalizationLoss()
     """
 
     def __init__(self, loss: nn.Module) -> None:

@@ -29,7 +29,10 @@ def smoothed(similarity: Tensor, frame_mask: Tensor, width: int) -> Tensor:
         width: clips a window, rounded down to an odd number; over T > 75 clips it is T / 75 times as wide.
 
     Shape:
-        (b, t) each -> (b, t) in float64, minus infinity on padding.
+        (b, t) each -> (b, t).
+
+    Returns:
+        The means in float64, minus infinity on padding.
 
     Example:
         >>> smoothed(torch.tensor([[0.0, 3.0, 0.0, 9.0]]), torch.tensor([[True, True, True, False]]), 3).tolist()

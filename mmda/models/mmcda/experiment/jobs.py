@@ -26,7 +26,7 @@ REAL: dict[str, Any] = {"hidden": 64, "joint": 64, "localizer_channels": 32, "dr
 LINEAR: dict[str, Any] = {"form": "linear", "joint": 64}
 
 #: Optimiser steps of what a linear form learns on top: it starts near its end.
-LINEAR_STEPS = 60
+LINEAR_STEPS = 30
 
 #: Enough for the simulated worlds.
 SMALL: dict[str, Any] = {
@@ -49,7 +49,7 @@ class Plan:
         seeds: number of seeds; 1 on simulated worlds, 3 on real data.
         alignment: what (i) aligns with, one of ``ALIGNMENTS``.
         form: ``"linear"`` or ``"towers"`` (:class:`mmda.models.mmcda.MMCDAConfig`); linear on real data in two spaces.
-        epochs: passes over the source; 10 on simulated worlds, 12 on real data; a linear form makes 60 steps.
+        epochs: passes over the source; 10 on simulated worlds, 12 on real data; a linear form makes 30 steps.
         batch_size: source queries a step; 32, or 64 in a linear form.
         target_batch_size: target queries a step; as many.
         train_on_val: train on the validation videos too; no checkpoint is chosen then. So does a linear form.
@@ -239,7 +239,7 @@ def plan_jobs(problem: Problem, plan: Plan, data: Draws | None = None) -> list[J
     steps = max(4, epochs * max(1, rows_a_pass // batch_size))
     training = TrainingConfig(
         steps=steps if plan.epochs or not linear else 4 if plan.smoke else LINEAR_STEPS,
-        learning_rate=2e-2 if linear else 1e-3 if real else 3e-3,
+        learning_rate=5e-3 if linear else 1e-3 if real else 3e-3,
         weight_decay=0.1 if real or linear else 0.01,
         average=0.99 if real and not linear else 0.0,
         gradient_norms=plan.gradient_norms,
