@@ -1,4 +1,4 @@
-"""``.. method-index::`` : names that methods have in papers, what they are called here, and what they gained on digits."""
+"""``.. method-index::`` : names of methods in papers, their names here, and what they gained on digits."""
 
 from __future__ import annotations
 
