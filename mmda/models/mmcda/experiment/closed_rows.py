@@ -92,7 +92,7 @@ def best_clip_spans(split: ResidentSplit) -> Tensor:
     return torch.stack(best).unsqueeze(1)
 
 
-def closed_rows(
+def untrained_rows(
     problem: Problem, seed: int, preset: str, iou: Sequence[float], data: Draws, *, on_val: bool = True
 ) -> list[Evaluation]:
     """Linear maps in closed form with the plain decoder, and what the target's own labels give without a model.
@@ -112,7 +112,7 @@ def closed_rows(
         target's training videos, and are left out where there are none.
 
     Example:
-        >>> rows = closed_rows(Problem("small", world="language", videos=40), 0, "default", (0.5,), Draws())
+        >>> rows = untrained_rows(Problem("small", world="language", videos=40), 0, "default", (0.5,), Draws())
         >>> [row.name for row in rows][:3]
         ['CCA: source', 'CCA: target pairs', 'CCA: source + pairs']
     """

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from mmda.models.mmcda.experiment.closed_rows import closed_rows
+from mmda.models.mmcda.experiment.closed_rows import untrained_rows
 from mmda.models.mmcda.experiment.domains import Draws, Problem
 from mmda.models.mmcda.experiment.errors import UnusableError
 from mmda.models.mmcda.experiment.jobs import Job, Plan, finished, plan_jobs, unlabelled, unlabelled_test, usual_rows
@@ -127,7 +127,7 @@ def run_table(
         blind = [blind_rows(problem, seed, plan.preset, plan.thresholds, data) for seed in range(seeds)]
         on_val = plan.trains_on_val(problem)
         closed = [
-            closed_rows(problem, seed, plan.preset, plan.thresholds, data, on_val=on_val) for seed in range(seeds)
+            untrained_rows(problem, seed, plan.preset, plan.thresholds, data, on_val=on_val) for seed in range(seeds)
         ]
         mine = [result for result in results if result["problem"] == problem.name]
         tables.append(

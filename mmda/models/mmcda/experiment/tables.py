@@ -80,7 +80,7 @@ def make_table(
         alignment: what (i) aligned with.
         preset: the evaluation's conventions.
         iou: thresholds to show.
-        closed: for each seed, the rows of :func:`closed_rows`.
+        closed: for each seed, the rows of :func:`untrained_rows`.
 
     Returns:
         Means with intervals, the share of the gap won back, and what the full model gains over other rows.
