@@ -163,13 +163,16 @@ def align_predictions(
     return spans, scores, mask
 
 
-def write_predictions(path: str | Path, predictions: Iterable[Prediction]) -> None:
+def write_predictions(path: str | Path, predictions: Iterable[Prediction]) -> Path:
     """Write a prediction file in the public submission format, one JSON object a line.
 
     Args:
         path: the file to make or to replace; it appears under its name only when it is complete.
         predictions: in the order to write. Those with ``numeric`` are written with a number as ``qid``, as the public
             evaluator of QVHighlights needs it.
+
+    Returns:
+        The path written.
 
     Raises:
         ValueError: if a query comes twice, a number is not finite, or ``numeric`` is set for another name.
@@ -178,8 +181,8 @@ def write_predictions(path: str | Path, predictions: Iterable[Prediction]) -> No
     Example:
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:
-        ...     write_predictions(Path(folder, "p.jsonl"), [Prediction("7", ((0.0, 4.0, 0.9),), numeric=True)])
-        ...     print(Path(folder, "p.jsonl").read_text(encoding="utf-8").strip())
+        ...     file = write_predictions(Path(folder, "p.jsonl"), [Prediction("7", ((0.0, 4.0, 0.9),), numeric=True)])
+        ...     print(file.read_text(encoding="utf-8").strip())
         {"qid": 7, "query": "", "vid": "", "pred_relevant_windows": [[0.0, 4.0, 0.9]]}
     """
     lines: dict[str, str] = {}
@@ -203,7 +206,9 @@ def write_predictions(path: str | Path, predictions: Iterable[Prediction]) -> No
         except ValueError:
             message = f"write_predictions: `predictions` must be finite, got NaN or infinity for {prediction.qid}"
             raise ValueError(message) from None
-    write_file(path, "".join(f"{line}\n" for line in lines.values()).encode())
+    target = Path(path)
+    write_file(target, "".join(f"{line}\n" for line in lines.values()).encode())
+    return target
 
 
 def _whole(qid: str) -> int | None:
