@@ -35,6 +35,8 @@ def counted_rows(
     What becomes of rows that count 0 says :func:`zero_uncounted`.
     """
     rows = x.to(dtype)
+    if not torch.compiler.is_compiling() and rows.is_neg():
+        rows = rows.resolve_neg()  # a view that negates on reading: loops over memory would read the other sign
     counts = None if weight is None else weight.to(dtype)
     if mask is not None:
         one = torch.ones((), dtype=dtype, device=x.device)
