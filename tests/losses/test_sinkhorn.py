@@ -153,7 +153,7 @@ def test_float32_gradients_whatever_the_ratio_of_cost_and_regularisation(scale: 
 
 def test_a_cost_beyond_float64_is_an_error() -> None:
     x = torch.tensor([[0.0], [1e7]])
-    with pytest.raises(ValueError, match="`regularisation` must be at least .*, 1e-12 of the largest cost"):
+    with pytest.raises(ValueError, match=r"`regularisation` must be at least .*, 1e-12 of the largest cost"):
         sinkhorn_divergence_loss(x, x + 1)
 
 
