@@ -108,7 +108,7 @@ class _PytorchAdaptMMD(nn.Module):
         found = [self._kernel(x) for x in layers[0]]
         value = self._single if len(found) == 1 else self._joint
         distance = torch.stack([median for median, _ in found]).amin()
-        total = value(*layers, [kernel for _, kernel in found])
+        total = value(layers[0], layers[1], [kernel for _, kernel in found])
         return torch.where(distance > 0, total, 0 * total)
 
     def _kernel(self, source: Tensor) -> tuple[Tensor, Gaussian]:

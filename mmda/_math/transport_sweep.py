@@ -344,6 +344,6 @@ _sweep = Sweep("sinkhorn_divergence", Inputs, Settings, slopes=2, run=_run, dens
 
 def sinkhorn_divergence(inputs: Inputs, settings: Settings) -> Tensor:
     """OT(x, y) - (OT(x, x) + OT(y, y)) / 2, in the dtype of the rows."""
-    if inputs.x.is_meta:  # no value to look at
+    if inputs.x.is_meta:  # there is no value to look at
         return _dense(inputs, settings)
     return _sweep(inputs, settings)
