@@ -52,8 +52,12 @@ def add_training(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     training.add_argument("--dropout", type=float, metavar="SHARE", help=help_text)
     training.add_argument("--diagnose", action="store_true", help="log each term's gradient norm (JSON)")
     training.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
-    help_text = "keep the finished rows in --output; a row is gone on with in its middle if it began with --resume too"
+    help_text = "keep the finished rows in --output, and go on with begun ones in their middle"
     training.add_argument("--resume", action="store_true", help=help_text)
+    help_text = "save what is being trained after each so many steps (default: by time alone)"
+    training.add_argument("--save-steps", type=int, metavar="N", help=help_text)
+    help_text = "save it when so many seconds have passed, and at every evaluation (default: 60)"
+    training.add_argument("--save-seconds", type=float, default=60.0, metavar="S", help=help_text)
     return training
 
 
@@ -90,7 +94,9 @@ def check_numbers(parser: argparse.ArgumentParser, options: argparse.Namespace) 
     dropout = getattr(options, "dropout", None)
     if dropout is not None and not 0 <= dropout < 1:
         parser.error(f"--dropout must lie in [0, 1), got {dropout}")
-    for name in ("seeds", "epochs", "batch_size", "target_batch_size", "workers", "max_clips", "top"):
+    if getattr(options, "save_seconds", 0) < 0:
+        parser.error(f"--save-seconds must be at least 0, got {options.save_seconds}")
+    for name in ("seeds", "epochs", "batch_size", "target_batch_size", "workers", "max_clips", "top", "save_steps"):
         value = getattr(options, name, None)
         least = 2 if name.endswith("batch_size") else 1  # a batch of one has no negatives and no spread
         if value is not None and value < least:
@@ -139,5 +145,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
         device=options.device,
         output=options.output,
         resume=options.resume,
+        save_steps=options.save_steps,
+        save_seconds=options.save_seconds,
         smoke=options.smoke,
     )

@@ -14,16 +14,9 @@ from mmda.models.mmcda.files import CheckpointError
 from mmda.models.mmcda.localizer import Localizer, MomentLogits, Spans, decode_spans, span_scores
 from mmda.models.mmcda.model import MMCDA, MMCDAOutput
 from mmda.models.mmcda.objective import DEFAULT_WEIGHTS, ROLES, MMCDAObjective, negative_pairs
+from mmda.models.mmcda.saving import Progress, load_model, save_model
 from mmda.models.mmcda.selection import pair_score, selection_score, source_score
-from mmda.models.mmcda.training import (
-    Progress,
-    TrainingConfig,
-    TrainingStopped,
-    fit,
-    load_model,
-    predict_split,
-    save_model,
-)
+from mmda.models.mmcda.training import TrainingConfig, TrainingStopped, fit, predict_split
 
 __all__ = [
     "DEFAULT_WEIGHTS",

@@ -16,7 +16,8 @@ from mmda.models.mmcda.experiment.jobs import file_stem, job_stem
 from mmda.models.mmcda.experiment.rows import FULL
 from mmda.models.mmcda.localizer import Spans
 from mmda.models.mmcda.model import MMCDA
-from mmda.models.mmcda.training import load_model, predict_split
+from mmda.models.mmcda.saving import load_model
+from mmda.models.mmcda.training import predict_split
 from mmda.vmr import (
     WORLDS,
     ResidentLoader,

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mmda._core.files import read_lines_file
 from mmda.metrics import PRESETS
 from mmda.models.mmcda.experiment.domains import Draws
+from mmda.models.mmcda.experiment.errors import UnusableError
 from mmda.models.mmcda.experiment.questions import Checkpoint
 from mmda.models.mmcda.experiment.runs import evaluated, suppression
 from mmda.models.mmcda.training import predict_split
@@ -41,7 +43,13 @@ def score_predictions(file: Path, annotations: Annotations, preset: str, iou: Se
 def read_predictions(file: Path) -> dict[str, list[list[float]]]:
     """Spans of each query, best first, by query id."""
     found: dict[str, list[list[float]]] = {}
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), 1):
+    try:
+        text = read_lines_file(file).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise VMRDataError(file, None, "be JSON lines in UTF-8", str(error)) from error
+    except ValueError as error:
+        raise UnusableError(str(error)) from error
+    for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
         where = f"line {number}"
