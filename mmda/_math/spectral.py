@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor
+
+from mmda._core.transforms import is_eager
 
 # Each step of the frozen Newton iteration below makes one more order of derivative exact.
 _STEPS = 3
@@ -25,7 +29,41 @@ def smooth_nuclear_norm(rows: Tensor, smoothing: float) -> Tensor:
     :math:`S \leftarrow S + (G + \epsilon^2 I - S^2) / (s_i + s_j)`, which starts at the answer, only restores the
     dependence on ``rows``: divisors are sums, at least :math:`2 \epsilon`. Derivatives to third order are exact.
     NaN anywhere gives NaN, where the decomposition alone would raise.
+
+    In ordinary eager reverse mode the first derivative comes from the same decomposition, and Newton's iteration runs
+    where a second one is asked for.
     """
+    if is_eager(rows):
+        return cast(Tensor, _NuclearNorm.apply(rows, smoothing))  # type: ignore[no-untyped-call]
+    return _by_newton(rows, smoothing)
+
+
+class _NuclearNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, smoothing: float) -> Tensor:
+        u, sigma, vh = torch.linalg.svd(rows.nan_to_num(0.0, 0.0, 0.0), full_matrices=False)
+        squared = sigma.square()
+        smooth = squared + smoothing**2
+        total = rows.sum()
+        undefined = total - total  # 0, or NaN
+        if ctx.needs_input_grad[0]:
+            slope = sigma * (smooth + smoothing**2) * smooth.rsqrt() / smooth
+            ctx.save_for_backward(rows, (u * (slope + undefined)) @ vh)
+            ctx.smoothing = smoothing
+        value: Tensor = (squared * smooth.rsqrt()).sum() + undefined
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        rows, slope = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            value = _by_newton(rows, ctx.smoothing)
+            (slope,) = torch.autograd.grad(value, rows, create_graph=True)
+        return gradients[0] * slope, None
+
+
+def _by_newton(rows: Tensor, smoothing: float) -> Tensor:
+    """The same by differentiable operations."""
     n, k = rows.shape
     u, sigma, vh = torch.linalg.svd(zero_undefined(rows.detach()), full_matrices=False)
     turned = (u.transpose(0, 1) @ rows).transpose(0, 1) if n < k else rows @ vh.transpose(0, 1)

@@ -67,7 +67,7 @@ def check_data(
         reports.append(query.report)
     if video is not None or query is not None:
         joined = VMRDataset(
-            annotations.without_moments(),
+            annotations if video is not None else annotations.without_moments(),
             video if video is not None else _Anything(),
             query if query is not None else _Anything(),
             clip_seconds=clip_seconds,
@@ -79,7 +79,7 @@ def check_data(
 
 
 class _Anything:
-    """Stands in for features that were not given: one zero for every id."""
+    """Stands in for features that were not given: one number for every id."""
 
     source, layout, clip_seconds, width, ids = "not given", "none", None, 1, ()
 
@@ -90,7 +90,7 @@ class _Anything:
         return True
 
     def __getitem__(self, id: str) -> NDArray[np.float32]:
-        return np.zeros((1, 1), dtype=np.float32)
+        return np.ones((1, 1), dtype=np.float32)
 
 
 def _without_stand_ins(report: Report, no_video: bool, no_query: bool) -> Report:

@@ -21,11 +21,13 @@ RULES: Mapping[str, str] = {
     "bad_query": "queries have unusable features: dropped",
     "long_video": "videos have features past their end: cut to the end",
     "short_video": "videos have features that stop more than a clip before the end",
+    "odd_length": "videos whose features do not fit the clip length of the others: spread over their length",
+    "past_features": "moments begin after the last feature of their video: no target",
     "unknown_words": "words have no vector: skipped",
 }
 
 #: The rules that mean a folder is not fit for training as it stands; all others are handled and only counted.
-PROBLEMS: tuple[str, ...] = ("no_video", "bad_video", "no_query", "bad_query")
+PROBLEMS: tuple[str, ...] = ("no_video", "bad_video", "no_query", "bad_query", "past_features")
 
 
 class VMRDataError(ValueError):
