@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mmda._core.checks import fail, fail_type
-from mmda._version import __version__
+from mmda._core.version import __version__
 from mmda.models.mmcda.build import build_mmcda
 from mmda.models.mmcda.config import MMCDAConfig
 from mmda.models.mmcda.files import CheckpointError, encoded, is_plain, load_file, not_finite, save_file
