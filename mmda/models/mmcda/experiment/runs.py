@@ -286,7 +286,7 @@ def answers(spans: Spans, target: Domain, test: ResidentSplit, evaluation: Evalu
     for i, qid in enumerate(test.qids):
         keep = spans.mask[i]
         yield {
-            "qid": qid,
+            "qid": target.numbers.get(qid, qid),
             "vid": target.videos[qid],
             "query": target.texts[qid],
             "spans": spans.windows[i][keep].tolist(),
