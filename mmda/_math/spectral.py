@@ -77,3 +77,33 @@ def _by_newton(rows: Tensor, smoothing: float) -> Tensor:
     for _ in range(2):  # each step squares the error of the inverse: orders 1, then 3
         inverse = 2 * inverse - inverse @ root @ inverse
     return root.diagonal().sum() - smoothing**2 * inverse.diagonal().sum()
+
+
+def largest_squares(rows: Tensor, weight: Tensor | None, count: int) -> Tensor:
+    r"""Sum of the ``count`` largest eigenvalues of :math:`G = X^\top W X`, right to the second derivative.
+
+    The eigenvectors v enter as constants that make G diagonal at this point. To second order the sum is
+    :math:`\sum_i G_{ii} + \sum_i \sum_j G_{ij}^2 / (\lambda_i - \lambda_j)`, i among the largest and j among the
+    others, directions without any row included: no difference within either set is a divisor. Where one between them
+    is zero the sum has no derivative, and the term is left out.
+    """
+    held = zero_undefined(rows.detach())
+    if weight is not None:
+        held = held * weight.detach().clamp(min=0).sqrt().unsqueeze(1)
+    _, sigma, vh = torch.linalg.svd(held, full_matrices=False)
+    count = min(count, sigma.shape[0])
+    squared = sigma.square()
+    projected = rows @ vh[:count].transpose(0, 1)
+    counted = projected if weight is None else projected * weight.unsqueeze(1)
+    columns = rows.transpose(0, 1) @ counted  # G v_i
+    within = vh @ columns
+    beyond = columns - vh.transpose(0, 1) @ within
+
+    def inverse(gap: Tensor) -> Tensor:
+        some = gap > 0
+        return torch.where(some, 1 / torch.where(some, gap, torch.ones_like(gap)), torch.zeros_like(gap))
+
+    second: Tensor = (within[count:].square() * inverse(squared[:count] - squared[count:].unsqueeze(1))).sum()
+    second = second + (beyond.square() * inverse(squared[:count])).sum()
+    first: Tensor = (projected * counted).sum()
+    return first + second

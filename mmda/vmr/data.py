@@ -136,6 +136,7 @@ class VMRDataset:
         clips: dict[str, int] = {}
         widths = {vid: self._take_video(vid, durations[vid], found, on_bad, clips) for vid in annotations.vids}
         _check_orientation(clips, widths, video.source)
+        found.extend("transposed", _look_transposed(clips, widths))
         lengths = {vid: (rows, durations[vid]) for vid, rows in clips.items()}
         if seconds is None:
             found.extend("odd_length", _odd_lengths(lengths))
@@ -410,7 +411,7 @@ def _alike(store: FeatureStore, id: str) -> str:
     """The id that differs by a prefix ``v_`` alone, and what to do about it; else the first few ids."""
     other = id[2:] if id.startswith("v_") else f"v_{id}"
     if other in store:
-        return f"`{other}`: rename one side if `v_` is no part of the name"
+        return f'`{other}`: open the features with `prefix="v_"` if the two are one'
     return ", ".join([*store.ids[:3], "..."])
 
 
@@ -424,6 +425,17 @@ def _check_orientation(clips: Mapping[str, int], widths: Mapping[str, int], sour
     if len(clips) > 2 and len(rows) == 1 and len(columns) > 1:
         came = f"{rows.pop()} rows in every array and {min(columns)} to {max(columns)} columns: (features, time)?"
         raise VMRDataError(source, None, "have shape (time, features)", came)
+
+
+#: Usual widths of frame features: CLIP, I3D, C3D, VGG, SlowFast and their joins.
+_USUAL_WIDTHS = frozenset({256, 300, 384, 500, 512, 768, 1024, 1280, 2048, 2304, 2816, 4096})
+
+
+def _look_transposed(clips: Mapping[str, int], widths: Mapping[str, int]) -> list[str]:
+    """Every video, if all have a usual width as their number of rows, and no usual one as that of their columns."""
+    rows, columns = set(clips.values()), {widths[vid] for vid in clips}
+    looks = len(rows) == 1 and rows <= _USUAL_WIDTHS and not columns & _USUAL_WIDTHS
+    return list(clips) if looks else []
 
 
 def _check_clip_seconds(lengths: Mapping[str, tuple[int, float]], seconds: float, source: str) -> None:

@@ -1,6 +1,6 @@
 """Moment annotations as researchers have them on disk, read into one validated form.
 
-Five layouts are known: Charades-STA, ActivityNet Captions, TACoS, QVHighlights and NExT-GQA. Times become
+Six layouts are known: Charades-STA, ActivityNet Captions, TACoS, QVHighlights, NExT-GQA and DiDeMo. Times become
 continuous seconds, moments are cut to the video once, here, and a report counts what was cut and dropped.
 """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from mmda.vmr.annotations.names import video_id
@@ -23,6 +23,10 @@ from mmda.vmr.annotations.parsing import (
 )
 from mmda.vmr.annotations.queries import VMRQuery, Window
 from mmda.vmr.reports import VMRDataError
+
+# DiDeMo cuts a video into segments of 5 s, six where its file does not say.
+_DIDEMO_SECONDS = 5.0
+_DIDEMO_SEGMENTS = 6
 
 
 def _split_word(file: Path) -> str:
@@ -52,7 +56,7 @@ def read_charades(file: Path, durations: str | Path | Mapping[str, float] | None
 
 def _charades_durations(file: Path, given: str | Path | Mapping[str, float] | None) -> Mapping[str, float]:
     if isinstance(given, Mapping):
-        return {vid: as_number(file, vid, "durations", length) for vid, length in given.items()}
+        return _by_video(file, ((vid, as_number(file, vid, "durations", length)) for vid, length in given.items()))
     if given is None:
         word = _split_word(file).rstrip("_")
         beside = file.parent / f"Charades_v1_{word}.csv"
@@ -62,29 +66,38 @@ def _charades_durations(file: Path, given: str | Path | Mapping[str, float] | No
         given = beside
     table = Path(given)
     if table.suffix == ".csv":
-        lengths: dict[str, float] = {}
         with open_text(table) as stream:
-            for row in table_rows(table, stream, "id", "length"):
-                length = as_number(table, row["id"], "length", row["length"])
-                if lengths.setdefault(row["id"], length) != length:
-                    raise VMRDataError(table, row["id"], "have one length", f"{lengths[row['id']]:g} and {length:g}")
-        return lengths
+            rows = table_rows(table, stream, "id", "length")
+            return _by_video(table, ((row["id"], as_number(table, row["id"], "length", row["length"])) for row in rows))
     loaded = as_mapping(table, None, "map video ids to lengths", load_json(table))
-    return {
-        vid: as_number(table, vid, "duration", entry.get("duration") if isinstance(entry, dict) else entry)
-        for vid, entry in loaded.items()
-    }
+    return _by_video(
+        table,
+        (
+            (vid, as_number(table, vid, "duration", entry.get("duration") if isinstance(entry, dict) else entry))
+            for vid, entry in loaded.items()
+        ),
+    )
+
+
+def _by_video(file: Path, pairs: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Lengths by the video's name, whatever the list writes: ``AO8RW.mp4`` is ``AO8RW``."""
+    lengths: dict[str, float] = {}
+    for name, length in pairs:
+        if lengths.setdefault(video_id(name), length) != length:
+            raise VMRDataError(file, name, "have one length", f"{lengths[video_id(name)]:.15g} and {length:.15g}")
+    return lengths
 
 
 def _read_timestamps(file: Path, closed: bool, *, frames: bool) -> Iterator[VMRQuery]:
-    """The layout of ActivityNet Captions (seconds) and of TACoS (frames, with the video's frame rate)."""
+    """The layout of ActivityNet Captions and Charades-CD (seconds) and of TACoS (frames, with a frame rate)."""
     split = _split_word(file)
     loaded = as_mapping(file, None, "map video ids to their captions", load_json(file))
     for name, entry in loaded.items():
         vid = video_id(name)
         once(file, name, entry)
         timed = () if closed else ("timestamps",)
-        needed = (*timed, "sentences", *(("fps", "num_frames") if frames else ("duration",)))
+        seconds = "video_duration" if isinstance(entry, dict) and "video_duration" in entry else "duration"
+        needed = (*timed, "sentences", *(("fps", "num_frames") if frames else (seconds,)))
         missing = [key for key in needed if not isinstance(entry, dict) or key not in entry]
         if missing:
             raise VMRDataError(file, name, f"have the keys {', '.join(needed)}", f"no {', '.join(missing)}")
@@ -102,7 +115,7 @@ def _read_timestamps(file: Path, closed: bool, *, frames: bool) -> Iterator[VMRQ
         rate = as_number(file, name, "fps", entry["fps"]) if frames else 1.0
         if not rate > 0:
             raise VMRDataError(file, name, "have a positive `fps`", rate)
-        length = as_number(file, name, "length", entry["num_frames" if frames else "duration"]) / rate
+        length = as_number(file, name, "length", entry["num_frames" if frames else seconds]) / rate
         for k, (window, text) in enumerate(zip(times, sentences)):
             named = len(audios) == len(sentences)
             qid = Path(audios[k]).stem if named else f"{vid}_{split}{k + 1}"
@@ -146,6 +159,32 @@ def _read_qvhighlights(file: Path, closed: bool) -> Iterator[VMRQuery]:
             )
 
 
+def _read_didemo(file: Path, closed: bool) -> Iterator[VMRQuery]:
+    """Moments as the first and the last of a video's segments of 5 s, one pair from each annotator."""
+    loaded = load_json(file)
+    if not isinstance(loaded, list):
+        raise VMRDataError(file, None, "be a list of descriptions", type(loaded).__name__)
+    for number, row in enumerate(loaded, start=1):
+        entry, needed = f"entry {number}", ("annotation_id", "video", "description", *(() if closed else ("times",)))
+        missing = [key for key in needed if not isinstance(row, dict) or key not in row]
+        if missing:
+            raise VMRDataError(file, entry, f"have the keys {', '.join(needed)}", f"no {', '.join(missing)}")
+        qid = as_name(file, entry, "annotation_id", once(file, entry, row)["annotation_id"])
+        segments = as_number(file, qid, "num_segments", row.get("num_segments", _DIDEMO_SEGMENTS))
+        pairs = () if closed else as_windows(file, qid, "times", row["times"])
+        for first, last in pairs:
+            if not 0 <= first <= last < segments:
+                rule = f"have times [first, last] among its {segments:g} segments"
+                raise VMRDataError(file, qid, rule, f"[{first:g}, {last:g}]")
+        yield VMRQuery(
+            qid,
+            video_id(as_name(file, qid, "video", row["video"])),
+            as_text(file, qid, "description", row["description"]),
+            segments * _DIDEMO_SECONDS,
+            tuple(dict.fromkeys((first * _DIDEMO_SECONDS, (last + 1) * _DIDEMO_SECONDS) for first, last in pairs)),
+        )
+
+
 def _read_nextgqa(file: Path, closed: bool) -> Iterator[VMRQuery]:
     if file.suffix == ".csv":
         questions, spans = file, file.with_name(f"gsub_{file.stem}.json")
@@ -173,4 +212,5 @@ READERS: Mapping[str, Callable[[Path, bool], Iterator[VMRQuery]]] = {
     "tacos": _read_tacos,
     "qvhighlights": _read_qvhighlights,
     "nextgqa": _read_nextgqa,
+    "didemo": _read_didemo,
 }

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any, TextIO, cast
 
 from mmda.vmr.annotations.queries import Window
+from mmda.vmr.disk import check_regular
 from mmda.vmr.reports import VMRDataError
 
 
 @contextmanager
 def open_text(file: Path) -> Iterator[TextIO]:
-    """A file of UTF-8 text, with or without a byte-order mark; no other text, and no such file, are named errors."""
+    """A regular file of UTF-8 text, with or without a byte-order mark; anything else is an error that names it."""
+    if file.exists():
+        check_regular(file)
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
             yield stream

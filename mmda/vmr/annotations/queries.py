@@ -6,9 +6,10 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
-from mmda.vmr.reports import ClosedMomentsError, Findings, Report, VMRDataError
+from mmda.vmr.annotations.names import video_id
+from mmda.vmr.reports import RULES, ClosedMomentsError, Findings, Report, VMRDataError
 
 Window = tuple[float, float]
 
@@ -109,7 +110,7 @@ class Annotations:
         Raises:
             VMRDataError: if none of the videos is known.
         """
-        wanted = set(vids)
+        wanted = {video_id(vid) for vid in vids}
         kept = tuple(query for query in self.queries if query.vid in wanted)
         if not kept:
             some = ", ".join(sorted(wanted)[:3])
@@ -129,6 +130,7 @@ def validate_queries(
     source: str | Path = "memory",
     facts: Mapping[str, object] | None = None,
     findings: Findings | None = None,
+    unusable: Literal["drop", "miss"] = "drop",
 ) -> Annotations:
     """Bring raw queries into the validated form: cut moments to the video, drop what names no moment.
 
@@ -141,6 +143,7 @@ def validate_queries(
         source: the file they came from, for messages.
         facts: what to say first in the report.
         findings: what the caller has counted already.
+        unusable: ``"drop"`` a query that loses all its moments, or keep it without a moment as a ``"miss"``.
 
     Returns:
         The annotations with their report.
@@ -175,18 +178,25 @@ def validate_queries(
             found.add("no_duration", query.qid)
             continue
         if lengths.setdefault(query.vid, query.duration) != query.duration:
-            rule = f"give video `{query.vid}` the length of its other queries, {lengths[query.vid]:g} s"
-            raise VMRDataError(source, query.qid, rule, f"{query.duration:g} s")
+            rule = f"give video `{query.vid}` the length of its other queries, {lengths[query.vid]:.15g} s"
+            raise VMRDataError(source, query.qid, rule, f"{query.duration:.15g} s")
         windows = tuple(_clip(query, found, source))
         if query.windows and not windows:
-            found.add("no_moment", query.qid)
-            continue
+            found.add("no_moment" if unusable == "drop" else "missed", query.qid)
+            if unusable == "drop":
+                continue
         moments += len(windows)
         kept.append(replace(query, text=text, duration=float(query.duration), windows=windows))
     said: dict[str, object] = dict(facts or {})
     said |= {"rows": rows, "queries": len(kept), "videos": len({query.vid for query in kept}), "moments": moments}
     if not kept:
-        raise VMRDataError(source, None, "hold at least one usable query", f"{rows} rows, none usable")
+        why = "; ".join(f"{len(ids)} {RULES[rule]}" for rule, ids in found.report("", {}).findings.items())
+        raise VMRDataError(
+            source, None, "hold at least one usable query", f"{rows} rows, none usable: {why or 'empty'}"
+        )
+    ends = [end for query in kept for _, end in query.windows]
+    if ends and max(ends) <= 1 < min(query.duration for query in kept if query.windows) / 2:
+        found.extend("shares", (query.qid for query in kept if query.windows))
     return Annotations(tuple(kept), found.report(str(source), said), str(source), order=tuple(seen))
 
 

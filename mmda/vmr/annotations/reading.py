@@ -13,7 +13,7 @@ from mmda.vmr.annotations.parsing import load_json, open_text
 from mmda.vmr.annotations.queries import Annotations, validate_queries
 from mmda.vmr.reports import VMRDataError
 
-Layout = Literal["charades", "activitynet", "tacos", "qvhighlights", "nextgqa"]
+Layout = Literal["charades", "activitynet", "tacos", "qvhighlights", "nextgqa", "didemo"]
 
 
 def read_annotations(
@@ -23,21 +23,25 @@ def read_annotations(
     split: str | None = None,
     durations: str | Path | Mapping[str, float] | None = None,
     closed: bool = False,
+    unusable: Literal["drop", "miss"] = "drop",
 ) -> Annotations:
-    """Read one split of moment annotations in any of the five layouts.
+    """Read one split of moment annotations in any of the six layouts.
 
     Args:
         path: the annotation file; or its folder, with ``split``. For NExT-GQA either the questions (``val.csv``)
             or the grounded spans (``gsub_val.json``); the other is found beside it.
-        layout: one of ``"charades"``, ``"activitynet"``, ``"tacos"``, ``"qvhighlights"``, ``"nextgqa"``;
-            recognised from the file where left out.
+        layout: one of ``"charades"``, ``"activitynet"`` (Charades-CD and ActivityNet-CD too), ``"tacos"``,
+            ``"qvhighlights"``, ``"nextgqa"``, ``"didemo"``; recognised from the file where left out.
         split: which file of a folder: the word in its name (``"train"``, ``"val"``, ``"test"``).
         durations: length of every video, only for Charades-STA: a mapping, a ``csv`` with columns ``id`` and
-            ``length``, or a ``json`` of numbers or ``{"duration": number}``; by default
-            ``Charades_v1_<split>.csv`` beside the file.
+            ``length``, or a ``json`` of numbers or ``{"duration": number}``; ids with or without a file suffix. By
+            default ``Charades_v1_<split>.csv`` beside the file.
         closed: the target's view: moments are never looked at, so that inverted, absent or damaged ones decide
             neither which queries are kept nor whether the file can be read. Query names and ``order`` are those of
             an open reading. ``False`` opens them.
+        unusable: what becomes of a query whose every moment is inverted or outside its video: ``"drop"`` it, or
+            keep it without a moment, to count as a ``"miss"`` (Ego4D's scorer), see
+            :func:`mmda.vmr.evaluation.evaluate`.
 
     Returns:
         The queries in file order. Query names: the file's own ``qid`` (QVHighlights), ``<vid>_<qid>`` (NExT-GQA),
@@ -45,7 +49,7 @@ def read_annotations(
 
     Raises:
         VMRDataError: if the layout is not recognised or the file breaks it.
-        ValueError: if ``layout`` is none of the five, or ``durations`` are given for a layout that holds them.
+        ValueError: if ``layout`` is none of the six, or ``durations`` are given for a layout that holds them.
         OSError: if a file cannot be read.
 
     Notes:
@@ -62,10 +66,14 @@ def read_annotations(
         >>> notes[0].qid, notes[0].windows
         ('AO8RW_test_1', ((0.0, 6.9),))
 
+        DiDeMo: segments ``[first, last]`` of 5 s become seconds, those of its annotators are the query's moments.
+
     References:
         Gao et al., "TALL", ICCV 2017 (Charades-STA); Krishna et al., "Dense-Captioning Events in Videos", ICCV
         2017; Regneri et al., "Grounding Action Descriptions in Videos", TACL 2013; Lei et al., "QVHighlights",
-        NeurIPS 2021; Xiao et al., "Can I Trust Your Answer?", CVPR 2024.
+        NeurIPS 2021; Xiao et al., "Can I Trust Your Answer?", CVPR 2024;
+        Hendricks et al., "Localizing Moments in Video with Natural Language", ICCV 2017 (DiDeMo); Yuan et al., "A
+        Closer Look at Temporal Sentence Grounding in Videos", HUMA 2021 (Charades-CD).
     """
     file = _pick_file(Path(path), split)
     if layout is None:
@@ -81,7 +89,7 @@ def read_annotations(
         rows = read_charades(file, durations, closed)
     else:
         rows = READERS[layout](file, closed)
-    notes = validate_queries(rows, source=file, facts={"layout": layout})
+    notes = validate_queries(rows, source=file, facts={"layout": layout}, unusable=unusable)
     return notes.without_moments() if closed else notes
 
 
@@ -122,11 +130,11 @@ def detect_layout(path: str | Path) -> Layout:
         path: the file.
 
     Returns:
-        ``"charades"``, ``"activitynet"``, ``"tacos"``, ``"qvhighlights"`` or ``"nextgqa"``. The name of a ``.jsonl``
-        file is enough; all others are opened.
+        ``"charades"``, ``"activitynet"``, ``"tacos"``, ``"qvhighlights"``, ``"nextgqa"`` or ``"didemo"``. The
+        name of a ``.jsonl`` file is enough; all others are opened.
 
     Raises:
-        VMRDataError: if it is none of the five.
+        VMRDataError: if it is none of the six.
 
     Example:
         >>> detect_layout("highlight_val_release.jsonl")
@@ -146,6 +154,9 @@ def detect_layout(path: str | Path) -> Layout:
                 return "nextgqa"
     elif suffix == ".json":
         loaded = load_json(file)
+        row = loaded[0] if isinstance(loaded, list) and loaded else None
+        if isinstance(row, dict) and {"annotation_id", "description"} <= set(row):
+            return "didemo"
         first = next(iter(loaded.values()), None) if isinstance(loaded, dict) else None
         if isinstance(first, dict):
             if "location" in first or file.name.startswith("gsub_"):
@@ -154,7 +165,7 @@ def detect_layout(path: str | Path) -> Layout:
                 return "tacos" if "num_frames" in first else "activitynet"
     rule = (
         "be in a known layout (Charades-STA .txt with `##`, ActivityNet Captions or TACoS .json with `timestamps`, "
-        "QVHighlights .jsonl, NExT-GQA .csv or .json with `location`)"
+        "QVHighlights .jsonl, NExT-GQA .csv or .json with `location`, DiDeMo .json list)"
     )
     raise VMRDataError(file, None, rule, f"a {suffix or 'suffixless'} file that fits none")
 

@@ -13,9 +13,10 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from mmda.vmr.disk import check_regular
 from mmda.vmr.features.arrays import check_finite, check_width, pool_clips
 from mmda.vmr.features.numpy_files import DAMAGE
-from mmda.vmr.features.protocol import FeatureStore, PathLike
+from mmda.vmr.features.protocol import FeatureStore, Kind, PathLike
 from mmda.vmr.features.stores import IndexedStore
 from mmda.vmr.reports import VMRDataError
 
@@ -27,18 +28,21 @@ class MappedStore(IndexedStore):
 
     layout = "packed folder (memory-mapped)"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kind: Kind = "video", prefix: str = "") -> None:
         index_file, file = folder / "index.json", folder / "features.npy"
         try:
+            check_regular(index_file)
             index = json.loads(index_file.read_text(encoding="utf-8"))
             ids, offsets = [str(id) for id in index["ids"]], [int(offset) for offset in index["offsets"]]
             clip_seconds = None if index["clip_seconds"] is None else float(index["clip_seconds"])
             shape = tuple(index["shape"])
+            self._offsets = np.asarray(offsets, dtype=np.int64)
+        except VMRDataError:
+            raise
         except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise VMRDataError(index_file, None, "be the index of packed features", repr(error)) from None
-        super().__init__(folder, ids, clip_seconds)
+        super().__init__(folder, ids, clip_seconds, kind=kind, prefix=prefix)
         self._array_file, self._shape = file, shape
-        self._offsets = np.asarray(offsets, dtype=np.int64)
         self._rows = self._map()
         self._width = int(shape[1])
 

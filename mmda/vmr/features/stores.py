@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmda.vmr.annotations.names import video_id
+from mmda.vmr.annotations.names import query_id, video_id
 from mmda.vmr.features.arrays import as_sequence
-from mmda.vmr.features.protocol import Array, FeatureStore, PathLike
+from mmda.vmr.features.protocol import Array, FeatureStore, Kind, PathLike
 from mmda.vmr.reports import VMRDataError
 
 
@@ -20,8 +20,17 @@ class IndexedStore:
 
     layout = "features"
 
-    def __init__(self, source: PathLike, ids: Sequence[str], clip_seconds: float | None = None) -> None:
+    def __init__(
+        self,
+        source: PathLike,
+        ids: Sequence[str],
+        clip_seconds: float | None = None,
+        *,
+        kind: Kind = "video",
+        prefix: str = "",
+    ) -> None:
         self.source = str(source)
+        self._kind, self._prefix = kind, prefix
         if clip_seconds is not None and not (math.isfinite(clip_seconds) and clip_seconds > 0):
             raise VMRDataError(source, None, "have a `clip_seconds` above 0", clip_seconds)
         self.clip_seconds = clip_seconds
@@ -61,8 +70,17 @@ class IndexedStore:
         return f"{type(self).__name__}({self.source!r}, {len(self)} ids)"
 
     def _find(self, id: str) -> int | None:
+        """The row of an id as written, or of another spelling of it."""
         row = self._index.get(id)
-        return row if row is not None else self._index.get(video_id(id))
+        if row is not None:
+            return row
+        name = query_id(id) if self._kind == "query" else video_id(id)
+        row = self._index.get(name)
+        if row is not None or not self._prefix:
+            return row
+        bare = name.removeprefix(self._prefix)
+        row = self._index.get(bare)
+        return row if row is not None else self._index.get(self._prefix + bare)
 
     def _file(self, row: int) -> str:
         return self.source

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from mmda._core.files import open_file
 from mmda.models.mmcda.experiment.domains import (
-    MAX_CLIPS,
     Draws,
     Place,
     Problem,
@@ -166,7 +165,7 @@ def asked_pair(checkpoint: Checkpoint, question: Question, data: Draws) -> tuple
         validate_queries([query]).without_moments(),
         ArrayStore({question.vid: frames}),
         ArrayStore({"asked": words[0].numpy()}),
-        max_clips=MAX_CLIPS if trained is None else trained.max_clips,
+        max_clips=None if trained is None else trained.max_clips,
         clip_seconds=seconds,
     )
     return ResidentSplit.from_dataset(dataset).slice([0]), told
@@ -289,7 +288,7 @@ def queries_of(checkpoint: Checkpoint, place: Place) -> list[tuple[VMRDataset, d
     trained = checkpoint.problem.target
     place = replace(
         place,
-        max_clips=place.max_clips or (trained.max_clips if trained else MAX_CLIPS),
+        max_clips=place.max_clips or (trained.max_clips if trained else None),
         glove=place.glove or (trained.glove if trained else None),
     )
     files = annotation_files(place)
