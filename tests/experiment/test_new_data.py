@@ -56,7 +56,7 @@ def test_what_is_missing_names_the_way_out(trained: Path, capsys: pytest.Capture
     several = ["--target-query", str(trained / "queries.npz")]
     assert "queries.npz: must hold the features of one sentence, got 2" in refused(capsys, *ask, "new", *several)
     line = refused(capsys, *ask, "new", *video, "--target-query", str(trained / "wide.npy"))
-    assert "features must be as those the model was trained on, got QueryEncoder: `words` must have 5 features" in line
+    assert "features must be as those the model was trained on, got MeanWords: `words` must have 5 features" in line
 
 
 def test_unknown_words_of_a_sentence_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,6 +44,9 @@ from mmda.vmr import (
 )
 from mmda.vmr.features import as_sequence, check_finite
 
+#: Spans a query that a table decodes and scores. Fewer are the first of these: a form may choose among what it decodes.
+AS_SCORED = 5
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -250,9 +253,10 @@ def find_moments(model: MMCDA, pair: VMRBatch, *, top: int = 5) -> Spans:
         torch.Size([1, 2, 2])
     """
     try:
-        return model.predict(pair, n=top)
+        spans = model.predict(pair, n=max(top, AS_SCORED))
     except ValueError as error:
         raise UnusableError(f"features must be as those the model was trained on, got {error}") from error
+    return Spans(spans.windows[:, :top], spans.scores[:, :top], spans.mask[:, :top])
 
 
 def answer_queries(
@@ -265,12 +269,12 @@ def answer_queries(
     pairs = ResidentSplit.from_dataset(data)
     loader = ResidentLoader(pairs, 128, shuffle=False, labels=False)
     try:
-        spans, qids = predict_split(checkpoint.model, loader, n=top)
+        spans, qids = predict_split(checkpoint.model, loader, n=max(top, AS_SCORED))
     except ValueError as error:  # of another width
         rule = f"features must be as those {checkpoint.path} was trained on"
         raise UnusableError(f"{data.annotations.source}: {rule}, got {error}") from error
     found = {
-        qid: [[*span, score] for span, score, keep in zip(*each) if keep]
+        qid: [[*span, score] for span, score, keep in zip(*each) if keep][:top]
         for qid, each in zip(qids, zip(spans.windows.tolist(), spans.scores.tolist(), spans.mask.tolist()))
     }
     out: Mapping[str, int | str] = numbers or {}
