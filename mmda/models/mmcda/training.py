@@ -167,6 +167,7 @@ def fit(
         gone on with equals the uninterrupted one bit for bit on the CPU, wherever it was saved.
 
     Example:
+        >>> from mmda.models.mmcda import MMCDAConfig, build_mmcda
         >>> from mmda.vmr import ResidentLoader, World, simulate
         >>> loader = ResidentLoader(simulate(World(videos=8, test_videos=1)).source_train, 4)
         >>> model = build_mmcda(MMCDAConfig(video_width=32, query_width=24, hidden=8, joint=8))
@@ -370,6 +371,7 @@ def predict_split(
         ValueError: ``n`` below 1, a threshold outside [0, 1], or no batch in the loader.
 
     Example:
+        >>> from mmda.models.mmcda import MMCDAConfig, build_mmcda
         >>> from mmda.vmr import World, simulate
         >>> batch = simulate(World(videos=2, test_videos=1)).target_train
         >>> model = build_mmcda(MMCDAConfig(video_width=32, query_width=24, hidden=8, joint=8)).eval()
