@@ -8,21 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from mmda._core.checks import check_choice, check_tensor, fail, shape_text
-from mmda._core.masking import full_precision, safe_divide, working_dtype
+from mmda._core.masking import full_precision, working_dtype
 from mmda._engine.logit_sweep import contrastive
-from mmda._math.contrastive import (
-    Pairs,
-    check_pairing,
-    check_temperature,
-    counts,
-    negative_counts,
-    normalized_pairs,
-    own_pairs,
-    pair_rows,
-    pairing,
-    plainly_paired,
-    weighted_logsumexp,
-)
+from mmda._math.contrastive import check_pairing, check_temperature, pair_rows, plainly_paired
 from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_repr, temperature_value
 
 Several = Literal["mean", "sum"]
@@ -135,58 +123,22 @@ def info_nce_loss(
             weight=weight,
             dtype=dtype,
             candidate_mask=candidate_mask,
-            normalize=False,
             same_size=False,
         )
-        check_pairing(caller, pairs, positive_mask, negative_mask)
-        share = pairing(caller, pairs, positive_mask, positive_weight)
-        if isinstance(temperature, Tensor):
-            temperature = temperature.to(dtype)
-        if share is None and negative_mask is None and pairs.anchor_count is None and pairs.positive_count is None:
-            kind = "symmetric" if symmetric else "info_nce"
-            return contrastive(kind, pairs.anchor, pairs.positive, temperature=temperature, unit=normalize)
-        if normalize:
-            pairs = normalized_pairs(pairs)
-        return _general(pairs, temperature, share, negative_mask, symmetric, several)
-
-
-def _general(
-    pairs: Pairs,
-    temperature: float | Tensor,
-    share: Tensor | None,
-    negative_mask: Tensor | None,
-    symmetric: bool,
-    several: Several,
-) -> Tensor:
-    """With positives ``share`` (n, m) or None for row i of row i, negatives (n, m) or None for all, and counts."""
-    similarity = (pairs.anchor / temperature) @ pairs.positive.T
-    x_count, y_count = counts(pairs.anchor, pairs.anchor_count), counts(pairs.positive, pairs.positive_count)
-
-    def one_way(s: Tensor, q: Tensor | None, allowed: Tensor | None, row_count: Tensor, column_count: Tensor) -> Tensor:
-        each, has_positive = _rows(s, q, allowed, column_count, several)
-        kept = torch.where(has_positive, row_count, torch.zeros_like(row_count))
-        return safe_divide((kept * torch.where(kept > 0, each, torch.zeros_like(each))).sum(), kept.sum())
-
-    value = one_way(similarity, share, negative_mask, x_count, y_count)
-    if symmetric:
-        turned = (None if share is None else share.T, None if negative_mask is None else negative_mask.T)
-        value = (value + one_way(similarity.T, *turned, y_count, x_count)) / 2
-    return value
-
-
-def _rows(
-    s: Tensor, q: Tensor | None, allowed: Tensor | None, count: Tensor, several: Several
-) -> tuple[Tensor, Tensor]:
-    """Loss of each row, and whether it has a positive; ``count`` is how often each column counts."""
-    negative = negative_counts(s, q, allowed, count)
-    if q is None:
-        return weighted_logsumexp(s, negative + own_pairs(s).to(s.dtype)) - s.diagonal(), count > 0
-    everything = weighted_logsumexp(s, torch.where(q > 0, count.expand_as(s), negative))
-    numerator = q * count
-    total = numerator.sum(1)
-    if several == "mean":
-        return everything - safe_divide((numerator * s).sum(1), total), total > 0
-    return everything - weighted_logsumexp(s, numerator), total > 0
+        check_pairing(caller, pairs, positive_mask, negative_mask, positive_weight)
+        return contrastive(
+            "symmetric" if symmetric else "info_nce",
+            pairs.anchor,
+            pairs.positive,
+            temperature=temperature.to(dtype) if isinstance(temperature, Tensor) else temperature,
+            unit=normalize,
+            several=several,
+            a_count=pairs.anchor_count,
+            b_count=pairs.positive_count,
+            positive_mask=positive_mask,
+            positive_weight=positive_weight,
+            negative_mask=negative_mask,
+        )
 
 
 def domain_negative_mask(anchor_domain: Tensor, positive_domain: Tensor, mode: Negatives = "within") -> Tensor:

@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mmda._core.checks import check_number, fail, shape_text
-from mmda._core.masking import full_precision, safe_divide, working_dtype
+from mmda._core.masking import full_precision, working_dtype
 from mmda._engine.logit_sweep import contrastive
-from mmda._math.contrastive import (
-    Pairs,
-    check_pairing,
-    check_temperature,
-    counts,
-    negative_counts,
-    normalized_pairs,
-    own_pairs,
-    pair_rows,
-    pairing,
-)
+from mmda._math.contrastive import check_pairing, check_temperature, pair_rows
 from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_value
 
 
@@ -96,22 +85,22 @@ def sigmoid_contrastive_loss(
             weight=weight,
             dtype=dtype,
             candidate_mask=candidate_mask,
-            normalize=False,
             same_size=False,
         )
         check_pairing(caller, pairs, positive_mask, negative_mask)
-        share = pairing(caller, pairs, positive_mask, None)
-        if isinstance(temperature, Tensor):
-            temperature = temperature.to(dtype)
-        if isinstance(bias, Tensor):
-            bias = bias.to(dtype)
-        if share is None and negative_mask is None and pairs.anchor_count is None and pairs.positive_count is None:
-            shift = bias if isinstance(bias, Tensor) else pairs.anchor.new_full((), bias)
-            shift = shift.to(pairs.anchor.device)
-            return contrastive("sigmoid", pairs.anchor, pairs.positive, shift, temperature=temperature, unit=normalize)
-        if normalize:
-            pairs = normalized_pairs(pairs)
-        return _general(pairs, temperature, bias, share, negative_mask)
+        shift = bias.to(dtype) if isinstance(bias, Tensor) else pairs.anchor.new_full((), bias)
+        return contrastive(
+            "sigmoid",
+            pairs.anchor,
+            pairs.positive,
+            shift.to(pairs.anchor.device),
+            temperature=temperature.to(dtype) if isinstance(temperature, Tensor) else temperature,
+            unit=normalize,
+            a_count=pairs.anchor_count,
+            b_count=pairs.positive_count,
+            positive_mask=positive_mask,
+            negative_mask=negative_mask,
+        )
 
 
 def _check_bias(caller: str, bias: float | Tensor) -> None:
@@ -119,25 +108,6 @@ def _check_bias(caller: str, bias: float | Tensor) -> None:
         check_number(caller, "bias", bias)
     elif bias.ndim != 0:
         fail(caller, "bias", "have shape ()", shape_text(bias))
-
-
-def _general(
-    pairs: Pairs,
-    temperature: float | Tensor,
-    bias: float | Tensor,
-    share: Tensor | None,
-    negative_mask: Tensor | None,
-) -> Tensor:
-    """With positives ``share`` (n, m) or None for row i of row i, negatives (n, m) or None for all, and counts."""
-    logits = (pairs.anchor / temperature) @ pairs.positive.T + bias
-    x_count, y_count = counts(pairs.anchor, pairs.anchor_count), counts(pairs.positive, pairs.positive_count)
-    negative = negative_counts(logits, share, negative_mask, y_count)
-    if share is None:
-        positive = (own_pairs(logits) & (y_count > 0)).to(logits.dtype)
-    else:
-        positive = share * y_count
-    each = -(positive * F.logsigmoid(logits) + negative * F.logsigmoid(-logits)).sum(1)
-    return safe_divide(x_count @ each, x_count.sum())
 
 
 class SigmoidContrastiveLoss(nn.Module):

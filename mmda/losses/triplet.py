@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from mmda._core.checks import check_choice, check_number
 from mmda._core.masking import full_precision, safe_divide, working_dtype
-from mmda._math.contrastive import check_pairing, counts, negative_counts, pair_rows, pairing
+from mmda._core.rows import normalized_rows
+from mmda._engine.logit_formulas import Pairs, counts, negative_counts, positive_share
+from mmda._math.contrastive import check_pairing, pair_rows
 
 Negatives = Literal["hardest", "semi_hard", "all"]
 _NEGATIVES = ("hardest", "semi_hard", "all")
@@ -100,13 +102,16 @@ def triplet_ranking_loss(
             weight=weight,
             dtype=dtype,
             candidate_mask=candidate_mask,
-            normalize=normalize,
             same_size=False,
         )
         check_pairing(caller, pairs, positive_mask, negative_mask)
-        share = pairing(caller, pairs, positive_mask, None)
-        similarity = pairs.anchor @ pairs.positive.T
-        x_count, y_count = counts(pairs.anchor, pairs.anchor_count), counts(pairs.positive, pairs.positive_count)
+        x, y = pairs.anchor, pairs.positive
+        if normalize:
+            x, y = normalized_rows(x), normalized_rows(y)
+        known = Pairs(x, y, None, None, pairs.anchor_count, pairs.positive_count, positive_mask)
+        share = positive_share(known, dtype)
+        similarity = x @ y.T
+        x_count, y_count = counts(x, pairs.anchor_count), counts(y, pairs.positive_count)
         value = _one_way(similarity, share, negative_mask, x_count, y_count, margin, negatives)
         if symmetric:
             turned = (None if share is None else share.T, None if negative_mask is None else negative_mask.T)
