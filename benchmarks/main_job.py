@@ -1,28 +1,23 @@
 """Where the main job's time goes: ``python -m benchmarks.main_job``.
 
-The default run of ``examples/mmcda_vmr.py`` in one process (``--workers 1``), with a clock around every part. Clocks do
+The default run of ``mmda table`` in one process (``--workers 1``), with a clock around every part. Clocks do
 not overlap: inside a part that is being timed, others stand still. Parts named "outside" are neither the model nor the
 losses nor the data; what no clock saw (the library's imports, the progress bar, the files) is outside too.
 The first optimiser of a process imports PyTorch's compiler, which takes a second or two: it has a line of its own.
 
     python -m benchmarks.main_job            # the default run, about three minutes of one core
-    python -m benchmarks.main_job --smoke    # any arguments of the example
+    python -m benchmarks.main_job --smoke    # any arguments of the command
 """
 
 from __future__ import annotations
 
 import functools
-import importlib.util
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from types import ModuleType
 from typing import Any
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 class Clocks:
@@ -72,30 +67,21 @@ class Clocks:
         return wrapper
 
 
-def load_example() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("mmcda_vmr", ROOT / "examples" / "mmcda_vmr.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["mmcda_vmr"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 def profile(arguments: list[str]) -> dict[str, float]:
-    """Seconds by part of one run of the example, and of the whole under ``"whole run"``."""
+    """Seconds by part of one run of the command, and of the whole under ``"whole run"``."""
     begin = time.perf_counter()
     import torch
 
     imported = time.perf_counter() - begin
-    example = load_example()
+    from mmda.cli import table
     from mmda.models.mmcda import MMCDA, MMCDAObjective
+    from mmda.models.mmcda.experiment import Draws, runs, session
     from mmda.vmr import ResidentLoader, VMRBatch
 
     clocks = Clocks()
     clocks.seconds["outside: import torch"] = imported
     places: list[tuple[Any, str, str]] = [
-        (example, "load", "data: simulation"),
+        (Draws, "load", "data: simulation"),
         (VMRBatch, "to", "data: batches"),
         (VMRBatch, "without_moments", "data: batches"),
         (MMCDA, "forward", "model: forward"),
@@ -105,21 +91,21 @@ def profile(arguments: list[str]) -> dict[str, float]:
         (torch.optim.AdamW, "__init__", "model: optimiser, made"),
         (torch.optim.AdamW, "step", "model: optimiser"),
         (torch.optim.AdamW, "zero_grad", "model: optimiser"),
-        (example, "selection_score", "model: choosing a checkpoint"),
-        (example, "predict_split", "model: predictions on the test split"),
-        (example, "table", "outside: intervals and paired tests"),
-        (example, "plot", "outside: plot"),
+        (runs, "selection_score", "model: choosing a checkpoint"),
+        (runs, "predict_split", "model: predictions on the test split"),
+        (session, "make_table", "outside: intervals and paired tests"),
+        (session, "plot_tables", "outside: plot"),
     ]
     loop = "model: the loop, which releases each step's graph"
-    kept = [(example, "fit", example.fit)]
+    kept: list[tuple[Any, str, Any]] = [(runs, "fit", runs.fit)]
     kept += [(owner, name, getattr(owner, name)) for owner, name, _ in places]
     batches = ResidentLoader.__iter__
     try:
         for owner, name, part in places:
             setattr(owner, name, clocks.timed(part, getattr(owner, name)))
-        example.fit = clocks.around(loop, example.fit)
+        runs.fit = clocks.around(loop, runs.fit)
         ResidentLoader.__iter__ = clocks.iterated("data: batches", batches)  # type: ignore[method-assign]
-        example.main(arguments)
+        table.main(arguments)
     finally:
         for owner, name, call in kept:
             setattr(owner, name, call)

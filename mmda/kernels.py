@@ -29,6 +29,7 @@ from mmda._core.checks import (
 )
 from mmda._core.draws import fixed_bits
 from mmda._core.masking import full_precision, safe_divide, working_dtype, zero_padding
+from mmda._core.transforms import values_are_known
 
 Bandwidth = Literal["median", "mean"] | float | Tensor
 
@@ -65,9 +66,10 @@ def squared_distances(x: Tensor, y: Tensor | None = None) -> Tensor:
 
     .. math:: D_{ij} = \lVert x_i - y_j \rVert^2
 
-    computed as :math:`\lVert x_i \rVert^2 + \lVert y_j \rVert^2 - 2 x_i \cdot y_j` after subtracting the pooled
-    mean, so that a common offset costs no digits; rounding below zero is lifted to zero, and without ``y`` the
-    diagonal is exactly zero.
+    computed as :math:`\lVert x_i \rVert^2 + \lVert y_j \rVert^2 - 2 x_i \cdot y_j` about the pooled mean where that
+    keeps the digits; else in float64, and pairs that lie much closer to each other than to the mean by their
+    difference. So neither a common offset, nor rows or groups of rows far from the others, cost digits, and equal rows
+    have distance exactly zero.
 
     Args:
         x: rows.
@@ -100,19 +102,106 @@ def squared_distances(x: Tensor, y: Tensor | None = None) -> Tensor:
         b = a if y is None else y.to(dtype)
         n, m = a.shape[0], b.shape[0]
         centre = (a.mean(0) if y is None else (a.sum(0) + b.sum(0)) / (n + m)).detach()
-        a = a - centre
-        b = a if y is None else b - centre
-        return centred_squared_distances(a, b, same=y is None)
+        return distances_about(centre, a, b, same=y is None)
+
+
+def distances_about(centre: Tensor | None, a: Tensor, b: Tensor, *, same: bool = False) -> Tensor:
+    """:func:`squared_distances` of rows ``a`` (..., n, d) and ``b`` (..., m, d) in their working dtype, or of batches.
+
+    ``centre`` (d,) is any point near most of the rows, the origin by default; ``same``: ``b`` is ``a``.
+    """
+    traced = not values_are_known(a, b)
+    if a.dtype == torch.float32 and not traced:
+        raw, bound, *_ = _by_products(centre, a, b, same)
+        values = raw.detach()
+        if same:  # in the value only, here and below: the slope of |x - y|^2 is right as it stands
+            values.diagonal(dim1=-2, dim2=-1).zero_()
+        if not bool(_near_pairs(values, bound.detach().mul_(NEAR_FLOAT32), same).any()):
+            return raw
+    raw, bound, left, right = _by_products(centre, a.double(), b.double(), same)
+    near = NEAR_WIDENED if a.dtype == torch.float32 else NEAR
+    correct = near_correction if traced else _near_correction
+    correction = correct(raw.detach(), bound.detach(), left.detach(), right.detach(), near, same)
+    return (raw if correction is None else raw + correction).to(a.dtype)
+
+
+def _by_products(centre: Tensor | None, a: Tensor, b: Tensor, same: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Squared distances, sums of squared lengths, and the rows from the centre."""
+    a = a if centre is None else a - centre
+    b = a if same else b if centre is None else b - centre
+    a_squares = a.square().sum(-1)
+    b_squares = a_squares if same else b.square().sum(-1)
+    bound = a_squares.unsqueeze(-1) + b_squares.unsqueeze(-2)
+    products = torch.addmm if a.ndim == 2 else torch.baddbmm
+    return products(bound, a, b.mT, alpha=-2), bound, a, b
 
 
 def centred_squared_distances(a: Tensor, b: Tensor, *, same: bool = False) -> Tensor:
-    """:func:`squared_distances` for rows already centred and in the working dtype; ``same``: ``b`` is ``a``."""
-    raw = a.square().sum(1, keepdim=True) + b.square().sum(1) - 2 * (a @ b.T)
+    """:func:`distances_about` for rows that are centred already."""
+    return distances_about(None, a, b, same=same)
+
+
+#: Pairs are near each other where their squared distance is below this share of the sum of their squared lengths. With
+#: none in float32, products of that type are exact enough (4e-4 in the worst pair, 1e-7 in most); else they are made in
+#: float64, where those of near pairs are replaced by squares of differences and the others are exact to 1e-5 or better.
+NEAR_FLOAT32, NEAR_WIDENED, NEAR = 1e-3, 1e-10, 1e-7
+#: Numbers in the differences that are made at once.
+_AT_ONCE = 1 << 22
+
+
+def _near_pairs(raw: Tensor, limits: Tensor, same: bool) -> Tensor:
+    """Which pairs are near each other, those of a row and itself left out."""
+    places = raw < limits
     if same:
-        off_diagonal = ~torch.eye(a.shape[0], dtype=torch.bool, device=a.device)
-        raw = torch.where(off_diagonal, raw, torch.zeros((), dtype=raw.dtype, device=raw.device))
-    # Rounding below zero is lifted in the value only: the slope of |x - y|^2 is right as it stands.
-    return raw - raw.detach().clamp(max=0)
+        places.diagonal(dim1=-2, dim2=-1).fill_(False)
+    return places
+
+
+def _near_correction(raw: Tensor, bound: Tensor, a: Tensor, b: Tensor, near: float, same: bool) -> Tensor | None:
+    """What makes the squared distances ``raw`` of pairs of near rows exact; None where there are none."""
+    *batch, i, j = _near_pairs(raw, near * bound, same).nonzero(as_tuple=True)
+    if i.shape[0] == 0 and not same:
+        return None
+    correction = torch.zeros_like(raw)
+    if same:
+        own = raw.diagonal(dim1=-2, dim2=-1)
+        correction.diagonal(dim1=-2, dim2=-1).copy_(own.neg())
+    step = max(_AT_ONCE // a.shape[-1], 1)
+    for start in range(0, i.shape[0], step):
+        part = [index[start : start + step] for index in (*batch, i, j)]
+        pairs, of_a, of_b = tuple(part), tuple(part[:-1]), (*part[:-2], part[-1])
+        correction[pairs] = (a[of_a] - b[of_b]).square().sum(-1) - raw[pairs]
+    return correction
+
+
+@torch.library.custom_op("mmda::near_correction", mutates_args=())
+def near_correction(raw: Tensor, bound: Tensor, a: Tensor, b: Tensor, near: float, same: bool) -> Tensor:
+    """The same for compiled graphs and function transforms: one operation, always a tensor."""
+    found = _near_correction(raw, bound, a, b, near, same)
+    return torch.zeros_like(raw) if found is None else found
+
+
+@near_correction.register_fake
+def _(raw: Tensor, bound: Tensor, a: Tensor, b: Tensor, near: float, same: bool) -> Tensor:
+    return torch.empty_like(raw)
+
+
+@near_correction.register_vmap
+def _(
+    info: object,
+    in_dims: tuple[int | None, ...],
+    raw: Tensor,
+    bound: Tensor,
+    a: Tensor,
+    b: Tensor,
+    near: float,
+    same: bool,
+) -> tuple[Tensor, int]:
+    size = info.batch_size  # type: ignore[attr-defined]
+    raw, bound, a, b = (
+        t.expand(size, *t.shape) if dim is None else t.movedim(dim, 0) for t, dim in zip((raw, bound, a, b), in_dims)
+    )
+    return near_correction(raw, bound, a, b, near, same), 0
 
 
 def safe_sqrt(squared: Tensor) -> Tensor:
@@ -136,7 +225,8 @@ def mean_bandwidth(rows: Tensor, weight: Tensor | None = None) -> Tensor:
         ``rows`` (n, d), ``weight`` (n,); result a scalar.
 
     Returns:
-        Detached scalar > 0; 1 where all rows coincide (or one row is left), so that a kernel stays defined.
+        Detached scalar > 0; 1 where all rows coincide (or one row is left), so that a kernel stays defined. A
+        permutation of the rows moves it by rounding alone, a few units in the last place.
 
     Raises:
         ValueError: ``rows`` is not two-dimensional.
@@ -181,9 +271,10 @@ def median_bandwidth(rows: Tensor, weight: Tensor | None = None) -> Tensor:
         ValueError: ``rows`` is not two-dimensional.
 
     Notes:
-        Above 512 rows that count (``MEDIAN_ROWS``) a fixed subsample of 512 of them is used, so memory is bounded
-        and the answer is deterministic, but a permutation of the rows moves it slightly. Up to 512 rows it is exact
-        and permutation-invariant. Rows of weight 0 are never chosen before rows that count.
+        Distances are lengths of differences, so neither offsets nor far rows cost digits. Up to 512 rows
+        (``MEDIAN_ROWS``) the answer is exact and the same to the last bit whatever the order of the rows. Of more rows
+        a fixed subsample of 512 is used, chosen by place: memory is bounded and the answer deterministic, but a
+        permutation of the rows moves it slightly. Rows of weight 0 are never chosen before rows that count.
 
     Example:
         >>> median_bandwidth(torch.tensor([[0.0], [1.0], [5.0]])).item()
@@ -197,37 +288,52 @@ def median_bandwidth(rows: Tensor, weight: Tensor | None = None) -> Tensor:
         check_weight("median_bandwidth", "weight", weight, rows.shape[:1])
     with full_precision(rows):
         x = rows.detach().to(working_dtype(rows))
-        w = None if weight is None else weight.detach().to(x.dtype)
-        if x.shape[0] > MEDIAN_ROWS:
-            chosen = _subsample(x.shape[0], w, MEDIAN_ROWS, x.device)
-            x, w = x[chosen], None if w is None else w[chosen]
-        x = _from_first(x, w)
-        n = x.shape[0]
-        if n == 1 and w is None:
-            return torch.ones((), dtype=x.dtype, device=x.device)
-        top = _defined(x.abs().amax())  # squares of far or near rows would leave the range of float32
-        x = x / top
-        centre = x.mean(0) if w is None else safe_divide(w @ x, w.sum())
-        squared = centred_squared_distances(x - centre, x - centre, same=True)
-        upper = torch.triu_indices(n, n, offset=0 if w is not None else 1, device=x.device)
-        pairs = squared[upper[0], upper[1]]
-        if w is None:
-            low, high = _middle(pairs)
-        else:
-            # A row of weight w stands for w equal rows: w (w - 1) / 2 pairs at distance zero among themselves.
-            same = upper[0] == upper[1]
-            counts = w[upper[0]] * torch.where(same, (w[upper[0]] - 1).clamp(min=0) / 2, w[upper[1]])
-            ordered, order = pairs.sort()
-            reached = counts[order].cumsum(0)
-            half = reached[-1] / 2
-            last = ordered.shape[0] - 1
-            slack = half * 4 * torch.finfo(x.dtype).eps
-            # gather, as an index that is a scalar tensor would be read on the host
-            low = ordered.gather(0, (reached < half - slack).sum(0, keepdim=True).clamp(max=last)).squeeze(0)
-            high = ordered.gather(0, (reached <= half + slack).sum(0, keepdim=True).clamp(max=last)).squeeze(0)
-            low, high = torch.where(half > 0, low, 0 * half), torch.where(half > 0, high, 0 * half)
-            low = torch.where(ordered[-1].isnan(), ordered[-1], low)  # NaN is sorted last
-        return _defined((low.sqrt() + high.sqrt()) / 2 * top)
+        w = None if weight is None else weight.detach()
+        return _median_distance(x, w) if values_are_known(x, w) else median_distance(x, w)
+
+
+def _median_distance(x: Tensor, weight: Tensor | None) -> Tensor:
+    if x.shape[0] > MEDIAN_ROWS:
+        chosen = _subsample(x.shape[0], weight, MEDIAN_ROWS, x.device)
+        x, weight = x[chosen], None if weight is None else weight[chosen]
+    if x.shape[0] < 2:
+        return x.new_ones(())
+    if weight is not None:  # nothing that hangs on a row which does not count
+        first = (weight > 0).to(x.dtype).argmax().reshape(1, 1).expand(1, x.shape[1])
+        x = torch.where((weight > 0).unsqueeze(1), x, x.gather(0, first))
+    # A power of two, so that no digit changes, brings the squares of far or near rows into the range of the type.
+    spread = (x.amax(0) - x.amin(0)).amax()
+    exponent = torch.frexp(spread).exponent - _SPREAD[x.dtype]
+    pairs = torch.nn.functional.pdist(torch.ldexp(x, -exponent))
+    low, high = _middle(pairs) if weight is None else _middle_of_counts(pairs, weight.double())
+    value = _defined(torch.ldexp((low + high) / 2, exponent))
+    return torch.where(spread.isnan(), spread, value)  # selection passes NaN over
+
+
+@torch.library.custom_op("mmda::median_distance", mutates_args=())
+def median_distance(x: Tensor, weight: Tensor | None) -> Tensor:
+    """One operation for compiled graphs and function transforms: nothing in it hangs on the number of rows."""
+    return _median_distance(x, weight)
+
+
+@median_distance.register_fake
+def _(x: Tensor, weight: Tensor | None) -> Tensor:
+    return x.new_empty(())
+
+
+@median_distance.register_vmap
+def _(info: object, in_dims: tuple[int | None, ...], x: Tensor, weight: Tensor | None) -> tuple[Tensor, int]:
+    size = info.batch_size  # type: ignore[attr-defined]
+    xs, weights = (
+        [None if t is None else t if dim is None else t.select(dim, k) for k in range(size)]
+        for t, dim in zip((x, weight), in_dims)
+    )
+    return torch.stack([median_distance(*both) for both in zip(xs, weights)]), 0
+
+
+#: To which power of two the spread of a sample is brought: sums of a hundred thousand squares are in range, and so are
+#: those of rows as much nearer to each other as the type's digits tell apart.
+_SPREAD = {torch.float32: 50, torch.float64: 490}
 
 
 def _middle(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -238,6 +344,25 @@ def _middle(values: Tensor) -> tuple[Tensor, Tensor]:
     above = torch.where(values > low, values, torch.full((), torch.inf, dtype=values.dtype, device=values.device))
     repeated = (values <= low).sum() > values.shape[0] // 2
     return low, torch.where(repeated, low, above.amin())
+
+
+def _middle_of_counts(pairs: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The same for distances of the pairs i < j where row i stands for ``weight[i]`` equal rows."""
+    upper = torch.triu_indices(weight.shape[0], weight.shape[0], offset=1, device=weight.device)
+    ordered, order = pairs.sort()
+    # w (w - 1) / 2 pairs at distance zero among the copies of a row
+    zeros = (weight * (weight - 1).clamp(min=0)).sum() / 2
+    reached = (weight[upper[0]] * weight[upper[1]])[order].cumsum(0) + zeros
+    half = reached[-1] / 2
+    slack = half * 4 * torch.finfo(pairs.dtype).eps
+    ordered = torch.cat((ordered.new_zeros(1), ordered))
+    reached = torch.cat((zeros.reshape(1), reached))
+    last = ordered.shape[0] - 1
+    # gather, as an index that is a scalar tensor would be read on the host
+    low = ordered.gather(0, (reached < half - slack).sum(0, keepdim=True).clamp(max=last)).squeeze(0)
+    high = ordered.gather(0, (reached <= half + slack).sum(0, keepdim=True).clamp(max=last)).squeeze(0)
+    nothing = torch.zeros_like(low)
+    return torch.where(half > 0, low, nothing), torch.where(half > 0, high, nothing)
 
 
 def _defined(sigma: Tensor) -> Tensor:

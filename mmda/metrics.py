@@ -7,20 +7,22 @@ float64 where boundaries are decimals and a tie at a threshold has to fall as it
 Public evaluators disagree on what a hit is. A :class:`Preset` holds one convention as a value, and
 :func:`select_spans` and :func:`recall_at_iou` take its parts; the named ones are
 
-======================  =======  =========  ====================================================  ==========
-value                   hit      union      NMS before R@n                                        rounding
-======================  =======  =========  ====================================================  ==========
-:data:`DEFAULT`         ``>=``   true       none                                                  none
-:data:`MOMENT_DETR`     ``>=``   hull       none                                                  2 s clips
-:data:`TWO_D_TAN`       ``>``    hull       .45 Charades-STA, .5 ActivityNet Captions, .4 TACoS   none
-:data:`VSLNET`          ``>=``   hull       none                                                  none
-:data:`MMN`             ``>=``   hull       .5 Charades-STA, .5 ActivityNet Captions, .4 TACoS    none
-:data:`FRAMES`          ``>=``   inclusive  none                                                  none
-======================  =======  =========  ====================================================  ==========
+===========================  =======  =========  ====================================================  =====  ========
+value                        hit      union      NMS before R@n                                        clip   rounding
+===========================  =======  =========  ====================================================  =====  ========
+:data:`DEFAULT`              ``>=``   true       none                                                  yes    none
+:data:`MOMENT_DETR`          ``>=``   hull       none                                                  no     none
+:data:`MOMENT_DETR_ROUNDED`  ``>=``   hull       none                                                  yes    2 s
+:data:`TWO_D_TAN`            ``>``    hull       .45 Charades-STA, .5 ActivityNet Captions, .4 TACoS   no     none
+:data:`VSLNET`               ``>=``   hull       none                                                  no     none
+:data:`MMN`                  ``>=``   hull       .5 Charades-STA, .5 ActivityNet Captions, .4 TACoS    no     none
+:data:`FRAMES`               ``>=``   inclusive  none                                                  no     none
+===========================  =======  =========  ====================================================  =====  ========
 
 The hull of two spans equals their union wherever they overlap, and the IoU is 0 wherever they do not: for
 spans with start <= end the two conventions are one number up to rounding. What moves a table is ``>``
-against ``>=`` (ties are common on a grid of clips), the rounding, and the suppression threshold.
+against ``>=`` (ties are common on a grid of clips), the rounding, the suppression threshold, and whether a prediction
+that runs past the video is clipped to it before it is scored.
 """
 
 from __future__ import annotations
@@ -260,6 +262,8 @@ class Preset:
         nms_threshold: suppression before Recall@n; ``None`` for none.
         nms_union: the denominator there: an evaluator may use one formula in each place, and a tie on a grid
             falls as the rounding of its formula has it.
+        clip: cut predictions to [0, duration] first, where durations are known. The public evaluators score a
+            prediction as it comes.
         round_to: round predicted boundaries to multiples of this clip length (half to even), in seconds;
             ``None`` for none.
         tolerance: an IoU this close to m equals m: otherwise 0.3 T / T falls short of 0.3 for some T, and the
@@ -268,8 +272,8 @@ class Preset:
     Example:
         >>> from dataclasses import replace
         >>> replace(VSLNET, name="strict", strict=True)  # doctest: +NORMALIZE_WHITESPACE
-        Preset(name='strict', strict=True, union='hull', nms_threshold=None, nms_union='true', round_to=None,
-               tolerance=0.0)
+        Preset(name='strict', strict=True, union='hull', nms_threshold=None, nms_union='true', clip=False,
+               round_to=None, tolerance=0.0)
     """
 
     name: str
@@ -277,6 +281,7 @@ class Preset:
     union: Union = "true"
     nms_threshold: float | None = None
     nms_union: Union = "true"
+    clip: bool = True
     round_to: float | None = None
     tolerance: float = 1e-9
 
@@ -284,6 +289,8 @@ class Preset:
         """Check every field."""
         if not isinstance(self.strict, bool):
             fail_type("Preset", "strict", "be a bool", self.strict)
+        if not isinstance(self.clip, bool):
+            fail_type("Preset", "clip", "be a bool", self.clip)
         check_choice("Preset", "union", self.union, _UNIONS)
         check_choice("Preset", "nms_union", self.nms_union, _UNIONS)
         if self.nms_threshold is not None:
@@ -293,14 +300,16 @@ class Preset:
         check_number("Preset", "tolerance", self.tolerance, at_least=0)
 
 
-#: This library's own: continuous time, true union, ``>=``, no rounding, no suppression.
+#: This library's own: continuous time, true union, ``>=``, clipped to the video, no rounding, no suppression.
 DEFAULT = Preset("default")
-#: moment_detr (QVHighlights): ``>=``, hull, predictions rounded to the 2 s clips.
-MOMENT_DETR = Preset("moment_detr", union="hull", nms_union="hull", round_to=2.0, tolerance=0.0)
+#: moment_detr's evaluator (QVHighlights, ``standalone_eval``): ``>=``, hull, predictions as they come.
+MOMENT_DETR = Preset("moment_detr", union="hull", nms_union="hull", clip=False, tolerance=0.0)
+#: The same after that project's post-processing: predictions clipped to the video and rounded to its 2 s clips.
+MOMENT_DETR_ROUNDED = replace(MOMENT_DETR, name="moment_detr_rounded", clip=True, round_to=2.0)
 #: VSLNet: ``>=``, hull, one decoded span and so no suppression.
-VSLNET = Preset("vslnet", union="hull", tolerance=0.0)
+VSLNET = Preset("vslnet", union="hull", clip=False, tolerance=0.0)
 #: Whole frames with the last one inside: (inter + 1) / (union + 1), ``>=``.
-FRAMES = Preset("frames", union="inclusive")
+FRAMES = Preset("frames", union="inclusive", clip=False)
 
 
 def _by_data_set(preset: Preset, charades: float, activitynet: float, tacos: float) -> Mapping[str, Preset]:
@@ -311,12 +320,12 @@ def _by_data_set(preset: Preset, charades: float, activitynet: float, tacos: flo
 
 
 #: 2D-TAN, by data set: strict ``>``, suppression above .45 / .5 / .4.
-TWO_D_TAN = _by_data_set(Preset("2d_tan", strict=True, union="hull", tolerance=0.0), 0.45, 0.5, 0.4)
+TWO_D_TAN = _by_data_set(Preset("2d_tan", strict=True, union="hull", clip=False, tolerance=0.0), 0.45, 0.5, 0.4)
 #: MMN, by data set: ``>=``, suppression above .5 / .5 / .4.
-MMN = _by_data_set(Preset("mmn", union="hull", nms_union="hull", tolerance=0.0), 0.5, 0.5, 0.4)
+MMN = _by_data_set(Preset("mmn", union="hull", nms_union="hull", clip=False, tolerance=0.0), 0.5, 0.5, 0.4)
 #: Every preset by its name, for command lines.
 PRESETS: Mapping[str, Preset] = MappingProxyType(
-    {p.name: p for p in (DEFAULT, MOMENT_DETR, VSLNET, FRAMES, *TWO_D_TAN.values(), *MMN.values())}
+    {p.name: p for p in (DEFAULT, MOMENT_DETR, MOMENT_DETR_ROUNDED, VSLNET, FRAMES, *TWO_D_TAN.values(), *MMN.values())}
 )
 
 
@@ -330,15 +339,15 @@ def select_spans(
     mask: Tensor | None = None,
     duration: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The n best spans of every query under a preset: clip to the video, round, suppress, take the best.
+    """The n best spans of every query under a preset: clip to the video if it says so, round, suppress, take the best.
 
     Args:
         spans: candidate spans of each query.
         scores: their scores.
         top_n: how many to return.
-        preset: its ``round_to``, ``nms_threshold`` and ``nms_union`` are used.
+        preset: its ``clip``, ``round_to``, ``nms_threshold`` and ``nms_union`` are used.
         mask: True where a candidate exists.
-        duration: length of each query's video; boundaries are clipped to [0, duration] before anything else.
+        duration: length of each query's video, to which a preset with ``clip`` cuts boundaries first.
 
     Shape:
         ``spans`` (b, k, 2), ``scores`` and ``mask`` (b, k), ``duration`` (b,); results (b, n, 2) and (b, n).
@@ -353,7 +362,7 @@ def select_spans(
     Example:
         >>> import torch
         >>> spans = torch.tensor([[[0.9, 5.2], [4.0, 19.0]]])
-        >>> best, keep = select_spans(spans, torch.tensor([[0.1, 0.2]]), top_n=2, preset=MOMENT_DETR,
+        >>> best, keep = select_spans(spans, torch.tensor([[0.1, 0.2]]), top_n=2, preset=MOMENT_DETR_ROUNDED,
         ...                           duration=torch.tensor([16.0]))
         >>> best.tolist()
         [[[4.0, 16.0], [0.0, 6.0]]]
@@ -367,7 +376,8 @@ def select_spans(
         check_floating(caller, "duration", duration)
         if duration.shape != spans.shape[:1]:
             fail(caller, "duration", f"have shape {tuple(spans.shape[:1])}", shape_text(duration))
-        spans = torch.minimum(spans.clamp(min=0), duration.to(spans.dtype)[:, None, None])
+        if preset.clip:
+            spans = torch.minimum(spans.clamp(min=0), duration.to(spans.dtype)[:, None, None])
     if preset.round_to is not None:
         spans = torch.round(spans / preset.round_to) * preset.round_to
     threshold = 1.0 if preset.nms_threshold is None else preset.nms_threshold
@@ -613,6 +623,7 @@ __all__ = [
     "FRAMES",
     "MMN",
     "MOMENT_DETR",
+    "MOMENT_DETR_ROUNDED",
     "PRESETS",
     "TWO_D_TAN",
     "VSLNET",

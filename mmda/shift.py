@@ -44,6 +44,10 @@ _SEED = 0x73686966
 #: Penalty of the ridge classifier, on standardised features divided by the root of their number.
 _PENALTY = 1.0
 
+#: Scores, of labels -1 and 1, below which a row is on neither side: what rounding leaves of zero. The system is scaled
+#: so that its condition is at most the number of rows and one, and a few thousand of those leave 1e-12.
+_TIE = 1e-9
+
 
 @dataclass(frozen=True)
 class Shift:
@@ -337,7 +341,7 @@ def _domain_error(x: Tensor, y: Tensor, folds: int, generator: torch.Generator) 
         score = _ridge(x[x_fold != fold], y[y_fold != fold], torch.cat([x[x_fold == fold], y[y_fold == fold]]))
         held_out = int((x_fold == fold).sum())
         for side, scores in ((0, score[:held_out]), (1, -score[held_out:])):
-            wrong[side] += float((scores > 0).sum() + 0.5 * (scores == 0).sum())
+            wrong[side] += float((scores > _TIE).sum() + 0.5 * (scores.abs() <= _TIE).sum())
     return (wrong[0] / x.shape[0] + wrong[1] / y.shape[0]) / 2
 
 
@@ -428,9 +432,9 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m mmda.shift",
+        prog=program,
         description="Say how far two domains' features lie apart: discrepancies, moments, separability.",
         epilog="exit code 0: the report was made; 2: bad input, named in one line",
     )
@@ -474,9 +478,9 @@ def _run(options: argparse.Namespace) -> None:
     print(values if options.json == "-" else report)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, *, program: str = "python -m mmda.shift") -> int:
     """Run the command line; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    options = _parser(program).parse_args(arguments)
     try:
         _run(options)
     except (OSError, ValueError, TypeError, ImportError) as error:

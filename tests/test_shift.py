@@ -15,8 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from mmda import shift
+from mmda.kernels import Gaussian
 from mmda.losses import coral_loss, energy_distance_loss, mmd_loss
 from mmda.shift import ShiftReport, shift_report
+from tests.reference.two_sample import exact_p_value
 
 RNG = np.random.default_rng(23)
 SOURCE = RNG.standard_normal((60, 4))
@@ -45,6 +47,30 @@ def test_separability_of_clouds_with_a_known_error() -> None:
     x, y = RNG.standard_normal((2000, 3)), RNG.standard_normal((1000, 3)) + np.array([2.0, 0, 0])
     found = shift_report({"v": (x, y)}, permutations=1, max_rows=2000).before["v"]
     assert found.classifier_error == pytest.approx(0.5 * math.erfc(1 / math.sqrt(2)), abs=0.025)
+
+
+def test_scores_that_only_rounding_takes_from_zero_are_ties(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trained on equal parts of both kinds in both domains, tested on one of each and on two of the second kind."""
+    first, second = [0.1, 0.2], [0.3, 0.7]
+    x = torch.tensor([first, second] + [first] * 4 + [second] * 4, dtype=torch.float64)
+    y = torch.tensor([second, second] + [second] * 4 + [first] * 4, dtype=torch.float64)
+    scores = shift._ridge(x[2:], y[2:], torch.cat([x[:2], y[:2]]))
+    assert 0 < scores.abs().max() < 1e-14
+    fold = torch.tensor([0, 0] + [1] * 8)
+    monkeypatch.setattr(torch, "randperm", lambda n, **_: fold)
+    monkeypatch.setattr(shift, "_ridge", lambda *_: scores)
+    # fold 0 alone is asked for: each of its rows counts half a mistake
+    x_mistakes = y_mistakes = 2 * 0.5
+    assert shift._domain_error(x, y, 1, torch.Generator()) == (x_mistakes / 10 + y_mistakes / 10) / 2
+
+
+def test_p_value_of_rows_that_repeat_is_the_enumeration() -> None:
+    values = np.array([[0.0], [1.0]])
+    gram = np.exp(-0.5 * np.square(values - values.T))
+    x, y = (np.repeat(values, counts, axis=0) for counts in ([991, 9], [4, 1]))
+    expected = exact_p_value([991, 9], [4, 1], gram, unbiased=True)
+    found = shift_report({"v": (x, y)}, kernel=Gaussian(1.0, scales=(1.0,)), permutations=2000).before["v"].p_value
+    assert found == pytest.approx(expected, abs=4.5 * math.sqrt(expected / 2000) + 1e-3)
 
 
 @pytest.mark.parametrize("width", [3, 400])

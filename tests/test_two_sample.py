@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mmda._math import relabelling
 from mmda.kernels import Energy, Gaussian, Kernel, Laplacian
 from mmda.losses import mmd_loss
 from mmda.two_sample import (
@@ -107,6 +108,106 @@ def test_ties_count_as_at_least_as_large() -> None:
     assert wild_bootstrap_test(same, same).p_value == 1
     x = torch.tensor([[0.0], [0.0], [1.0]])  # 20 splits, of which the 2 that are the observed one tie
     assert permutation_test(x, 3 * x + 7, permutations=4000).p_value == pytest.approx(0.1, abs=0.02)
+
+
+# Rows that repeat
+
+ONE = Gaussian(1.0, scales=(1.0,))
+ONE_HOT = np.eye(4)
+GRID = np.array([[0.1], [0.2], [0.3], [0.7]])  # equal differences that are not equal in binary
+
+#: (values of a row, counts in the source, counts in the target).
+REPEATED = {
+    "one against two zeros": (np.array([[0.0], [1.0]]), [60, 1], [2, 0]),
+    "ones in the large sample": (np.array([[0.0], [1.0]]), [990, 10], [5, 0]),
+    "a one in the small sample": (np.array([[0.0], [1.0]]), [991, 9], [4, 1]),
+    "halves": (np.array([[0.0], [1.0]]), [20, 20], [13, 9]),
+    "one-hot, 3 of 4": (ONE_HOT, [300, 200, 100, 400], [3, 1, 0, 1]),
+    "one-hot, rare": (ONE_HOT, [4, 5, 3, 900], [1, 0, 0, 4]),
+    "rounded": (GRID, [200, 150, 90, 60], [2, 0, 2, 1]),
+    "rounded, equal sizes": (GRID, [4, 3, 2, 1], [1, 2, 3, 4]),
+}
+COUNT = 3000
+
+
+@pytest.mark.parametrize("exchanged", [False, True])
+@pytest.mark.parametrize("estimator", ["unbiased", "biased"])
+@pytest.mark.parametrize("kernel", [ONE, Gaussian(0.7), Laplacian(1.5), Energy()], ids=repr)
+@pytest.mark.parametrize("setting", REPEATED)
+def test_ties_are_those_of_the_enumeration(setting: str, kernel: Kernel, estimator: str, exchanged: bool) -> None:
+    values, source, target = REPEATED[setting]
+    squared = np.square(values[:, None] - values).sum(2)
+    width = kernel.bandwidth if not isinstance(kernel, Energy) else 1.0
+    gram = kernel.evaluate(torch.from_numpy(squared), torch.tensor(width, dtype=torch.float64)).numpy()
+    expected = reference.exact_p_value(source, target, gram, unbiased=estimator == "unbiased")
+    x, y = (torch.from_numpy(values[np.repeat(np.arange(len(values)), counts)]) for counts in (source, target))
+    order = torch.randperm(len(x), generator=draws(1))
+    samples = (y, x[order]) if exchanged else (x[order], y)
+    result = permutation_test(*samples, kernel=kernel, estimator=estimator, permutations=COUNT)
+    error = math.sqrt(expected * (1 - expected) / COUNT)
+    assert result.p_value == pytest.approx(expected, abs=4.5 * error + 1 / COUNT)
+
+
+def test_far_rows_break_no_ties() -> None:
+    """Two far rows beside zeros and ones, both in the large sample: the ties of the others stay."""
+    x = torch.cat([torch.zeros(200, 2), torch.ones(20, 2), torch.tensor([[1e7, 0.0], [3e6, -4e6]])]).double()
+    values = np.unique(x.numpy(), axis=0)
+    gram = ONE.evaluate(torch.cdist(*(torch.from_numpy(values),) * 2).square(), torch.tensor(1.0)).numpy()
+    counts = [int((x.numpy() == value).all(1).sum()) for value in values]
+    zeros = [3 * int((value == 0).all()) for value in values]
+    expected = reference.exact_p_value(counts, zeros, gram, unbiased=True)
+    result = permutation_test(x, torch.zeros(3, 2), kernel=ONE, permutations=COUNT)
+    assert result.p_value == pytest.approx(expected, abs=4.5 * math.sqrt(expected * (1 - expected) / COUNT) + 1e-3)
+
+
+def _one_hot(rng: np.random.Generator, n: int) -> Tensor:
+    return torch.eye(10, dtype=torch.float64)[torch.from_numpy(rng.integers(0, 10, n))]
+
+
+def _bernoulli(rng: np.random.Generator, n: int) -> Tensor:
+    return torch.from_numpy((rng.random((n, 6)) < 0.3).astype(float))
+
+
+def _rounded(rng: np.random.Generator, n: int) -> Tensor:
+    return torch.from_numpy(rng.standard_normal((n, 2)).round())
+
+
+@pytest.mark.parametrize("sample", [_one_hot, _bernoulli, _rounded])
+@pytest.mark.parametrize("sizes", [(1000, 5), (5, 1000)])
+def test_level_on_rows_that_repeat(sample: Callable[..., Tensor], sizes: tuple[int, int]) -> None:
+    rng, generator = np.random.default_rng(21), draws(22)
+    runs = 150
+    rejected = sum(
+        permutation_test(*(sample(rng, n) for n in sizes), kernel=ONE, permutations=99, generator=generator).rejects()
+        for _ in range(runs)
+    )
+    assert 0.02 <= rejected / runs <= 0.08
+
+
+def test_level_on_rows_that_repeat_with_a_chosen_bandwidth() -> None:
+    rng, generator = np.random.default_rng(23), draws(24)
+    runs = 150
+    rejected = sum(
+        optimised_power_test(
+            _bernoulli(rng, 300), _bernoulli(rng, 10), permutations=99, factors=(0.5, 1.0, 2.0), generator=generator
+        ).rejects()
+        for _ in range(runs)
+    )
+    assert 0.02 <= rejected / runs <= 0.08
+
+
+def test_many_different_rows_are_compared_in_float32_and_decided_in_float64() -> None:
+    """Half of the rows repeated, many ties: with and without the float32 pass the same draws and the same p-value."""
+    rows = normal(500, 2, seed=25)
+    x, y = torch.cat([rows, rows.round(decimals=1)]), torch.cat([normal(300, 2, seed=26), rows[:300]])
+    fast = permutation_test(x, y, permutations=300)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(relabelling, "FLOAT32_ROWS", 10**9)
+        slow = permutation_test(x, y, permutations=300)
+    assert fast.p_value == slow.p_value
+    assert fast.statistic == slow.statistic
+    torch.testing.assert_close(fast.null, slow.null, rtol=0, atol=1e-7)
+    assert not torch.equal(fast.null, slow.null)
 
 
 LEVEL_RUNS = 300

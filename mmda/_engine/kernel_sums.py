@@ -10,7 +10,7 @@ from torch import Tensor
 from mmda._core.counts import pooled_centre
 from mmda._core.masking import safe_divide
 from mmda._engine.kernel_sweep import Coefficients, can_stream, kernel_spec, pair_sum
-from mmda.kernels import Kernel, centred_squared_distances
+from mmda.kernels import Kernel, distances_about
 
 
 class PairMeans(NamedTuple):
@@ -53,11 +53,14 @@ def pair_means(
     if bandwidth is None:
         bandwidth = settle_bandwidth(kernel, x, y, x_weight, y_weight)
     centre = pooled_centre(x, y, x_weight, y_weight)
-    x, y = x - centre, y - centre
+
+    def gram(a: Tensor, b: Tensor, *, same: bool) -> Tensor:
+        return kernel.evaluate(distances_about(centre, a, b, same=same), bandwidth)
+
     return PairMeans(
-        _within(x, x_weight, kernel, bandwidth, unbiased),
-        _within(y, y_weight, kernel, bandwidth, unbiased),
-        _across(x, y, x_weight, y_weight, kernel, bandwidth),
+        _mean_within(gram(x, x, same=True), x_weight, kernel.at_zero, unbiased),
+        _mean_within(gram(y, y, same=True), y_weight, kernel.at_zero, unbiased),
+        _mean_across(gram(x, y, same=False), x_weight, y_weight),
     )
 
 
@@ -110,26 +113,22 @@ def _weighted_coefficients(a: Tensor, b: Tensor, unbiased: bool) -> tuple[Coeffi
     return Coefficients(left, torch.cat((a, b))), diagonal
 
 
-def _within(x: Tensor, weight: Tensor | None, kernel: Kernel, bandwidth: Tensor, unbiased: bool) -> Tensor:
-    gram = kernel.evaluate(centred_squared_distances(x, x, same=True), bandwidth)
-    n = x.shape[0]
+def _mean_within(gram: Tensor, weight: Tensor | None, at_zero: float, unbiased: bool) -> Tensor:
+    n = gram.shape[0]
     if weight is None:
         if unbiased:
-            return (gram.sum() - n * kernel.at_zero) / (n * (n - 1))
+            return (gram.sum() - n * at_zero) / (n * (n - 1))
         return gram.mean()
     total = weight.sum()
     product = weight @ gram @ weight
     if unbiased:
-        return safe_divide(product - total * kernel.at_zero, total.square() - total)
+        return safe_divide(product - total * at_zero, total.square() - total)
     return safe_divide(product, total.square())
 
 
-def _across(
-    x: Tensor, y: Tensor, x_weight: Tensor | None, y_weight: Tensor | None, kernel: Kernel, bandwidth: Tensor
-) -> Tensor:
-    gram = kernel.evaluate(centred_squared_distances(x, y), bandwidth)
+def _mean_across(gram: Tensor, x_weight: Tensor | None, y_weight: Tensor | None) -> Tensor:
     if x_weight is None and y_weight is None:
         return gram.mean()
-    a = torch.ones(x.shape[0], dtype=x.dtype, device=x.device) if x_weight is None else x_weight
-    b = torch.ones(y.shape[0], dtype=y.dtype, device=y.device) if y_weight is None else y_weight
+    a = gram.new_ones(gram.shape[0]) if x_weight is None else x_weight
+    b = gram.new_ones(gram.shape[1]) if y_weight is None else y_weight
     return safe_divide(a @ gram @ b, a.sum() * b.sum())

@@ -32,7 +32,7 @@ from torch import Tensor
 from mmda._core.masking import full_precision
 from mmda._core.transforms import is_plain
 from mmda._engine import native
-from mmda.kernels import Energy, Gaussian, Kernel, Laplacian, RationalQuadratic, centred_squared_distances
+from mmda.kernels import Energy, Gaussian, Kernel, Laplacian, RationalQuadratic, distances_about
 
 #: Rows of a tile: two float32 tiles stay near the processor's caches, and its products run at full speed.
 CPU_BLOCK = 512
@@ -190,8 +190,8 @@ def dense_pair_sum(
     """The same number from the matrix of all pairs, in plain operations that every transform knows."""
     kernel = _kernel(kind, scales, alpha)
     rows = torch.cat([x, y])
-    z = rows - (centre if centre.numel() else rows.detach().mean(0))
-    gram = kernel.evaluate(centred_squared_distances(z, z, same=True), bandwidth)
+    centre = centre if centre.numel() else rows.detach().mean(0)
+    gram = kernel.evaluate(distances_about(centre, rows, rows, same=True), bandwidth)
     off_diagonal = gram - torch.diag_embed(gram.diagonal())
     weighted = off_diagonal * _matrix(left, right, blocks, x.shape[0], rows)
     return (weighted.sum(dtype=torch.float64) + plus).to(x.dtype)

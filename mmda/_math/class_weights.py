@@ -13,7 +13,7 @@ from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows, zero_uncounted
 from mmda._engine.kernel_sums import settle_bandwidth
 from mmda._engine.kernel_sweep import Coefficients, can_stream, pair_sum
-from mmda.kernels import Kernel, centred_squared_distances
+from mmda.kernels import Kernel, distances_about
 
 
 def count_classes(
@@ -129,10 +129,9 @@ def class_discrepancy(
                 centre=centre,
                 plus=kernel.at_zero * diagonal,
             )
-        x, y = x - centre, y - centre
-        x_gram = kernel.evaluate(centred_squared_distances(x, x, same=True), bandwidth)
-        y_gram = kernel.evaluate(centred_squared_distances(y, y, same=True), bandwidth)
-        gram = kernel.evaluate(centred_squared_distances(x, y), bandwidth)
+        x_gram = kernel.evaluate(distances_about(centre, x, x, same=True), bandwidth)
+        y_gram = kernel.evaluate(distances_about(centre, y, y, same=True), bandwidth)
+        gram = kernel.evaluate(distances_about(centre, x, y), bandwidth)
         return (of_x * (x_gram @ a)).sum() + (of_y * (y_gram @ b)).sum() - 2 * (across * (gram @ b)).sum()
 
 

@@ -12,7 +12,7 @@ from mmda._core.counts import pooled_centre
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows
 from mmda._math.kernel_tensors import current_kernel, register_bandwidth
-from mmda.kernels import Gaussian, Kernel, centred_squared_distances
+from mmda.kernels import Gaussian, Kernel, distances_about
 
 Estimator = Literal["biased", "unbiased"]
 _ESTIMATORS = ("biased", "unbiased")
@@ -109,8 +109,8 @@ def hsic_loss(
 
 def _gram(rows: Tensor, weight: Tensor | None, kernel: Kernel) -> Tensor:
     bandwidth = kernel.settle(rows.detach(), None if weight is None else weight.detach())
-    rows = rows - pooled_centre(rows, rows, weight, weight)
-    return kernel.evaluate(centred_squared_distances(rows, rows, same=True), bandwidth)
+    centre = pooled_centre(rows, rows, weight, weight)
+    return kernel.evaluate(distances_about(centre, rows, rows, same=True), bandwidth)
 
 
 def _centred(gram: Tensor, counts: Tensor, total: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows
 from mmda._engine.kernel_sums import settle_bandwidth
 from mmda._math.kernel_tensors import current_kernel, register_bandwidth
-from mmda.kernels import Gaussian, Kernel, centred_squared_distances
+from mmda.kernels import Gaussian, Kernel, distances_about
 
 Estimator = Literal["biased", "unbiased", "linear"]
 _ESTIMATORS = ("biased", "unbiased", "linear")
@@ -122,14 +122,12 @@ def joint_mmd_loss(
             ys.append(y)
         bandwidths = [settle_bandwidth(k, x, y, x_weight, y_weight) for k, x, y in zip(kernels, xs, ys)]
         centres = [pooled_centre(x, y, x_weight, y_weight) for x, y in zip(xs, ys)]
-        xs = [x - centre for x, centre in zip(xs, centres)]
-        ys = [y - centre for y, centre in zip(ys, centres)]
 
         def gram(left: list[Tensor], right: list[Tensor], same: bool = False) -> Tensor:
             return _product(
                 [
-                    k.evaluate(centred_squared_distances(a, b, same=same), bandwidth)
-                    for k, a, b, bandwidth in zip(kernels, left, right, bandwidths)
+                    k.evaluate(distances_about(centre, a, b, same=same), bandwidth)
+                    for k, centre, a, b, bandwidth in zip(kernels, centres, left, right, bandwidths)
                 ]
             )
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmda._core.checks import check_choice, check_count, check_kernel, check_same_width, fail, shape_text
-from mmda._core.counts import pooled_centre, total_weight
+from mmda._core.counts import total_weight
 from mmda._core.masking import full_precision, working_dtype
 from mmda._core.rows import as_rows
 from mmda._engine.kernel_sums import settle_bandwidth, squared_mmd
@@ -124,8 +124,6 @@ def _linear(x: Tensor, y: Tensor, kernel: Kernel) -> Tensor:
     if pairs == 0:
         fail("mmd_loss", "source", "have at least 2 samples for estimator='linear'", shape_text(x))
     bandwidth = settle_bandwidth(kernel, x, y, None, None)
-    centre = pooled_centre(x, y, None, None)
-    x, y = x - centre, y - centre
     x_even, x_odd = x[: 2 * pairs : 2], x[1 : 2 * pairs : 2]
     y_even, y_odd = y[: 2 * pairs : 2], y[1 : 2 * pairs : 2]
 

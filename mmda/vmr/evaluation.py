@@ -193,14 +193,15 @@ def evaluate(
 ) -> Evaluation:
     """Recall@n at IoU and mean IoU of predicted spans against annotated queries; higher is better.
 
-    Predictions are clipped to [0, duration]; a query's best window counts.
+    A query's best window counts. Predictions are clipped to [0, duration] where the preset says so, as the default one
+    does and the public evaluators' do not.
 
     Args:
         predictions: spans of each query in seconds; best first unless ``scores`` says otherwise.
         queries: the annotated queries, in the order of the predictions.
         scores: rank by these; without them the order given is the rank.
         prediction_mask: True where a prediction exists.
-        preset: which convention: comparison, union, suppression, rounding.
+        preset: which convention: comparison, union, suppression, clipping, rounding.
         n: numbers of predictions.
         iou: thresholds.
         name: label of the row.
@@ -266,7 +267,7 @@ def evaluate_windows(
         windows: true moments of each query.
         window_mask: True where a window exists.
         videos: video of each query, the unit of resampling; ``None`` makes each query its own.
-        duration: length of each video; predictions are clipped to it.
+        duration: length of each video; a preset with ``clip`` cuts predictions to it.
         scores: rank by these.
         prediction_mask: True where a prediction exists.
         preset: which convention.

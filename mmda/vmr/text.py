@@ -126,8 +126,8 @@ def read_glove(path: str | Path, words: Collection[str]) -> WordVectors:
     found: list[str] = []
     rows: list[NDArray[np.float32]] = []
     width = 0
-    if not Path(path).exists() or Path(path).is_dir():
-        came = "a folder" if Path(path).is_dir() else "no such file"
+    if not Path(path).is_file():
+        came = "a folder" if Path(path).is_dir() else "a pipe or device" if Path(path).exists() else "no such file"
         raise VMRDataError(path, None, "exist as a file of word vectors", came)
     with Path(path).open(encoding="utf-8-sig", errors="replace", newline="\n") as stream:
         for number, line in enumerate(stream, start=1):

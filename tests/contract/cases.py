@@ -52,6 +52,7 @@ from mmda.losses import (
     PrototypeContrastiveLoss,
     RandomFeatureMMDLoss,
     RandomMultilinearMap,
+    SlicedWassersteinLoss,
 )
 
 Shape = Mapping[str, int]
@@ -204,7 +205,9 @@ BUILD: dict[str, Build] = {
     "MultiDomainAdversarialLoss": lambda d: MultiDomainAdversarialLoss(discriminator(d, 3), strength=0.6),
     "MultiDomainLoss": lambda d: MultiDomainLoss(MMDLoss(), domains=3),
     "PrototypeContrastiveLoss": lambda d: PrototypeContrastiveLoss(classes=CLASSES),
+    "RandomFeatureMMDLoss": lambda d: RandomFeatureMMDLoss(draws="fixed"),
     "RandomMultilinearMap": lambda d: random_map(d),
+    "SlicedWassersteinLoss": lambda d: SlicedWassersteinLoss(draws="fixed"),
 }
 
 #: Further rows of the grid: other settings of the same module that take another path through it.
@@ -253,7 +256,7 @@ SETTLED: dict[str, Build] = {
         MMDLoss(kernel=FIXED), domains=3, scheme="one_vs_rest"
     ),
     "MultiDomainLoss(scheme='to_mean')": lambda d: MultiDomainLoss(MMDLoss(kernel=FIXED), domains=3, scheme="to_mean"),
-    "RandomFeatureMMDLoss": lambda d: RandomFeatureMMDLoss(kernel=FIXED),
+    "RandomFeatureMMDLoss": lambda d: RandomFeatureMMDLoss(kernel=FIXED, draws="fixed"),
 }
 
 #: Sizes that a case asks for (equal samples, say).

@@ -48,6 +48,7 @@ LEAVES_OUT = (
     "NTXentLoss",
     "SigmoidContrastiveLoss",
     "SinkhornDivergenceLoss",
+    "SupervisedContrastiveLoss",
     "TripletRankingLoss",
 )
 
@@ -170,6 +171,28 @@ EXCUSES: tuple[Excuse, ...] = (
         ("HigherOrderMomentLoss",),
         ("translation",),
         "moments about the origin, as in the paper, see where the origin is",
+    ),
+    Excuse(
+        ("BatchSpectralPenaltyLoss", "PolynomialMMDLoss"),
+        ("translation",),
+        "singular values and inner products of the rows as they are, as in the paper, see where the origin is",
+    ),
+    Excuse(
+        ("PolynomialMMDLoss",),
+        ("one_row",),
+        "the U-statistic has no pair to average over",
+        ValueError,
+        "`source` must have at least 2 samples for estimator='unbiased'",
+    ),
+    Excuse(
+        ("CrossCorrelationLoss",),
+        ("scale",),
+        "the variances' eps, that of the paper's batch normalisation, has the features' scale",
+    ),
+    Excuse(
+        ("VarianceCovarianceLoss",),
+        ("scale",),
+        "asks for a standard deviation of the margin",
     ),
     Excuse(
         ("PrototypeContrastiveLoss",),

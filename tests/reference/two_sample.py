@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,3 +66,38 @@ def power_criterion(h: Array, stabiliser: float) -> float:
     rows = [sum(h[i, j] for j in range(n)) for i in range(n)]
     variance = 4 / n**3 * sum(r**2 for r in rows) - 4 / n**4 * sum(rows) ** 2
     return statistic_of_core(h, unbiased=True) / math.sqrt(max(variance, 0.0) + stabiliser)
+
+
+def exact_p_value(source: list[int], target: list[int], gram: Array, *, unbiased: bool) -> float:
+    """Share of all splits with T at least the observed one, where row values repeat: by enumeration of their counts.
+
+    ``source`` and ``target`` say how often each value comes, ``gram`` how similar two values are. The counts of one
+    sample are multivariate hypergeometric.
+    """
+    n, m, least = sum(source), sum(target), int(unbiased)
+    pooled = np.array(source) + np.array(target)
+    similar = gram.astype(np.longdouble)
+    smaller = min(n, m)
+
+    def statistic(a: Array, b: Array) -> np.longdouble:
+        k, rest = int(a.sum()), int(b.sum())
+        within = [c @ similar @ c - least * (c @ similar.diagonal()) for c in (a, b)]
+        value: np.longdouble = within[0] / (k * (k - least)) + within[1] / (rest * (rest - least))
+        return value - 2 * (a @ similar @ b) / (k * rest)
+
+    def draws(left: int, sizes: list[int]) -> Iterator[tuple[int, ...]]:
+        if len(sizes) == 1:
+            if left <= sizes[0]:
+                yield (left,)
+            return
+        for first in range(min(left, sizes[0]) + 1):
+            for others in draws(left - first, sizes[1:]):
+                yield (first, *others)
+
+    observed = statistic(np.array(source, np.longdouble), np.array(target, np.longdouble))
+    reached = 0
+    for counts in draws(smaller, [int(c) for c in pooled]):
+        a = np.array(counts, np.longdouble)
+        if statistic(a, pooled - a) >= observed - 1e-13 * np.abs(similar).max():
+            reached += math.prod(math.comb(int(c), drawn) for c, drawn in zip(pooled, counts))
+    return reached / math.comb(n + m, smaller)

@@ -15,7 +15,15 @@ from mmda.models.mmcda.localizer import Localizer, MomentLogits, Spans, decode_s
 from mmda.models.mmcda.model import MMCDA, MMCDAOutput
 from mmda.models.mmcda.objective import DEFAULT_WEIGHTS, ROLES, MMCDAObjective, negative_pairs
 from mmda.models.mmcda.selection import pair_score, selection_score, source_score
-from mmda.models.mmcda.training import Progress, TrainingConfig, fit, load_model, predict_split, save_model
+from mmda.models.mmcda.training import (
+    Progress,
+    TrainingConfig,
+    TrainingStopped,
+    fit,
+    load_model,
+    predict_split,
+    save_model,
+)
 
 __all__ = [
     "DEFAULT_WEIGHTS",
@@ -33,6 +41,7 @@ __all__ = [
     "QueryEncoder",
     "Spans",
     "TrainingConfig",
+    "TrainingStopped",
     "VideoEncoder",
     "build_mmcda",
     "decode_spans",

@@ -97,6 +97,22 @@ class Progress:
     log: list[dict[str, Any]] = field(default_factory=list)
 
 
+class TrainingStopped(Exception):
+    """A run was asked to stop: its step is finished and, where it has a file, saved.
+
+    Args:
+        signal: the number of the signal that asked, 0 for none.
+
+    Example:
+        >>> TrainingStopped(15).signal
+        15
+    """
+
+    def __init__(self, signal: int = 0) -> None:
+        super().__init__(signal)
+        self.signal = signal
+
+
 def forever(loader: Loader, *, skip: int = 0) -> Iterator[VMRBatch]:
     """Pass after pass over a loader; ``skip`` batches are left out as a run that made that many steps would."""
     passes, rest = divmod(skip, len(loader))
@@ -134,7 +150,8 @@ def fit(
         target: batches; their moments are never read.
         config: steps and rates.
         validate: score of a checkpoint, higher is better.
-        on_step: called after each step with its number (progress bars).
+        on_step: called after each step with its number (progress bars). It may raise :class:`TrainingStopped`: the
+            run is saved to ``resume`` first, as it stands after this step.
         resume: a file that holds the run: read where it exists, written at every evaluation.
         device: where batches go; the model and objective are expected there.
 
@@ -144,6 +161,7 @@ def fit(
     Raises:
         ValueError: the objective needs a target and none is given.
         CheckpointError: ``resume`` is damaged, or of another config, model or objective; nothing is changed then.
+        TrainingStopped: from ``on_step``.
         FloatingPointError: the loss or its gradient is not finite; the step and the terms are named.
 
     Notes:
@@ -201,8 +219,7 @@ def fit(
         optimizer.step()
         if mean is not model:
             _move_towards(mean, model, 1 - min(config.average, (1 + state.step) / (10 + state.step)))
-        if on_step is not None:
-            on_step(state.step)
+        stopped = _told(on_step, state.step)
         if weighing:
             score = float(state.step if validate is None else validate(mean.eval()))
             if not math.isfinite(score):
@@ -220,12 +237,24 @@ def fit(
             if score > state.best_score:
                 state.best_score, state.best_step = score, state.step
                 best = copy.deepcopy(mean.state_dict())
-            if resume is not None:
-                _save_run(Path(resume), model, objective, optimizer, mean, state, best, config)
+        if resume is not None and (weighing or stopped is not None):
+            _save_run(Path(resume), model, objective, optimizer, mean, state, best, config)
+        if stopped is not None:
+            raise stopped
     if best is not None:
         model.load_state_dict(best)
     model.eval()
     return state
+
+
+def _told(on_step: Callable[[int], None] | None, step: int) -> TrainingStopped | None:
+    """Whether whoever is told of this step asks to stop."""
+    try:
+        if on_step is not None:
+            on_step(step)
+    except TrainingStopped as stopped:
+        return stopped
+    return None
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The data of ``mmcda_vmr.py``: simulated worlds, or annotations and features on disk, as splits in memory.
+"""The two domains: simulated worlds, or annotations and features on disk, as splits in memory.
 
 The moments of a domain are never among its pairs: ``Domain.opened`` reads those of one split.
 """
@@ -9,10 +9,11 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
+from mmda.models.mmcda.experiment.errors import UnusableError
 from mmda.vmr import (
     WORLDS,
     FeatureStore,
@@ -38,7 +39,17 @@ BESIDE_NOTES = re.compile(r"Charades_v1|gsub_|valid_videos|.*durations")  # publ
 
 @dataclass(frozen=True)
 class Place:
-    """Where a domain's data lies."""
+    """Where a domain's data lies.
+
+    Args:
+        path: folder of annotations and features, file of annotations, or the common prefix of three files.
+        video: frame features elsewhere; several are joined on the feature axis.
+        query: query features elsewhere.
+        splits: file that lists the videos of each split.
+        max_clips: average-pool longer videos to so many.
+        drop: leave out what has no usable features.
+        glove: word vectors in place of query features.
+    """
 
     path: str
     video: tuple[str, ...] = ()
@@ -72,7 +83,15 @@ class Place:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is trained on: a simulated world, or two places on disk."""
+    """What is trained on: a simulated world, or two places on disk.
+
+    Args:
+        name: what tables and files call it.
+        world: key of :data:`mmda.vmr.WORLDS`.
+        videos: size of the world, if not its own.
+        source: place of the labelled domain.
+        target: place of the other one.
+    """
 
     name: str
     world: str | None = None
@@ -83,9 +102,14 @@ class Problem:
 
 @dataclass(frozen=True)
 class Domain:
-    """One domain in memory: the pairs of each split, every query's text and video by name, and what is to be told.
+    """One domain in memory. No moment is among its pairs: ``opened`` reads those of one split.
 
-    No moment is among them: ``opened`` reads those of one split, and leaves out its queries without any.
+    Args:
+        pairs: videos and queries of each split.
+        opened: a split by name, with its moments; queries without any are left out.
+        texts: every query's text, by query id.
+        videos: every query's video, by query id.
+        told: what was left out or decided while reading, a line each.
     """
 
     pairs: dict[str, ResidentSplit]
@@ -95,14 +119,24 @@ class Domain:
     told: tuple[str, ...] = ()
 
 
-def load(problem: Problem, seed: int) -> tuple[Domain, Domain]:
-    """Source and target. A simulated world is a new draw for each seed; real data stays the same."""
-    return load_draw(problem, 0 if problem.world is None else seed)
+def load_problem(problem: Problem, seed: int = 0) -> tuple[Domain, Domain]:
+    """Source and target of a problem.
 
+    Args:
+        problem: a simulated world, or two places on disk.
+        seed: of the draw of a simulated world; data on disk stays the same.
 
-@lru_cache(maxsize=2)
-def load_draw(problem: Problem, seed: int) -> tuple[Domain, Domain]:
-    """:func:`load`, each draw once."""
+    Returns:
+        The two domains; of a domain on disk no moment has been looked at.
+
+    Raises:
+        VMRDataError: the data cannot be used; the message names file, id and rule.
+
+    Example:
+        >>> source, target = load_problem(Problem("small", world="language", videos=8))
+        >>> {split: len(pairs) for split, pairs in target.pairs.items()}
+        {'train': 8, 'val': 20, 'test': 20}
+    """
     if problem.world is not None:
         world = WORLDS[problem.world]
         if problem.videos is not None:
@@ -117,14 +151,36 @@ def load_draw(problem: Problem, seed: int) -> tuple[Domain, Domain]:
 
         source = of(train=draw.source_train, val=draw.source_val)
         return source, of(train=draw.target_train, val=draw.target_val, test=draw.target_test)
-    assert problem.source is not None
-    assert problem.target is not None
+    if problem.source is None or problem.target is None:
+        raise UnusableError(f"{problem.name}: must name a world, or a source and a target")
     source, target = read_domain(problem.source, ("train", "val")), read_domain(problem.target, SPLITS)
     for what in ("frames", "words"):
         a, b = (getattr(domain.pairs["train"], what).shape[-1] for domain in (source, target))
         if a != b:
             raise VMRDataError(problem.target.path, None, f"have {what} of one width in both domains", f"{a} and {b}")
     return source, target
+
+
+class Draws:
+    """The domains of problems, each read once; the last two are kept.
+
+    Example:
+        >>> data = Draws()
+        >>> problem = Problem("small", world="language", videos=8)
+        >>> data.load(problem, 0) is data.load(problem, 0)
+        True
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[Problem, int], tuple[Domain, Domain]] = {}
+
+    def load(self, problem: Problem, seed: int) -> tuple[Domain, Domain]:
+        """:func:`load_problem`. A simulated world is a new draw for each seed; real data stays the same."""
+        key = (problem, 0 if problem.world is None else seed)
+        if key not in self._kept:
+            self._kept = dict([*self._kept.items()][-1:])
+            self._kept[key] = load_problem(*key)
+        return self._kept[key]
 
 
 def read_domain(place: Place, names: Sequence[str]) -> Domain:

@@ -1,0 +1,12 @@
+"""``mmda check``: :mod:`mmda.vmr.check`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mmda.vmr.check import main as check_main
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Say what is wrong with annotations and features."""
+    return check_main(["check", *arguments], program="mmda")

@@ -1,0 +1,27 @@
+"""How a command ends: exit codes, and one line for what the user can mend."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from mmda.models.mmcda import CheckpointError, TrainingStopped
+from mmda.models.mmcda.experiment import UnusableError
+from mmda.vmr import ClosedMomentsError, VMRDataError
+
+
+def exit_code(command: Callable[[], None]) -> int:
+    """Run a command: 0 where it ends well, 2 and one clear line for what the user can mend; a bug shows its trace."""
+    try:
+        command()
+    except (VMRDataError, CheckpointError, ClosedMomentsError, UnusableError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        return 2
+    except (KeyboardInterrupt, TrainingStopped) as stopped:
+        print("interrupted; --resume keeps the finished rows, and begun ones if it was given already", file=sys.stderr)
+        return 128 + (getattr(stopped, "signal", 0) or 2)
+    return 0

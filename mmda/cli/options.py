@@ -1,0 +1,143 @@
+"""Options that several commands share, and the values that they stand for."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mmda.metrics import PRESETS
+from mmda.models.mmcda.experiment import ALIGNMENTS, Place, Plan, Problem
+from mmda.models.mmcda.experiment.domains import MAX_CLIPS
+from mmda.vmr import WORLDS
+
+OUTPUT = Path("outputs/mmcda_vmr")
+SIDES = ("source", "target")
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Two domains: simulated worlds, or places on disk."""
+    data = parser.add_argument_group("data")
+    worlds = f"simulated world, may be repeated: {', '.join(WORLDS)} (default: default and language)"
+    data.add_argument("--world", action="append", choices=list(WORLDS), metavar="NAME", help=worlds)
+    data.add_argument("--source", metavar="PATH", help="folder, file or prefix of the labelled domain")
+    data.add_argument("--target", metavar="PATH", help="folder, file or prefix of the other domain")
+    for side in SIDES:
+        help_text = "frame features elsewhere; repeat to join several"
+        data.add_argument(f"--{side}-video", action="append", default=[], metavar="PATH", help=help_text)
+        data.add_argument(f"--{side}-query", metavar="PATH", help="query features elsewhere")
+    help_text = "word vectors, a word and its numbers a line, in place of query features"
+    data.add_argument("--glove", metavar="FILE", help=help_text)
+    help_text = "splits by video (default: files of train, val and test where there are some, else 70 / 10 / 20)"
+    data.add_argument("--splits", metavar="JSON", help=help_text)
+    help_text = f"average-pool longer videos to so many (default: {MAX_CLIPS})"
+    data.add_argument("--max-clips", type=int, metavar="N", help=help_text)
+    help_text = "leave out videos and queries without usable features, and say which (default: an error)"
+    data.add_argument("--drop", action="store_true", help=help_text)
+    parser.add_argument("--smoke", action="store_true", help="seconds, not minutes: is everything wired?")
+
+
+def add_training(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """How to train; returns the group, for what one command has alone."""
+    training = parser.add_argument_group("training")
+    training.add_argument("--alignment", choices=ALIGNMENTS, default="mmd", help="what (i) aligns with (default: mmd)")
+    training.add_argument("--epochs", type=int, help="passes over the source (default: 10 simulated, 12 real)")
+    training.add_argument("--batch-size", type=int, default=32, help="source queries a step (default: 32)")
+    help_text = "target queries a step, of which each is a negative of the others (default: as many)"
+    training.add_argument("--target-batch-size", type=int, help=help_text)
+    help_text = "train on the validation videos too; no checkpoint is chosen then, the last weights are kept"
+    training.add_argument("--train-on-val", action="store_true", help=help_text)
+    help_text = "frames and words come from one encoder: start from their plain similarity"
+    training.add_argument("--shared-space", action="store_true", help=help_text)
+    help_text = "share of features hidden while training, in [0, 1) (default: 0 simulated, 0.3 real)"
+    training.add_argument("--dropout", type=float, metavar="SHARE", help=help_text)
+    training.add_argument("--diagnose", action="store_true", help="log each term's gradient norm (JSON)")
+    training.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
+    help_text = "keep the finished rows in --output; a row is gone on with in its middle if it began with --resume too"
+    training.add_argument("--resume", action="store_true", help=help_text)
+    return training
+
+
+def add_output(parser: argparse._ActionsContainer) -> None:
+    """Where results lie."""
+    parser.add_argument("--output", type=Path, default=OUTPUT, help=f"folder for all results (default: {OUTPUT})")
+
+
+def add_evaluation(parser: argparse.ArgumentParser) -> None:
+    """How to score."""
+    evaluation = parser.add_argument_group("evaluation")
+    help_text = f"the conventions of a published evaluator: {', '.join(PRESETS)} (default: default)"
+    evaluation.add_argument("--preset", choices=list(PRESETS), default="default", metavar="NAME", help=help_text)
+    help_text = "IoU thresholds beside 0.3, 0.5 and 0.7, as 0.1 for short moments"
+    evaluation.add_argument("--iou", type=float, nargs="+", default=[], metavar="M", help=help_text)
+
+
+def check_data(parser: argparse.ArgumentParser, options: argparse.Namespace, *alone: str) -> None:
+    """End with the usage where options contradict each other; those of ``alone`` need no source and target."""
+    if (options.source is None) != (options.target is None):
+        parser.error("--source and --target go together")
+    if options.source is not None and options.world:
+        parser.error("--world and --source exclude each other")
+    if options.source is None:
+        for name in ("splits", "source_video", "source_query", "target_video", "target_query", "glove", "drop"):
+            if getattr(options, name) and name not in alone:
+                parser.error(f"--{name.replace('_', '-')} needs --source and --target")
+
+
+def check_numbers(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End with the usage where a number is out of range."""
+    if any(not 0 < threshold <= 1 for threshold in getattr(options, "iou", ())):
+        parser.error(f"--iou must be in (0, 1], got {', '.join(map(str, options.iou))}")
+    dropout = getattr(options, "dropout", None)
+    if dropout is not None and not 0 <= dropout < 1:
+        parser.error(f"--dropout must lie in [0, 1), got {dropout}")
+    for name in ("seeds", "epochs", "batch_size", "target_batch_size", "workers", "max_clips", "top"):
+        value = getattr(options, name, None)
+        least = 2 if name.endswith("batch_size") else 1  # a batch of one has no negatives and no spread
+        if value is not None and value < least:
+            parser.error(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+
+
+def problems_of(options: argparse.Namespace) -> list[Problem]:
+    """What to train on."""
+    if options.source is None:
+        worlds = list(dict.fromkeys(options.world or [])) or (
+            ["language"] if options.smoke else ["default", "language"]
+        )
+        return [Problem(f"world {name}", world=name, videos=80 if options.smoke else None) for name in worlds]
+    places = [
+        Place(
+            path=getattr(options, side),
+            video=tuple(getattr(options, f"{side}_video")),
+            query=getattr(options, f"{side}_query"),
+            splits=options.splits,
+            max_clips=options.max_clips or MAX_CLIPS,
+            drop=options.drop,
+            glove=options.glove,
+        )
+        for side in SIDES
+    ]
+    name = f"{places[0].name} to {places[1].name}"
+    return [Problem(name, source=places[0], target=places[1])]
+
+
+def plan_of(options: argparse.Namespace) -> Plan:
+    """What is asked for."""
+    return Plan(
+        rows=tuple(options.rows or ()),
+        ablation=options.ablation,
+        seeds=options.seeds,
+        alignment=options.alignment,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        target_batch_size=options.target_batch_size,
+        train_on_val=options.train_on_val,
+        shared_space=options.shared_space,
+        dropout=options.dropout,
+        gradient_norms=options.diagnose,
+        preset=options.preset,
+        iou=tuple(options.iou),
+        device=options.device,
+        output=options.output,
+        resume=options.resume,
+        smoke=options.smoke,
+    )

@@ -1,0 +1,103 @@
+"""``mmda predict``: the best moments for a sentence in a video, or for every query of a file."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmda.cli import options as shared
+from mmda.cli.ending import exit_code
+from mmda.models.mmcda.experiment import Draws, Place, find_moments, open_checkpoint
+from mmda.models.mmcda.experiment import questions as ask
+from mmda.models.mmcda.experiment.jobs import file_stem
+from mmda.models.mmcda.experiment.results import write_lines
+
+DESCRIPTION = """\
+Ask a trained model.
+
+    mmda predict "the concept07-a of" --video target-test-3          the best moments of one video for a sentence
+    mmda predict --all QUERIES.jsonl --target-video VIDEO --target-query QUERY
+                                                                     an answer to every query, as JSON lines
+"""
+
+
+def add_asking(parser: argparse._ActionsContainer) -> None:
+    """Which model, which video, how many moments."""
+    parser.add_argument("--video", metavar="ID", help="a video of the target")
+    parser.add_argument("--checkpoint", type=Path, help="default: the full model of the first seed in --output")
+    parser.add_argument("--top", type=int, default=5, help="how many moments (default: 5)")
+
+
+def check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End with the usage where options contradict each other."""
+    if options.predict is not None and options.predict_all is not None:
+        parser.error("--predict and --predict-all exclude each other")
+    if options.predict is not None and options.video is None:
+        parser.error("--predict needs --video")
+    shared.check_data(
+        parser, options, *(("target_video", "target_query", "glove", "drop") if options.predict_all else ())
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Answer, and print."""
+    problems, named = shared.problems_of(options), bool(options.world or options.source)
+    path = options.checkpoint or ask.default_checkpoint(options.output, problems, options.alignment, named=named)
+    checkpoint = open_checkpoint(path, problems if named else ())
+    if options.predict_all is not None:
+        _answer_all(checkpoint, options)
+    else:
+        _answer(checkpoint, options)
+
+
+def _answer(checkpoint: ask.Checkpoint, options: argparse.Namespace) -> None:
+    _, target = Draws().load(checkpoint.problem, checkpoint.seed)
+    video = ask.video_of(target, options.video, checkpoint.problem)
+    words = ask.sentence_features(checkpoint, target, options.predict)
+    spans = find_moments(checkpoint.model, video, words, top=options.top)
+    print(f"{options.video} ({float(video.duration[0]):.1f} s): {options.predict!r}")
+    best = float(spans.scores[0, 0])
+    for (start, end), score, kept in zip(spans.windows[0].tolist(), spans.scores[0].tolist(), spans.mask[0].tolist()):
+        if kept:
+            share = 100 * math.exp(score - best)
+            print(f"  {start:7.1f} s - {end:7.1f} s   score {score:7.2f}   {share:5.1f} % of the best")
+
+
+def _answer_all(checkpoint: ask.Checkpoint, options: argparse.Namespace) -> None:
+    place = Place(
+        path=options.predict_all,
+        video=tuple(options.target_video),
+        query=options.target_query,
+        max_clips=options.max_clips,
+        drop=options.drop,
+        glove=options.glove,
+    )
+    rows = []
+    for data in ask.queries_of(checkpoint, place).values():
+        print(data.report)
+        rows += ask.answer_queries(checkpoint, data, top=options.top)
+    file = options.output / "predictions" / f"{file_stem(place.name)}-by-{checkpoint.path.stem}.jsonl"
+    write_lines(file, rows)
+    print(f"{len(rows)} queries answered by {checkpoint.path}: {file}")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="mmda predict", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("predict", nargs="?", metavar="SENTENCE", help="what to look for in --video")
+    help_text = "answer every query of a file, folder or prefix of annotations; written to --output/predictions"
+    parser.add_argument("--all", dest="predict_all", metavar="PATH", help=help_text)
+    add_asking(parser)
+    shared.add_data(parser)
+    parser.add_argument("--alignment", default="mmd", help="which of the models in --output (default: mmd)")
+    shared.add_output(parser)
+    options = parser.parse_args(arguments)
+    if (options.predict is None) == (options.predict_all is None):
+        parser.error("either SENTENCE or --all must be given")
+    check(parser, options)
+    shared.check_numbers(parser, options)
+    return exit_code(lambda: run(options))

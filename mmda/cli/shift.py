@@ -1,0 +1,12 @@
+"""``mmda shift``: :mod:`mmda.shift`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mmda.shift import main as shift_main
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Say how far two domains' features lie apart."""
+    return shift_main(arguments, program="mmda shift")

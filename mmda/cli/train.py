@@ -1,0 +1,46 @@
+"""``mmda train``: train one model."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from mmda.cli import options as shared
+from mmda.cli.ending import exit_code
+from mmda.models.mmcda.experiment import run_training
+from mmda.models.mmcda.experiment.rows import FULL
+
+DESCRIPTION = """\
+Train one model on two domains and save it.
+
+    mmda train --world language
+    mmda train --source DATA/charades --target DATA/tacos --row source-only --seed 3
+
+The data is given as for `mmda table`. Where the target's test split has moments, the model is scored on it.
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="mmda train", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    shared.add_data(parser)
+    training = shared.add_training(parser)
+    training.add_argument("--row", default=FULL, metavar="NAME", help=f"what is on (default: {FULL})")
+    training.add_argument("--seed", type=int, default=0, help="of weights and batches (default: 0)")
+    shared.add_output(training)
+    shared.add_evaluation(parser)
+    options = parser.parse_args(arguments)
+    shared.check_data(parser, options)
+    shared.check_numbers(parser, options)
+    options.rows, options.seeds, options.ablation = (options.row,), 1, False
+    problems = shared.problems_of(options)
+    if options.world is not None and len(problems) > 1:
+        parser.error("--world may be given once")
+    plan = shared.plan_of(options)
+
+    def run() -> None:
+        run_training(problems[0], plan, options.seed)
+
+    return exit_code(run)

@@ -1,0 +1,320 @@
+"""Jobs: one row, one seed, with every setting that its result depends on; and what was already done of them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmda.models.mmcda.config import MMCDAConfig
+from mmda.models.mmcda.experiment.domains import SPLITS, Domain, Draws, Problem
+from mmda.models.mmcda.experiment.errors import UnusableError
+from mmda.models.mmcda.experiment.results import Result, read_json
+from mmda.models.mmcda.experiment.rows import ABLATION, REAL_ROWS, ROWS, Row, chosen_rows
+from mmda.models.mmcda.training import TrainingConfig
+from mmda.vmr import VMRDataError
+
+IOU = (0.3, 0.5, 0.7)
+
+#: Sizes for some thousand real queries. Real moments have habits that both domains share: the localizer sees positions.
+REAL: dict[str, Any] = {"hidden": 64, "joint": 64, "localizer_channels": 32, "dropout": 0.3, "positions": True}
+
+#: Enough for the simulated worlds.
+SMALL: dict[str, Any] = {
+    "hidden": 64,
+    "joint": 32,
+    "context_layers": 0,
+    "localizer_channels": 24,
+    "localizer_layers": 2,
+    "dropout": 0.0,
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked of a table; ``None`` stands for the default of the problem at hand, simulated or real.
+
+    Args:
+        rows: names of rows, or their beginnings; none for the usual ones.
+        ablation: every row instead: also each module left out, and controls.
+        seeds: number of seeds; 1 on simulated worlds, 3 on real data.
+        alignment: what (i) aligns with, one of ``ALIGNMENTS``.
+        epochs: passes over the source; 10 on simulated worlds, 12 on real data.
+        batch_size: source queries a step.
+        target_batch_size: target queries a step; as many.
+        train_on_val: train on the validation videos too; no checkpoint is chosen then.
+        shared_space: frames and words come from one encoder.
+        dropout: share of features hidden while training; 0 on simulated worlds, 0.3 on real data.
+        gradient_norms: log each term's gradient norm.
+        preset: key of :data:`mmda.metrics.PRESETS`.
+        iou: thresholds beside 0.3, 0.5 and 0.7.
+        device: where to train.
+        output: folder for all results.
+        resume: keep finished rows, and go on with begun ones.
+        smoke: as few steps as show that everything is wired.
+    """
+
+    rows: tuple[str, ...] = ()
+    ablation: bool = False
+    seeds: int | None = None
+    alignment: str = "mmd"
+    epochs: int | None = None
+    batch_size: int = 32
+    target_batch_size: int | None = None
+    train_on_val: bool = False
+    shared_space: bool = False
+    dropout: float | None = None
+    gradient_norms: bool = False
+    preset: str = "default"
+    iou: tuple[float, ...] = ()
+    device: str = "cpu"
+    output: Path = field(default=Path("outputs/mmcda_vmr"))
+    resume: bool = False
+    smoke: bool = False
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """The IoU thresholds of the table."""
+        return tuple(sorted({*IOU, *self.iou}))
+
+    def seeds_of(self, problem: Problem) -> int:
+        """How many seeds this problem gets."""
+        return self.seeds or (1 if problem.world is not None or self.smoke else 3)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row, one seed.
+
+    Args:
+        problem: the two domains.
+        row: which modules are on.
+        seed: of weights, batches, and the draw of a simulated world.
+        alignment: what (i) aligns with.
+        training: steps and rates.
+        batch_size: source queries a step.
+        target_batch_size: target queries a step.
+        model: fields of :class:`mmda.models.mmcda.MMCDAConfig`, without the widths.
+        pair_weight: weight of the terms that learn from the target's pairs.
+        train_on_val: train on the validation split too.
+        preset: conventions of the evaluation.
+        iou: thresholds of the evaluation.
+        device: where to train.
+        folder: where everything is written.
+        resume: keep what is finished or begun.
+    """
+
+    problem: Problem
+    row: Row
+    seed: int
+    alignment: str
+    training: TrainingConfig
+    batch_size: int
+    target_batch_size: int
+    model: dict[str, Any]
+    pair_weight: float
+    train_on_val: bool
+    preset: str
+    iou: tuple[float, ...]
+    device: str
+    folder: Path
+    resume: bool
+
+    @property
+    def stem(self) -> str:
+        """File name of everything this job writes."""
+        return job_stem(self.problem, self.row.name, self.seed, self.alignment)
+
+    @property
+    def is_of(self) -> tuple[str, int]:
+        """Row and seed."""
+        return self.row.name, self.seed
+
+    @property
+    def result_path(self) -> Path:
+        """The finished job's numbers."""
+        return self.folder / "jobs" / f"{self.stem}.json"
+
+    @property
+    def model_path(self) -> Path:
+        """The trained model."""
+        return self.folder / "models" / f"{self.stem}.pt"
+
+    @property
+    def run_path(self) -> Path:
+        """The run as far as it has come."""
+        return self.folder / "runs" / f"{self.stem}.pt"
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weights of the objective's roles."""
+        return self.row.weights(self.pair_weight)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that are trained on."""
+        return SPLITS[:2] if self.train_on_val else SPLITS[:1]
+
+    def config(self, video_width: int, query_width: int) -> MMCDAConfig:
+        """The model's config for features of these widths."""
+        return MMCDAConfig(video_width=video_width, query_width=query_width, **self.model)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything that a result depends on, as JSON gives it back: with other settings it is another result."""
+        outside = ("device", "folder", "resume")
+        plain = {name: value for name, value in asdict(self).items() if name not in outside}
+        for side in ("source", "target"):
+            if plain["problem"][side] is not None:
+                plain["problem"][side] = asdict(getattr(self.problem, side).absolute())
+        settings: dict[str, Any] = json.loads(json.dumps(plain))
+        return settings
+
+
+def job_stem(problem: Problem, row: str, seed: int, alignment: str) -> str:
+    """File name of a job; what aligns is named where it is not the default."""
+    return file_stem(f"{problem.name} {row} {seed} {'' if alignment == 'mmd' else alignment}")
+
+
+def file_stem(text: str) -> str:
+    """A file name made of letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def plan_jobs(problem: Problem, plan: Plan, data: Draws | None = None) -> list[Job]:
+    """Rows times seeds; every row of a problem takes the same number of steps.
+
+    Args:
+        problem: the two domains.
+        plan: what is asked for.
+        data: where the domains are read from.
+
+    Returns:
+        The jobs, seed by seed.
+
+    Raises:
+        UnusableError: an unknown row, or a shared space of two widths.
+        VMRDataError: the data cannot be used.
+
+    Example:
+        >>> jobs = plan_jobs(Problem("small", world="language", videos=8), Plan(rows=("full: ",), seeds=2, smoke=True))
+        >>> [(job.row.name, job.seed, job.training.steps) for job in jobs]
+        [('full: (i) + (ii) + (iii)', 0, 4), ('full: (i) + (ii) + (iii)', 1, 4)]
+    """
+    real = problem.world is None
+    source, target = (data or Draws()).load(problem, 0)
+    pairs = source.pairs["train"]
+    widths = pairs.frames.shape[-1], pairs.words.shape[-1]
+    if plan.shared_space and widths[0] != widths[1]:
+        came = f"{widths[0]} and {widths[1]} in {problem.name}"
+        raise UnusableError(f"--shared-space: frames and words must have one width, got {came}")
+    epochs = plan.epochs or (1 if plan.smoke else 12 if real else 10)
+    rows_a_pass = sum(len(source.opened(split)) for split in (SPLITS[:2] if plan.train_on_val else SPLITS[:1]))
+    training = TrainingConfig(
+        steps=max(4, epochs * max(1, rows_a_pass // plan.batch_size)),
+        learning_rate=1e-3 if real else 3e-3,
+        weight_decay=0.1 if real else 0.01,
+        average=0.99 if real else 0.0,
+        gradient_norms=plan.gradient_norms,
+        evaluations=2 if plan.smoke else 4,
+    )
+    model = {**(REAL if real else SMALL), "shared_space": plan.shared_space}
+    if plan.dropout is not None:
+        model["dropout"] = plan.dropout
+    return [
+        Job(
+            problem=problem,
+            row=row,
+            seed=seed,
+            alignment=plan.alignment,
+            training=training,
+            batch_size=plan.batch_size,
+            target_batch_size=plan.target_batch_size or plan.batch_size,
+            model=model,
+            pair_weight=1.0 if real else 0.5,
+            train_on_val=plan.train_on_val,
+            preset=plan.preset,
+            iou=plan.thresholds,
+            device=plan.device,
+            folder=plan.output,
+            resume=plan.resume,
+        )
+        for seed in range(plan.seeds_of(problem))
+        for row in _rows(plan, problem, target)
+    ]
+
+
+def usual_rows(plan: Plan, problem: Problem) -> Sequence[Row]:
+    """The rows where none are named."""
+    return ABLATION if plan.ablation else ROWS if problem.world is not None else REAL_ROWS
+
+
+def _rows(plan: Plan, problem: Problem, target: Domain) -> Sequence[Row]:
+    """The rows asked for, or of the usual ones those that the data has labels for."""
+    if plan.rows:
+        return chosen_rows(plan.rows)
+    rows = usual_rows(plan, problem)
+    return rows if unlabelled(rows, target) is None else [row for row in rows if row.train_on == "source"]
+
+
+def unlabelled(rows: Sequence[Row], target: Domain) -> VMRDataError | None:
+    """Why rows that learn from the target's moments cannot be trained; ``None`` where they can or there are none."""
+    try:
+        for split in SPLITS[:2] if any(row.train_on != "source" for row in rows) else ():
+            target.opened(split)
+    except VMRDataError as error:
+        return error
+    return None
+
+
+def unlabelled_test(target: Domain) -> VMRDataError | None:
+    """Why the target cannot be scored on; ``None`` where it can."""
+    try:
+        target.opened("test")
+    except VMRDataError as error:
+        return error
+    return None
+
+
+def finished(job: Job) -> Result | None:
+    """The result of a job that need not run again; raises where what is there is of other settings."""
+    if not job.resume:
+        return None
+    if job.result_path.exists():
+        done = read_json(job.result_path)
+        if not isinstance(done, dict) or "metrics" not in done or (done.get("row"), done.get("seed")) != job.is_of:
+            came = "a damaged one: delete it"
+            raise UnusableError(
+                f"--resume: {job.result_path} must be the whole result of this row and seed, got {came}"
+            )
+        check_settings(job.result_path, done, job.settings)
+        result: Result = done  # type: ignore[assignment]
+        return result
+    if job.run_path.exists():
+        beside = job.run_path.with_suffix(".json")
+        check_settings(job.run_path, read_json(beside) if beside.exists() else None, job.settings)
+    return None
+
+
+def check_settings(path: Path, content: Any, settings: dict[str, Any]) -> None:
+    """What lies at ``path`` was made with these settings."""
+    rule = f"--resume: {path} must be of the settings asked for"
+    kept = content.get("settings") if isinstance(content, dict) else None
+    if not isinstance(kept, dict):
+        raise UnusableError(f"{rule}, got a file that does not name its own")
+    there, asked = _flat(kept), _flat(settings)
+    names = [name for name in {**asked, **there} if there.get(name) != asked.get(name)]
+    if names:
+        differ = "; ".join(f"{name} {there.get(name)!r}, not {asked.get(name)!r}" for name in names)
+        raise UnusableError(f"{rule}, got {differ}")
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found

@@ -1,0 +1,114 @@
+"""The rows of a table: which modules are on, and what stands in for the source."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mmda.kernels import Gaussian
+from mmda.layers import DomainDiscriminator
+from mmda.losses import (
+    CORALLoss,
+    Discrepancy,
+    DomainAdversarialLoss,
+    EnergyDistanceLoss,
+    MMDLoss,
+    SlicedWassersteinLoss,
+)
+from mmda.models.mmcda.experiment.errors import UnusableError
+from mmda.models.mmcda.objective import DEFAULT_WEIGHTS, ROLES
+
+SOURCE_ONLY, CONTROL, CEILING = "source-only", "source-only + source terms", "target-supervised"
+FULL = "full: (i) + (ii) + (iii)"
+ALIGNMENTS = ("mmd", "coral", "energy", "sliced", "adversarial")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trained row of the table.
+
+    Args:
+        name: what the table calls it.
+        modules: keys of :data:`mmda.models.mmcda.ROLES` that are on.
+        train_on: whose moments it learns from: ``"source"``, ``"target"`` or ``"both"``.
+        shuffled: the target's videos carry other videos' queries (a control).
+    """
+
+    name: str
+    modules: tuple[str, ...]
+    train_on: str = "source"
+    shuffled: bool = False
+
+    def weights(self, pair_weight: float) -> dict[str, float]:
+        """Weights of the roles that are on; (ii) and (iii) bring their own term on the source along.
+
+        ``pair_weight`` is that of the terms which learn from the target's pairs.
+        """
+        on = [role for module in self.modules for role in ROLES[module]]
+        on += ["cross_modal_source"] if "cross_modal" in self.modules else []
+        on += ["frame_query"] if "specific" in self.modules else []
+        pairs = (*ROLES["cross_modal"], *ROLES["specific"])
+        return {role: pair_weight if role in pairs else DEFAULT_WEIGHTS[role] for role in on}
+
+
+_LABELS = ("supervised", "source")
+_EVERY = ("supervised", "domain", "cross_modal", "specific")
+
+#: The rows on simulated worlds, on real data, and with every module left out once.
+ROWS = (
+    Row(SOURCE_ONLY, ("supervised",)),
+    Row("(i) domain alignment", ("supervised", "domain")),
+    Row("(ii) cross-modal alignment", ("supervised", "cross_modal")),
+    Row("(iii) specific alignment", ("supervised", "specific")),
+    Row(FULL, _EVERY),
+    Row(CEILING, _LABELS, train_on="target"),
+)
+REAL_ROWS = (*ROWS[:1], Row(CONTROL, _LABELS), *ROWS[1:])
+ABLATION = (
+    *REAL_ROWS[:6],
+    Row("full without (i)", ("supervised", "cross_modal", "specific")),
+    Row("full without (ii)", ("supervised", "domain", "specific")),
+    Row("full without (iii)", ("supervised", "domain", "cross_modal")),
+    Row("full, target pairs shuffled", _EVERY, shuffled=True),
+    *ROWS[5:],
+    Row("source + target supervised", _LABELS, train_on="both"),
+)
+
+
+def chosen_rows(names: Sequence[str]) -> tuple[Row, ...]:
+    """The rows of these names, or whose names begin so, in the table's order."""
+    chosen = set()
+    for name in names:
+        found = [row for row in ABLATION if row.name == name] or [
+            row for row in ABLATION if name and row.name.startswith(name)
+        ]
+        if not found:
+            known = ", ".join(repr(row.name) for row in ABLATION)
+            raise UnusableError(f"--rows {name!r}: must be a row, or the beginning of one, of {known}")
+        chosen |= {row.name for row in found}
+    return tuple(row for row in ABLATION if row.name in chosen)
+
+
+def alignment_of(name: str, width: int) -> Discrepancy:
+    """The domain alignment by name. An adversary has parameters of its own; one optimiser trains them too.
+
+    Args:
+        name: one of ``ALIGNMENTS``.
+        width: of the features that are aligned.
+
+    Returns:
+        The module.
+
+    Example:
+        >>> alignment_of("coral", 64)
+        CORALLoss(match_mean=False)
+    """
+    if name == "coral":
+        return CORALLoss()
+    if name == "energy":
+        return EnergyDistanceLoss()
+    if name == "sliced":
+        return SlicedWassersteinLoss(n_projections=64)
+    if name == "adversarial":
+        return DomainAdversarialLoss(DomainDiscriminator(width, hidden=(32,)))
+    return MMDLoss(kernel=Gaussian("mean"), estimator="unbiased")

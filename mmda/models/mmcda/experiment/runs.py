@@ -1,0 +1,336 @@
+"""One job from data to result: the recipe of a row, its evaluation, and the files it leaves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Any, TypeVar
+
+import torch
+
+from mmda.metrics import PRESETS, Preset
+from mmda.models.mmcda.build import build_mmcda
+from mmda.models.mmcda.config import MMCDAConfig
+from mmda.models.mmcda.experiment.domains import Domain, Draws, Problem
+from mmda.models.mmcda.experiment.jobs import Job, finished
+from mmda.models.mmcda.experiment.results import Result, Scores, as_scores, write_json, write_lines
+from mmda.models.mmcda.experiment.rows import alignment_of
+from mmda.models.mmcda.localizer import Spans
+from mmda.models.mmcda.model import MMCDA
+from mmda.models.mmcda.objective import MMCDAObjective
+from mmda.models.mmcda.selection import selection_score
+from mmda.models.mmcda.training import Progress, fit, predict_split, save_model
+from mmda.validators import span_constancy
+from mmda.vmr import ResidentLoader, ResidentSplit, VMRBatch, VMRQuery
+from mmda.vmr.blind import constant_rows, constant_spans, prior_spans, random_spans, whole_video, zero_shot_spans
+from mmda.vmr.evaluation import Evaluation, evaluate_windows
+
+#: Called after each step with its number.
+OnStep = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a recipe gives back.
+
+    Args:
+        model: at the chosen checkpoint, in ``eval()`` mode.
+        config: that it was built from.
+        progress: of :func:`mmda.models.mmcda.fit`.
+    """
+
+    model: MMCDA
+    config: MMCDAConfig
+    progress: Progress
+
+
+Pairs = TypeVar("Pairs", ResidentSplit, VMRBatch)
+
+#: A recipe: a job, where its data is read from, and what to call after each step.
+Recipe = Callable[[Job, Draws, "OnStep | None"], Trained]
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The batches of a job: labelled ones and the target's pairs to train on, and those a checkpoint is chosen by.
+
+    Args:
+        source: labelled batches.
+        target: the target's pairs, without moments.
+        source_val: held-out labelled batches.
+        target_val: held-out pairs of the target.
+    """
+
+    source: ResidentLoader
+    target: ResidentLoader
+    source_val: ResidentLoader
+    target_val: ResidentLoader
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Widths of frames and words."""
+        split = self.source.split
+        return split.frames.shape[-1], split.words.shape[-1]
+
+
+def batches_of(job: Job, source: Domain, target: Domain) -> Batches:
+    """The loaders of a job: what stands in for the source, and the target's pairs, shuffled among videos if asked.
+
+    Args:
+        job: row, seed and batch sizes.
+        source: the labelled domain.
+        target: the other one.
+
+    Returns:
+        The loaders; none of the target's carries a moment.
+
+    Example:
+        >>> from mmda.models.mmcda.experiment import Plan, plan_jobs
+        >>> problem, data = Problem("small", world="language", videos=40), Draws()
+        >>> job = plan_jobs(problem, Plan(rows=("full: ",), smoke=True), data)[0]
+        >>> batches_of(job, *data.load(problem, 0)).widths
+        (32, 24)
+    """
+    labelled = target if job.row.train_on == "target" else source
+    train, pairs = joined(map(labelled.opened, job.splits)), joined(target.pairs[split] for split in job.splits)
+    if job.row.train_on == "both":
+        train = joined([train, joined(map(target.opened, job.splits))])
+    if job.row.shuffled:
+        pairs = shuffled(pairs, job.seed)
+    a, b = min(job.batch_size, len(train)), min(job.target_batch_size, len(pairs))
+    return Batches(
+        source=ResidentLoader(train, a, seed=job.seed, drop_last=True),
+        target=ResidentLoader(pairs, b, seed=job.seed + 1, labels=False, drop_last=True),
+        source_val=ResidentLoader(labelled.opened("val"), 128, shuffle=False),
+        target_val=ResidentLoader(target.pairs["val"], 128, shuffle=False, labels=False),
+    )
+
+
+def joined(splits: Iterable[ResidentSplit]) -> ResidentSplit:
+    """Splits as one; all with their moments, or all without."""
+    return reduce(ResidentSplit.join, splits)
+
+
+def shuffled(split: Pairs, seed: int) -> Pairs:
+    """Every video gets the queries of others: none keeps one of its own, unless it has more than half of all."""
+    generator = torch.Generator().manual_seed(seed)
+    videos, index, counts = torch.unique(split.video_index, return_inverse=True, return_counts=True)
+    place = torch.randperm(len(videos), generator=generator)[index]  # the videos in random order
+    rows = torch.randperm(len(split), generator=generator)
+    ranked = rows[place[rows].argsort(stable=True)]
+    order = torch.empty_like(ranked)
+    order[ranked] = ranked.roll(-int(counts.max()))  # rows of one video lie together: beyond them are others
+    return replace(
+        split, words=split.words[order], word_mask=split.word_mask[order], text_index=split.text_index[order]
+    )
+
+
+def train_row(job: Job, data: Draws, on_step: OnStep | None = None) -> Trained:
+    """The recipe of a row: two domains, a model, its terms, one training; no boundary of the target is read.
+
+    Args:
+        job: row, seed and settings.
+        data: where the domains are read from.
+        on_step: called after each step with its number.
+
+    Returns:
+        The model at the checkpoint that held-out source moments and target pairs choose.
+
+    Example:
+        >>> from mmda.models.mmcda.experiment import Plan, plan_jobs
+        >>> problem = Problem("small", world="language", videos=40)
+        >>> job = plan_jobs(problem, Plan(rows=("source-only",), smoke=True))[0]
+        >>> train_row(job, Draws()).progress.step
+        4
+    """
+    source, target = data.load(job.problem, job.seed)
+    batches = batches_of(job, source, target)
+    torch.manual_seed(job.seed)
+    config = job.config(*batches.widths)
+    model = build_mmcda(config).to(job.device)
+    objective = MMCDAObjective(
+        weights=job.weights,
+        video_discrepancy=alignment_of(job.alignment, config.hidden),
+        query_discrepancy=alignment_of(job.alignment, config.hidden),
+        temperature=config.temperature,
+    ).to(job.device)
+    held_out = batches.target_val if objective.needs_target else None
+    progress = fit(
+        model,
+        objective,
+        batches.source,
+        batches.target,
+        config=job.training,
+        validate=None if job.train_on_val else lambda m: selection_score(m, batches.source_val, held_out),
+        on_step=on_step,
+        resume=job.run_path if job.resume else None,
+        device=job.device,
+    )
+    return Trained(model, config, progress)
+
+
+def run_job(
+    job: Job, data: Draws, on_step: OnStep | None = None, *, recipe: Recipe = train_row, test: bool = True
+) -> Result:
+    """Train one row with one seed, open the target's test split once, and write model, answers and numbers.
+
+    Args:
+        job: row, seed and settings.
+        data: where the domains are read from.
+        on_step: called after each step with its number.
+        recipe: what trains.
+        test: score the model; else the result has no scores, and only the model is written.
+
+    Returns:
+        The result, which lies in ``job.folder`` too; read from there where ``job.resume`` finds it.
+
+    Raises:
+        UnusableError: ``job.resume`` finds results of other settings.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from mmda.models.mmcda.experiment import Plan, plan_jobs
+        >>> with TemporaryDirectory() as folder:
+        ...     plan = Plan(rows=("source-only",), smoke=True, output=Path(folder))
+        ...     result = run_job(plan_jobs(Problem("small", world="language", videos=40), plan)[0], Draws())
+        >>> result["row"], sorted(result["metrics"])[:2]
+        ('source-only', ['R@1, IoU=0.3', 'R@1, IoU=0.5'])
+    """
+    done = finished(job)
+    if done is not None:
+        return done
+    began = time.perf_counter()
+    if job.resume:
+        write_json(job.run_path.with_suffix(".json"), {"settings": job.settings})
+    trained = recipe(job, data, on_step)
+    facts = {"problem": job.problem.name, "row": job.row.name, "seed": job.seed, "settings": job.settings}
+    save_model(job.model_path, trained.model, trained.config, **facts)
+    scores, constancy = _tested(job, data, trained.model) if test else (Scores(metrics={}, values={}, videos=[]), 0.0)
+    result: Result = {
+        "problem": job.problem.name,
+        "row": job.row.name,
+        "seed": job.seed,
+        **scores,
+        "constancy": constancy,
+        "log": trained.progress.log,
+        "chosen_step": trained.progress.best_step,
+        "seconds": time.perf_counter() - began,
+        "model": str(job.model_path),
+        "settings": job.settings,
+    }
+    if test:
+        write_json(job.result_path, result)
+    return result
+
+
+def _tested(job: Job, data: Draws, model: MMCDA) -> tuple[Scores, float]:
+    """Scores on the target's test split and the share of equal relative spans; writes the answers."""
+    target = data.load(job.problem, job.seed)[1]
+    test = target.opened("test")
+    asked = ResidentLoader(test, 128, shuffle=False, labels=False)
+    spans, _ = predict_split(model, asked, nms_threshold=suppression(PRESETS[job.preset]))
+    evaluation = evaluated(spans.windows, target, job.preset, job.iou, mask=spans.mask, name=job.row.name)
+    write_lines(job.folder / "predictions" / f"{job.stem}.jsonl", answers(spans, target, test, evaluation))
+    relative = spans.windows[:, 0] / test.duration.unsqueeze(1)
+    return as_scores(evaluation), float(span_constancy(relative)) if len(relative) > 1 else 0.0
+
+
+def suppression(preset: Preset) -> float:
+    """Spans that overlap more than this with a better one are not decoded."""
+    return 0.5 if preset.nms_threshold is None else preset.nms_threshold
+
+
+def evaluated(
+    spans: torch.Tensor,
+    target: Domain,
+    preset: str,
+    iou: Sequence[float],
+    *,
+    mask: torch.Tensor | None = None,
+    name: str,
+) -> Evaluation:
+    """Spans against the moments of the target's test split."""
+    test = target.opened("test")
+    assert test.windows is not None
+    return evaluate_windows(
+        spans,
+        test.windows,
+        window_mask=test.window_mask,
+        videos=[target.videos[qid] for qid in test.qids],
+        duration=test.duration,
+        prediction_mask=mask,
+        preset=PRESETS[preset],
+        iou=iou,
+        name=name,
+    )
+
+
+def answers(spans: Spans, target: Domain, test: ResidentSplit, evaluation: Evaluation) -> Iterator[Mapping[str, Any]]:
+    """Each query's spans, best first, their scores, and the best IoU of the first."""
+    for i, qid in enumerate(test.qids):
+        keep = spans.mask[i]
+        yield {
+            "qid": qid,
+            "vid": target.videos[qid],
+            "query": target.texts[qid],
+            "spans": spans.windows[i][keep].tolist(),
+            "scores": spans.scores[i][keep].tolist(),
+            "iou": float(evaluation.ious[i]),
+        }
+
+
+def blind_rows(problem: Problem, seed: int, preset: str, iou: Sequence[float], data: Draws) -> list[Evaluation]:
+    """Rows that see neither video nor query, and where frames and queries share a space the plain cosine.
+
+    Args:
+        problem: the two domains.
+        seed: of random spans.
+        preset: the evaluation's conventions.
+        iou: its thresholds.
+        data: where the domains are read from.
+
+    Returns:
+        An evaluation a row.
+
+    Example:
+        >>> rows = blind_rows(Problem("small", world="language", videos=40), 0, "default", (0.5,), Draws())
+        >>> [row.name for row in rows]
+        ['random span', 'sampled source prior', 'best constant of the source', 'whole video']
+    """
+    source, target = data.load(problem, seed)
+    test = target.opened("test")
+    queries, known = as_queries(target, test), as_queries(source, source.opened("train"))
+    generator = torch.Generator().manual_seed(seed)
+    rows = {
+        "random span": random_spans(queries, generator=generator),
+        "sampled source prior": prior_spans(known, queries, generator=generator),
+        "best constant of the source": constant_rows(constant_spans(known, n=5), queries),
+        "whole video": whole_video(queries),
+    }
+    masks: dict[str, torch.Tensor] = {}
+    if test.frames.shape[-1] == test.words.shape[-1] and problem.world is None:
+        name, asked = "zero-shot cosine", test.slice(range(len(test)))
+        sentence = (asked.words * asked.word_mask.unsqueeze(-1)).sum(1)
+        rows[name], masks[name] = zero_shot_spans(
+            asked.frames, sentence, asked.clip_times, frame_mask=asked.frame_mask, n=5
+        )
+    return [evaluated(spans, target, preset, iou, mask=masks.get(name), name=name) for name, spans in rows.items()]
+
+
+def as_queries(domain: Domain, split: ResidentSplit) -> list[VMRQuery]:
+    """A labelled split as annotated queries."""
+    assert split.windows is not None
+    assert split.window_mask is not None
+    return [
+        VMRQuery(
+            qid,
+            domain.videos[qid],
+            domain.texts[qid],
+            float(split.duration[i]),
+            tuple((float(s), float(e)) for s, e in split.windows[i][split.window_mask[i]]),
+        )
+        for i, qid in enumerate(split.qids)
+    ]

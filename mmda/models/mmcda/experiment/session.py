@@ -1,0 +1,201 @@
+"""A whole table: what is asked for is checked before hours are spent on it, then trained, compared and written."""
+
+from __future__ import annotations
+
+import functools
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+
+from mmda.models.mmcda.experiment.domains import Draws, Problem
+from mmda.models.mmcda.experiment.errors import UnusableError
+from mmda.models.mmcda.experiment.jobs import Job, Plan, finished, plan_jobs, unlabelled, unlabelled_test, usual_rows
+from mmda.models.mmcda.experiment.pool import train_all
+from mmda.models.mmcda.experiment.results import write, write_json
+from mmda.models.mmcda.experiment.runs import Recipe, blind_rows, run_job, train_row
+from mmda.models.mmcda.experiment.tables import Table, as_text, make_table, plot_tables
+
+Tell = Callable[[str], None]
+
+
+def check_writable(folder: Path) -> None:
+    """The output folder can be made and written to: found out before hours of training, not after."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UnusableError(f"{folder}: the output folder must be writable, got {error.strerror}") from error
+
+
+def check_device(name: str) -> None:
+    """The device exists here."""
+    try:
+        torch.zeros(1, device=name).item()  # "meta" holds no numbers
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0]
+        raise UnusableError(f"--device {name}: the device must exist on this machine, got {first}") from error
+
+
+def found_in(problem: Problem, data: Draws, *, test: bool = True) -> list[str]:
+    """What reading the data left out or found, a line each; ``test``: the target's test split must have moments."""
+    source, target = data.load(problem, 0)
+    lines: list[str] = []
+    for domain, splits in ((source, ("train", "val")), (target, ("test",) if test else ())):
+        lines += domain.told
+        for split in splits:
+            missing = len(domain.pairs[split]) - len(domain.opened(split))
+            if missing:
+                side = "source" if domain is source else "target"
+                lines.append(f"{problem.name}: {missing} unlabelled queries left out of the {side}'s {split} split")
+    return lines
+
+
+def prepare(problems: Sequence[Problem], plan: Plan, data: Draws, tell: Tell = print) -> list[Job]:
+    """The jobs of all problems, after everything that can be checked before training has been."""
+    check_writable(plan.output)
+    check_device(plan.device)
+    for problem in problems:
+        for line in found_in(problem, data):
+            tell(line)
+    jobs: list[Job] = []
+    for problem in problems:
+        jobs += plan_jobs(problem, plan, data)
+        why = None if plan.rows else unlabelled(usual_rows(plan, problem), data.load(problem, 0)[1])
+        if why is not None:
+            tell(f"no rows with the target's labels: {why}")
+    for job in jobs:
+        finished(job)  # all that would be taken over is of these settings
+    return jobs
+
+
+def usual_workers(plan: Plan, jobs: Sequence[Job]) -> int:
+    """One process a core, at most 8, no more than jobs; one on a GPU."""
+    return 1 if plan.device != "cpu" else max(1, min(8, os.cpu_count() or 1, len(jobs)))
+
+
+def run_table(
+    problems: Sequence[Problem],
+    plan: Plan,
+    *,
+    workers: int | None = None,
+    recipe: Recipe = train_row,
+    arguments: Sequence[str] = (),
+    tell: Tell = print,
+) -> list[Table]:
+    """Train every row of every problem, and write the tables as text, JSON and plot to ``plan.output``.
+
+    Args:
+        problems: what to train on.
+        plan: what is asked for.
+        workers: processes; by default one a core, at most 8, and one on a GPU.
+        recipe: what trains a row.
+        arguments: kept beside the tables.
+        tell: takes each line that is to be told.
+
+    Returns:
+        A table a problem.
+
+    Raises:
+        UnusableError: something asked for cannot be done.
+        VMRDataError: the data cannot be used.
+        TrainingStopped: SIGINT or SIGTERM came.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> problem = Problem("small", world="language", videos=40)
+        >>> with TemporaryDirectory() as folder:
+        ...     plan = Plan(rows=("source-only",), smoke=True, output=Path(folder))
+        ...     tables = run_table([problem], plan, workers=1, tell=lambda line: None)
+        ...     sorted(path.name for path in Path(folder).glob("table.*"))
+        ['table.json', 'table.png', 'table.txt']
+    """
+    began = time.perf_counter()
+    data = Draws()
+    jobs = prepare(problems, plan, data, tell)
+    run = functools.partial(run_job, recipe=recipe)
+    results = train_all(jobs, workers or usual_workers(plan, jobs), run)
+    tables = []
+    for problem in problems:
+        seeds = plan.seeds_of(problem)
+        blind = [blind_rows(problem, seed, plan.preset, plan.thresholds, data) for seed in range(seeds)]
+        mine = [result for result in results if result["problem"] == problem.name]
+        tables.append(
+            make_table(
+                problem.name,
+                blind,
+                mine,
+                one_test=problem.world is None or seeds == 1,  # each seed of a world draws videos of its own
+                alignment=plan.alignment,
+                preset=plan.preset,
+                iou=plan.thresholds,
+            )
+        )
+    text = as_text(tables)
+    tell(f"\n{text}")
+    content = {
+        "arguments": list(arguments),
+        "seconds": time.perf_counter() - began,
+        "torch": torch.__version__,
+        "alignment": plan.alignment,
+        "training": asdict(jobs[0].training),
+        "tables": tables,
+        "runs": [{k: v for k, v in r.items() if k not in ("values", "videos")} for r in results],
+    }
+    write(plan.output / "table.txt", text.encode())
+    write_json(plan.output / "table.json", content, indent=1)
+    plot_tables(tables, plan.output / "table.png")
+    tell(f"{time.perf_counter() - began:.0f} s; text, JSON, plot and models are in {plan.output}/")
+    return tables
+
+
+def run_training(
+    problem: Problem, plan: Plan, seed: int = 0, *, recipe: Recipe = train_row, tell: Tell = print
+) -> Path:
+    """Train one model, and score it where the target's test split has moments.
+
+    Args:
+        problem: the two domains.
+        plan: what is asked for; ``plan.rows`` names one row.
+        seed: of weights, batches, and the draw of a simulated world.
+        recipe: what trains.
+        tell: takes each line that is to be told.
+
+    Returns:
+        The model's file.
+
+    Raises:
+        UnusableError: something asked for cannot be done.
+        VMRDataError: the data cannot be used.
+        TrainingStopped: SIGINT or SIGTERM came.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> problem = Problem("small", world="language", videos=40)
+        >>> with TemporaryDirectory() as folder:
+        ...     plan = Plan(rows=("source-only",), smoke=True, output=Path(folder))
+        ...     run_training(problem, plan, tell=lambda line: None).name
+        'small-source-only-0.pt'
+    """
+    check_writable(plan.output)
+    check_device(plan.device)
+    data = Draws()
+    why = unlabelled_test(data.load(problem, seed)[1])
+    for line in found_in(problem, data, test=why is None):
+        tell(line)
+    if why is not None:
+        tell(f"not scored: {why}")
+    jobs = plan_jobs(problem, replace(plan, seeds=1), data)
+    if len(jobs) != 1:
+        raise UnusableError(f"--row: must name one row, got {', '.join(repr(job.row.name) for job in jobs)}")
+    job = replace(jobs[0], seed=seed)
+    (result,) = train_all([job], 1, functools.partial(run_job, recipe=recipe, test=why is None))
+    for metric, value in result["metrics"].items():
+        tell(f"{metric:14}{100 * value:6.1f}")
+    tell(f"step {result['chosen_step']} of {job.training.steps}, {result['seconds']:.0f} s: {job.model_path}")
+    return job.model_path

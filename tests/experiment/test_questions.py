@@ -1,0 +1,116 @@
+"""Questions to a trained model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mmda.models.mmcda import MMCDAConfig, load_model, save_model
+from mmda.models.mmcda.experiment import (
+    Problem,
+    load_problem,
+)
+from mmda.models.mmcda.experiment.tables import MIOU
+from tests.experiment._folders import (
+    change_moments,
+    folders,
+    refused,
+    run,
+    run_folders,
+    write_domain,
+)
+
+
+def test_a_trained_model_answers(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ask = ["--smoke", "--output", str(finished), "--predict", "the concept07-a of", "--video", "target-test-3"]
+    assert run([*ask, "--top", "3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("target-test-3 (")
+    assert 1 <= len(lines[1:]) <= 3
+    assert lines[1].endswith("100.0 % of the best")
+    assert all(" s - " in line and "score" in line for line in lines[1:])
+
+
+def test_every_query_of_a_file_is_answered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders(tmp_path)
+    assert run_folders(tmp_path) == 0
+    (kept,) = (tmp_path / "out" / "predictions").glob("*-full-i-ii-iii-0.jsonl")
+    rows = {row["qid"]: row for row in map(json.loads, kept.read_text().splitlines())}
+    result = json.loads((tmp_path / "out" / "jobs" / f"{kept.stem}.json").read_text())
+    assert np.mean([row["iou"] for row in rows.values()]) == pytest.approx(result["metrics"][MIOU])
+    change_moments(tmp_path / "b" / "set", lambda row: [], [f"v{i}" for i in range(24)])
+    ask = ["--output", str(tmp_path / "out"), "--top", "3"]
+    assert run([*ask, "--predict-all", str(tmp_path / "b" / "set.jsonl")]) == 0  # unlabelled, with no --target
+    (answered,) = (tmp_path / "out" / "predictions").glob("set-by-*.jsonl")
+    lines = [json.loads(line) for line in answered.read_text().splitlines()]
+    assert [line["qid"] for line in lines] == [str(i) for i in range(24)]
+    assert all(set(line) == {"qid", "query", "vid", "pred_relevant_windows"} for line in lines)
+    for line in lines:
+        windows = line["pred_relevant_windows"]
+        assert 1 <= len(windows) <= 3
+        if line["qid"] in rows:
+            assert [window[:2] for window in windows] == rows[line["qid"]]["spans"][:3]
+            assert [window[2] for window in windows] == pytest.approx(rows[line["qid"]]["scores"][:3])
+    wide = write_domain(tmp_path / "c", 1, width=7)
+    line = refused(capsys, *ask, "--predict-all", str(wide))
+    assert "features must be as those" in line
+    assert "have 6 features, got 7" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--checkpoint", "{here}/none.pt"], "none.pt: the checkpoint must exist"),
+        (["--checkpoint", "{here}/torn.pt"], "torn.pt: the checkpoint must be a file of save_model, whole"),
+        (["--video", "nobody"], "`nobody` must be a video of the target"),
+        (["--predict", "the dog"], "--predict: encode_sentence: `sentence` must use words such as"),
+    ],
+)
+def test_bad_questions(
+    finished: Path,
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "torn.pt").write_bytes(b"PK\x03\x04 half a file")
+    base = ["--smoke", "--output", str(finished), "--predict", "the concept01-a", "--video", "target-test-0"]
+    assert run([*base, *(a.format(here=tmp_path) for a in arguments)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_a_question_takes_the_checkpoints_own_problem(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    question = ["--predict", "the concept07-a of", "--video", "target-test-3"]
+    ask = [*question, "--output", str(finished)]
+    answers = []
+    for named in ([], ["--smoke"], ["--world", "language"], ["--world", "default", "--world", "language"]):
+        checkpoint = ["--checkpoint", str(finished / "models" / "world-language-full-i-ii-iii-0.pt")]
+        capsys.readouterr()
+        assert run([*ask, *named, *(checkpoint if len(named) > 2 else [])]) == 0
+        answers.append(capsys.readouterr().out)
+    assert len(set(answers)) == 1
+    small = load_problem(Problem("world language", world="language", videos=80), 0)[1].pairs["test"]
+    assert f"({float(small.duration[small.qids.index('target-test-3')]):.1f} s)" in answers[0]
+    checkpoint = finished / "models" / "world-language-full-i-ii-iii-0.pt"
+    line = refused(capsys, *ask, "--checkpoint", str(checkpoint), "--world", "noisy")
+    assert line == f"error: {checkpoint}: the checkpoint must be of 'world noisy', got 'world language'"
+    both = tmp_path / "models"
+    both.mkdir()
+    for world in ("label", "noisy"):
+        (both / f"world-{world}-full-i-ii-iii-0.pt").write_bytes(checkpoint.read_bytes())
+    here = [*question, "--output", str(tmp_path)]
+    assert "the checkpoint must be of 'world noisy', got 'world language'" in refused(capsys, *here, "--world", "noisy")
+    assert "must hold one full model, or --checkpoint must name it, got world-label" in refused(capsys, *here)
+    model, _ = load_model(checkpoint)
+    config = torch.load(checkpoint, weights_only=True)["config"]
+    save_model(tmp_path / "old.pt", model, MMCDAConfig(**config), problem="world language", seed=0)
+    line = refused(capsys, *here, "--checkpoint", str(tmp_path / "old.pt"))
+    assert "the checkpoint must name what it was trained on" in line

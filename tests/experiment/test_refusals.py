@@ -1,0 +1,129 @@
+"""What cannot be done is told in one line, and leaves nothing behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.experiment._folders import (
+    folder_options,
+    folders,
+    nan_features,
+    refused,
+    run,
+)
+
+
+def test_what_the_system_refuses_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders(tmp_path)
+    command = [*folder_options(tmp_path), "--smoke", "--output", str(tmp_path / "out")]
+    assert refused(capsys, *command, "--splits", str(tmp_path)) == f"error: {tmp_path}: Is a directory"
+    assert "--device meta: the device must exist" in refused(capsys, *command, "--device", "meta")
+
+
+def fewer_queries(prefix: Path) -> None:
+    content = dict(np.load(f"{prefix}_query.npz"))
+    np.savez(f"{prefix}_query.npz", feat=content["feat"][:-1])
+
+
+def unknown_video(prefix: Path) -> None:
+    path = Path(f"{prefix}.jsonl")
+    path.write_text(path.read_text().replace('"v5"', '"nobody"'))
+
+
+def torn_file(prefix: Path) -> None:
+    path = Path(f"{prefix}_video.npz")
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def missing_file(prefix: Path) -> None:
+    Path(f"{prefix}_video.npz").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (missing_file, "set_video.npz"),
+        (torn_file, "set_video.npz"),
+        (nan_features, "set_query.npz"),
+        (fewer_queries, "set_query.npz"),
+        (unknown_video, "nobody"),
+    ],
+)
+def test_bad_data_is_one_line_and_leaves_nothing(
+    damage: Callable[[Path], None],
+    named: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = folders(tmp_path)
+    damage(Path(arguments[3]))
+    code = run([*arguments, "--epochs", "1", "--workers", "1", "--output", str(tmp_path / "out")])
+    error = capsys.readouterr().err.strip().splitlines()
+    assert code == 2
+    assert len([line for line in error if line.startswith("error: ")]) == 1
+    assert named in error[-1]
+    assert not [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
+
+
+def test_a_shared_space_needs_one_width(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(capsys, "--smoke", "--shared-space", "--output", str(tmp_path))
+    assert line == "error: --shared-space: frames and words must have one width, got 32 and 24 in world language"
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_the_help_says_what_resume_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run(["--help"])
+    assert "if it began with --resume too" in " ".join(capsys.readouterr().out.split())
+
+
+def test_widths_must_agree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = folders(tmp_path, width=7)
+    assert run([*arguments, "--epochs", "1", "--workers", "1", "--output", str(tmp_path / "out")]) == 2
+    assert "must have frames of one width in both domains" in capsys.readouterr().err
+
+
+def test_an_unwritable_folder_is_found_before_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert run(["--smoke", "--output", str(tmp_path / "file" / "out")]) == 2
+    assert "the output folder must be writable" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_missing_device_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--smoke", "--device", "cuda", "--output", str(tmp_path)]) == 2
+    assert "--device cuda: the device must exist on this machine" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--source", "x"],
+        ["--seeds", "0"],
+        ["--predict", "a"],
+        ["--world", "default", "--source", "x", "--target", "y"],
+        ["--smoke", "--batch-size", "1"],
+        ["--smoke", "--target-batch-size", "1"],
+        ["--smoke", "--splits", "x.json"],
+        ["--smoke", "--source-video", "x"],
+        ["--smoke", "--source-query", "x"],
+        ["--smoke", "--target-video", "x"],
+        ["--smoke", "--target-query", "x"],
+        ["--smoke", "--glove", "x"],
+        ["--smoke", "--drop"],
+        ["--smoke", "--iou", "1.5"],
+        ["--smoke", "--dropout", "1"],
+        ["--smoke", "--preset", "mine"],
+        ["--predict", "a", "--video", "v", "--predict-all", "x"],
+    ],
+)
+def test_contradictory_options(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(arguments)
+    assert ended.value.code == 2

@@ -1,0 +1,79 @@
+"""What --resume takes over, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mmda.models.mmcda.experiment import (
+    runs,
+)
+from tests.experiment._folders import (
+    SMOKE,
+    interrupted,
+    refused,
+    run,
+)
+
+
+def test_resume_trains_nothing_twice(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("trained again")
+
+    before = (finished / "table.txt").read_text()
+    monkeypatch.setattr(runs, "fit", never)
+    assert run([*SMOKE, "--resume", "--output", str(finished)]) == 0
+    assert (finished / "table.txt").read_text() == before
+
+
+def test_resume_refuses_results_of_other_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--smoke", "--rows", "source-only", "--output", str(tmp_path)]
+    assert run(command) == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("trained")
+
+    monkeypatch.setattr(runs, "fit", never)
+    changed = ["--epochs", "3", "--batch-size", "8"]
+    line = refused(capsys, *command, "--resume", *changed)
+    assert f"--resume: {tmp_path / 'jobs' / 'world-language-source-only-0.json'} must be of the settings asked" in line
+    assert "got training.steps 4, not 30; batch_size 32, not 8; target_batch" in line
+    for other, told in (
+        (["--train-on-val"], "train_on_val False"),
+        (["--target-batch-size", "8"], "target_batch_size 32"),
+    ):
+        assert told in refused(capsys, *command, "--resume", *other)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    kept = tmp_path / "jobs" / "world-language-source-only-0.json"
+    content = json.loads(kept.read_text())
+    del content["settings"]
+    kept.write_text(json.dumps(content))
+    assert "got a file that does not name its own" in refused(capsys, *command, "--resume")
+    for damaged in ("[1, 2", "[]", json.dumps({**content, "row": "x"}), json.dumps({**content, "seed": 1}), "{}"):
+        kept.write_text(damaged)
+        line = refused(capsys, *command, "--resume")
+        assert line.endswith("must be the whole result of this row and seed, got a damaged one: delete it")
+
+
+def test_resume_refuses_a_begun_run_of_other_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--smoke", "--rows", "source-only", "--resume", "--output", str(tmp_path)]
+    kept = runs.save_model
+    monkeypatch.setattr(runs, "save_model", interrupted)
+    assert run(command) == 130
+    monkeypatch.setattr(runs, "save_model", kept)
+    begun = tmp_path / "runs" / "world-language-source-only-0.pt"
+    line = refused(capsys, *command, "--preset", "vslnet")
+    assert f"--resume: {begun} must be of the settings asked for, got preset 'default', not 'vslnet'" in line
+    assert run(command) == 0
+    (tmp_path / "jobs" / "world-language-source-only-0.json").unlink()
+    begun.with_suffix(".json").unlink()
+    assert f"{begun} must be of the settings asked for, got a file that does not" in refused(capsys, *command)
