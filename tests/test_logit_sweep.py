@@ -13,7 +13,7 @@ import mmda._engine.logit_tiles as tiles
 from mmda._engine import native
 from mmda._engine.logit_formulas import Contrast, Pairs
 from mmda._engine.logit_sweep import SWEEP, contrastive
-from mmda.losses import info_nce_loss, nt_xent_loss, sigmoid_contrastive_loss
+from mmda.losses import info_nce_loss, nt_xent_loss, sigmoid_contrastive_loss, triplet_ranking_loss
 from tests.reference.contrastive import cosines, info_nce, nt_xent, sigmoid
 
 
@@ -251,3 +251,26 @@ def test_no_matrix_of_pairs_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
             with Watch():
                 loss(x, y, **known).backward()
     assert largest <= n * n // 16
+
+
+@pytest.mark.parametrize("how", ["by itself", "dynamic", "marked"])
+@pytest.mark.parametrize(
+    "loss", [info_nce_loss, nt_xent_loss, sigmoid_contrastive_loss, triplet_ranking_loss], ids=lambda f: f.__name__
+)
+def test_batches_of_every_size_need_few_graphs(loss: Any, how: str) -> None:
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, _: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(loss, backend=backend, fullgraph=True, dynamic=True if how == "dynamic" else None)
+    for n in (5, 8, 13, 32, 64, 100, 255, 256, 257, 300, 512, 600):
+        x, y = (t.float() for t in rows(n, n))
+        groups = torch.arange(n) % 5
+        known = {"mask": torch.arange(n) % 3 > 0, "negative_mask": groups.unsqueeze(1) != groups}
+        for tensor in (x, y, *known.values()) if how == "marked" else ():
+            torch._dynamo.mark_dynamic(tensor, [0, 1] if tensor.shape == (n, n) else 0)
+        torch.testing.assert_close(compiled(x, y, **known), loss(x, y, **known), rtol=1e-5, atol=1e-6)
+    assert len(graphs) <= 2

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mmda._core.checks import check_mask, check_number, check_same_width, check_tensor, check_weight, fail, shape_text
-from mmda._core.rows import as_weighted_rows
+from mmda._core.rows import as_rows
 
 
 class Pairs(NamedTuple):
@@ -31,24 +31,28 @@ def pair_rows(
     candidate_mask: Tensor | None = None,
     same_size: bool = True,
 ) -> Pairs:
-    """Check both sides and flatten them to rows; ``mask`` and ``weight`` hold for both where the sizes agree."""
+    """Check both sides and flatten them to rows; ``mask`` and ``weight`` hold for both where the sizes agree.
+
+    Where they do not, a mask without one of the candidates is refused: padded candidates would be negatives in silence.
+    """
     check_tensor(caller, "anchor", anchor)
     check_tensor(caller, "positive", positive)
     paired = anchor.shape[:-1] == positive.shape[:-1]
+    of_candidates = "candidate_"
     if candidate_mask is None and paired:
-        candidate_mask = mask
-        mask_name = "mask"
-    else:
-        mask_name = "candidate_mask"
-    x, x_count = as_weighted_rows(caller, "anchor", anchor, dtype=dtype, mask=mask, weight=weight)
-    y, y_count = as_weighted_rows(
+        candidate_mask, of_candidates = mask, ""
+    elif candidate_mask is None and mask is not None and not same_size:
+        rule = "be given where `mask` is and `positive` has other rows (True where none is padding)"
+        fail(caller, "candidate_mask", rule, None)
+    x, x_count = as_rows(caller, "anchor", anchor, mask=mask, weight=weight, dtype=dtype, prefix="")
+    y, y_count = as_rows(
         caller,
         "positive",
         positive,
         dtype=dtype,
         mask=candidate_mask,
         weight=weight if paired else None,
-        mask_name=mask_name,
+        prefix=of_candidates,
     )
     check_same_width(caller, "anchor", x, "positive", y)
     if same_size and x.shape[0] != y.shape[0]:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from mmda._core.checks import check_choice, check_tensor, fail, shape_text
+from mmda._core.checks import (
+    check_choice,
+    check_sequence,
+    check_tensor,
+    fail,
+    fail_type,
+    shape_text,
+)
 from mmda._core.masking import full_precision, working_dtype
 from mmda._engine.logit_sweep import contrastive
 from mmda._math.contrastive import check_pairing, check_temperature, pair_rows, plainly_paired
@@ -15,6 +23,7 @@ from mmda.layers.temperature import LearnableTemperature, keep_temperature, temp
 
 Several = Literal["mean", "sum"]
 _SEVERAL = ("mean", "sum")
+Ids = Tensor | Sequence[Hashable]
 Negatives = Literal["within", "across", "all"]
 _NEGATIVES = ("within", "across", "all")
 
@@ -59,7 +68,7 @@ def info_nce_loss(
         weight: how often each pair counts, as anchor and as candidate: 2 is a repeated pair (whose twin is a
             negative, as every other row), 0 an absent one. With n != m, how often each anchor counts.
         mask: bool, True = valid pair. Padding may hold anything. With n != m, of the anchors.
-        candidate_mask: bool, True = valid candidate; ``mask`` by default where n = m.
+        candidate_mask: bool, True = valid candidate; ``mask`` by default where n = m, required beside it where not.
         positive_mask: bool, True where candidate j is a positive of anchor i.
         positive_weight: :math:`q_{ij}`, for soft positives such as temporal IoU; with ``positive_mask`` too, zero
             outside of it.
@@ -177,23 +186,26 @@ def domain_negative_mask(anchor_domain: Tensor, positive_domain: Tensor, mode: N
     return ~same if mode == "across" else torch.ones_like(same)
 
 
-def duplicate_mask(ids: Tensor) -> Tensor:
+def duplicate_mask(ids: Ids, candidate_ids: Ids | None = None) -> Tensor:
     """Which rows are copies of one another, such as one caption under two videos.
 
     Pass it as ``positive_mask`` to make copies positives of each other, or its negation as ``negative_mask`` to
     leave them out of the negatives (a row stays its own positive).
 
     Args:
-        ids: one integer a row; equal integers mean equal content.
+        ids: one integer a row, or a sequence of texts or other values; equal ones mean equal content.
+        candidate_ids: the same of the candidates where they are other rows, such as a memory bank; ``ids`` by default.
 
     Shape:
-        (n,) to (n, n).
+        (n,), and (m,), to (n, m).
 
     Returns:
-        Bool, True where the ids are equal, the diagonal included.
+        Bool, True where the ids are equal, the diagonal included. On the device of the tensor, of a sequence on the
+        CPU.
 
     Raises:
         ValueError: a wrong shape.
+        TypeError: a text in the place of a sequence, a tensor beside a sequence or inside of one.
 
     Example:
         >>> import torch
@@ -201,11 +213,25 @@ def duplicate_mask(ids: Tensor) -> Tensor:
         tensor([[ True, False,  True],
                 [False,  True, False],
                 [ True, False,  True]])
+        >>> duplicate_mask(["a dog runs"], ["a cat", "a dog runs"])
+        tensor([[False,  True]])
     """
-    check_tensor("duplicate_mask", "ids", ids)
-    if ids.ndim != 1:
-        fail("duplicate_mask", "ids", "have shape (samples,)", shape_text(ids))
-    return ids.unsqueeze(1) == ids.unsqueeze(0)
+    caller = "duplicate_mask"
+    others = ids if candidate_ids is None else candidate_ids
+    for name, given in (("ids", ids), ("candidate_ids", others)):
+        if not isinstance(given, Tensor):
+            check_sequence(caller, name, given, "id")
+        elif given.ndim != 1:
+            fail(caller, name, "have shape (samples,)", shape_text(given))
+    if isinstance(ids, Tensor) and isinstance(others, Tensor):
+        return ids.unsqueeze(1) == others.unsqueeze(0)
+    if isinstance(ids, Tensor) or isinstance(others, Tensor):
+        fail_type(caller, "candidate_ids", "be a tensor where `ids` is one, and a sequence where it is one", others)
+    if any(isinstance(one, Tensor) for one in (*ids, *others)):  # equal ones would count as different
+        fail_type(caller, "ids", "hold texts or other values, or be one tensor", next(iter(ids)))
+    numbers: dict[Hashable, int] = {}
+    rows, columns = (torch.tensor([numbers.setdefault(one, len(numbers)) for one in given]) for given in (ids, others))
+    return rows.unsqueeze(1) == columns.unsqueeze(0)
 
 
 class InfoNCELoss(nn.Module):

@@ -56,7 +56,7 @@ def triplet_ranking_loss(
         weight: how often each pair counts, as anchor and as candidate: 2 is a repeated pair (whose twin is a
             negative, as every other row), 0 an absent one. With n != m, how often each anchor counts.
         mask: bool, True = valid pair. Padding may hold anything. With n != m, of the anchors.
-        candidate_mask: bool, True = valid candidate; ``mask`` by default where n = m.
+        candidate_mask: bool, True = valid candidate; ``mask`` by default where n = m, required beside it where not.
         positive_mask: bool, True where candidate j is a positive of anchor i.
         negative_mask: bool, True where candidate j may be a negative of anchor i; all by default.
 
