@@ -84,12 +84,15 @@ def info_nce_loss(
         without a positive are left out of the mean; zero where none is left.
 
     Raises:
-        ValueError: wrong shapes, a temperature that is not positive, n != m without positives.
+        ValueError: wrong shapes, a temperature that is not positive, n != m without positives, or with
+            ``mask`` and without ``candidate_mask``.
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:
-        O(n m d) time. Without masks and weights large batches are computed in tiles, O(n d) memory (64 MB of tiles
-        at most; see the page on performance); else O(n m). From log-softmax, never log(p + eps): where the positive
+        O(n m d) time. Large batches are computed in tiles, with masks and weights too: O((n + m) d) memory beside the
+        masks that are given (64 MB of tiles at most; see the page on performance). Second derivatives, function
+        transforms, and weights that carry a gradient take the formula with the matrix of all logits, O(n m) memory.
+        From log-softmax, never log(p + eps): where the positive
         is less similar than a negative by far more than the temperature, the gradient is one over the temperature,
         not zero. A value of a tensor temperature <= 0 is not looked at. Under autocast everything is computed in
         float32.

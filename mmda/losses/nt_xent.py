@@ -56,8 +56,10 @@ def nt_xent_loss(
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:
-        O(n^2 d) time. Without masks and weights large batches are computed in tiles, O(n d) memory (64 MB of tiles
-        at most; see the page on performance); else O(n^2). Not :func:`info_nce_loss`: negatives
+        O(n^2 d) time. Large batches are computed in tiles, with masks and weights too: O(n d) memory beside the masks
+        that are given (64 MB of tiles at most; see the page on performance). Masks of pairs that are symmetric take
+        half of the products. Second derivatives, function transforms, and weights that carry a gradient take the
+        formula with the matrix of all logits, O(n^2) memory. Not :func:`info_nce_loss`: negatives
         come from the own side too.
 
     Example:

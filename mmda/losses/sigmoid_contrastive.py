@@ -54,12 +54,14 @@ def sigmoid_contrastive_loss(
         Scalar >= 0, float32 (float64 for float64 input); zero where no pair is left.
 
     Raises:
-        ValueError: wrong shapes, a temperature that is not positive, n != m without ``positive_mask``.
+        ValueError: wrong shapes, a temperature that is not positive, n != m without ``positive_mask``,
+            or with ``mask`` and without ``candidate_mask``.
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:
-        O(n m d) time. Without masks and weights large batches are computed in tiles, O(n d) memory (see the page on
-        performance); else O(n m). Symmetric in the two sides where n = m. A sum over candidates: the value grows
+        O(n m d) time. Large batches are computed in tiles, with masks and weights too: O((n + m) d) memory beside the
+        masks that are given (see the page on performance). Second derivatives, function transforms, and weights that
+        carry a gradient take the formula with the matrix of all logits, O(n m) memory. Symmetric in the two sides where n = m. A sum over candidates: the value grows
         with the batch, as in the paper. From the log-sigmoid, so that no pair's gradient vanishes by rounding.
 
     Example:

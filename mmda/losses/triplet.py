@@ -69,7 +69,8 @@ def triplet_ranking_loss(
         without a (semi-hard) negative count as zero.
 
     Raises:
-        ValueError: wrong shapes, a margin that is not positive, n != m without ``positive_mask``.
+        ValueError: wrong shapes, a margin that is not positive, n != m without ``positive_mask``,
+            or with ``mask`` and without ``candidate_mask``.
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:
