@@ -37,6 +37,7 @@ from mmda.losses.higher_order_moment import HigherOrderMomentLoss, higher_order_
 from mmda.losses.hsic import HSICLoss, hsic_loss
 from mmda.losses.info_nce import InfoNCELoss, domain_negative_mask, duplicate_mask, info_nce_loss
 from mmda.losses.joint_mmd import JointMMDLoss, joint_mmd_loss
+from mmda.losses.joint_transport import JointTransportLoss, joint_transport_loss
 from mmda.losses.many_domains import MultiDomainLoss, multi_domain_loss
 from mmda.losses.mmd import MMDLoss, mmd_loss
 from mmda.losses.moment_localization import (
@@ -53,12 +54,20 @@ from mmda.losses.polynomial_mmd import PolynomialMMDLoss, polynomial_mmd_loss
 from mmda.losses.prototypes import PrototypeContrastiveLoss, prototype_contrastive_loss
 from mmda.losses.self_training import SelfTrainingLoss, self_training_loss
 from mmda.losses.sigmoid_contrastive import SigmoidContrastiveLoss, sigmoid_contrastive_loss
+from mmda.losses.similarity_entropy import SimilarityEntropyLoss, similarity_entropy_loss
 from mmda.losses.sinkhorn import SinkhornDivergenceLoss, sinkhorn_divergence_loss
 from mmda.losses.sliced_wasserstein import SlicedWassersteinLoss, sliced_wasserstein_loss
+from mmda.losses.span_entropy import SpanEntropyLoss, span_entropy_loss
 from mmda.losses.spectral_penalty import BatchSpectralPenaltyLoss, batch_spectral_penalty_loss
 from mmda.losses.supervised_contrastive import SupervisedContrastiveLoss, supervised_contrastive_loss
 from mmda.losses.triplet import TripletRankingLoss, triplet_ranking_loss
 from mmda.losses.variance_covariance import VarianceCovarianceLoss, variance_covariance_loss
+from mmda.losses.virtual_adversarial import (
+    VirtualAdversarialLoss,
+    virtual_adversarial_loss,
+    virtual_adversarial_perturbation,
+)
+from mmda.losses.wasserstein_critic import WassersteinCriticLoss, gradient_penalty
 
 __all__ = [
     "AdaptiveFeatureNormLoss",
@@ -82,6 +91,7 @@ __all__ = [
     "InfoNCELoss",
     "InformationMaximisationLoss",
     "JointMMDLoss",
+    "JointTransportLoss",
     "LocalMMDLoss",
     "MMDLoss",
     "MarginDisparityLoss",
@@ -100,11 +110,15 @@ __all__ = [
     "RandomMultilinearMap",
     "SelfTrainingLoss",
     "SigmoidContrastiveLoss",
+    "SimilarityEntropyLoss",
     "SinkhornDivergenceLoss",
     "SlicedWassersteinLoss",
+    "SpanEntropyLoss",
     "SupervisedContrastiveLoss",
     "TripletRankingLoss",
     "VarianceCovarianceLoss",
+    "VirtualAdversarialLoss",
+    "WassersteinCriticLoss",
     "adaptive_feature_norm_loss",
     "attended_contrastive_loss",
     "batch_nuclear_norm_loss",
@@ -122,11 +136,13 @@ __all__ = [
     "energy_distance_loss",
     "entropy_loss",
     "frame_query_loss",
+    "gradient_penalty",
     "higher_order_moment_loss",
     "hsic_loss",
     "info_nce_loss",
     "information_maximisation_loss",
     "joint_mmd_loss",
+    "joint_transport_loss",
     "local_mmd_loss",
     "margin_disparity_loss",
     "minimum_class_confusion_loss",
@@ -144,9 +160,13 @@ __all__ = [
     "random_feature_mmd_loss",
     "self_training_loss",
     "sigmoid_contrastive_loss",
+    "similarity_entropy_loss",
     "sinkhorn_divergence_loss",
     "sliced_wasserstein_loss",
+    "span_entropy_loss",
     "supervised_contrastive_loss",
     "triplet_ranking_loss",
     "variance_covariance_loss",
+    "virtual_adversarial_loss",
+    "virtual_adversarial_perturbation",
 ]
