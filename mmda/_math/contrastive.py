@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mmda._core.checks import check_mask, check_number, check_same_width, check_tensor, check_weight, fail, shape_text
-from mmda._core.rows import as_rows
+from mmda._core.rows import as_rows, normalized_rows
 
 
 class Pairs(NamedTuple):
@@ -29,6 +29,7 @@ def pair_rows(
     weight: Tensor | None,
     dtype: torch.dtype,
     candidate_mask: Tensor | None = None,
+    normalize: bool = False,
     same_size: bool = True,
 ) -> Pairs:
     """Check both sides and flatten them to rows; ``mask`` and ``weight`` hold for both where the sizes agree.
@@ -57,6 +58,8 @@ def pair_rows(
     check_same_width(caller, "anchor", x, "positive", y)
     if same_size and x.shape[0] != y.shape[0]:
         fail(caller, "positive", f"have as many rows as `anchor` ({x.shape[0]})", y.shape[0])
+    if normalize:
+        x, y = normalized_rows(x), normalized_rows(y)
     return Pairs(x, y, x_count, y_count)
 
 

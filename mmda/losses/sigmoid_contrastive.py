@@ -61,8 +61,9 @@ def sigmoid_contrastive_loss(
     Notes:
         O(n m d) time. Large batches are computed in tiles, with masks and weights too: O((n + m) d) memory beside the
         masks that are given (see the page on performance). Second derivatives, function transforms, and weights that
-        carry a gradient take the formula with the matrix of all logits, O(n m) memory. Symmetric in the two sides where n = m. A sum over candidates: the value grows
-        with the batch, as in the paper. From the log-sigmoid, so that no pair's gradient vanishes by rounding.
+        carry a gradient take the formula with the matrix of all logits, O(n m) memory. Symmetric in the two sides where
+        n = m. A sum over candidates: the value grows with the batch, as in the paper. From the log-sigmoid, so that no
+        pair's gradient vanishes by rounding.
 
     Example:
         >>> import torch

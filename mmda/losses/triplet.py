@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from mmda._core.checks import check_choice, check_number
 from mmda._core.masking import full_precision, safe_divide, working_dtype
-from mmda._core.rows import normalized_rows
 from mmda._engine.logit_formulas import Pairs, counts, negative_counts, positive_share
 from mmda._math.contrastive import check_pairing, pair_rows
 
@@ -103,12 +102,11 @@ def triplet_ranking_loss(
             weight=weight,
             dtype=dtype,
             candidate_mask=candidate_mask,
+            normalize=normalize,
             same_size=False,
         )
         check_pairing(caller, pairs, positive_mask, negative_mask)
         x, y = pairs.anchor, pairs.positive
-        if normalize:
-            x, y = normalized_rows(x), normalized_rows(y)
         known = Pairs(x, y, None, None, pairs.anchor_count, pairs.positive_count, positive_mask)
         share = positive_share(known, dtype)
         similarity = x @ y.T
