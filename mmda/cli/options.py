@@ -41,7 +41,7 @@ def add_training(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     training.add_argument("--alignment", choices=ALIGNMENTS, default="mmd", help="what (i) aligns with (default: mmd)")
     help_text = "linear heads started in closed form, or towers learned from scratch (default: linear on real data)"
     training.add_argument("--form", choices=("linear", "towers"), help=help_text)
-    help_text = "passes over the source (default: 10 simulated, 12 real; 30 steps in all for a linear form)"
+    help_text = "passes over the source (default: 10 simulated, 12 real; none for a linear form)"
     training.add_argument("--epochs", type=int, help=help_text)
     help_text = "source queries a step (default: 32; 64 for a linear form)"
     training.add_argument("--batch-size", type=int, help=help_text)

@@ -11,7 +11,7 @@ from mmda._core.checks import check_choice, check_count, check_same_width, check
 from mmda._core.counts import pooled_centre, total_weight
 from mmda._core.draws import DRAWS, Draws, fixed_integers, fresh_integers
 from mmda._core.masking import full_precision, safe_divide, working_dtype
-from mmda._core.rows import as_rows
+from mmda._core.rows import as_rows, unit_of
 
 
 def higher_order_moment_loss(
@@ -102,7 +102,10 @@ def higher_order_moment_loss(
         share = torch.cat([safe_divide(x_share, x_total), -safe_divide(y_share, y_total)])
         centre = pooled_centre(x, y, x_weight, y_weight)
         rows = torch.cat([x, y]) - centre
+        unit = unit_of(rows, centre)
+        rows, centre = rows / unit, centre / unit
         value = _exact(rows, share, centre, order) if indices is None else _sampled(rows, share, centre, indices)
+        value = (value * unit.double() ** (2 * order)).to(dtype)
         if x_weight is None and y_weight is None:
             return value
         return torch.where((x_total > 0) & (y_total > 0), value, 0 * value)

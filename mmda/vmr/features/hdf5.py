@@ -26,7 +26,12 @@ class HDF5Store(IndexedStore):
     def __init__(self, file: Path, key: str | None, max_bytes: int, kind: Kind, prefix: str) -> None:
         self._path, self._key, self._max_bytes = file, key, max_bytes
         self._open: tuple[int, Any] | None = None
-        self._names = list(self._handle().keys())
+        try:
+            self._names = list(self._handle().keys())
+        except VMRDataError:
+            raise
+        except DAMAGE as error:
+            raise VMRDataError(file, None, "be a readable HDF5 file", error) from None
         super().__init__(file, self._names, kind=kind, prefix=prefix)
 
     def _handle(self) -> Any:
