@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from mmda._core.checks import check_floating, check_integers, check_module, check_same_width, fail, shape_text
 from mmda._core.masking import full_precision, safe_divide, working_dtype
-from mmda._core.rows import as_rows
+from mmda._core.rows import as_map_rows, as_rows
 from mmda._math.adversary import ask, balanced_binary, side_logits
 from mmda.layers.reversal import GradientReversal
 
@@ -97,6 +97,7 @@ class DomainAdversarialLoss(nn.Module):
 
     Shape:
         ``source`` (n, d), ``target`` (m, d), or with a mask (b, t, d); weights and masks (n,) and (m,), or (b, t).
+        Feature maps (b, d, h, w) too, with or without masks (b, h, w): each position is a row.
 
     Returns:
         Scalar >= 0, float32 (float64 for float64 input); log 2 where the discriminator sees no difference. A side
@@ -146,8 +147,8 @@ class DomainAdversarialLoss(nn.Module):
         caller = "DomainAdversarialLoss"
         dtype = working_dtype(source, target)
         with full_precision(source):
-            x, x_weight = as_rows(caller, "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
-            y, y_weight = as_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
+            x, x_weight = as_map_rows(caller, "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
+            y, y_weight = as_map_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
             check_same_width(caller, "source", x, "target", y)
             logits = ask(caller, self.discriminator, self.reversal(torch.cat([x, y])), None, dtype)
             n = x.shape[0]
