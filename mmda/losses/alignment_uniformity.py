@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from mmda._core.checks import check_number
-from mmda._core.masking import full_precision, safe_divide, working_dtype
-from mmda._math.contrastive import counts, own_pairs, pair_rows, weighted_logsumexp
+from mmda._core.masking import full_precision, safe_divide, weighted_logsumexp, working_dtype
+from mmda._engine.logit_formulas import counts, own_pairs
+from mmda._math.contrastive import pair_rows
 
 
 def alignment_uniformity_loss(
