@@ -83,9 +83,11 @@ def quantise(rows: Floats) -> tuple[NDArray[np.int8], Floats]:
     return np.rint(rows / scale).astype(np.int8), scale
 
 
-def build(
-    sets: Mapping[str, tuple[Mapping[str, list[str]], Annotations, float]], out: Path, *, width: int = 128
-) -> None:
+#: Captions by video, annotations, seconds of a clip.
+CaptionSet = tuple[Mapping[str, list[str]], Annotations, float]
+
+
+def build(sets: Mapping[str, CaptionSet], out: Path, *, width: int = 128, most: int = 20_000) -> None:
     """Write the features of every set; at most ``most`` distinct captions of each, and all queries, are fitted on."""
     texts: list[str] = []
     corpus: list[str] = []
