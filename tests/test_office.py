@@ -29,8 +29,9 @@ def test_rows_train_and_share_what_they_begin_with() -> None:
         assert torch.equal(on, alone) == (office.ROWS[row] is None)
 
 
-def test_unsure_rows_have_no_class() -> None:
-    assert office.hard(torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.1, 0.9]]), 0.8).tolist() == [0, -1, 1]
+def test_unsure_rows_have_no_share() -> None:
+    found = office.shares_of_the_sure(torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.125, 0.875]]))
+    torch.testing.assert_close(found, torch.tensor([[0.9, 0.1], [0.0, 0.0], [0.125, 0.875]]))
 
 
 def test_the_weight_is_that_of_the_highest_score_at_seed_0() -> None:

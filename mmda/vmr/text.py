@@ -207,6 +207,10 @@ class Vocabulary:
         """One id for every word of a sentence."""
         return [self._id.get(word, 1) for word in tokenize(text)]
 
+    def unknown(self, text: str) -> list[str]:
+        """Words of a sentence that are not in the vocabulary: the model reads each as the one unknown word."""
+        return [word for word in tokenize(text) if word not in self._id]
+
     def vectors(self, width: int, *, seed: int = 0) -> WordVectors:
         """Fixed random unit vectors, nearly orthogonal: what a linear layer needs to learn its own embedding.
 

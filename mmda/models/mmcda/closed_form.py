@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 
 import torch
@@ -87,6 +88,8 @@ def attended_rows(split: ResidentSplit, maps: CCA | None = None, *, temperature:
     """
     check_number("attended_rows", "temperature", temperature, above=0)
     rows = []
+    if maps is not None:
+        maps = copy.deepcopy(maps).to(split.frames.dtype)  # weights of a mean need no double precision
     for batch in _pieces(split):
         if maps is None:
             weight = batch.frame_mask.to(batch.frames.dtype)

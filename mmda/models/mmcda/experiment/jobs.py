@@ -12,8 +12,9 @@ from typing import Any
 from mmda.models.mmcda.config import MMCDAConfig
 from mmda.models.mmcda.experiment.domains import SPLITS, Domain, Draws, Problem
 from mmda.models.mmcda.experiment.errors import UnusableError
-from mmda.models.mmcda.experiment.results import Result, read_json
-from mmda.models.mmcda.experiment.rows import ABLATION, REAL_ROWS, ROWS, Row, chosen_rows
+from mmda.models.mmcda.experiment.results import Result, read_record
+from mmda.models.mmcda.experiment.rows import ABLATION, REAL_ROWS, ROWS, TRAINED_ONLY, Row, chosen_rows
+from mmda.models.mmcda.files import check_file
 from mmda.models.mmcda.training import TrainingConfig
 from mmda.vmr import VMRDataError
 
@@ -24,9 +25,6 @@ REAL: dict[str, Any] = {"hidden": 64, "joint": 64, "localizer_channels": 32, "dr
 
 #: Linear heads started in closed form, for real data.
 LINEAR: dict[str, Any] = {"form": "linear", "joint": 64}
-
-#: Optimiser steps of what a linear form learns on top: it starts near its end.
-LINEAR_STEPS = 30
 
 #: Enough for the simulated worlds.
 SMALL: dict[str, Any] = {
@@ -49,7 +47,8 @@ class Plan:
         seeds: number of seeds; 1 on simulated worlds, 3 on real data.
         alignment: what (i) aligns with, one of ``ALIGNMENTS``.
         form: ``"linear"`` or ``"towers"`` (:class:`mmda.models.mmcda.MMCDAConfig`); linear on real data in two spaces.
-        epochs: passes over the source; 10 on simulated worlds, 12 on real data; a linear form makes 30 steps.
+        epochs: passes over the source; 10 on simulated worlds, 12 on real data. A linear form is left at its start
+            unless a number is given.
         batch_size: source queries a step; 32, or 64 in a linear form.
         target_batch_size: target queries a step; as many.
         train_on_val: train on the validation videos too; no checkpoint is chosen then. So does a linear form.
@@ -61,6 +60,8 @@ class Plan:
         device: where to train.
         output: folder for all results.
         resume: keep finished rows, and go on with begun ones.
+        save_steps: save what is being trained after each so many steps.
+        save_seconds: and when so many seconds have passed.
         smoke: as few steps as show that everything is wired.
     """
 
@@ -81,6 +82,8 @@ class Plan:
     device: str = "cpu"
     output: Path = field(default=Path("outputs/mmcda_vmr"))
     resume: bool = False
+    save_steps: int | None = None
+    save_seconds: float = 60.0
     smoke: bool = False
 
     @property
@@ -115,12 +118,15 @@ class Job:
         target_batch_size: target queries a step.
         model: fields of :class:`mmda.models.mmcda.MMCDAConfig`, without the widths.
         pair_weight: weight of the terms that learn from the target's pairs.
+        learns: anything is trained on top of where the model starts.
         train_on_val: train on the validation split too.
         preset: conventions of the evaluation.
         iou: thresholds of the evaluation.
         device: where to train.
         folder: where everything is written.
         resume: keep what is finished or begun.
+        save_steps: save after each so many steps.
+        save_seconds: and when so many seconds have passed.
     """
 
     problem: Problem
@@ -132,12 +138,15 @@ class Job:
     target_batch_size: int
     model: dict[str, Any]
     pair_weight: float
+    learns: bool
     train_on_val: bool
     preset: str
     iou: tuple[float, ...]
     device: str
     folder: Path
     resume: bool
+    save_steps: int | None = None
+    save_seconds: float | None = 60.0
 
     @property
     def stem(self) -> str:
@@ -166,8 +175,8 @@ class Job:
 
     @property
     def weights(self) -> dict[str, float]:
-        """Weights of the objective's roles."""
-        return self.row.weights(self.pair_weight, self.form)
+        """Weights of the objective's roles; none where nothing is trained."""
+        return self.row.weights(self.pair_weight, self.form) if self.learns else {}
 
     @property
     def form(self) -> str:
@@ -186,7 +195,7 @@ class Job:
     @property
     def settings(self) -> dict[str, Any]:
         """Everything that a result depends on, as JSON gives it back: with other settings it is another result."""
-        outside = ("device", "folder", "resume")
+        outside = ("device", "folder", "resume", "save_steps", "save_seconds")
         plain = {name: value for name, value in asdict(self).items() if name not in outside}
         for side in ("source", "target"):
             if plain["problem"][side] is not None:
@@ -238,7 +247,7 @@ def plan_jobs(problem: Problem, plan: Plan, data: Draws | None = None) -> list[J
     rows_a_pass = sum(len(source.opened(split)) for split in (SPLITS[:2] if on_val else SPLITS[:1]))
     steps = max(4, epochs * max(1, rows_a_pass // batch_size))
     training = TrainingConfig(
-        steps=steps if plan.epochs or not linear else 4 if plan.smoke else LINEAR_STEPS,
+        steps=steps,
         learning_rate=5e-3 if linear else 1e-3 if real else 3e-3,
         weight_decay=0.1 if real or linear else 0.01,
         average=0.99 if real and not linear else 0.0,
@@ -259,12 +268,15 @@ def plan_jobs(problem: Problem, plan: Plan, data: Draws | None = None) -> list[J
             target_batch_size=plan.target_batch_size or batch_size,
             model=model,
             pair_weight=1.0 if real or linear else 0.5,
+            learns=bool(plan.epochs) or not linear,
             train_on_val=on_val,
             preset=plan.preset,
             iou=plan.thresholds,
             device=plan.device,
             folder=plan.output,
             resume=plan.resume,
+            save_steps=plan.save_steps,
+            save_seconds=plan.save_seconds,
         )
         for seed in range(plan.seeds_of(problem))
         for row in _rows(plan, problem, target)
@@ -281,6 +293,8 @@ def _rows(plan: Plan, problem: Problem, target: Domain) -> Sequence[Row]:
     if plan.rows:
         return chosen_rows(plan.rows)
     rows = usual_rows(plan, problem)
+    if plan.form_of(problem) == "linear" and not plan.epochs:  # nothing is trained: these would equal their neighbours
+        rows = [row for row in rows if row.name not in TRAINED_ONLY]
     return rows if unlabelled(rows, target) is None else [row for row in rows if row.train_on == "source"]
 
 
@@ -308,7 +322,7 @@ def finished(job: Job) -> Result | None:
     if not job.resume:
         return None
     if job.result_path.exists():
-        done = read_json(job.result_path)
+        done = read_record(job.result_path)
         if not isinstance(done, dict) or "metrics" not in done or (done.get("row"), done.get("seed")) != job.is_of:
             came = "a damaged one: delete it"
             raise UnusableError(
@@ -318,8 +332,9 @@ def finished(job: Job) -> Result | None:
         result: Result = done  # type: ignore[assignment]
         return result
     if job.run_path.exists():
+        check_file(job.run_path, "mmcda run")
         beside = job.run_path.with_suffix(".json")
-        check_settings(job.run_path, read_json(beside) if beside.exists() else None, job.settings)
+        check_settings(job.run_path, read_record(beside) if beside.exists() else None, job.settings)
     return None
 
 

@@ -85,6 +85,10 @@ ABLATION = (
     Row("source + target supervised", _LABELS, train_on="both"),
 )
 
+#: Rows that differ from others by what is trained alone: a closed form takes the target's pairs or does not, and
+#: (ii) and (iii) are two losses on the same pairs.
+TRAINED_ONLY = (CONTROL, "(iii) specific alignment", "full without (ii)", "full without (iii)")
+
 
 def chosen_rows(names: Sequence[str]) -> tuple[Row, ...]:
     """The rows of these names, or whose names begin so, in the table's order."""
