@@ -13,6 +13,7 @@ from mmda.losses.adversarial import (
     domain_adversarial_loss,
     multi_domain_adversarial_loss,
 )
+from mmda.losses.alignment_uniformity import AlignmentUniformityLoss, alignment_uniformity_loss
 from mmda.losses.approximate_mmd import (
     BlockMMDLoss,
     RandomFeatureMMDLoss,
@@ -80,6 +81,7 @@ from mmda.losses.wasserstein_critic import WassersteinCriticLoss, gradient_penal
 
 __all__ = [
     "AdaptiveFeatureNormLoss",
+    "AlignmentUniformityLoss",
     "AttendedContrastiveLoss",
     "BatchNuclearNormLoss",
     "BatchSpectralPenaltyLoss",
@@ -130,6 +132,7 @@ __all__ = [
     "VirtualAdversarialLoss",
     "WassersteinCriticLoss",
     "adaptive_feature_norm_loss",
+    "alignment_uniformity_loss",
     "attended_contrastive_loss",
     "balanced_pseudo_labels",
     "batch_nuclear_norm_loss",

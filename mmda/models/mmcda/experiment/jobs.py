@@ -12,8 +12,9 @@ from typing import Any
 from mmda.models.mmcda.config import MMCDAConfig
 from mmda.models.mmcda.experiment.domains import SPLITS, Domain, Draws, Problem
 from mmda.models.mmcda.experiment.errors import UnusableError
-from mmda.models.mmcda.experiment.results import Result, read_json
+from mmda.models.mmcda.experiment.results import Result, read_record
 from mmda.models.mmcda.experiment.rows import ABLATION, REAL_ROWS, ROWS, TRAINED_ONLY, Row, chosen_rows
+from mmda.models.mmcda.files import check_file
 from mmda.models.mmcda.training import TrainingConfig
 from mmda.vmr import VMRDataError
 
@@ -43,7 +44,7 @@ class Plan:
     Args:
         rows: names of rows, or their beginnings; none for the usual ones.
         ablation: every row instead: also each module left out, and controls.
-        seeds: number of seeds; 1 on simulated worlds, 3 on real data.
+        seeds: number of seeds; 1 on simulated worlds and where nothing is trained, 3 on real data.
         alignment: what (i) aligns with, one of ``ALIGNMENTS``.
         form: ``"linear"`` or ``"towers"`` (:class:`mmda.models.mmcda.MMCDAConfig`); linear on real data in two spaces.
         epochs: passes over the source; 10 on simulated worlds, 12 on real data. A linear form is left at its start
@@ -59,6 +60,8 @@ class Plan:
         device: where to train.
         output: folder for all results.
         resume: keep finished rows, and go on with begun ones.
+        save_steps: save what is being trained after each so many steps.
+        save_seconds: and when so many seconds have passed.
         smoke: as few steps as show that everything is wired.
     """
 
@@ -79,6 +82,8 @@ class Plan:
     device: str = "cpu"
     output: Path = field(default=Path("outputs/mmcda_vmr"))
     resume: bool = False
+    save_steps: int | None = None
+    save_seconds: float = 60.0
     smoke: bool = False
 
     @property
@@ -90,13 +95,17 @@ class Plan:
         """The model's form for this problem."""
         return self.form or ("towers" if problem.world is not None or self.shared_space else "linear")
 
+    def learns(self, problem: Problem) -> bool:
+        """Whether anything is trained: a linear form is left at its start, the same for every seed, by default."""
+        return self.form_of(problem) == "towers" or bool(self.epochs)
+
     def trains_on_val(self, problem: Problem) -> bool:
         """Whether validation videos are trained on."""
         return self.form_of(problem) == "linear" if self.train_on_val is None else self.train_on_val
 
     def seeds_of(self, problem: Problem) -> int:
         """How many seeds this problem gets."""
-        return self.seeds or (1 if problem.world is not None or self.smoke else 3)
+        return self.seeds or (3 if problem.world is None and not self.smoke and self.learns(problem) else 1)
 
 
 @dataclass(frozen=True)
@@ -120,6 +129,8 @@ class Job:
         device: where to train.
         folder: where everything is written.
         resume: keep what is finished or begun.
+        save_steps: save after each so many steps.
+        save_seconds: and when so many seconds have passed.
     """
 
     problem: Problem
@@ -138,6 +149,8 @@ class Job:
     device: str
     folder: Path
     resume: bool
+    save_steps: int | None = None
+    save_seconds: float | None = 60.0
 
     @property
     def stem(self) -> str:
@@ -186,7 +199,7 @@ class Job:
     @property
     def settings(self) -> dict[str, Any]:
         """Everything that a result depends on, as JSON gives it back: with other settings it is another result."""
-        outside = ("device", "folder", "resume")
+        outside = ("device", "folder", "resume", "save_steps", "save_seconds")
         plain = {name: value for name, value in asdict(self).items() if name not in outside}
         for side in ("source", "target"):
             if plain["problem"][side] is not None:
@@ -259,13 +272,15 @@ def plan_jobs(problem: Problem, plan: Plan, data: Draws | None = None) -> list[J
             target_batch_size=plan.target_batch_size or batch_size,
             model=model,
             pair_weight=1.0 if real or linear else 0.5,
-            learns=bool(plan.epochs) or not linear,
+            learns=plan.learns(problem),
             train_on_val=on_val,
             preset=plan.preset,
             iou=plan.thresholds,
             device=plan.device,
             folder=plan.output,
             resume=plan.resume,
+            save_steps=plan.save_steps,
+            save_seconds=plan.save_seconds,
         )
         for seed in range(plan.seeds_of(problem))
         for row in _rows(plan, problem, target)
@@ -282,7 +297,7 @@ def _rows(plan: Plan, problem: Problem, target: Domain) -> Sequence[Row]:
     if plan.rows:
         return chosen_rows(plan.rows)
     rows = usual_rows(plan, problem)
-    if plan.form_of(problem) == "linear" and not plan.epochs:  # nothing is trained: these would equal their neighbours
+    if not plan.learns(problem):  # these would equal their neighbours
         rows = [row for row in rows if row.name not in TRAINED_ONLY]
     return rows if unlabelled(rows, target) is None else [row for row in rows if row.train_on == "source"]
 
@@ -311,7 +326,7 @@ def finished(job: Job) -> Result | None:
     if not job.resume:
         return None
     if job.result_path.exists():
-        done = read_json(job.result_path)
+        done = read_record(job.result_path)
         if not isinstance(done, dict) or "metrics" not in done or (done.get("row"), done.get("seed")) != job.is_of:
             came = "a damaged one: delete it"
             raise UnusableError(
@@ -321,8 +336,9 @@ def finished(job: Job) -> Result | None:
         result: Result = done  # type: ignore[assignment]
         return result
     if job.run_path.exists():
+        check_file(job.run_path, "mmcda run")
         beside = job.run_path.with_suffix(".json")
-        check_settings(job.run_path, read_json(beside) if beside.exists() else None, job.settings)
+        check_settings(job.run_path, read_record(beside) if beside.exists() else None, job.settings)
     return None
 
 
