@@ -36,7 +36,7 @@ from mmda.losses.feature_norm import AdaptiveFeatureNormLoss, adaptive_feature_n
 from mmda.losses.frame_query import FrameQueryLoss, frame_query_loss
 from mmda.losses.higher_order_moment import HigherOrderMomentLoss, higher_order_moment_loss
 from mmda.losses.hsic import HSICLoss, hsic_loss
-from mmda.losses.info_nce import InfoNCELoss, domain_negative_mask, duplicate_mask, info_nce_loss
+from mmda.losses.info_nce import InfoNCELoss, info_nce_loss
 from mmda.losses.joint_mmd import JointMMDLoss, joint_mmd_loss
 from mmda.losses.joint_transport import JointTransportLoss, joint_transport_loss
 from mmda.losses.many_domains import MultiDomainLoss, multi_domain_loss
@@ -51,6 +51,7 @@ from mmda.losses.multiple_instance import MultipleInstanceLoss, multiple_instanc
 from mmda.losses.nt_xent import NTXentLoss, nt_xent_loss
 from mmda.losses.nuclear_norm import BatchNuclearNormLoss, batch_nuclear_norm_loss
 from mmda.losses.open_set import OpenSetLoss, open_set_loss
+from mmda.losses.pair_masks import domain_negative_mask, duplicate_mask
 from mmda.losses.polynomial_mmd import PolynomialMMDLoss, polynomial_mmd_loss
 from mmda.losses.prototypes import PrototypeContrastiveLoss, prototype_contrastive_loss
 from mmda.losses.pseudo_labels import (

@@ -209,7 +209,7 @@ BUILD: dict[str, Build] = {
     "DomainSpecificBatchNorm3d": lambda d: DomainSpecificBatchNorm3d(d, 3),
     "MultiDomainAdversarialLoss": lambda d: MultiDomainAdversarialLoss(discriminator(d, 3), strength=0.6),
     "MultiDomainLoss": lambda d: MultiDomainLoss(MMDLoss(), domains=3),
-    "PrototypeContrastiveLoss": lambda d: PrototypeContrastiveLoss(classes=CLASSES),
+    "PrototypeContrastiveLoss": lambda d: PrototypeContrastiveLoss(classes=CLASSES, confidence=0.0),
     "RandomFeatureMMDLoss": lambda d: RandomFeatureMMDLoss(draws="fixed"),
     "RandomMultilinearMap": lambda d: random_map(d),
     "WassersteinCriticLoss": lambda d: WassersteinCriticLoss(discriminator(d), strength=0.6),
