@@ -172,6 +172,10 @@ static inline __attribute__((always_inline)) void NAME(settle_near)(
     const Tile *tile, int kind, int doublings, double by, Py_ssize_t i, Py_ssize_t begin, REAL *restrict g,
     REAL *restrict v, const int *found, int count, Near *near)
 {
+    if (!tile->rows_a) { /* only the count is wanted */
+        near->count += count;
+        return;
+    }
     const REAL *a = (const REAL *)tile->rows_a + i * tile->width, *matrix = tile->matrix, zero = 0;
     for (int k = 0; k < count; k++) {
         Py_ssize_t j = begin + found[k];

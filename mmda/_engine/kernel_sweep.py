@@ -182,7 +182,9 @@ def _run(samples: Samples, how: KernelSum | OwnKernelSum, needed: Needed) -> tup
             value, gradients = loops(tried, kernel, how, share, few).sweep(needed)
         except _TooManyNear:
             continue
-        return value.to(dtype), [None if g is None else g.to(dtype) for g in gradients]
+        if tried.x.dtype != dtype:
+            gradients = [None if g is None else g.to(dtype) for g in gradients]
+        return value.to(dtype), gradients
     raise AssertionError("the last way takes any number of near pairs")  # pragma: no cover
 
 
@@ -395,11 +397,18 @@ class _Compiled(_Loops):
         tile, sums, wanted = torch.mm(z, z.T), z.new_zeros(self.total), any(needed)
         of = native.Tile((norms, norms), True, self.factors, split=n, sums=(sums if wanted else None, None))
         near_gradient: Tensor | None = None
+        assert self.kernel.steps is not None
         if self.look:
+            of.near = native.Near(self.share, self.inverse, 0)
+        found = native.tile(self.kernel.steps, tile, of)
+        if found is None:  # some pairs are near after all
+            torch.mm(z, z.T, out=tile)
+            sums.zero_()
             rows = torch.cat((self.x, self.y))
             near_gradient = torch.zeros_like(z) if wanted else None
             of.near = self.near((rows, rows), (near_gradient, None))
-        self.value = self.run(tile, of)
+            found = self.run(tile, of)
+        self.value = found
         if not wanted:
             return self.result(), (None, None)
         gradient = torch.mm(tile, z) if near_gradient is None else near_gradient.addmm_(tile, z)

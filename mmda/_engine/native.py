@@ -111,15 +111,15 @@ class Near:
         share: pairs whose squared distance is below this share of the sum of their squared lengths.
         inverse: what the differences of the rows are multiplied by.
         most: so many of a tile at the most.
-        rows: of the tile's rows and columns, as they were given.
+        rows: of the tile's rows and columns, as they were given; none where no pair may be near.
         gradients: to which the part of these pairs is added: of rows and columns.
     """
 
     share: float
     inverse: float
     most: int
-    rows: tuple[Tensor, Tensor]
-    gradients: tuple[Tensor | None, Tensor | None]
+    rows: tuple[Tensor, Tensor] | tuple[None, None] = (None, None)
+    gradients: tuple[Tensor | None, Tensor | None] = (None, None)
 
 
 @dataclass(slots=True)
@@ -182,7 +182,7 @@ def tile(steps: KernelSteps, products: Tensor, of: Tile) -> float | None:
 
 
 def _near(near: Near) -> tuple[float, ...]:
-    width = near.rows[0].shape[1]
+    width = 0 if near.rows[0] is None else near.rows[0].shape[1]
     return near.share, near.inverse, *map(_at, near.rows), width, near.most, *map(_at, near.gradients)
 
 
