@@ -29,6 +29,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
     "loss_index",
+    "method_index",
 ]
 exclude_patterns = ["_build"]
 templates_path = ["_templates"]

@@ -26,9 +26,9 @@ import sys
 import torch
 
 from mmda.cli.table import main
-from mmda.models.mmcda import MMCDAObjective, build_mmcda, fit, selection_score
+from mmda.models.mmcda import MMCDAObjective, Progress, build_mmcda, fit, selection_score
 from mmda.models.mmcda.experiment import Draws, Job, Trained, alignment_of, batches_of
-from mmda.models.mmcda.experiment.runs import OnStep
+from mmda.models.mmcda.experiment.runs import OnStep, start_model
 
 
 def recipe(job: Job, data: Draws, on_step: OnStep | None = None) -> Trained:
@@ -41,6 +41,12 @@ def recipe(job: Job, data: Draws, on_step: OnStep | None = None) -> Trained:
     torch.manual_seed(job.seed)
     config = job.config(*batches.widths)
     model = build_mmcda(config).to(job.device)
+
+    # Linear heads are fixed in closed form first: by the source's moments, and by the target's pairs where (ii) or
+    # (iii) is on. What is trained below starts at zero on top of them; some rows have nothing on top.
+    start_model(model, job, source, target)
+    if not job.weights:
+        return Trained(model.eval(), config, Progress())
 
     # The terms: a weight each, by role. What aligns the domains is any loss with the call loss(source, target).
     objective = MMCDAObjective(

@@ -10,8 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from mmda import distributed, kernels, layers, linear, losses, metrics, objectives, schedules, two_sample, validators
+from mmda._core.version import __version__
 from mmda._engine.native import instruction_set
-from mmda._version import __version__
 
 if TYPE_CHECKING:
     from mmda import migration, shift

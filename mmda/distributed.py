@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mmda._core.checks import check_callable, check_sequence, check_tensor, fail, fail_type, shape_text
+from mmda._core.draws import shared_draws
 
 #: Keyword tensors that speak of the gathered batch, or of no row at all, and so are passed on as they are.
 SHARED = ("indices", "negative_mask", "positive_mask", "positive_weight", "projections")
@@ -226,6 +227,13 @@ def _name(loss: object) -> str:
     return str(getattr(loss, "__qualname__", type(loss).__qualname__))
 
 
+def _draws(loss: object) -> bool:
+    """Whether a loss may draw from the global generator: a function that is not one of this library's may."""
+    if not isinstance(loss, nn.Module):
+        return not getattr(loss, "__module__", "").startswith("mmda.")
+    return any(part.training and getattr(part, "draws", None) == "fresh" for part in loss.modules())
+
+
 def _text(value: object) -> str:
     """A plain value as it is written, a generator by its state; of all else, what every process can compare."""
     if isinstance(value, (bool, int, float, complex, str, bytes, torch.dtype)) or value is None:
@@ -269,8 +277,9 @@ class DistributedLoss(nn.Module):
 
         Each rank computes the whole loss, O(N^2 d) time for N rows in all, and holds O(N d) memory, plus what the loss
         needs. One exchange of 1 KB tells whether the ranks agree and how many rows each has; then one a tensor moves
-        the rows. A rank that does not call at all is waited for until the group's timeout. Losses that draw take a
-        ``generator`` seeded alike on every rank, or no generator. The mean over rows of a loss such as the
+        the rows. A rank that does not call at all is waited for until the group's timeout. Losses that draw do
+        so alike on all ranks: from a key of rank 0's, out of its global generator, or from a ``generator`` that is
+        seeded alike on every rank. The mean over rows of a loss such as the
         cross-entropy needs none of this where ranks have equally many rows; with unequal numbers it does.
 
     Example:
@@ -298,6 +307,7 @@ class DistributedLoss(nn.Module):
         self.group = group
         self.shared = tuple(shared)
         self._named: tuple[Any, str, list[str]] | None = None
+        self._key = 0
 
     def set_strength(self, strength: float | Tensor) -> None:
         """Set the strength of an adversary's calls that follow, on this rank: call it alike on all of them."""
@@ -324,7 +334,8 @@ class DistributedLoss(nn.Module):
         told = self._agreed(loss, entries, covers)
         gathered = [x if shared else self._gathered(name, x, told) for name, x, shared in entries]
         count = len(inputs)
-        return self.loss(*gathered[:count], **dict(zip(sorted(keywords), gathered[count:])))
+        with shared_draws(self._key):
+            return self.loss(*gathered[:count], **dict(zip(sorted(keywords), gathered[count:])))
 
     def _agreed(
         self, loss: str, entries: Sequence[tuple[str, Any, bool]], covers: Sequence[torch.Size]
@@ -336,13 +347,16 @@ class DistributedLoss(nn.Module):
             facts += self._facts(name, x, None if shared else rows)
         digest = hashlib.blake2b(repr(facts).encode(), digest_size=16).digest()
         words = [int.from_bytes(digest[i : i + 8], "little", signed=True) for i in (0, 8)]
+        # What a loss draws while it trains is drawn from rank 0's key; without such a loss no random state moves.
+        words.append(int(torch.randint(2**31, ())) if _draws(self.loss) else 0)
         sizes = [n for x in rows for n in (int(any(x.shape[: len(s)] == s for s in covers)), *x.shape)]
         device = rows[0].device if rows else _device(self.group)
         room = _ROOM - len(words)
         told = _exchange(words + sizes[:room], _ROOM, device, self.group)
         if any(row[:2] != told[0][:2] for row in told):
             self._disagreed(facts)
-        every = [row[2:] for row in told]
+        self._key = told[0][2]
+        every = [row[3:] for row in told]
         if len(sizes) > room:  # the facts agree, and with them how many sizes there are
             rest = _exchange(sizes[room:], len(sizes) - room, device, self.group)
             every = [first + second for first, second in zip(every, rest)]

@@ -7,20 +7,23 @@ float64 where boundaries are decimals and a tie at a threshold has to fall as it
 Public evaluators disagree on what a hit is. A :class:`Preset` holds one convention as a value, and
 :func:`select_spans` and :func:`recall_at_iou` take its parts; the named ones are
 
-======================  =======  =========  ====================================================  ==========
-value                   hit      union      NMS before R@n                                        rounding
-======================  =======  =========  ====================================================  ==========
-:data:`DEFAULT`         ``>=``   true       none                                                  none
-:data:`MOMENT_DETR`     ``>=``   hull       none                                                  2 s clips
-:data:`TWO_D_TAN`       ``>``    hull       .45 Charades-STA, .5 ActivityNet Captions, .4 TACoS   none
-:data:`VSLNET`          ``>=``   hull       none                                                  none
-:data:`MMN`             ``>=``   hull       .5 Charades-STA, .5 ActivityNet Captions, .4 TACoS    none
-:data:`FRAMES`          ``>=``   inclusive  none                                                  none
-======================  =======  =========  ====================================================  ==========
+===========================  =======  =========  ====================================================  =====  ========
+value                        hit      union      NMS before R@n                                        clip   rounding
+===========================  =======  =========  ====================================================  =====  ========
+:data:`DEFAULT`              ``>=``   true       none                                                  yes    none
+:data:`MOMENT_DETR`          ``>=``   hull       none                                                  no     none
+:data:`MOMENT_DETR_ROUNDED`  ``>=``   hull       none                                                  yes    2 s
+:data:`TWO_D_TAN`            ``>``    hull       .45 Charades-STA, .5 ActivityNet Captions, .4 TACoS   no     none
+:data:`VSLNET`               ``>=``   hull       none                                                  no     none
+:data:`MMN`                  ``>=``   hull       .5 Charades-STA, .5 ActivityNet Captions, .4 TACoS    no     none
+:data:`FRAMES`               ``>=``   inclusive  none                                                  no     none
+:data:`EGO4D_NLQ`            ``>``    hull       none                                                       no     none
+===========================  =======  =========  ====================================================  =====  ========
 
 The hull of two spans equals their union wherever they overlap, and the IoU is 0 wherever they do not: for
 spans with start <= end the two conventions are one number up to rounding. What moves a table is ``>``
-against ``>=`` (ties are common on a grid of clips), the rounding, and the suppression threshold.
+against ``>=`` (ties are common on a grid of clips), the rounding, the suppression threshold, and whether a prediction
+that runs past the video is clipped to it before it is scored.
 """
 
 from __future__ import annotations
@@ -260,6 +263,8 @@ class Preset:
         nms_threshold: suppression before Recall@n; ``None`` for none.
         nms_union: the denominator there: an evaluator may use one formula in each place, and a tie on a grid
             falls as the rounding of its formula has it.
+        clip: cut predictions to [0, duration] first, where durations are known. The public evaluators score a
+            prediction as it comes.
         round_to: round predicted boundaries to multiples of this clip length (half to even), in seconds;
             ``None`` for none.
         tolerance: an IoU this close to m equals m: otherwise 0.3 T / T falls short of 0.3 for some T, and the
@@ -268,8 +273,8 @@ class Preset:
     Example:
         >>> from dataclasses import replace
         >>> replace(VSLNET, name="strict", strict=True)  # doctest: +NORMALIZE_WHITESPACE
-        Preset(name='strict', strict=True, union='hull', nms_threshold=None, nms_union='true', round_to=None,
-               tolerance=0.0)
+        Preset(name='strict', strict=True, union='hull', nms_threshold=None, nms_union='true', clip=False,
+               round_to=None, tolerance=0.0)
     """
 
     name: str
@@ -277,6 +282,7 @@ class Preset:
     union: Union = "true"
     nms_threshold: float | None = None
     nms_union: Union = "true"
+    clip: bool = True
     round_to: float | None = None
     tolerance: float = 1e-9
 
@@ -284,6 +290,8 @@ class Preset:
         """Check every field."""
         if not isinstance(self.strict, bool):
             fail_type("Preset", "strict", "be a bool", self.strict)
+        if not isinstance(self.clip, bool):
+            fail_type("Preset", "clip", "be a bool", self.clip)
         check_choice("Preset", "union", self.union, _UNIONS)
         check_choice("Preset", "nms_union", self.nms_union, _UNIONS)
         if self.nms_threshold is not None:
@@ -293,14 +301,21 @@ class Preset:
         check_number("Preset", "tolerance", self.tolerance, at_least=0)
 
 
-#: This library's own: continuous time, true union, ``>=``, no rounding, no suppression.
+#: This library's own: continuous time, true union, ``>=``, clipped to the video, no rounding, no suppression.
 DEFAULT = Preset("default")
-#: moment_detr (QVHighlights): ``>=``, hull, predictions rounded to the 2 s clips.
-MOMENT_DETR = Preset("moment_detr", union="hull", nms_union="hull", round_to=2.0, tolerance=0.0)
+#: moment_detr's evaluator (QVHighlights, ``standalone_eval``): ``>=``, hull, predictions as they come.
+MOMENT_DETR = Preset("moment_detr", union="hull", nms_union="hull", clip=False, tolerance=0.0)
+#: The same after that project's post-processing: predictions clipped to the video and rounded to its 2 s clips.
+MOMENT_DETR_ROUNDED = replace(MOMENT_DETR, name="moment_detr_rounded", clip=True, round_to=2.0)
 #: VSLNet: ``>=``, hull, one decoded span and so no suppression.
-VSLNET = Preset("vslnet", union="hull", tolerance=0.0)
+VSLNET = Preset("vslnet", union="hull", clip=False, tolerance=0.0)
 #: Whole frames with the last one inside: (inter + 1) / (union + 1), ``>=``.
-FRAMES = Preset("frames", union="inclusive")
+FRAMES = Preset("frames", union="inclusive", clip=False)
+
+
+#: Ego4D's natural language queries: strict ``>``, hull, no suppression; unusable truths count as misses there, see
+#: ``no_moment`` of :func:`mmda.vmr.evaluation.evaluate`.
+EGO4D_NLQ = Preset("ego4d_nlq", strict=True, union="hull", clip=False, tolerance=0.0)
 
 
 def _by_data_set(preset: Preset, charades: float, activitynet: float, tacos: float) -> Mapping[str, Preset]:
@@ -311,12 +326,24 @@ def _by_data_set(preset: Preset, charades: float, activitynet: float, tacos: flo
 
 
 #: 2D-TAN, by data set: strict ``>``, suppression above .45 / .5 / .4.
-TWO_D_TAN = _by_data_set(Preset("2d_tan", strict=True, union="hull", tolerance=0.0), 0.45, 0.5, 0.4)
+TWO_D_TAN = _by_data_set(Preset("2d_tan", strict=True, union="hull", clip=False, tolerance=0.0), 0.45, 0.5, 0.4)
 #: MMN, by data set: ``>=``, suppression above .5 / .5 / .4.
-MMN = _by_data_set(Preset("mmn", union="hull", nms_union="hull", tolerance=0.0), 0.5, 0.5, 0.4)
+MMN = _by_data_set(Preset("mmn", union="hull", nms_union="hull", clip=False, tolerance=0.0), 0.5, 0.5, 0.4)
 #: Every preset by its name, for command lines.
 PRESETS: Mapping[str, Preset] = MappingProxyType(
-    {p.name: p for p in (DEFAULT, MOMENT_DETR, VSLNET, FRAMES, *TWO_D_TAN.values(), *MMN.values())}
+    {
+        p.name: p
+        for p in (
+            DEFAULT,
+            MOMENT_DETR,
+            MOMENT_DETR_ROUNDED,
+            VSLNET,
+            FRAMES,
+            EGO4D_NLQ,
+            *TWO_D_TAN.values(),
+            *MMN.values(),
+        )
+    }
 )
 
 
@@ -330,15 +357,15 @@ def select_spans(
     mask: Tensor | None = None,
     duration: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The n best spans of every query under a preset: clip to the video, round, suppress, take the best.
+    """The n best spans of every query under a preset: clip to the video if it says so, round, suppress, take the best.
 
     Args:
         spans: candidate spans of each query.
         scores: their scores.
         top_n: how many to return.
-        preset: its ``round_to``, ``nms_threshold`` and ``nms_union`` are used.
+        preset: its ``clip``, ``round_to``, ``nms_threshold`` and ``nms_union`` are used.
         mask: True where a candidate exists.
-        duration: length of each query's video; boundaries are clipped to [0, duration] before anything else.
+        duration: length of each query's video, to which a preset with ``clip`` cuts boundaries first.
 
     Shape:
         ``spans`` (b, k, 2), ``scores`` and ``mask`` (b, k), ``duration`` (b,); results (b, n, 2) and (b, n).
@@ -353,7 +380,7 @@ def select_spans(
     Example:
         >>> import torch
         >>> spans = torch.tensor([[[0.9, 5.2], [4.0, 19.0]]])
-        >>> best, keep = select_spans(spans, torch.tensor([[0.1, 0.2]]), top_n=2, preset=MOMENT_DETR,
+        >>> best, keep = select_spans(spans, torch.tensor([[0.1, 0.2]]), top_n=2, preset=MOMENT_DETR_ROUNDED,
         ...                           duration=torch.tensor([16.0]))
         >>> best.tolist()
         [[[4.0, 16.0], [0.0, 6.0]]]
@@ -367,7 +394,8 @@ def select_spans(
         check_floating(caller, "duration", duration)
         if duration.shape != spans.shape[:1]:
             fail(caller, "duration", f"have shape {tuple(spans.shape[:1])}", shape_text(duration))
-        spans = torch.minimum(spans.clamp(min=0), duration.to(spans.dtype)[:, None, None])
+        if preset.clip:
+            spans = torch.minimum(spans.clamp(min=0), duration.to(spans.dtype)[:, None, None])
     if preset.round_to is not None:
         spans = torch.round(spans / preset.round_to) * preset.round_to
     threshold = 1.0 if preset.nms_threshold is None else preset.nms_threshold
@@ -421,6 +449,25 @@ def _best_iou(
     window_mask: Tensor | None,
     union: Union,
 ) -> Tensor:
+    _check_pairs(caller, predictions, windows, prediction_mask, window_mask, union)
+    if predictions.shape[1] == 0 or windows.shape[1] == 0:
+        return predictions.new_zeros(predictions.shape[:2], dtype=working_dtype(predictions, windows))
+    value = _iou(predictions.unsqueeze(2), windows.unsqueeze(1), union)
+    zero = torch.zeros((), dtype=value.dtype, device=value.device)
+    if window_mask is not None:
+        value = torch.where(window_mask.unsqueeze(1), value, zero)
+    value = value.amax(dim=2)
+    return value if prediction_mask is None else torch.where(prediction_mask, value, zero)
+
+
+def _check_pairs(
+    caller: str,
+    predictions: Tensor,
+    windows: Tensor,
+    prediction_mask: Tensor | None,
+    window_mask: Tensor | None,
+    union: Union,
+) -> None:
     _check_spans(caller, "predictions", predictions, "(batch, predictions, 2)", 3)
     _check_spans(caller, "windows", windows, "(batch, windows, 2)", 3)
     if predictions.shape[0] != windows.shape[0]:
@@ -435,14 +482,6 @@ def _best_iou(
         check_mask(caller, "prediction_mask", prediction_mask, predictions.shape[:2])
     if window_mask is not None:
         check_mask(caller, "window_mask", window_mask, windows.shape[:2])
-    if predictions.shape[1] == 0 or windows.shape[1] == 0:
-        return predictions.new_zeros(predictions.shape[:2], dtype=working_dtype(predictions, windows))
-    value = _iou(predictions.unsqueeze(2), windows.unsqueeze(1), union)
-    zero = torch.zeros((), dtype=value.dtype, device=value.device)
-    if window_mask is not None:
-        value = torch.where(window_mask.unsqueeze(1), value, zero)
-    value = value.amax(dim=2)
-    return value if prediction_mask is None else torch.where(prediction_mask, value, zero)
 
 
 @dataclass(frozen=True)
@@ -472,6 +511,96 @@ class Recall:
     def __str__(self) -> str:
         """One line, in per cent."""
         return "  ".join(f"{name} {100 * rate:.1f}" for name, rate in self.as_dict().items())
+
+
+@torch.no_grad()
+def discounted_recall_at_iou(
+    predictions: Tensor,
+    windows: Tensor,
+    duration: Tensor,
+    *,
+    n: Sequence[int] = (1, 5),
+    iou: Sequence[float] = (0.3, 0.5, 0.7),
+    strict: bool = False,
+    tolerance: float = 1e-9,
+    union: Union = "true",
+    prediction_mask: Tensor | None = None,
+    window_mask: Tensor | None = None,
+) -> Tensor:
+    r"""Per-query values of dR@n, IoU=m: a hit counts less the further its boundaries are off; higher is better.
+
+    .. math:: \mathrm{dR@}n, \mathrm{IoU}{=}m = \frac1b \sum_q \max_{i \le n,\, w:\, \mathrm{IoU}(p_{qi}, g_{qw}) \ge m}
+        \Big(1 - \frac{|s_{qi} - s_{qw}|}{T_q}\Big) \Big(1 - \frac{|e_{qi} - e_{qw}|}{T_q}\Big)
+
+    with T the video's length; a query without a hit counts 0. Factors below 0, of boundaries off by more than T, are 0.
+
+    Args:
+        predictions: predicted spans, best first (:func:`select_spans`).
+        windows: true moments of each query; the best of several counts.
+        duration: length of each query's video, above 0.
+        n: numbers of predictions.
+        iou: thresholds m in (0, 1].
+        strict: a hit needs IoU > m.
+        tolerance: an IoU this close to m equals m.
+        union: the denominator, see :func:`temporal_iou`.
+        prediction_mask: True where a prediction exists.
+        window_mask: True where a window exists; a query without any is a miss.
+
+    Shape:
+        ``predictions`` (b, k, 2), ``windows`` (b, w, 2), ``duration`` (b,), the masks (b, k) and (b, w); result
+        (b, n, m).
+
+    Returns:
+        A tensor in [0, 1], float32 or float64; its mean over the queries is the metric.
+
+    Raises:
+        TypeError: an input is no floating-point tensor, or a mask is not bool.
+        ValueError: shapes do not fit, or a number lies outside its range.
+
+    Notes:
+        The paper defines the discount of one prediction; of several hits among the n best the one with the largest
+        product counts here. Memory O(b k w).
+
+    Example:
+        >>> import torch
+        >>> spans, moment = torch.tensor([[[0.0, 4.0]]]), torch.tensor([[[0.0, 5.0]]])
+        >>> discounted_recall_at_iou(spans, moment, torch.tensor([10.0]), n=(1,), iou=(0.5, 0.9))
+        tensor([[[0.9000, 0.0000]]])
+
+    References:
+        Yuan et al., "A Closer Look at Temporal Sentence Grounding in Videos: Datasets and Metrics", HUMA 2021, sec. 4.
+    """
+    caller = "discounted_recall_at_iou"
+    check_sequence(caller, "n", n, "count")
+    check_sequence(caller, "iou", iou, "threshold")
+    for count in n:
+        check_count(caller, "n", count)
+    for level in iou:
+        check_number(caller, "iou", level, above=0, at_most=1)
+    check_number(caller, "tolerance", tolerance, at_least=0)
+    _check_pairs(caller, predictions, windows, prediction_mask, window_mask, union)
+    check_floating(caller, "duration", duration)
+    if duration.shape != predictions.shape[:1]:
+        fail(caller, "duration", f"have shape {tuple(predictions.shape[:1])}", shape_text(duration))
+    dtype = working_dtype(predictions, windows, duration)
+    ranks = min(max(n), predictions.shape[1])
+    found, truth = predictions[:, :ranks].to(dtype).unsqueeze(2), windows.to(dtype).unsqueeze(1)
+    if ranks == 0 or windows.shape[1] == 0:
+        return found.new_zeros((len(found), len(n), len(iou)))
+    value = _iou(found, truth, union)
+    discount = (1 - (found - truth).abs() / duration.to(dtype)[:, None, None, None]).clamp(min=0).prod(dim=-1)
+    real = torch.ones_like(value, dtype=torch.bool)
+    if prediction_mask is not None:
+        real &= prediction_mask[:, :ranks].unsqueeze(2)
+    if window_mask is not None:
+        real &= window_mask.unsqueeze(1)
+    at = torch.tensor([min(count, ranks) - 1 for count in n], device=value.device)
+    levels = []
+    for level in iou:
+        hit = value > level + tolerance if strict else value >= level - tolerance
+        best = torch.where(hit & real, discount, torch.zeros_like(discount)).amax(dim=2)
+        levels.append(best.cummax(dim=1).values[:, at])
+    return torch.stack(levels, dim=-1)
 
 
 @torch.no_grad()
@@ -610,15 +739,18 @@ def mean_iou(
 
 __all__ = [
     "DEFAULT",
+    "EGO4D_NLQ",
     "FRAMES",
     "MMN",
     "MOMENT_DETR",
+    "MOMENT_DETR_ROUNDED",
     "PRESETS",
     "TWO_D_TAN",
     "VSLNET",
     "Preset",
     "Recall",
     "best_iou",
+    "discounted_recall_at_iou",
     "mean_iou",
     "recall_at_iou",
     "select_spans",

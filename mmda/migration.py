@@ -26,9 +26,10 @@ from mmda._core.checks import (
     check_same_width,
     check_sequence,
     fail,
+    shape_text,
 )
 from mmda._core.masking import full_precision, working_dtype
-from mmda.kernels import Gaussian, Laplacian, _defined, mean_bandwidth, safe_sqrt, squared_distances
+from mmda.kernels import Gaussian, _defined, mean_bandwidth, squared_distances
 from mmda.losses import coral_loss, mmd_loss
 
 #: The 33 factors 2^-8, 2^-7.5, ..., 2^8: pytorch-adapt's ``get_kernel_scales()``, and skada's default.
@@ -37,7 +38,7 @@ POWERS_OF_TWO = tuple(2.0 ** (-8 + i / 2) for i in range(33))
 
 def pytorch_adapt_mmd(
     *,
-    kernel_scales: Sequence[float] = (1.0,),
+    kernel_scales: float | Sequence[float] | Tensor = 1.0,
     mmd_type: Literal["linear", "quadratic"] = "linear",
     bandwidth: float | None = None,
 ) -> nn.Module:
@@ -52,16 +53,20 @@ def pytorch_adapt_mmd(
       pooled sample and leaves the diagonal out.
     * The parameters act inversely: doubling a kernel scale halves the variance. In the terms of this library
       :math:`\sigma^2 = h / 2` and the scales are 1 / c.
+    * Where h is zero (always with two source rows, of whose four distances two are the diagonal's) no row is like
+      another: the value is zero.
+    * Lists of layers give the joint MMD: the kernel is the product of the layers' averages, each with its own h.
     * The default is the linear-time estimator (equal sizes, disjoint pairs) with one kernel; ``"quadratic"`` is the
       unbiased one.
 
     Args:
-        kernel_scales: C; ``POWERS_OF_TWO`` is the library's ``get_kernel_scales()``.
+        kernel_scales: C, a number, several, or a tensor of them; ``POWERS_OF_TWO`` is the library's
+            ``get_kernel_scales()``.
         mmd_type: ``"linear"`` or ``"quadratic"``.
         bandwidth: h, a squared distance; ``None`` for the median.
 
     Returns:
-        A module with the call ``loss(source, target)``.
+        A module with the call ``loss(source, target)``, of features or of lists of them, one a layer.
 
     Raises:
         ValueError: no scale, a scale or bandwidth that is not positive, an unknown type.
@@ -73,6 +78,12 @@ def pytorch_adapt_mmd(
         torch.Size([])
     """
     check_choice("pytorch_adapt_mmd", "mmd_type", mmd_type, ("linear", "quadratic"))
+    if isinstance(kernel_scales, Tensor):
+        if kernel_scales.ndim > 1:
+            fail("pytorch_adapt_mmd", "kernel_scales", "have at most one axis", shape_text(kernel_scales))
+        kernel_scales = kernel_scales.tolist()
+    if isinstance(kernel_scales, (int, float)):
+        kernel_scales = (float(kernel_scales),)
     check_sequence("pytorch_adapt_mmd", "kernel_scales", kernel_scales, "scale")
     for scale in kernel_scales:
         check_number("pytorch_adapt_mmd", "kernel_scales", scale, above=0)
@@ -86,15 +97,65 @@ class _PytorchAdaptMMD(nn.Module):
         super().__init__()
         self.kernel_scales, self.mmd_type, self.bandwidth = kernel_scales, mmd_type, bandwidth
 
-    def forward(self, source: Tensor, target: Tensor) -> Tensor:
-        check_features("pytorch_adapt_mmd", "source", source)
-        sigma: float | Tensor
+    def forward(self, source: Tensor | Sequence[Tensor], target: Tensor | Sequence[Tensor]) -> Tensor:
+        layers = [[side] if isinstance(side, Tensor) else side for side in (source, target)]
+        for side, name in zip(layers, ("source", "target")):
+            check_sequence("pytorch_adapt_mmd", name, side, "layer")
+            for layer in side:
+                check_features("pytorch_adapt_mmd", name, layer)
+        if len(layers[0]) != len(layers[1]):
+            fail("pytorch_adapt_mmd", "target", f"have as many layers as `source` ({len(layers[0])})", len(layers[1]))
+        found = [self._kernel(x) for x in layers[0]]
+        value = self._single if len(found) == 1 else self._joint
+        distance = torch.stack([median for median, _ in found]).amin()
+        total = value(layers[0], layers[1], [kernel for _, kernel in found])
+        return torch.where(distance > 0, total, 0 * total)
+
+    def _kernel(self, source: Tensor) -> tuple[Tensor, Gaussian]:
+        """h of a layer, and its kernel."""
+        with full_precision(source):
+            squared = squared_distances(source.detach()).median()
         if self.bandwidth is not None:
-            sigma = math.sqrt(self.bandwidth / 2)
-        else:
-            sigma = _defined((squared_distances(source.detach()).median() / 2).sqrt())
-        kernel = Gaussian(sigma, scales=[1 / c for c in self.kernel_scales])
-        return mmd_loss(source, target, kernel=kernel, estimator="linear" if self.mmd_type == "linear" else "unbiased")
+            squared = torch.full_like(squared, self.bandwidth)
+        sigma = _defined((squared / 2).sqrt())
+        return squared, Gaussian(sigma, scales=[1 / c for c in self.kernel_scales])
+
+    def _single(self, source: Sequence[Tensor], target: Sequence[Tensor], kernels: Sequence[Gaussian]) -> Tensor:
+        estimator: Literal["linear", "unbiased"] = "linear" if self.mmd_type == "linear" else "unbiased"
+        return mmd_loss(source[0], target[0], kernel=kernels[0], estimator=estimator)
+
+    def _joint(self, source: Sequence[Tensor], target: Sequence[Tensor], kernels: Sequence[Gaussian]) -> Tensor:
+        """Products over the layers, of all pairs of rows or of the disjoint ones."""
+        linear = self.mmd_type == "linear"
+        within_x: Tensor | float = 1.0
+        within_y: Tensor | float = 1.0
+        across: Tensor | float = 1.0
+        for x, y, kernel in zip(source, target, kernels):
+            check_same_width("pytorch_adapt_mmd", "source", x, "target", y)
+            if linear:
+                check_same_shape("pytorch_adapt_mmd", "source", x, "target", y)
+            with full_precision(x):
+                dtype = working_dtype(x, y)
+                x, y = x.to(dtype), y.to(dtype)
+                bandwidth = kernel.settle(x)
+                if linear:
+                    even, odd = (slice(k, len(x) // 2 * 2, 2) for k in (0, 1))
+                    pairs = (x[even] - x[odd], y[even] - y[odd], torch.stack([x[even] - y[odd], x[odd] - y[even]]))
+                    one, two, both = (kernel.evaluate(gap.square().sum(-1), bandwidth) for gap in pairs)
+                else:
+                    grams = (squared_distances(x), squared_distances(y), squared_distances(x, y))
+                    one, two, both = (kernel.evaluate(squared, bandwidth) for squared in grams)
+            within_x, within_y, across = within_x * one, within_y * two, across * both
+        assert isinstance(within_x, Tensor)
+        assert isinstance(within_y, Tensor)
+        assert isinstance(across, Tensor)
+        if linear:
+            return within_x.mean() + within_y.mean() - across.sum(0).mean()
+        n, m = len(within_x), len(within_y)
+        if min(n, m) < 2:
+            fail("pytorch_adapt_mmd", "source" if n < 2 else "target", "have at least 2 samples", min(n, m))
+        means = [(gram.sum() - gram.diagonal().sum()) / (k * (k - 1)) for gram, k in ((within_x, n), (within_y, m))]
+        return means[0] + means[1] - 2 * across.mean()
 
     def extra_repr(self) -> str:
         return f"{len(self.kernel_scales)} kernels, mmd_type={self.mmd_type!r}, bandwidth={self.bandwidth}"
@@ -115,7 +176,8 @@ def tllib_mmd(*, alphas: Sequence[float] = (0.5, 1.0, 2.0), linear: bool = False
       of the off-diagonal mean.
     * The estimator leaves the diagonals out (unbiased) and 2 / (n - 1) is added, in the linear form too and whatever
       the number of kernels. The library does so to keep the value positive; two equal domains give about that constant.
-    * ``linear`` uses the n overlapping pairs (i, i + 1), cyclically, instead of disjoint ones.
+    * ``linear`` uses the n overlapping pairs (i, i + 1), cyclically, instead of disjoint ones. With two rows the pairs
+      (0, 1) and (1, 0) across the samples name the same two cells, which count once.
     * Sizes must be equal.
 
     Args:
@@ -154,10 +216,22 @@ class _TllibMMD(nn.Module):
             fail("tllib_mmd", "source", "have at least 2 samples", tuple(source.shape))
         sigma = mean_bandwidth(torch.cat([source, target])) * math.sqrt((2 * n - 1) / (2 * n))
         kernel = Gaussian(sigma, scales=self.alphas)
+        if self.linear and n == 2:
+            return self._of_two(source, target, sigma)
         if self.linear:
             source, target = (torch.stack([x, x.roll(-1, 0)], 1).flatten(0, 1) for x in (source, target))
         value = mmd_loss(source, target, kernel=kernel, estimator="linear" if self.linear else "unbiased")
         return len(self.alphas) * value + 2 / (n - 1)
+
+    def _of_two(self, source: Tensor, target: Tensor, sigma: Tensor) -> Tensor:
+        """k(x0, x1) + k(y0, y1) - (k(x0, y1) + k(x1, y0)) / 2, summed over the kernels, and 2."""
+        with full_precision(source):
+            dtype = working_dtype(source, target)
+            x, y = source.to(dtype), target.to(dtype)
+            gaps = torch.stack([x[0] - x[1], y[0] - y[1], x[0] - y[1], x[1] - y[0]])
+            kernel = Gaussian(sigma, scales=self.alphas)
+            similar = kernel.evaluate(gaps.square().sum(1), kernel.settle(x)) @ gaps.new_tensor([1, 1, -0.5, -0.5])
+        return len(self.alphas) * similar + 2
 
     def extra_repr(self) -> str:
         return f"alphas={self.alphas}, linear={self.linear}"
@@ -235,8 +309,10 @@ def skada_dan(*, sigmas: Sequence[float] | None = None, eps: float = 1e-7) -> nn
     * By default :math:`\sigma_j = 2^{-8 + j / 2} (m + \epsilon)`, m the lower median of the distances within the source
       with the zeros of the diagonal. It is *not detached*: the gradient flows through the bandwidth, here too.
     * The estimator is the biased one.
-    * Above 25 rows the library's distances come from a matrix product, which leaves about 1e-8 on the diagonal in
-      float64: its value differs by a few 1e-7 from this one. Its default takes float32 features only.
+    * Above 25 rows its distances come from a matrix product (``torch.cdist``), whose rounding leaves up to 1e-3 between
+      equal rows in float32. That is felt by the narrow kernels, in the third digit of value and gradient, so the same
+      distances are taken here: in float32 the number is the library's to 1e-5 and its gradient to 2e-3 (1e-4 up to 25
+      rows). Its default takes float32 features only.
 
     Args:
         sigmas: :math:`\sigma_j`, distances; ``None`` for the default.
@@ -262,6 +338,11 @@ def skada_dan(*, sigmas: Sequence[float] | None = None, eps: float = 1e-7) -> nn
     return _SkadaDAN(None if sigmas is None else tuple(sigmas), eps)
 
 
+def _mean_of_laplacians(distances: Tensor, sigmas: Tensor) -> Tensor:
+    """Mean over all pairs of the sum over sigma of exp(-d / sigma)."""
+    return torch.exp(-(1 / sigmas).unsqueeze(1) * distances.reshape(1, -1)).sum(0).mean()
+
+
 class _SkadaDAN(nn.Module):
     def __init__(self, sigmas: tuple[float, ...] | None, eps: float) -> None:
         super().__init__()
@@ -271,15 +352,16 @@ class _SkadaDAN(nn.Module):
         check_features("skada_dan", "source", source)
         check_features("skada_dan", "target", target)
         check_same_width("skada_dan", "source", source, "target", target)
-        base: float | Tensor
-        if self.sigmas is not None:
-            factors, base = self.sigmas, 1.0
-        else:
-            with full_precision(source):
-                distances = safe_sqrt(squared_distances(source)).to(working_dtype(source, target))
-                factors, base = POWERS_OF_TWO, _defined(distances.median() + self.eps)
-        kernel = Laplacian(base, scales=[factor**2 for factor in factors])
-        return len(factors) * mmd_loss(source, target, kernel=kernel)
+        with full_precision(source):
+            dtype = working_dtype(source, target)
+            x, y = source.to(dtype), target.to(dtype)
+            within_x = torch.cdist(x, x)
+            if self.sigmas is not None:
+                sigmas: Tensor = x.new_tensor(self.sigmas)
+            else:
+                sigmas = x.new_tensor(POWERS_OF_TWO) * _defined(within_x.median() + self.eps)
+            value = _mean_of_laplacians(within_x, sigmas) + _mean_of_laplacians(torch.cdist(y, y), sigmas)
+            return value - 2 * _mean_of_laplacians(torch.cdist(x, y), sigmas)
 
     def extra_repr(self) -> str:
         return f"sigmas={self.sigmas}, eps={self.eps}"

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "mmda"
 
 #: From the ground up: a module may import from its own floor and from those below.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("_version", "_core"),
+    ("_core",),
     ("kernels",),
     ("_engine",),
     ("_math",),
@@ -135,3 +135,11 @@ def test_importing_the_losses_is_light_and_silent(module: str) -> None:
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     assert result.stdout.split() == []
+
+
+def test_what_a_visitor_sees_first_is_public() -> None:
+    """The machinery lies in three private folders; everything else in the package's folder is a public door."""
+    shown = {path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"}
+    private = {name for name in shown if name.startswith("_") and not name.startswith("__")}
+    assert private == {"_core", "_engine", "_math"}, "private modules live in _core, _math or _engine"
+    assert len(shown) <= 22, f"{len(shown)} entries: {sorted(shown)}"

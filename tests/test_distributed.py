@@ -25,6 +25,7 @@ from mmda.losses import (
     MMDLoss,
     NTXentLoss,
     SigmoidContrastiveLoss,
+    SlicedWassersteinLoss,
     duplicate_mask,
     mmd_loss,
 )
@@ -144,6 +145,7 @@ def worker(rank: int, folder: str) -> None:
     found["sharded"] = sharded()
     found["disagreements"] = {name: refused(name, rank) for name in DISAGREEMENTS}
     found["many tensors"] = many_tensors(rank)
+    found["draws"] = drawn(rank)
     torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -170,6 +172,17 @@ def sharded() -> dict[str, Tensor]:
     loss = step(torch.randn(6, WIDTH, generator=seeded(1)))
     loss.backward()
     return {"": loss.detach(), **{name: p.grad.full_tensor() for name, p in step.named_parameters()}}
+
+
+def drawn(rank: int) -> dict[str, Any]:
+    """Two steps of a loss that draws, on ranks whose random states differ, and one of a loss that does not."""
+    torch.manual_seed(50 + rank)
+    loss = DistributedLoss(SlicedWassersteinLoss(n_projections=3))
+    first, second, _ = inputs("coral", rank)
+    values = [loss(first, second).item() for _ in range(2)]
+    state = torch.get_rng_state()
+    fixed = [DistributedLoss(SlicedWassersteinLoss(draws="fixed"))(first, second).item(), loss.eval()(first, second)]
+    return {"fresh": values, "fixed": fixed[0], "unmoved": torch.equal(torch.get_rng_state(), state)}
 
 
 def gathers(rank: int) -> dict[str, Any]:
@@ -385,6 +398,15 @@ def test_a_sharded_root_holds_the_temperature(ranks: list[dict[str, Any]]) -> No
     assert expected["loss.temperature.raw"].abs() > 0
     for found in ranks:
         torch.testing.assert_close(found["sharded"], expected)
+
+
+def test_ranks_draw_alike(ranks: list[dict[str, Any]]) -> None:
+    first, second = (found["draws"] for found in ranks)
+    assert first == second
+    assert first["unmoved"]
+    assert first["fresh"][0] != first["fresh"][1]
+    whole = gathered("coral")
+    assert first["fixed"] == pytest.approx(SlicedWassersteinLoss(draws="fixed")(*whole[:2]).item(), rel=1e-12)
 
 
 def test_many_tensors(ranks: list[dict[str, Any]]) -> None:

@@ -17,6 +17,7 @@ from mmda.metrics import (
     FRAMES,
     MMN,
     MOMENT_DETR,
+    MOMENT_DETR_ROUNDED,
     PRESETS,
     TWO_D_TAN,
     VSLNET,
@@ -380,7 +381,7 @@ class TestPresets:
         expected = [reference.vslnet_hits(s[int(np.argmax(c))], w, self.iou) for s, c, w in zip(spans, scores, windows)]
         assert np.array_equal(self.ours(VSLNET, spans, scores, windows)[:, 0], np.array(expected))
 
-    def test_moment_detr(self):
+    def test_moment_detr_after_its_post_processing(self):
         rng = np.random.default_rng(4)
         queries, count = 300, 10
         spans = np.sort(rng.uniform(-5, 160, (queries, count, 2)), -1).round(4)
@@ -399,7 +400,7 @@ class TestPresets:
             torch.from_numpy(spans),
             torch.from_numpy(scores),
             top_n=1,
-            preset=MOMENT_DETR,
+            preset=MOMENT_DETR_ROUNDED,
             duration=torch.from_numpy(duration),
         )
         got = recall_at_iou(
@@ -407,13 +408,31 @@ class TestPresets:
             torch.from_numpy(windows),
             n=(1,),
             iou=self.iou,
-            union=MOMENT_DETR.union,
-            tolerance=MOMENT_DETR.tolerance,
+            union=MOMENT_DETR_ROUNDED.union,
+            tolerance=MOMENT_DETR_ROUNDED.tolerance,
             prediction_mask=keep,
             window_mask=torch.from_numpy(mask),
         ).hits[:, 0]
         assert 0.05 < got[:, 1].double().mean() < 0.95
         assert np.array_equal(got.numpy(), np.array(expected))
+
+    def test_a_prediction_past_the_video_counts_as_the_evaluator_has_it(self):
+        """[0, 10] for (0, 5) of a video of 5 s: clipped 1, on the grid of 2 s 4 / 5, as it comes a half."""
+        expected = {"default": 1.0, "moment_detr_rounded": 0.8, "frames": 6 / 11}
+        spans, scores, duration = torch.tensor([[[0.0, 10.0]]]), torch.ones(1, 1), torch.tensor([5.0])
+        truth = torch.tensor([[[0.0, 5.0]]])
+        for preset in PRESETS.values():
+            ranked, keep = select_spans(spans, scores, top_n=1, preset=preset, duration=duration)
+            value = float(best_iou(ranked, truth, prediction_mask=keep, union=preset.union))
+            assert value == pytest.approx(expected.get(preset.name, 0.5))
+
+    def test_only_the_post_processed_preset_rounds(self):
+        """[4.9, 9.1] for (5, 9): 4 / 4.2; on the grid of 2 s it becomes [4, 10], 4 / 6."""
+        spans, truth = torch.tensor([[[4.9, 9.1]]], dtype=torch.float64), torch.tensor([[[5.0, 9.0]]])
+        for preset in PRESETS.values():
+            ranked, _ = select_spans(spans, torch.ones(1, 1), top_n=1, preset=preset)
+            value = float(best_iou(ranked, truth, union="true"))
+            assert value == pytest.approx(4 / 6 if preset is MOMENT_DETR_ROUNDED else 4 / 4.2)
 
     def test_they_differ(self):
         """On a grid the conventions are different numbers: the reason for naming them."""
@@ -429,7 +448,9 @@ class TestPresets:
             0.4,
         ]
         assert [MMN[k].nms_threshold for k in ("charades_sta", "activitynet_captions", "tacos")] == [0.5, 0.5, 0.4]
-        assert all(PRESETS[p.name] == p for p in (DEFAULT, MOMENT_DETR, VSLNET, FRAMES, *MMN.values()))
+        assert all(
+            PRESETS[p.name] == p for p in (DEFAULT, MOMENT_DETR, MOMENT_DETR_ROUNDED, VSLNET, FRAMES, *MMN.values())
+        )
         assert (DEFAULT.strict, DEFAULT.union, DEFAULT.nms_threshold, DEFAULT.round_to) == (False, "true", None, None)
         with pytest.raises(FrozenInstanceError):
             DEFAULT.strict = True  # type: ignore[misc]
@@ -441,6 +462,8 @@ class TestPresets:
             Preset("mine", round_to=0)
         with pytest.raises(TypeError, match="Preset: `strict` must be a bool, got str"):
             Preset("mine", strict="yes")
+        with pytest.raises(TypeError, match="Preset: `clip` must be a bool, got int"):
+            Preset("mine", clip=1)
         with pytest.raises(ValueError, match=r"select_spans: `duration` must have shape \(2,\), got \(3,\)"):
             select_spans(torch.zeros(2, 3, 2), torch.zeros(2, 3), duration=torch.zeros(3))
 

@@ -46,6 +46,59 @@ def test_pytorch_adapt_mmd(scales: tuple[float, ...], bandwidth: float | None, n
 
 
 @pytest.mark.parametrize("linear", [False, True])
+def test_pytorch_adapt_mmd_of_layers_is_the_joint_one(linear: bool) -> None:
+    (x, y), (u, v) = _draw(7, 7), _draw(7, 7, width=2)
+    if not linear:
+        y, v = y[:5], v[:5]
+    loss = migration.pytorch_adapt_mmd(kernel_scales=(0.5, 3.0), mmd_type="linear" if linear else "quadratic")
+    layers = [[t.numpy() for t in side] for side in ((x, u), (y, v))]
+    expected = reference.pytorch_adapt_jmmd(*layers, (0.5, 3.0), linear=linear)
+    assert loss([x, u], (y, v)).item() == pytest.approx(expected, abs=1e-12)
+    assert loss([x], [y]).item() == loss(x, y).item()
+    x.requires_grad_()
+    assert torch.autograd.gradcheck(lambda u, v: loss([x.detach(), u], [y, v]), (u.clone(), v.requires_grad_()))
+    loss([x, u], [y, v]).backward()
+    assert x.grad is not None
+    assert x.grad.abs().max() > 0
+
+
+def test_pytorch_adapt_mmd_takes_scales_as_that_library_does() -> None:
+    x, y = _draw(6, 6)
+    assert migration.pytorch_adapt_mmd(kernel_scales=1)(x, y) == migration.pytorch_adapt_mmd()(x, y)
+    tensor = torch.logspace(-8, 8, 33, base=2.0, dtype=torch.float64)
+    one, other = (migration.pytorch_adapt_mmd(kernel_scales=scales)(x, y) for scales in (tensor, POWERS_OF_TWO))
+    torch.testing.assert_close(one, other)
+    assert migration.pytorch_adapt_mmd(kernel_scales=torch.tensor(2.0)).kernel_scales == (2.0,)
+    with pytest.raises(ValueError, match=r"^pytorch_adapt_mmd: `kernel_scales` must have at most one axis, got \(1, 2"):
+        migration.pytorch_adapt_mmd(kernel_scales=torch.ones(1, 2))
+    with pytest.raises(
+        ValueError, match=r"^pytorch_adapt_mmd: `target` must have as many layers as `source` \(2\), got 1"
+    ):
+        migration.pytorch_adapt_mmd()([x, x], [y])
+
+
+@pytest.mark.parametrize("mmd_type", ["linear", "quadratic"])
+def test_pytorch_adapt_mmd_of_two_source_rows_is_zero(mmd_type: str) -> None:
+    """Of the four distances two are zeros of the diagonal: so is the lower median, and no row is like another."""
+    x, y = _draw(2, 2)
+    x.requires_grad_()
+    value = migration.pytorch_adapt_mmd(mmd_type=mmd_type)(x, y)  # type: ignore[arg-type]
+    value.backward()
+    assert value.item() == 0
+    assert x.grad is not None
+    assert (x.grad == 0).all()
+
+
+def test_tllib_mmd_of_two_rows_counts_its_cells_once() -> None:
+    x, y = torch.tensor([[0.0], [1.0]]), torch.tensor([[3.0], [5.0]])
+    # d^2 = 1, 4, 25, 4; the mean over all 16 pooled pairs is 2 (1 + 4 + 9 + 25 + 4 + 16) / 16
+    kernel = [math.exp(-d / (2 * 7.375)) for d in (1, 4, 25, 4)]
+    expected = kernel[0] + kernel[1] - (kernel[2] + kernel[3]) / 2 + 2
+    assert expected == pytest.approx(3.2239, abs=1e-4)
+    assert migration.tllib_mmd(alphas=(1,), linear=True)(x, y).item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("linear", [False, True])
 @pytest.mark.parametrize("alphas", [(1.0,), (0.5, 1.0, 2.0)])
 @pytest.mark.parametrize("n", [2, 7])
 def test_tllib_mmd(linear: bool, alphas: tuple[float, ...], n: int) -> None:
@@ -66,6 +119,29 @@ def test_skada_dan(sigmas: tuple[float, ...] | None) -> None:
     x, y = _draw(7, 5)
     expected = reference.skada_dan(x.numpy(), y.numpy(), sigmas)
     assert migration.skada_dan(sigmas=sigmas)(x, y).item() == pytest.approx(expected, abs=1e-11)
+
+
+@pytest.mark.parametrize("n", [20, 60])
+def test_skada_dan_is_the_peers_in_float32(n: int) -> None:
+    """Below and above the 25 rows from which distances come from a product there."""
+    peer = pytest.importorskip("skada.deep.losses", reason="skada is not installed")
+    generator = torch.Generator().manual_seed(n)
+    x, y = torch.randn(n, 16, generator=generator), torch.randn(n, 16, generator=generator) + 0.3
+    x, y = x.requires_grad_(), y.requires_grad_()
+    ours, theirs = migration.skada_dan()(x, y), peer.dan_loss(x, y)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    for one, other in zip(torch.autograd.grad(ours, (x, y)), torch.autograd.grad(theirs, (x, y))):
+        assert (one - other).norm() < (1e-4 if n <= 25 else 2e-3) * other.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_skada_dan_of_equal_rows(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(1, 8, generator=generator, dtype=torch.float64).repeat(17, 1)
+    x[-1] += 1.0
+    y = torch.randn(17, 8, generator=generator, dtype=torch.float64) + 3
+    expected = reference.skada_dan(x.to(dtype).double().numpy(), y.to(dtype).double().numpy())
+    assert migration.skada_dan()(x.to(dtype), y.to(dtype)).item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(

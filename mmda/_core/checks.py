@@ -91,6 +91,15 @@ def check_weight(caller: str, argument: str, weight: Tensor, shape: Sequence[int
         fail(caller, argument, f"have shape {tuple(shape)}", shape_text(weight))
 
 
+def check_integers(caller: str, argument: str, value: Tensor, shape: Sequence[int]) -> None:
+    """The value is an integer tensor (labels, indices) of exactly this shape."""
+    check_tensor(caller, argument, value)
+    if value.is_floating_point() or value.is_complex() or str(value.dtype) == "torch.bool":
+        raise TypeError(f"{caller}: `{argument}` must be an integer tensor, got {value.dtype}")
+    if tuple(value.shape) != tuple(shape):
+        fail(caller, argument, f"have shape {tuple(shape)}", shape_text(value))
+
+
 def check_same_width(caller: str, first: str, a: Tensor, second: str, b: Tensor, *, axis: str = "features") -> None:
     """Both have the same number of features, or of what else the last axis counts."""
     check_tensor(caller, first, a)

@@ -35,6 +35,11 @@ def is_plain(*tensors: Tensor | None) -> bool:
     return not any(t is not None and _has_tangent(t) for t in tensors)
 
 
+def is_eager(*tensors: Tensor | None) -> bool:
+    """:func:`is_plain`, and nothing is compiled or exported."""
+    return not torch.compiler.is_compiling() and is_plain(*tensors)
+
+
 def values_are_known(*tensors: Tensor | None) -> bool:
     """Whether Python may look at what these tensors hold: no compiled graph, transform, tracer or meta device."""
     if torch.compiler.is_compiling() or dispatch_mode_is_active() or not is_plain(*tensors):

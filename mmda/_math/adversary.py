@@ -30,9 +30,9 @@ def balanced_binary(
     source: Tensor, target: Tensor, source_weight: Tensor | None, target_weight: Tensor | None
 ) -> Tensor:
     """Mean of the two domains' mean cross-entropies from flat logits; zero where a side has no row left."""
-    of_source = weighted_mean(-F.logsigmoid(-source), source_weight)
-    of_target = weighted_mean(-F.logsigmoid(target), target_weight)
-    value = (of_source + of_target) / 2
+    of_source = weighted_mean(F.logsigmoid(-source), source_weight)
+    of_target = weighted_mean(F.logsigmoid(target), target_weight)
+    value = (of_source + of_target) / -2
     totals = [weight.sum() for weight in (source_weight, target_weight) if weight is not None]
     if not totals:
         return value

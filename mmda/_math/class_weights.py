@@ -11,6 +11,7 @@ from mmda._core.checks import check_count, check_kernel, check_same_width, check
 from mmda._core.counts import pooled_centre
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows, zero_uncounted
+from mmda._core.transforms import values_are_known
 from mmda._engine.kernel_sweep import Samples, can_stream, pair_sum
 from mmda.kernels import Kernel, distances_about, settle_bandwidth
 
@@ -114,6 +115,7 @@ def class_discrepancy(
         a, b = safe_divide(a, x_mass.expand_as(a)), safe_divide(b, y_mass.expand_as(b))
         # sum of F_cd (a_c K a_c + b_d K b_d - 2 a_c K b_d), with the shares a_c and b_d of rows in classes
         of_x, across, of_y = a * factors.sum(1), a @ factors, b * factors.sum(0)
+        x_weight, y_weight = _belonging(a, x_weight), _belonging(b, y_weight)
         bandwidth = settle_bandwidth(kernel, x, y, x_weight, y_weight)
         centre = pooled_centre(x, y, x_weight, y_weight)
         if can_stream(kernel, (x, y), (a, b, bandwidth)):
@@ -125,6 +127,14 @@ def class_discrepancy(
         y_gram = kernel.evaluate(distances_about(centre, y, y, same=True), bandwidth)
         gram = kernel.evaluate(distances_about(centre, x, y), bandwidth)
         return (of_x * (x_gram @ a)).sum() + (of_y * (y_gram @ b)).sum() - 2 * (across * (gram @ b)).sum()
+
+
+def _belonging(shares: Tensor, weight: Tensor | None) -> Tensor | None:
+    """Row weights without the rows that belong to no class: they play no part, in the bandwidth either."""
+    some = (shares.detach() > 0).any(1)
+    if shares.device.type == "cpu" and values_are_known(shares) and bool(some.all()):  # where looking is free
+        return weight
+    return some.to(shares.dtype) if weight is None else torch.where(some, weight, 0.0)
 
 
 def equal_shares(chosen: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mmda._core.masking import masked_logsumexp, safe_divide
 from mmda._core.rows import as_weighted_rows
@@ -70,14 +71,12 @@ def log_mean_probability(log_probability: Tensor, weight: Tensor | None) -> Tens
     return torch.where(never, -infinity, value)
 
 
-def log_one_minus(log_probability: Tensor, chosen: Tensor) -> Tensor:
-    """log(1 - p) of one chosen class a row, ``(n, k)`` and ``(n,)`` to ``(n,)``, exact at both ends.
+def log_one_minus(logits: Tensor, chosen: Tensor) -> Tensor:
+    """log(1 - softmax) of one chosen class a row, ``(n, k)`` and ``(n,)`` to ``(n,)``, exact at both ends.
 
-    Up to one half it is log1p(-p). Above, the other classes are summed in the log domain, so that a certain
-    prediction keeps its margin and its slope where log(1 - p) of a p that rounds to 1 is minus infinity.
+    The log-sigmoid of the others' log-sum-exp less the chosen logit: a prediction that is certain keeps its margin and
+    its slope, where log(1 - p) of a p that rounds to 1 is minus infinity.
     """
-    p = log_probability.gather(1, chosen.unsqueeze(1)).squeeze(1).exp()
-    low = p < 0.5
-    others = torch.arange(log_probability.shape[1], device=chosen.device) != chosen.unsqueeze(1)
-    near_zero = torch.log1p(-torch.where(low, p, torch.zeros_like(p)))
-    return torch.where(low, near_zero, masked_logsumexp(log_probability, others, 1))
+    chosen = chosen.unsqueeze(1)
+    others = logits.scatter(1, chosen, -torch.inf).logsumexp(1)
+    return F.logsigmoid(others - logits.gather(1, chosen).squeeze(1))

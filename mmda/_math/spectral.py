@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor
+
+from mmda._core.transforms import is_eager
 
 # Each step of the frozen Newton iteration below makes one more order of derivative exact.
 _STEPS = 3
@@ -25,7 +29,41 @@ def smooth_nuclear_norm(rows: Tensor, smoothing: float) -> Tensor:
     :math:`S \leftarrow S + (G + \epsilon^2 I - S^2) / (s_i + s_j)`, which starts at the answer, only restores the
     dependence on ``rows``: divisors are sums, at least :math:`2 \epsilon`. Derivatives to third order are exact.
     NaN anywhere gives NaN, where the decomposition alone would raise.
+
+    In ordinary eager reverse mode the first derivative comes from the same decomposition, and Newton's iteration runs
+    where a second one is asked for.
     """
+    if is_eager(rows):
+        return cast(Tensor, _NuclearNorm.apply(rows, smoothing))  # type: ignore[no-untyped-call]
+    return _by_newton(rows, smoothing)
+
+
+class _NuclearNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, smoothing: float) -> Tensor:
+        u, sigma, vh = torch.linalg.svd(rows.nan_to_num(0.0, 0.0, 0.0), full_matrices=False)
+        squared = sigma.square()
+        smooth = squared + smoothing**2
+        total = rows.sum()
+        undefined = total - total  # 0, or NaN
+        if ctx.needs_input_grad[0]:
+            slope = sigma * (smooth + smoothing**2) * smooth.rsqrt() / smooth
+            ctx.save_for_backward(rows, (u * (slope + undefined)) @ vh)
+            ctx.smoothing = smoothing
+        value: Tensor = (squared * smooth.rsqrt()).sum() + undefined
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        rows, slope = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            value = _by_newton(rows, ctx.smoothing)
+            (slope,) = torch.autograd.grad(value, rows, create_graph=True)
+        return gradients[0] * slope, None
+
+
+def _by_newton(rows: Tensor, smoothing: float) -> Tensor:
+    """The same by differentiable operations."""
     n, k = rows.shape
     u, sigma, vh = torch.linalg.svd(zero_undefined(rows.detach()), full_matrices=False)
     turned = (u.transpose(0, 1) @ rows).transpose(0, 1) if n < k else rows @ vh.transpose(0, 1)
@@ -39,3 +77,33 @@ def smooth_nuclear_norm(rows: Tensor, smoothing: float) -> Tensor:
     for _ in range(2):  # each step squares the error of the inverse: orders 1, then 3
         inverse = 2 * inverse - inverse @ root @ inverse
     return root.diagonal().sum() - smoothing**2 * inverse.diagonal().sum()
+
+
+def largest_squares(rows: Tensor, weight: Tensor | None, count: int) -> Tensor:
+    r"""Sum of the ``count`` largest eigenvalues of :math:`G = X^\top W X`, right to the second derivative.
+
+    The eigenvectors v enter as constants that make G diagonal at this point. To second order the sum is
+    :math:`\sum_i G_{ii} + \sum_i \sum_j G_{ij}^2 / (\lambda_i - \lambda_j)`, i among the largest and j among the
+    others, directions without any row included: no difference within either set is a divisor. Where one between them
+    is zero the sum has no derivative, and the term is left out.
+    """
+    held = zero_undefined(rows.detach())
+    if weight is not None:
+        held = held * weight.detach().clamp(min=0).sqrt().unsqueeze(1)
+    _, sigma, vh = torch.linalg.svd(held, full_matrices=False)
+    count = min(count, sigma.shape[0])
+    squared = sigma.square()
+    projected = rows @ vh[:count].transpose(0, 1)
+    counted = projected if weight is None else projected * weight.unsqueeze(1)
+    columns = rows.transpose(0, 1) @ counted  # G v_i
+    within = vh @ columns
+    beyond = columns - vh.transpose(0, 1) @ within
+
+    def inverse(gap: Tensor) -> Tensor:
+        some = gap > 0
+        return torch.where(some, 1 / torch.where(some, gap, torch.ones_like(gap)), torch.zeros_like(gap))
+
+    second: Tensor = (within[count:].square() * inverse(squared[:count] - squared[count:].unsqueeze(1))).sum()
+    second = second + (beyond.square() * inverse(squared[:count])).sum()
+    first: Tensor = (projected * counted).sum()
+    return first + second

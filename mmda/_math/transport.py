@@ -23,6 +23,9 @@ _FALLING = 0.7
 _STEPS = (1.0, 0.3, 0.1)
 #: The farthest that a step moves g, in units of eps.
 _REACH = 10.0
+#: The mass out of place at which the solver stops, and how many times longer it tries where it has not come to that.
+_CONVERGED = {torch.float32: 1e-5, torch.float64: 1e-11}
+_LONGER = (1, 2, 4, 8)
 
 
 def transport_cost(cost: Tensor, a: Tensor, b: Tensor, *, regularisation: float, iterations: int) -> Tensor:
@@ -34,7 +37,7 @@ def transport_cost(cost: Tensor, a: Tensor, b: Tensor, *, regularisation: float,
     """
     if cost.shape[0] < cost.shape[1]:
         cost, a, b = cost.T, b, a  # the linear systems have the size of the smaller side
-    potential, inverse = transport_potential(cost.detach(), a.detach(), b.detach(), regularisation, iterations)
+    potential, inverse = transport_potential(cost.detach(), a.detach(), b.detach(), regularisation, iterations, True)
     log_b = _log(b)
     slope = b - a @ torch.softmax(log_b + (potential - cost) / regularisation, 1)
     settled = slope.detach()
@@ -52,13 +55,33 @@ def _log(share: Tensor) -> Tensor:
 
 @torch.library.custom_op("mmda::transport_potential", mutates_args=())
 def transport_potential(
-    cost: Tensor, a: Tensor, b: Tensor, regularisation: float, iterations: int
+    cost: Tensor, a: Tensor, b: Tensor, regularisation: float, iterations: int, invert: bool
 ) -> tuple[Tensor, Tensor]:
-    """The potential g (..., m) of the smaller side, and the inverse (..., m, m) of minus the curvature there."""
+    """The potential g (..., m) of the smaller side, and the inverse (..., m, m) of minus the curvature there.
+
+    Where ``invert`` is False the second is empty.
+    """
+    for longer in _LONGER:
+        potential, error, least = _followed(cost, a, b, regularisation, longer * iterations)
+        if not bool((error > least).any()):
+            break
+    if not invert:
+        return potential.clone(), potential.new_empty(0)
+    soft = _exponentials(_log(b).unsqueeze(-2) + (potential.unsqueeze(-2) - cost) / regularisation, -1)[0]
+    _, factor, scale = _newton_system(soft, a, b)
+    identity = torch.eye(b.shape[-1], dtype=b.dtype, device=b.device).expand(factor.shape)
+    inverse = torch.cholesky_solve(identity, factor) * scale.unsqueeze(-1) * scale.unsqueeze(-2) * regularisation
+    finite = torch.isfinite(inverse).all(-1, keepdim=True).all(-2, keepdim=True)
+    return potential.clone(), torch.where(finite, inverse, torch.zeros_like(inverse))
+
+
+def _followed(cost: Tensor, a: Tensor, b: Tensor, regularisation: float, iterations: int) -> tuple[Tensor, ...]:
+    """The potential after so many steps, or fewer, the mass out of place before the last, and the least to reach."""
     log_a, log_b = _log(a), _log(b)
     kept = (a > 0).unsqueeze(-1) & (b > 0).unsqueeze(-2)
     start = torch.where(kept, cost, torch.zeros_like(cost)).amax((-2, -1)).clamp(min=regularisation)
     ratio = regularisation / start
+    least = (64 * torch.finfo(b.dtype).eps / ratio).clamp(min=_CONVERGED[b.dtype])  # what rounding of the costs leaves
     falling = max(math.ceil(_FALLING * iterations), 1)
     potential = torch.zeros_like(b)
     for step in range(1, iterations + 1):
@@ -69,6 +92,9 @@ def transport_potential(
         potential = eps * g
         soft = _exponentials((log_b + g).unsqueeze(-2) - scaled, -1)[0]
         slope, factor, scale = _newton_system(soft, a, b)
+        error = slope.abs().sum(-1)
+        if step > falling and not bool((error > least).any()):
+            break
         move = scale * torch.cholesky_solve((scale * slope).unsqueeze(-1), factor).squeeze(-1)
         move = torch.where(b > 0, move, torch.zeros_like(move))
         move = move - move.mean(-1, keepdim=True)
@@ -82,12 +108,7 @@ def transport_potential(
             gain = torch.where(better, rise, gain)
             best = torch.where(better.unsqueeze(-1), ahead, best)
         potential = potential + eps * best
-    soft = _exponentials(log_b.unsqueeze(-2) + (potential.unsqueeze(-2) - cost) / regularisation, -1)[0]
-    _, factor, scale = _newton_system(soft, a, b)
-    identity = torch.eye(b.shape[-1], dtype=b.dtype, device=b.device).expand(factor.shape)
-    inverse = torch.cholesky_solve(identity, factor) * scale.unsqueeze(-1) * scale.unsqueeze(-2) * regularisation
-    finite = torch.isfinite(inverse).all(-1, keepdim=True).all(-2, keepdim=True)
-    return potential.clone(), torch.where(finite, inverse, torch.zeros_like(inverse))
+    return potential, error, least
 
 
 def _exponentials(logits: Tensor, dim: int) -> tuple[Tensor, Tensor]:
@@ -121,8 +142,10 @@ def _newton_system(soft: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, 
 
 
 @transport_potential.register_fake
-def _(cost: Tensor, a: Tensor, b: Tensor, regularisation: float, iterations: int) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(b), b.new_empty((*b.shape, b.shape[-1]))
+def _(
+    cost: Tensor, a: Tensor, b: Tensor, regularisation: float, iterations: int, invert: bool
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(b), b.new_empty((*b.shape, b.shape[-1]) if invert else (0,))
 
 
 @transport_potential.register_vmap
@@ -134,9 +157,10 @@ def _(
     b: Tensor,
     regularisation: float,
     iterations: int,
+    invert: bool,
 ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
     size = info.batch_size  # type: ignore[attr-defined]
     cost, a, b = (
         x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0) for x, dim in zip((cost, a, b), in_dims)
     )
-    return transport_potential(cost, a, b, regularisation, iterations), (0, 0)
+    return transport_potential(cost, a, b, regularisation, iterations, invert), (0, 0)

@@ -10,7 +10,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from mmda._version import __version__
+from mmda._core.version import __version__
 
 #: Subcommands, each a module of this package with ``main(arguments) -> exit code``.
 COMMANDS = {

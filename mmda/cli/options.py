@@ -7,7 +7,6 @@ from pathlib import Path
 
 from mmda.metrics import PRESETS
 from mmda.models.mmcda.experiment import ALIGNMENTS, Place, Plan, Problem
-from mmda.models.mmcda.experiment.domains import MAX_CLIPS
 from mmda.vmr import WORLDS
 
 OUTPUT = Path("outputs/mmcda_vmr")
@@ -29,7 +28,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--glove", metavar="FILE", help=help_text)
     help_text = "splits by video (default: files of train, val and test where there are some, else 70 / 10 / 20)"
     data.add_argument("--splits", metavar="JSON", help=help_text)
-    help_text = f"average-pool longer videos to so many (default: {MAX_CLIPS})"
+    help_text = "average-pool longer videos to so many; moments are then as coarse (default: every clip is kept)"
     data.add_argument("--max-clips", type=int, metavar="N", help=help_text)
     help_text = "leave out videos and queries without usable features, and say which (default: an error)"
     data.add_argument("--drop", action="store_true", help=help_text)
@@ -40,12 +39,17 @@ def add_training(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """How to train; returns the group, for what one command has alone."""
     training = parser.add_argument_group("training")
     training.add_argument("--alignment", choices=ALIGNMENTS, default="mmd", help="what (i) aligns with (default: mmd)")
-    training.add_argument("--epochs", type=int, help="passes over the source (default: 10 simulated, 12 real)")
-    training.add_argument("--batch-size", type=int, default=32, help="source queries a step (default: 32)")
+    help_text = "linear heads started in closed form, or towers learned from scratch (default: linear on real data)"
+    training.add_argument("--form", choices=("linear", "towers"), help=help_text)
+    help_text = "passes over the source (default: 10 simulated, 12 real; none for a linear form)"
+    training.add_argument("--epochs", type=int, help=help_text)
+    help_text = "source queries a step (default: 32; 64 for a linear form)"
+    training.add_argument("--batch-size", type=int, help=help_text)
     help_text = "target queries a step, of which each is a negative of the others (default: as many)"
     training.add_argument("--target-batch-size", type=int, help=help_text)
     help_text = "train on the validation videos too; no checkpoint is chosen then, the last weights are kept"
-    training.add_argument("--train-on-val", action="store_true", help=help_text)
+    action = argparse.BooleanOptionalAction
+    training.add_argument("--train-on-val", action=action, help=f"{help_text} (default: a linear form does)")
     help_text = "frames and words come from one encoder: start from their plain similarity"
     training.add_argument("--shared-space", action="store_true", help=help_text)
     help_text = "share of features hidden while training, in [0, 1) (default: 0 simulated, 0.3 real)"
@@ -110,7 +114,7 @@ def problems_of(options: argparse.Namespace) -> list[Problem]:
             video=tuple(getattr(options, f"{side}_video")),
             query=getattr(options, f"{side}_query"),
             splits=options.splits,
-            max_clips=options.max_clips or MAX_CLIPS,
+            max_clips=options.max_clips,
             drop=options.drop,
             glove=options.glove,
         )
@@ -127,6 +131,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
         ablation=options.ablation,
         seeds=options.seeds,
         alignment=options.alignment,
+        form=options.form,
         epochs=options.epochs,
         batch_size=options.batch_size,
         target_batch_size=options.target_batch_size,

@@ -8,6 +8,7 @@ from mmda.layers.batch_norm import (
 )
 from mmda.layers.batch_norm_adaptation import adapt_batch_norm
 from mmda.layers.discriminator import DomainDiscriminator
+from mmda.layers.normalisation import affine_parameters
 from mmda.layers.pooling import AttentionPool, MaskedMeanPool
 from mmda.layers.reversal import GradientReversal, gradient_reversal
 from mmda.layers.temperature import LearnableTemperature
@@ -23,5 +24,6 @@ __all__ = [
     "LearnableTemperature",
     "MaskedMeanPool",
     "adapt_batch_norm",
+    "affine_parameters",
     "gradient_reversal",
 ]

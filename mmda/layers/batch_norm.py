@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from mmda._core.checks import (
     shape_text,
 )
 from mmda._core.masking import full_precision, safe_divide, working_dtype
+from mmda._core.transforms import is_eager
 
 
 class Moments(NamedTuple):
@@ -29,31 +30,103 @@ class Moments(NamedTuple):
     variance: Tensor
 
 
-def centred(x: Tensor, mask: Tensor | None, belongs: Tensor, domain: Tensor | int) -> tuple[Tensor, Moments]:
-    """``x`` (n, d, p) less the mean of its domain, and the moments by domain; ``belongs`` (n, k) is one-hot.
+class _Centred(NamedTuple):
+    """Rows (n, d, p) less a first estimate of their domain's mean, that estimate, and what is left of the mean."""
+
+    rows: Tensor
+    first: Tensor
+    rest: Tensor
+    number: Tensor
+    variance: Tensor
+
+    @property
+    def moments(self) -> Moments:
+        return Moments(self.number, self.first + self.rest, self.variance)
+
+
+def centred(x: Tensor, mask: Tensor | None, belongs: Tensor, domain: Tensor | int) -> _Centred:
+    """``x`` (n, d, p) less the mean of its domain, nearly, and the moments by domain; ``belongs`` (n, k) is one-hot.
 
     The mean is taken twice: the second time of what the first has left, so that a large common offset, of which a
-    float32 mean keeps few digits, leaves no trace in the centred values.
+    float32 mean keeps few digits, leaves no trace.
     """
-    shape = (-1, x.shape[1], 1)
     if mask is None:
         number = belongs.sum(0) * x.shape[2]
     else:
         number = mask.sum(1).to(x.dtype) @ belongs
 
     def means(values: Tensor) -> Tensor:
-        return safe_divide(belongs.transpose(0, 1) @ values.sum(2), number.unsqueeze(1))
-
-    def keep(values: Tensor) -> Tensor:
-        if mask is None:
-            return values
-        return torch.where(mask.unsqueeze(1), values, torch.zeros((), dtype=x.dtype, device=x.device))
+        return safe_divide(_sums(values, belongs), number.unsqueeze(1))
 
     first = means(x.detach())
-    x = keep(x - first[domain].reshape(shape))
-    second = means(x)
-    x = keep(x - second[domain].reshape(shape))
-    return x, Moments(number, first + second, means(x.square()))
+    x = x - of_domain(first, domain).unsqueeze(-1)
+    if mask is not None:
+        x = torch.where(mask.unsqueeze(1), x, torch.zeros((), dtype=x.dtype, device=x.device))
+    rest = means(x)
+    return _Centred(x, first, rest, number, (means(x.square()) - rest.square()).clamp(min=0))
+
+
+def _sums(values: Tensor, belongs: Tensor) -> Tensor:
+    """Sums (k, d) of values (n, d, p) by domain."""
+    return belongs.transpose(0, 1) @ (values.squeeze(2) if values.shape[2] == 1 else values.sum(2))
+
+
+def of_domain(table: Tensor, domain: Tensor | int) -> Tensor:
+    """Entries (d,) of one domain, or (n, d) of the domain of each row; an index out of range is an error."""
+    return table[domain] if isinstance(domain, int) else table.index_select(0, domain)
+
+
+def _normalised(
+    found: _Centred, weight: Tensor | None, bias: Tensor | None, domain: Tensor | int, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The rows by their own domain's moments, the factors (k, d) of the centred rows and the standard ones."""
+    standard = (found.variance + eps).rsqrt()
+    scale = standard if weight is None else standard * weight
+    shift = -found.rest * scale
+    if bias is not None:
+        shift = shift + bias
+    out = torch.addcmul(of_domain(shift, domain).unsqueeze(-1), found.rows, of_domain(scale, domain).unsqueeze(-1))
+    return out, scale, standard
+
+
+class _Normalise(torch.autograd.Function):
+    """Rows (n, d, p) normalised by the moments of their domain, and those moments."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        rows: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        belongs: Tensor,
+        domain: Tensor | int,
+        eps: float,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        found = centred(rows, None, belongs, domain)
+        out, scale, standard = _normalised(found, weight, bias, domain, eps)
+        ctx.domain, ctx.eps = domain, eps
+        ctx.save_for_backward(rows, weight, bias, belongs, found.rows, found.rest, found.number, scale, standard)
+        moments = found.moments
+        ctx.mark_non_differentiable(*moments)
+        return out, *moments
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        g, domain = gradients[0], ctx.domain
+        rows, weight, bias, belongs, x, rest, number, scale, standard = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative: through the operations
+            out = _normalised(centred(rows, None, belongs, domain), weight, bias, domain, ctx.eps)[0]
+            wanted = [t for t, need in zip((rows, weight, bias), ctx.needs_input_grad) if need]
+            found = iter(torch.autograd.grad(out, wanted, g, create_graph=True))
+            return *(next(found) if need else None for need in ctx.needs_input_grad[:3]), None, None, None
+        of_g, of_product = _sums(g, belongs), _sums(g * x, belongs)
+        on_weight = standard * (of_product - rest * of_g)
+        share = safe_divide(scale, number.unsqueeze(1))
+        slope = -share * standard * on_weight
+        level = -share * of_g - slope * rest
+        on_rows = torch.addcmul(of_domain(level, domain).unsqueeze(-1), g, of_domain(scale, domain).unsqueeze(-1))
+        on_rows = on_rows.addcmul_(x, of_domain(slope, domain).unsqueeze(-1))
+        return on_rows, None if weight is None else on_weight, None if bias is None else of_g, None, None, None
 
 
 class DomainSpecificBatchNorm(nn.Module):
@@ -108,31 +181,48 @@ class DomainSpecificBatchNorm(nn.Module):
         domain = self._checked(x, domain, mask)
         if isinstance(domain, int) and mask is None and self._plain(x):
             return self._one_domain(x, domain)
-        dtype, shape = working_dtype(x), (-1, self.features, 1)
+        dtype = working_dtype(x)
         with full_precision(x):
             rows, kept = self._flat(x, mask)
             if self.training or self.running_mean is None or self.running_var is None:
-                rows, moments = centred(rows, kept, self._belongs(rows, domain), domain)
-                variance = moments.variance
+                if kept is None and is_eager(rows, self.weight, self.bias):
+                    return self._by_batch(rows, domain).reshape(x.shape).to(x.dtype)
+                found = centred(rows, kept, self._belongs(rows, domain), domain)
+                rows, mean, variance = found.rows, found.rest, found.variance
                 if self.training and self.track_running_stats:
-                    self._track(moments)
+                    self._track(found.moments)
             else:
-                rows = rows - self.running_mean[domain].to(dtype).reshape(shape)
-                variance = self.running_var.to(dtype)
-            out = rows * (variance + self.eps).rsqrt()[domain].reshape(shape)
+                rows = rows - of_domain(self.running_mean.to(dtype), domain).unsqueeze(-1)
+                mean, variance = None, self.running_var.to(dtype)
+            scale = (variance + self.eps).rsqrt()
+            shift = None if mean is None else -mean * scale
             if self.weight is not None and self.bias is not None:
                 weight, bias = self.weight.to(dtype), self.bias.to(dtype)
-                out = out * weight[domain].reshape(shape) + bias[domain].reshape(shape)
+                scale, shift = scale * weight, bias if shift is None else torch.addcmul(bias, shift, weight)
+            factor = of_domain(scale, domain).unsqueeze(-1)
+            if shift is None:
+                out = rows * factor
+            else:
+                out = torch.addcmul(of_domain(shift, domain).unsqueeze(-1), rows, factor)
             if kept is not None:
                 out = torch.where(kept.unsqueeze(1), out, torch.zeros((), dtype=dtype, device=x.device))
             return out.reshape(x.shape).to(x.dtype)
+
+    def _by_batch(self, rows: Tensor, domain: Tensor | int) -> Tensor:
+        """Training's result by a function with a derivative of its own, in half of the passes over the rows."""
+        weight, bias = (None if table is None else table.to(rows.dtype) for table in (self.weight, self.bias))
+        belongs = self._belongs(rows, domain)
+        out, number, mean, variance = _Normalise.apply(rows, weight, bias, belongs, domain, self.eps)  # type: ignore[no-untyped-call]
+        if self.training and self.track_running_stats:
+            self._track(Moments(number, mean, variance))
+        return cast(Tensor, out)
 
     def batch_moments(self, x: Tensor, domain: int | Tensor, *, mask: Tensor | None = None) -> Moments:
         """Count, mean and biased variance of this batch, by domain: what training would normalise with."""
         domain = self._checked(x, domain, mask)
         with full_precision(x):
             rows, kept = self._flat(x, mask)
-            return centred(rows, kept, self._belongs(rows, domain), domain)[1]
+            return centred(rows, kept, self._belongs(rows, domain), domain).moments
 
     @staticmethod
     def _flat(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -58,7 +58,7 @@ def _input_moments(layer: _Normaliser, args: tuple[Any, ...], kwargs: dict[str, 
         rows = x.to(working_dtype(x))
         rows = rows.flatten(2) if rows.ndim > 2 else rows.unsqueeze(2)
         everything = torch.ones(rows.shape[0], 1, dtype=rows.dtype, device=rows.device)
-        return centred(rows, None, everything, 0)[1]
+        return centred(rows, None, everything, 0).moments
 
 
 def _call(model: nn.Module, batch: object) -> None:

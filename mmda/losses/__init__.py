@@ -27,6 +27,7 @@ from mmda.losses.classifier_discrepancy import ClassifierDiscrepancyLoss, classi
 from mmda.losses.conditional_adversarial import ConditionalAdversarialLoss, conditional_adversarial_loss
 from mmda.losses.contrastive_domain import ContrastiveDomainDiscrepancyLoss, contrastive_domain_discrepancy_loss
 from mmda.losses.coral import CORALLoss, coral_loss
+from mmda.losses.cross_correlation import CrossCorrelationLoss, cross_correlation_loss
 from mmda.losses.disparity import MarginDisparityLoss, margin_disparity_loss
 from mmda.losses.energy import EnergyDistanceLoss, energy_distance_loss
 from mmda.losses.entropy import EntropyLoss, InformationMaximisationLoss, entropy_loss, information_maximisation_loss
@@ -36,6 +37,7 @@ from mmda.losses.higher_order_moment import HigherOrderMomentLoss, higher_order_
 from mmda.losses.hsic import HSICLoss, hsic_loss
 from mmda.losses.info_nce import InfoNCELoss, domain_negative_mask, duplicate_mask, info_nce_loss
 from mmda.losses.joint_mmd import JointMMDLoss, joint_mmd_loss
+from mmda.losses.joint_transport import JointTransportLoss, joint_transport_loss
 from mmda.losses.many_domains import MultiDomainLoss, multi_domain_loss
 from mmda.losses.mmd import MMDLoss, mmd_loss
 from mmda.losses.moment_localization import (
@@ -47,22 +49,38 @@ from mmda.losses.moment_localization import (
 from mmda.losses.multiple_instance import MultipleInstanceLoss, multiple_instance_loss
 from mmda.losses.nt_xent import NTXentLoss, nt_xent_loss
 from mmda.losses.nuclear_norm import BatchNuclearNormLoss, batch_nuclear_norm_loss
+from mmda.losses.open_set import OpenSetLoss, open_set_loss
+from mmda.losses.polynomial_mmd import PolynomialMMDLoss, polynomial_mmd_loss
 from mmda.losses.prototypes import PrototypeContrastiveLoss, prototype_contrastive_loss
+from mmda.losses.self_training import SelfTrainingLoss, self_training_loss
 from mmda.losses.sigmoid_contrastive import SigmoidContrastiveLoss, sigmoid_contrastive_loss
+from mmda.losses.similarity_entropy import SimilarityEntropyLoss, similarity_entropy_loss
 from mmda.losses.sinkhorn import SinkhornDivergenceLoss, sinkhorn_divergence_loss
 from mmda.losses.sliced_wasserstein import SlicedWassersteinLoss, sliced_wasserstein_loss
+from mmda.losses.span_entropy import SpanEntropyLoss, span_entropy_loss
+from mmda.losses.spectral_penalty import BatchSpectralPenaltyLoss, batch_spectral_penalty_loss
+from mmda.losses.supervised_contrastive import SupervisedContrastiveLoss, supervised_contrastive_loss
 from mmda.losses.triplet import TripletRankingLoss, triplet_ranking_loss
+from mmda.losses.variance_covariance import VarianceCovarianceLoss, variance_covariance_loss
+from mmda.losses.virtual_adversarial import (
+    VirtualAdversarialLoss,
+    virtual_adversarial_loss,
+    virtual_adversarial_perturbation,
+)
+from mmda.losses.wasserstein_critic import WassersteinCriticLoss, gradient_penalty
 
 __all__ = [
     "AdaptiveFeatureNormLoss",
     "AttendedContrastiveLoss",
     "BatchNuclearNormLoss",
+    "BatchSpectralPenaltyLoss",
     "BlockMMDLoss",
     "CORALLoss",
     "CentralMomentDiscrepancyLoss",
     "ClassifierDiscrepancyLoss",
     "ConditionalAdversarialLoss",
     "ContrastiveDomainDiscrepancyLoss",
+    "CrossCorrelationLoss",
     "Discrepancy",
     "DomainAdversarialLoss",
     "EnergyDistanceLoss",
@@ -73,6 +91,7 @@ __all__ = [
     "InfoNCELoss",
     "InformationMaximisationLoss",
     "JointMMDLoss",
+    "JointTransportLoss",
     "LocalMMDLoss",
     "MMDLoss",
     "MarginDisparityLoss",
@@ -83,34 +102,47 @@ __all__ = [
     "MultiDomainLoss",
     "MultipleInstanceLoss",
     "NTXentLoss",
+    "OpenSetLoss",
     "PairLoss",
+    "PolynomialMMDLoss",
     "PrototypeContrastiveLoss",
     "RandomFeatureMMDLoss",
     "RandomMultilinearMap",
+    "SelfTrainingLoss",
     "SigmoidContrastiveLoss",
+    "SimilarityEntropyLoss",
     "SinkhornDivergenceLoss",
     "SlicedWassersteinLoss",
+    "SpanEntropyLoss",
+    "SupervisedContrastiveLoss",
     "TripletRankingLoss",
+    "VarianceCovarianceLoss",
+    "VirtualAdversarialLoss",
+    "WassersteinCriticLoss",
     "adaptive_feature_norm_loss",
     "attended_contrastive_loss",
     "batch_nuclear_norm_loss",
+    "batch_spectral_penalty_loss",
     "block_mmd_loss",
     "central_moment_discrepancy_loss",
     "classifier_discrepancy_loss",
     "conditional_adversarial_loss",
     "contrastive_domain_discrepancy_loss",
     "coral_loss",
+    "cross_correlation_loss",
     "domain_adversarial_loss",
     "domain_negative_mask",
     "duplicate_mask",
     "energy_distance_loss",
     "entropy_loss",
     "frame_query_loss",
+    "gradient_penalty",
     "higher_order_moment_loss",
     "hsic_loss",
     "info_nce_loss",
     "information_maximisation_loss",
     "joint_mmd_loss",
+    "joint_transport_loss",
     "local_mmd_loss",
     "margin_disparity_loss",
     "minimum_class_confusion_loss",
@@ -122,10 +154,19 @@ __all__ = [
     "multilinear_map",
     "multiple_instance_loss",
     "nt_xent_loss",
+    "open_set_loss",
+    "polynomial_mmd_loss",
     "prototype_contrastive_loss",
     "random_feature_mmd_loss",
+    "self_training_loss",
     "sigmoid_contrastive_loss",
+    "similarity_entropy_loss",
     "sinkhorn_divergence_loss",
     "sliced_wasserstein_loss",
+    "span_entropy_loss",
+    "supervised_contrastive_loss",
     "triplet_ranking_loss",
+    "variance_covariance_loss",
+    "virtual_adversarial_loss",
+    "virtual_adversarial_perturbation",
 ]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmda._core.checks import check_floating, check_module, check_same_width, check_tensor, fail, shape_text
+from mmda._core.checks import check_floating, check_integers, check_module, check_same_width, fail, shape_text
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows, as_weighted_rows
 from mmda._math.adversary import ask, balanced_binary, logit_rows
@@ -206,16 +206,8 @@ def multi_domain_adversarial_loss(
         rows, count = as_weighted_rows(
             caller, "logits", logits, dtype=dtype, mask=mask, weight=weight, axis="domains", least=2
         )
-        _check_index(caller, domain_index, logits)
+        check_integers(caller, "domain_index", domain_index, logits.shape[:-1])
         return _balanced(rows, domain_index.reshape(-1), count)
-
-
-def _check_index(caller: str, domain_index: Tensor, rows: Tensor) -> None:
-    check_tensor(caller, "domain_index", domain_index)
-    if domain_index.is_floating_point() or domain_index.is_complex() or domain_index.dtype == torch.bool:
-        raise TypeError(f"{caller}: `domain_index` must be an integer tensor, got {domain_index.dtype}")
-    if domain_index.shape != rows.shape[:-1]:
-        fail(caller, "domain_index", f"have shape {tuple(rows.shape[:-1])}", shape_text(domain_index))
 
 
 def _balanced(logits: Tensor, domain_index: Tensor, count: Tensor | None) -> Tensor:
@@ -275,6 +267,6 @@ class MultiDomainAdversarialLoss(nn.Module):
         dtype = working_dtype(features)
         with full_precision(features):
             x, count = as_weighted_rows(caller, "features", features, dtype=dtype, mask=mask, weight=weight)
-            _check_index(caller, domain_index, features)
+            check_integers(caller, "domain_index", domain_index, features.shape[:-1])
             logits = ask(caller, self.discriminator, self.reversal(x), 2, dtype)
             return _balanced(logits, domain_index.reshape(-1), count)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from mmda._core.checks import check_count, check_number, check_same_width, check_sequence, fail
 from mmda._core.counts import pooled_centre, total_weight
 from mmda._core.masking import full_precision, working_dtype
-from mmda._core.rows import as_rows
+from mmda._core.rows import as_rows, unit_of
 from mmda._math.logits import weighted_mean
 from mmda.kernels import safe_sqrt
 
@@ -76,14 +76,18 @@ def central_moment_discrepancy_loss(
         check_same_width(caller, "source", x, "target", y)
         centre = pooled_centre(x, y, x_weight, y_weight)
         x, y = (x - centre) / width, (y - centre) / width
+        unit = unit_of(x, y)
+        x, y = x / unit, y / unit
+        wide = unit.double()  # its powers may leave the range of float32 where the value does not
         x_mean, y_mean = weighted_mean(x, x_weight), weighted_mean(y, y_weight)
-        value = safe_sqrt((x_mean - y_mean).square().sum())
+        total = safe_sqrt((x_mean - y_mean).square().sum()) * wide
         x, y = x - x_mean, y - y_mean
         x_power, y_power = x, y
-        for _ in range(2, orders + 1):
+        for order in range(2, orders + 1):
             x_power, y_power = x_power * x, y_power * y
             difference = weighted_mean(x_power, x_weight) - weighted_mean(y_power, y_weight)
-            value = value + safe_sqrt(difference.square().sum())
+            total = total + safe_sqrt(difference.square().sum()) * wide**order
+        value = total.to(dtype)
         if x_weight is None and y_weight is None:
             return value
         both = (total_weight(x, x_weight) > 0) & (total_weight(y, y_weight) > 0)

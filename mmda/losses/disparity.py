@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mmda._core.checks import check_number, check_same_shape, check_same_width
 from mmda._core.masking import full_precision, working_dtype
@@ -82,28 +83,29 @@ def margin_disparity_loss(
     check_same_width(caller, "source_logits", source_logits, "target_logits", target_logits, axis="classes")
     dtype = working_dtype(source_logits, source_adversary_logits, target_logits, target_adversary_logits)
 
-    def chosen_log_p(
+    def chosen(
         side: str, logits: Tensor, adversary: Tensor, mask: Tensor | None, weight: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """The adversary's logits, the classifier's choices, the chosen logits and the counts."""
+
         def rows(argument: str, x: Tensor) -> tuple[Tensor, Tensor | None]:
             names = {"mask_name": f"{side}_mask", "weight_name": f"{side}_weight"}
             return as_logit_rows(caller, argument, x, dtype=dtype, mask=mask, weight=weight, **names)
 
         classifier_rows = rows(f"{side}_logits", logits)[0].detach()
         adversary_rows, counts = rows(f"{side}_adversary_logits", adversary)
-        undefined = classifier_rows.isnan().any(1, keepdim=True)  # an arg max would choose a class all the same
-        adversary_rows = adversary_rows.masked_fill(undefined, math.nan)
-        return adversary_rows.log_softmax(1), classifier_rows.argmax(1), counts
+        choice = classifier_rows.argmax(1)
+        return adversary_rows, choice, classifier_rows.gather(1, choice.unsqueeze(1)).squeeze(1), counts
+
+    def mean(values: Tensor, top: Tensor, counts: Tensor | None) -> Tensor:
+        """NaN where a logit was: an arg max would choose a class all the same."""
+        return weighted_mean(values.masked_fill(top.isnan(), math.nan), counts)
 
     with full_precision(source_logits):
-        log_p, choice, counts = chosen_log_p(
-            "source", source_logits, source_adversary_logits, source_mask, source_weight
-        )
-        agreement = weighted_mean(-log_p.gather(1, choice.unsqueeze(1)).squeeze(1), counts)
-        log_p, choice, counts = chosen_log_p(
-            "target", target_logits, target_adversary_logits, target_mask, target_weight
-        )
-        return margin * agreement + weighted_mean(-log_one_minus(log_p, choice), counts)
+        rows, choice, top, counts = chosen("source", source_logits, source_adversary_logits, source_mask, source_weight)
+        agreement = mean(F.cross_entropy(rows, choice, reduction="none"), top, counts)
+        rows, choice, top, counts = chosen("target", target_logits, target_adversary_logits, target_mask, target_weight)
+        return margin * agreement + mean(-log_one_minus(rows, choice), top, counts)
 
 
 class MarginDisparityLoss(nn.Module):

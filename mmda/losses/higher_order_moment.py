@@ -7,11 +7,11 @@ import math
 import torch
 from torch import Tensor, nn
 
-from mmda._core.checks import check_count, check_same_width, check_tensor, fail, shape_text
+from mmda._core.checks import check_choice, check_count, check_same_width, check_tensor, fail, shape_text
 from mmda._core.counts import pooled_centre, total_weight
-from mmda._core.draws import fixed_integers
+from mmda._core.draws import DRAWS, Draws, fixed_integers, fresh_integers
 from mmda._core.masking import full_precision, safe_divide, working_dtype
-from mmda._core.rows import as_rows
+from mmda._core.rows import as_rows, unit_of
 
 
 def higher_order_moment_loss(
@@ -20,6 +20,7 @@ def higher_order_moment_loss(
     *,
     order: int = 3,
     samples: int | None = None,
+    draws: Draws = "fixed",
     indices: Tensor | None = None,
     source_weight: Tensor | None = None,
     target_weight: Tensor | None = None,
@@ -45,9 +46,11 @@ def higher_order_moment_loss(
         source: source features.
         target: target features; the number of rows may differ.
         order: p; 1 compares means, 2 second moments about the origin, 3 and 4 are the paper's.
-        samples: number of entries to take, the same ones on every call; ``None`` takes all of them, exactly.
-        indices: the entries themselves, in place of ``samples``: one row of p feature numbers an entry. For new ones
-            on every call: ``torch.randint(d, (1000, p), generator=generator)``.
+        samples: number of entries to take; ``None`` takes all of them, exactly.
+        draws: of the samples: ``"fixed"``, the same ones at every call, or ``"fresh"``, new ones from PyTorch's global
+            generator of the features' device.
+        indices: the entries themselves, in place of ``samples``: one row of p feature numbers an entry, such as
+            ``torch.randint(d, (1000, p), generator=generator)``.
         source_weight: how often each source row counts: 2 is a repeated row, 0 an absent one.
         target_weight: the same for the target.
         source_mask: bool, True = keep. Padding may hold anything.
@@ -80,7 +83,7 @@ def higher_order_moment_loss(
         (all entries) and 7 (sampled entries).
     """
     caller = "higher_order_moment_loss"
-    _check_options(caller, order, samples)
+    _check_options(caller, order, samples, draws)
     dtype = working_dtype(source, target)
     with full_precision(source):
         x, x_weight = as_rows(caller, "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
@@ -89,14 +92,20 @@ def higher_order_moment_loss(
         if indices is not None:
             indices = _checked_indices(caller, indices, order, x.shape[1])
         elif samples is not None:
-            indices = fixed_integers(samples, order, below=x.shape[1], device=x.device)
+            if draws == "fresh":
+                indices = fresh_integers(samples, order, below=x.shape[1], like=x)
+            else:
+                indices = fixed_integers(samples, order, below=x.shape[1], device=x.device)
         x_total, y_total = total_weight(x, x_weight), total_weight(y, y_weight)
         x_share = torch.ones_like(x[:, 0]) if x_weight is None else x_weight
         y_share = torch.ones_like(y[:, 0]) if y_weight is None else y_weight
         share = torch.cat([safe_divide(x_share, x_total), -safe_divide(y_share, y_total)])
         centre = pooled_centre(x, y, x_weight, y_weight)
         rows = torch.cat([x, y]) - centre
+        unit = unit_of(rows, centre)
+        rows, centre = rows / unit, centre / unit
         value = _exact(rows, share, centre, order) if indices is None else _sampled(rows, share, centre, indices)
+        value = (value * unit.double() ** (2 * order)).to(dtype)
         if x_weight is None and y_weight is None:
             return value
         return torch.where((x_total > 0) & (y_total > 0), value, 0 * value)
@@ -152,8 +161,9 @@ def _checked_indices(caller: str, indices: Tensor, order: int, width: int) -> Te
     return torch.where(indices < 0, width, indices)
 
 
-def _check_options(caller: str, order: int, samples: int | None) -> None:
+def _check_options(caller: str, order: int, samples: int | None, draws: Draws) -> None:
     check_count(caller, "order", order)
+    check_choice(caller, "draws", draws, DRAWS)
     if samples is not None:
         check_count(caller, "samples", samples)
 
@@ -161,20 +171,26 @@ def _check_options(caller: str, order: int, samples: int | None) -> None:
 class HigherOrderMomentLoss(nn.Module):
     """Module form of :func:`higher_order_moment_loss`, which holds the formula, shapes and errors.
 
+    In training mode each call draws its samples anew, from PyTorch's global generator of the features' device (as
+    dropout does: ``torch.manual_seed`` repeats them, and so does a checkpointed recomputation), unless the call brings
+    ``indices``. In evaluation mode they are the same at every call.
+
     Args:
         order: which moment.
         samples: number of entries to take; ``None`` takes all of them.
+        draws: ``"fresh"`` as above, or ``"fixed"``: the same samples at every call, in training too.
 
     Example:
         >>> HigherOrderMomentLoss(order=4, samples=1000)
-        HigherOrderMomentLoss(order=4, samples=1000)
+        HigherOrderMomentLoss(order=4, samples=1000, draws='fresh')
     """
 
-    def __init__(self, *, order: int = 3, samples: int | None = None) -> None:
+    def __init__(self, *, order: int = 3, samples: int | None = None, draws: Draws = "fresh") -> None:
         super().__init__()
-        _check_options("HigherOrderMomentLoss", order, samples)
+        _check_options("HigherOrderMomentLoss", order, samples, draws)
         self.order = order
         self.samples = samples
+        self.draws: Draws = draws
 
     def forward(
         self,
@@ -193,6 +209,7 @@ class HigherOrderMomentLoss(nn.Module):
             target,
             order=self.order,
             samples=self.samples,
+            draws=self.draws if self.training else "fixed",
             indices=indices,
             source_weight=source_weight,
             target_weight=target_weight,
@@ -201,4 +218,4 @@ class HigherOrderMomentLoss(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        return f"order={self.order}, samples={self.samples}"
+        return f"order={self.order}, samples={self.samples}, draws={self.draws!r}"

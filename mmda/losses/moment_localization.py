@@ -39,7 +39,8 @@ def moment_targets(windows: Tensor, window_mask: Tensor, clip_times: Tensor, fra
 
     A window (a, e) owns the clips whose centre lies in [a, e), or where there is none the clip whose centre is
     nearest to (a + e) / 2; its start target is the first of them, its end target the last. Several windows of a
-    query share the mass equally.
+    query share the mass equally. A window that lies wholly before the first clip or after the last one owns none and
+    has no share: features that stop before a moment cannot show it.
 
     Args:
         windows: starts and ends in seconds.
@@ -77,16 +78,21 @@ def moment_targets(windows: Tensor, window_mask: Tensor, clip_times: Tensor, fra
     with full_precision(windows):
         zero = torch.zeros((), dtype=windows.dtype, device=windows.device)
         starts, ends = torch.where(window_mask.unsqueeze(-1), windows, zero).unsqueeze(2).unbind(-1)  # (b, w, 1)
-        centre = torch.where(frame_mask, clip_times.to(windows.dtype).mean(-1), zero).unsqueeze(1)  # (b, 1, t)
+        clips = clip_times.to(windows.dtype)
+        centre = torch.where(frame_mask, clips.mean(-1), zero).unsqueeze(1)  # (b, 1, t)
         keep = frame_mask.unsqueeze(1)
         owned = (centre >= starts) & (centre < ends) & keep
         distance = torch.where(keep, (centre - (starts + ends) / 2).abs(), torch.full_like(zero, torch.inf))
         steps = torch.arange(clip_times.shape[1], device=windows.device)
         nearest = (steps == distance.argmin(-1, keepdim=True)) & keep
-        owned = torch.where(owned.any(-1, keepdim=True), owned, nearest) & window_mask.unsqueeze(-1)
+        far = torch.full_like(zero, torch.inf)
+        begin = torch.where(frame_mask, clips[..., 0], far).amin(1)[:, None, None]
+        end = torch.where(frame_mask, clips[..., 1], -far).amax(1)[:, None, None]
+        shown = window_mask.unsqueeze(-1) & (starts < end) & ((ends > begin) | (starts >= begin))  # (b, w, 1)
+        owned = torch.where(owned.any(-1, keepdim=True), owned, nearest) & shown
         first = owned & (owned.cumsum(-1) == 1)
         last = owned & (owned.flip(-1).cumsum(-1) == 1).flip(-1)
-        count = window_mask.sum(1, keepdim=True).to(windows.dtype)
+        count = shown.sum(1).to(windows.dtype)
         return MomentTargets(
             safe_divide(first.sum(1).to(windows.dtype), count.expand(-1, first.shape[-1])),
             safe_divide(last.sum(1).to(windows.dtype), count.expand(-1, last.shape[-1])),

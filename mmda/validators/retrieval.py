@@ -11,12 +11,11 @@ from mmda._core.checks import (
     check_count,
     check_features,
     check_floating,
+    check_integers,
     check_mask,
     check_number,
     check_same_shape,
-    check_tensor,
     fail,
-    shape_text,
 )
 from mmda._core.masking import full_precision, working_dtype
 from mmda._core.rows import normalized_rows
@@ -33,11 +32,7 @@ def _pairs(
     n = anchor.shape[0]
     identity = torch.arange(n, device=anchor.device)
     if duplicates is not None:
-        check_tensor(caller, "duplicates", duplicates)
-        if duplicates.is_floating_point() or duplicates.is_complex() or duplicates.dtype == torch.bool:
-            raise TypeError(f"{caller}: `duplicates` must be an integer tensor, got {duplicates.dtype}")
-        if duplicates.shape != (n,):
-            fail(caller, "duplicates", f"have shape ({n},)", shape_text(duplicates))
+        check_integers(caller, "duplicates", duplicates, (n,))
         identity = duplicates
     if mask is not None:
         check_mask(caller, "mask", mask, (n,))

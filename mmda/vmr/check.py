@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from mmda.vmr.annotations import Annotations, Layout, read_annotations
 from mmda.vmr.data import VMRDataset
+from mmda.vmr.disk import MAX_BYTES
 from mmda.vmr.features import FeatureStore, open_features, pack_features
 from mmda.vmr.reports import PROBLEMS, Report, VMRDataError
 from mmda.vmr.text import TextFeatures, read_glove, tokenize
@@ -26,7 +27,7 @@ _DESCRIPTION = """\
 Look at moment-retrieval data on disk before training on it.
 
 layouts of annotations   Charades-STA .txt, ActivityNet Captions .json, TACoS .json, QVHighlights .jsonl,
-                         NExT-GQA .csv + .json; recognised from the file
+                         NExT-GQA .csv + .json, DiDeMo .json; recognised from the file
 layouts of features      folder of <id>.npz or <id>.npy, HDF5, packed npz, npz keyed by id, packed folder;
                          several --video folders are joined on the feature axis
 """
@@ -67,7 +68,7 @@ def check_data(
         reports.append(query.report)
     if video is not None or query is not None:
         joined = VMRDataset(
-            annotations.without_moments(),
+            annotations if video is not None else annotations.without_moments(),
             video if video is not None else _Anything(),
             query if query is not None else _Anything(),
             clip_seconds=clip_seconds,
@@ -79,7 +80,7 @@ def check_data(
 
 
 class _Anything:
-    """Stands in for features that were not given: one zero for every id."""
+    """Stands in for features that were not given: one number for every id."""
 
     source, layout, clip_seconds, width, ids = "not given", "none", None, 1, ()
 
@@ -90,7 +91,7 @@ class _Anything:
         return True
 
     def __getitem__(self, id: str) -> NDArray[np.float32]:
-        return np.zeros((1, 1), dtype=np.float32)
+        return np.ones((1, 1), dtype=np.float32)
 
 
 def _without_stand_ins(report: Report, no_video: bool, no_query: bool) -> Report:
@@ -106,11 +107,13 @@ def _check(options: argparse.Namespace) -> int:
     video = query = None
     stores: list[tuple[str, FeatureStore]] = []
     if options.video:
-        video = open_features(options.video, key=options.video_key)
+        video = open_features(
+            options.video, key=options.video_key, prefix=options.video_prefix, max_bytes=options.max_bytes
+        )
         stores.append(("video", video))
     if options.query:
-        order = notes.order
-        query = open_features(options.query, kind="query", key=options.query_key, ids=order)
+        key, most = options.query_key, options.max_bytes
+        query = open_features(options.query, kind="query", key=key, ids=notes.order, max_bytes=most)
         stores.append(("query", query))
     elif options.glove:
         words = {word for q in notes for word in tokenize(q.text)}
@@ -130,9 +133,11 @@ def _check(options: argparse.Namespace) -> int:
             print(f"  ! {line}")
         if len(errors) > options.show:
             print(f"  ! ... {len(errors) - options.show} more (--show {len(errors)} lists them all)")
-    if errors and not options.drop:
+    faults = [report for report in reports if not report.ok]
+    if faults and not options.drop:
         counts = {rule: sum(report.count(rule) for report in reports) for rule in PROBLEMS}
-        print(f"error: {errors[0]} {_more(counts)}", file=sys.stderr)
+        first = errors[0] if errors else f"{faults[0].name}: must hold none of the faults above"
+        print(f"error: {first} {_more(counts)}", file=sys.stderr)
         return 2
     if not options.json:
         print("fit for training")
@@ -145,6 +150,9 @@ def _more(counts: Mapping[str, int]) -> str:
         "bad_video": "videos with unusable features",
         "no_query": "queries without features",
         "bad_query": "queries with unusable features",
+        "shares": "queries with moments within the first second",
+        "past_features": "moments past their features",
+        "transposed": "videos with rows and columns exchanged",
     }
     return "(in all " + ", ".join(f"{count} {names[rule]}" for rule, count in counts.items() if count) + ")"
 
@@ -156,7 +164,7 @@ def _describe(store: FeatureStore, width: object) -> str:
 
 def _pack(options: argparse.Namespace) -> int:
     packed = pack_features(
-        open_features(options.features, kind=options.kind, key=options.key),
+        open_features(options.features, kind=options.kind, key=options.key, max_bytes=options.max_bytes),
         options.out,
         dtype=options.dtype,
         max_clips=options.max_clips,
@@ -209,6 +217,8 @@ def _parser(program: str) -> argparse.ArgumentParser:
     check.add_argument("--durations", metavar="PATH", help="lengths of the videos (Charades-STA), csv or json")
     check.add_argument("--video", nargs="+", metavar="PATH", help="video features; several are joined")
     check.add_argument("--video-key", metavar="KEY", help="array to take from each video file")
+    check.add_argument("--video-prefix", default="", metavar="TEXT", help="v_: v_abc and abc are one video")
+    check.add_argument("--max-bytes", type=_positive, default=MAX_BYTES, metavar="N", help="limit of one array")
     words = check.add_mutually_exclusive_group()
     words.add_argument("--query", metavar="PATH", help="query features")
     words.add_argument("--glove", metavar="PATH", help="GloVe text vectors for the queries' words")
@@ -226,6 +236,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
     pack.add_argument("--key", metavar="KEY", help="array to take from each file")
     pack.add_argument("--dtype", choices=("float16", "float32"), default="float16", help="numbers on disk")
     pack.add_argument("--max-clips", type=_positive, metavar="N", help="average-pool longer videos to N clips")
+    pack.add_argument("--max-bytes", type=_positive, default=MAX_BYTES, metavar="N", help="limit of one array")
     pack.add_argument("--overwrite", action="store_true", help="replace a packed folder that is there")
     return parser
 

@@ -13,19 +13,32 @@ RULES: Mapping[str, str] = {
     "inverted": "moments have end <= start: dropped",
     "outside": "moments start after the end of the video: dropped",
     "no_moment": "queries lost all their moments: dropped",
+    "missed": "queries lost all their moments: kept without one, a miss",
+    "shares": "queries, all of the file, have moments within the first second: shares of the video, not seconds?",
     "no_text": "queries have no words: dropped",
     "no_duration": "queries belong to a video of unknown or zero length: dropped",
     "no_video": "videos have no features: their queries are dropped",
     "bad_video": "videos have unusable features: their queries are dropped",
     "no_query": "queries have no features: dropped",
     "bad_query": "queries have unusable features: dropped",
+    "transposed": "videos have a usual feature width as their number of rows: saved as (features, time)?",
     "long_video": "videos have features past their end: cut to the end",
     "short_video": "videos have features that stop more than a clip before the end",
+    "odd_length": "videos whose features do not fit the clip length of the others: spread over their length",
+    "past_features": "moments begin after the last feature of their video: no target",
     "unknown_words": "words have no vector: skipped",
 }
 
 #: The rules that mean a folder is not fit for training as it stands; all others are handled and only counted.
-PROBLEMS: tuple[str, ...] = ("no_video", "bad_video", "no_query", "bad_query")
+PROBLEMS: tuple[str, ...] = (
+    "shares",
+    "no_video",
+    "bad_video",
+    "no_query",
+    "bad_query",
+    "past_features",
+    "transposed",
+)
 
 
 class VMRDataError(ValueError):

@@ -126,8 +126,8 @@ def read_glove(path: str | Path, words: Collection[str]) -> WordVectors:
     found: list[str] = []
     rows: list[NDArray[np.float32]] = []
     width = 0
-    if not Path(path).exists() or Path(path).is_dir():
-        came = "a folder" if Path(path).is_dir() else "no such file"
+    if not Path(path).is_file():
+        came = "a folder" if Path(path).is_dir() else "a pipe or device" if Path(path).exists() else "no such file"
         raise VMRDataError(path, None, "exist as a file of word vectors", came)
     with Path(path).open(encoding="utf-8-sig", errors="replace", newline="\n") as stream:
         for number, line in enumerate(stream, start=1):
@@ -206,6 +206,10 @@ class Vocabulary:
     def encode(self, text: str) -> list[int]:
         """One id for every word of a sentence."""
         return [self._id.get(word, 1) for word in tokenize(text)]
+
+    def unknown(self, text: str) -> list[str]:
+        """Words of a sentence that are not in the vocabulary: the model reads each as the one unknown word."""
+        return [word for word in tokenize(text) if word not in self._id]
 
     def vectors(self, width: int, *, seed: int = 0) -> WordVectors:
         """Fixed random unit vectors, nearly orthogonal: what a linear layer needs to learn its own embedding.

@@ -52,6 +52,8 @@ from mmda.losses import (
     PrototypeContrastiveLoss,
     RandomFeatureMMDLoss,
     RandomMultilinearMap,
+    SlicedWassersteinLoss,
+    WassersteinCriticLoss,
 )
 
 Shape = Mapping[str, int]
@@ -142,6 +144,7 @@ ROLES: dict[str, Role] = {
     "source_assignment": Role(("n",), classes),
     "target_assignment": Role(("m",), classes),
     "domain_index": Role(("b",), classes),
+    "perturbed_logits": Role(("b", "c"), shifted, differentiable=True),
     "first_logits": Role(("b", "c"), normal, differentiable=True),
     "second_logits": Role(("b", "c"), shifted, differentiable=True),
     "source_adversary_logits": Role(("n", "c"), shifted, differentiable=True),
@@ -171,6 +174,9 @@ SPECIAL: dict[tuple[str, str], Role] = {
     ("DomainSpecificBatchNorm2d", "mask"): Role(("b", "h", "w"), None, use="mask"),
     ("DomainSpecificBatchNorm3d", "x"): Role(("b", "d", "t", "h", "w"), normal, differentiable=True),
     ("DomainSpecificBatchNorm3d", "mask"): Role(("b", "t", "h", "w"), None, use="mask"),
+    # the constant side of a divergence: no gradient flows to it
+    ("VirtualAdversarialLoss", "logits"): Role(("b", "c"), normal),
+    ("SpanEntropyLoss", "mask"): Role(("b", "t"), None, use="mask"),
     ("HSICLoss", "positive"): Role(("b", "e"), normal, differentiable=True),
     ("domain_adversarial_loss", "source_logits"): Role(("n",), normal, differentiable=True),
     ("domain_adversarial_loss", "target_logits"): Role(("m",), shifted, differentiable=True),
@@ -204,7 +210,10 @@ BUILD: dict[str, Build] = {
     "MultiDomainAdversarialLoss": lambda d: MultiDomainAdversarialLoss(discriminator(d, 3), strength=0.6),
     "MultiDomainLoss": lambda d: MultiDomainLoss(MMDLoss(), domains=3),
     "PrototypeContrastiveLoss": lambda d: PrototypeContrastiveLoss(classes=CLASSES),
+    "RandomFeatureMMDLoss": lambda d: RandomFeatureMMDLoss(draws="fixed"),
     "RandomMultilinearMap": lambda d: random_map(d),
+    "WassersteinCriticLoss": lambda d: WassersteinCriticLoss(discriminator(d), strength=0.6),
+    "SlicedWassersteinLoss": lambda d: SlicedWassersteinLoss(draws="fixed"),
 }
 
 #: Further rows of the grid: other settings of the same module that take another path through it.
@@ -253,7 +262,9 @@ SETTLED: dict[str, Build] = {
         MMDLoss(kernel=FIXED), domains=3, scheme="one_vs_rest"
     ),
     "MultiDomainLoss(scheme='to_mean')": lambda d: MultiDomainLoss(MMDLoss(kernel=FIXED), domains=3, scheme="to_mean"),
-    "RandomFeatureMMDLoss": lambda d: RandomFeatureMMDLoss(kernel=FIXED),
+    "RandomFeatureMMDLoss": lambda d: RandomFeatureMMDLoss(kernel=FIXED, draws="fixed"),
+    # the penalty reaches no feature
+    "WassersteinCriticLoss": lambda d: WassersteinCriticLoss(discriminator(d), strength=-1.0, penalty=0),
 }
 
 #: Sizes that a case asks for (equal samples, say).

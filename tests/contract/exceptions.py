@@ -42,12 +42,15 @@ LEAVES_OUT = (
     "FrameQueryLoss",
     "InfoNCELoss*",
     "InformationMaximisationLoss",
+    "JointTransportLoss",
     "MinimumClassConfusionLoss",
     "MomentLocalizationLoss",
     "MultipleInstanceLoss",
     "NTXentLoss",
     "SigmoidContrastiveLoss",
+    "SimilarityEntropyLoss",
     "SinkhornDivergenceLoss",
+    "SupervisedContrastiveLoss",
     "TripletRankingLoss",
 )
 
@@ -170,6 +173,65 @@ EXCUSES: tuple[Excuse, ...] = (
         ("HigherOrderMomentLoss",),
         ("translation",),
         "moments about the origin, as in the paper, see where the origin is",
+    ),
+    Excuse(
+        ("BatchSpectralPenaltyLoss", "PolynomialMMDLoss"),
+        ("translation",),
+        "singular values and inner products of the rows as they are, as in the paper, see where the origin is",
+    ),
+    Excuse(
+        ("PolynomialMMDLoss",),
+        ("one_row",),
+        "the U-statistic has no pair to average over",
+        ValueError,
+        "`source` must have at least 2 samples for estimator='unbiased'",
+    ),
+    Excuse(
+        ("JointTransportLoss",),
+        ("symmetric",),
+        "the source brings labels and the target predictions",
+    ),
+    Excuse(
+        ("SimilarityEntropyLoss",),
+        ("symmetric",),
+        "each anchor chooses among the candidates, and not the other way round",
+    ),
+    Excuse(
+        ("WassersteinCriticLoss",),
+        ("symmetric",),
+        "the critic has learned which domain is which; a fresh one learns the other order as well",
+    ),
+    Excuse(
+        ("WassersteinCriticLoss",),
+        ("translation",),
+        "the critic is a network on the features as they are",
+    ),
+    Excuse(
+        ("WassersteinCriticLoss",),
+        ("export",),
+        "the slopes of the critic are taken inside, which torch.export does not trace; torch.compile does",
+    ),
+    Excuse(
+        ("WassersteinCriticLoss",),
+        ("module_is_function",),
+        "the loss asks its critic at points of its own; gradient_penalty is the function inside",
+        AssertionError,
+        "no exported function belongs to WassersteinCriticLoss",
+    ),
+    Excuse(
+        ("WassersteinCriticLoss",),
+        ("order", "weight_two"),
+        "points between the domains pair their rows in turn",
+    ),
+    Excuse(
+        ("CrossCorrelationLoss",),
+        ("scale",),
+        "the variances' eps, that of the paper's batch normalisation, has the features' scale",
+    ),
+    Excuse(
+        ("VarianceCovarianceLoss",),
+        ("scale",),
+        "asks for a standard deviation of the margin",
     ),
     Excuse(
         ("PrototypeContrastiveLoss",),

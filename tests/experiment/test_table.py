@@ -21,6 +21,7 @@ from mmda.models.mmcda.experiment import (
     plot_tables,
     runs,
 )
+from mmda.models.mmcda.experiment.closed_rows import CCA_SHUFFLED, SEES_LABELS, UNSUPERVISED
 from mmda.models.mmcda.experiment.rows import CEILING, FULL, SOURCE_ONLY
 from mmda.models.mmcda.experiment.tables import HEADLINE, MIOU
 from tests.experiment._folders import (
@@ -36,7 +37,8 @@ def test_table_has_every_row_with_intervals(finished: Path) -> None:
     content = json.loads((finished / "table.json").read_text())
     rows = {row["row"]: row for row in content["tables"][0]["rows"]}
     blind = ["random span", "sampled source prior", "best constant of the source", "whole video"]
-    assert list(rows) == blind + [row.name for row in ABLATION]
+    untrained = [*UNSUPERVISED, CCA_SHUFFLED, *SEES_LABELS]
+    assert list(rows) == blind + untrained + [row.name for row in ABLATION]
     for row in rows.values():
         for metric in SHOWN:
             low, high = row["interval"][metric]["seeds"]
@@ -61,7 +63,7 @@ def test_rows_of_worlds_are_compared_seed_by_seed(finished: Path) -> None:
     (each,) = table["tables"]
     assert all(set(row["interval"][MIOU]) == {"seeds"} for row in each["rows"])
     without = [row.name for row in ABLATION if row.name.startswith("full without")]
-    against = [SOURCE_ONLY, "source-only + source terms", *without]
+    against = [*UNSUPERVISED, SOURCE_ONLY, "source-only + source terms", *without]
     assert list(each["compared"]) == [
         f"{FULL} less {name}, {metric}" for name in against for metric in (HEADLINE, MIOU)
     ]

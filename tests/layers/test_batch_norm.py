@@ -177,6 +177,22 @@ def test_derivatives() -> None:
     assert torch.autograd.gradgradcheck(lambda a: layer(a, domain, mask=mask), x)
 
 
+@pytest.mark.parametrize("affine", [True, False])
+def test_derivatives_without_a_mask(affine: bool) -> None:
+    """Of rows, factors and offsets; a domain of one row and an absent one among them."""
+    layer = DomainSpecificBatchNorm1d(2, 4, affine=affine).double()
+    domain = torch.tensor([0, 1, 0, 2, 1, 0, 1])
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(7, 2, dtype=torch.float64, generator=generator, requires_grad=True)
+    tables = [torch.rand(4, 2, dtype=torch.float64, generator=generator).requires_grad_() for _ in range(2 * affine)]
+
+    def value(a: Tensor, *tables: Tensor) -> Tensor:
+        return torch.func.functional_call(layer, dict(zip(("weight", "bias"), tables)), (a, domain))
+
+    assert torch.autograd.gradcheck(value, (x, *tables))
+    assert torch.autograd.gradgradcheck(value, (x, *tables))
+
+
 def test_exports_with_the_index_as_input() -> None:
     layer, _, x = _pair("series")
     layer.eval()

@@ -56,6 +56,15 @@ def test_one_strength_a_sample(shape: tuple[int, ...]) -> None:
     assert torch.equal(x.grad, expected)
 
 
+def test_what_follows_may_write_over_the_result_and_the_input() -> None:
+    start = torch.ones(3, requires_grad=True)
+    x = start * 1
+    y = gradient_reversal(x, 0.5).mul_(2)
+    x.add_(1)
+    y.sum().backward()
+    assert torch.equal(start.grad, torch.full((3,), -1.0))
+
+
 def test_strength_gets_no_gradient() -> None:
     strength = torch.tensor(0.5, requires_grad=True)
     x = torch.ones(3, requires_grad=True)

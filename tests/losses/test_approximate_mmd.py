@@ -94,7 +94,7 @@ def test_frequencies_are_orthogonal_in_groups_and_no_more_than_asked_for(
 ) -> None:
     rows = torch.zeros(1, width, dtype=torch.float64)
     for generator in (None, torch.Generator().manual_seed(0)):
-        drawn = _orthogonal(count, rows, generator)
+        drawn = _orthogonal(count, rows, "fixed", generator)
         assert drawn.shape == (count, width)
         for group in drawn.split(min(count, width)):
             product = group @ group.T
@@ -102,7 +102,7 @@ def test_frequencies_are_orthogonal_in_groups_and_no_more_than_asked_for(
     sizes: list[tuple[int, ...]] = []
     decompose = torch.linalg.qr
     monkeypatch.setattr(torch.linalg, "qr", lambda rows: sizes.append(rows.shape) or decompose(rows))
-    _orthogonal(count, rows, None)
+    _orthogonal(count, rows, "fixed", None)
     assert [size[1:] for size in sizes] == [(width, min(count, width))]
 
 
@@ -132,7 +132,10 @@ def test_features_of_one_scale_are_unbiased_for_the_kernel() -> None:
 
 def test_gradients_reach_both_sides() -> None:
     x, y = (t.requires_grad_() for t in samples(5, 4, 5, d=2))
-    for loss in (BlockMMDLoss(kernel=KERNEL, block_rows=2), RandomFeatureMMDLoss(kernel=KERNEL, n_features=5)):
+    for loss in (
+        BlockMMDLoss(kernel=KERNEL, block_rows=2),
+        RandomFeatureMMDLoss(kernel=KERNEL, n_features=5, draws="fixed"),
+    ):
         assert torch.autograd.gradcheck(loss, (x, y))
         assert torch.autograd.gradgradcheck(loss, (x, y))
 

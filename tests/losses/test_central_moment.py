@@ -66,3 +66,15 @@ def test_errors(change: dict[str, object], message: str) -> None:
 def test_an_interval_is_two_numbers(interval: object) -> None:
     with pytest.raises(TypeError, match="CentralMomentDiscrepancyLoss: `interval` must be a sequence of numbers, got"):
         CentralMomentDiscrepancyLoss(interval=interval)
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1e4, 1e7])
+def test_moments_that_float32_can_hold_are_right_at_any_scale(scale: float) -> None:
+    x, y = (rows.float() * scale for rows in unequal_sample())
+    value = central_moment_discrepancy_loss(x.requires_grad_(), y)
+    wide = x.detach().double().requires_grad_()
+    exact = central_moment_discrepancy_loss(wide, y.double())
+    assert value.item() == pytest.approx(exact.item(), rel=1e-5)
+    if scale < 1e7:  # there the powers of the scale leave float32 on the way back
+        (gradient,), (slope,) = torch.autograd.grad(value, x), torch.autograd.grad(exact, wide)
+        torch.testing.assert_close(gradient.double(), slope, rtol=1e-4, atol=1e-5 * slope.abs().max().item())

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from mmda.kernels import Gaussian
-from mmda.losses import LocalMMDLoss, local_mmd_loss, mmd_loss
+from mmda.losses import LocalMMDLoss, contrastive_domain_discrepancy_loss, local_mmd_loss, mmd_loss
 from tests.losses._samples import unequal_sample
 from tests.reference.class_conditional import local_mmd
 
@@ -117,3 +120,21 @@ def test_module_is_the_function() -> None:
     labels = {"source_labels": X_LABELS, "target_probabilities": Y_LABELS}
     value = LocalMMDLoss(kernel=KERNEL, classes=4)(x, y, **labels)
     assert value == local_mmd_loss(x, y, **labels, kernel=KERNEL, classes=4)
+
+
+@pytest.mark.parametrize("form", ["-1", "beyond the classes", "shares of zero"])
+@pytest.mark.parametrize("heuristic", ["median", "mean"])
+@pytest.mark.parametrize("loss", [local_mmd_loss, contrastive_domain_discrepancy_loss])
+def test_rows_of_no_class_do_not_move_the_bandwidth(loss: Callable[..., Tensor], heuristic: str, form: str) -> None:
+    x, y = unequal_sample()
+    labels, others = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, 2]), torch.tensor([0, 1, 2, 0, 1, 2])
+    kernel = Gaussian(heuristic)  # type: ignore[arg-type]
+    expected = loss(x, y, source_labels=labels, target_probabilities=others, classes=3, kernel=kernel)
+    more = torch.cat([x, 20 * x[:4]])
+    nowhere = torch.cat([labels, torch.full((4,), -1 if form == "-1" else 7)])
+    given = (nowhere.unsqueeze(1) == torch.arange(3)).double() if form == "shares of zero" else nowhere
+    found = loss(more, y, source_labels=given, target_probabilities=others, classes=3, kernel=kernel)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=0)
+    compiled = torch.compile(loss, backend="eager", fullgraph=True)
+    found = compiled(more, y, source_labels=given, target_probabilities=others, classes=3, kernel=kernel)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=0)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from mmda._math.logits import log_one_minus
 from mmda.losses.disparity import MarginDisparityLoss, margin_disparity_loss
 from tests.reference import predictions
 
@@ -87,3 +88,18 @@ def test_errors_name_the_argument() -> None:
         margin_disparity_loss(good, good, good, good, target_weight=torch.ones(2))
     with pytest.raises(ValueError, match=r"MarginDisparityLoss: `margin` must be a finite number > 0, got 0"):
         MarginDisparityLoss(margin=0)
+
+
+@pytest.mark.parametrize("gap", [-700.0, -40.0, -1.0, 0.0, 1.0, 40.0, 700.0])
+def test_one_minus_a_probability_keeps_value_and_slope_at_both_ends(gap: float) -> None:
+    """log(1 - p) of two classes is the log-sigmoid of the other's lead."""
+    logits = torch.tensor([[gap, 0.0]], dtype=torch.float64, requires_grad=True)
+    value = log_one_minus(logits, torch.tensor([0]))
+    value.sum().backward()
+    expected = -np.logaddexp(0, gap)
+    assert value.item() == pytest.approx(expected, rel=1e-12)
+    assert logits.grad[0, 0].item() == pytest.approx(-1 / (1 + math.exp(-gap)), rel=1e-12)
+
+
+def test_a_choice_that_nothing_else_can_be_costs_infinity() -> None:
+    assert log_one_minus(torch.tensor([[0.0, -torch.inf]]), torch.tensor([0])).item() == -math.inf

@@ -79,3 +79,15 @@ def test_errors(change: dict[str, object], message: str) -> None:
 def test_module_is_the_function() -> None:
     x, y = unequal_sample()
     assert HigherOrderMomentLoss(order=4)(x, y) == higher_order_moment_loss(x, y, order=4)
+
+
+@pytest.mark.parametrize("samples", [None, 40])
+@pytest.mark.parametrize(("order", "scale"), [(3, 1e4), (4, 1e4), (4, 1e-4), (3, 1e5)])
+def test_moments_that_float32_can_hold_are_right_at_any_scale(order: int, scale: float, samples: int | None) -> None:
+    x, y = (rows.float() * scale for rows in unequal_sample())
+    value = higher_order_moment_loss(x.requires_grad_(), y, order=order, samples=samples)
+    wide = x.detach().double().requires_grad_()
+    exact = higher_order_moment_loss(wide, y.double(), order=order, samples=samples)
+    assert value.item() == pytest.approx(exact.item(), rel=1e-4)
+    (gradient,), (slope,) = torch.autograd.grad(value, x), torch.autograd.grad(exact, wide)
+    torch.testing.assert_close(gradient.double(), slope, rtol=1e-3, atol=1e-4 * slope.abs().max().item())

@@ -70,8 +70,9 @@ def test_targets_against_loops_whatever_padding_holds(lengths, seed, filler) -> 
             assert targets.start[row, :length].tolist() == pytest.approx(start)
             assert targets.end[row, :length].tolist() == pytest.approx(end)
             assert targets.inside[row, :length].tolist() == inside
-            assert targets.start[row].sum().item() == pytest.approx(1)
-            assert targets.end[row].sum().item() == pytest.approx(1)
+            mass = 1 if any(start) else 0  # every window may lie past the clips
+            assert targets.start[row].sum().item() == pytest.approx(mass)
+            assert targets.end[row].sum().item() == pytest.approx(mass)
         else:
             assert not any(field[row].any() for field in targets)
         assert not any(field[row, length:].any() for field in targets)
@@ -90,7 +91,8 @@ def test_a_moment_shorter_than_a_clip_owns_the_clip_it_is_in() -> None:
     assert targets_of((4.1, 4.6), clips) == ([2], [2], [2])
     assert targets_of((5.5, 5.9), clips) == ([2], [2], [2])
     assert targets_of((7.2, 7.2), clips) == ([3], [3], [3])  # no length at all
-    assert targets_of((30.0, 31.0), clips) == ([4], [4], [4])  # beyond the video: the last clip
+    assert targets_of((0.0, 0.0), clips) == ([0], [0], [0])
+    assert targets_of((30.0, 31.0), clips) == ([], [], [])  # beyond the clips: no target
 
 
 def test_several_windows_share_the_mass() -> None:
@@ -287,3 +289,24 @@ def test_module_is_the_function() -> None:
     sides, targets, mask = Problem().padded()
     expected = moment_localization_loss(*sides, targets, frame_mask=mask)
     assert torch.equal(MomentLocalizationLoss()(*sides, targets, frame_mask=mask), expected)
+
+
+def test_a_moment_outside_the_clips_has_no_target() -> None:
+    """15 clips of 0.5 s reach to 7.5 s: (28, 30) has no target, and (7, 30) the last clips, once the mass is shared."""
+    edges = torch.arange(16) * 0.5
+    clips = torch.stack([edges[:-1], edges[1:]], 1)[None]
+    mask = torch.ones(1, 15, dtype=torch.bool)
+
+    def targets(*windows: tuple[float, float], offset: float = 0.0) -> MomentTargets:
+        times = torch.tensor([windows])
+        return moment_targets(times, torch.ones(1, len(windows), dtype=torch.bool), clips + offset, mask)
+
+    for alone in (targets((28.0, 30.0)), targets((7.5, 9.0)), targets((0.0, 2.0), offset=2.0)):
+        assert not alone.inside.any()
+        assert float(alone.start.abs().sum() + alone.end.abs().sum()) == 0
+    both = targets((28.0, 30.0), (7.0, 30.0))
+    assert both.start.nonzero().tolist() == both.end.nonzero().tolist() == [[0, 14]]
+    assert float(both.start.sum()) == 1
+    zeros = torch.zeros(1, 15, requires_grad=True)
+    loss = moment_localization_loss(zeros, zeros, zeros, targets((28.0, 30.0)))
+    assert loss.item() == 0

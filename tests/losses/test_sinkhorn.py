@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mmda._math import transport_sweep
 from mmda.losses import SinkhornDivergenceLoss, energy_distance_loss, sinkhorn_divergence_loss
 from tests.losses._samples import reference_sample, unequal_sample
 from tests.reference import sinkhorn as reference
@@ -129,6 +130,89 @@ def test_float32_far_from_the_origin(eps: float, offset: float) -> None:
     single = sinkhorn_divergence_loss(x, y, regularisation=eps)
     exact = sinkhorn_divergence_loss(x.double(), y.double(), regularisation=eps)
     assert single.item() == pytest.approx(exact.item(), rel=1e-3)
+
+
+def _gradients(x: Tensor, y: Tensor, **options: object) -> tuple[Tensor, Tensor]:
+    x, y = x.clone().requires_grad_(), y.clone().requires_grad_()
+    value = sinkhorn_divergence_loss(x, y, **options)  # type: ignore[arg-type]
+    return value.detach(), torch.cat(torch.autograd.grad(value, (x, y)))
+
+
+@pytest.mark.parametrize("cost", ["squared", "distance"])
+@pytest.mark.parametrize("scale", [0.1, 1.0, 5.0, 30.0, 100.0, 300.0])
+def test_float32_gradients_whatever_the_ratio_of_cost_and_regularisation(scale: float, cost: str) -> None:
+    for seed in range(2):
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(64, 16, generator=generator) * scale
+        y = (1.3 * torch.randn(48, 16, generator=generator) + 0.4) * scale
+        value, gradient = _gradients(x, y, cost=cost)
+        exact, slope = _gradients(x.double(), y.double(), cost=cost, iterations=200)
+        assert value.item() == pytest.approx(exact.item(), rel=1e-5)
+        assert (gradient - slope).norm() < 1e-3 * slope.norm()
+
+
+def test_a_cost_beyond_float64_is_an_error() -> None:
+    x = torch.tensor([[0.0], [1e7]])
+    with pytest.raises(ValueError, match=r"`regularisation` must be at least .*, 1e-12 of the largest cost"):
+        sinkhorn_divergence_loss(x, x + 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("cost", ["squared", "distance"])
+@pytest.mark.parametrize("eps", [0.3, 3.0])
+def test_tiles_are_the_matrix(cost: str, eps: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = (rows.to(dtype) for rows in unequal_sample(23, 17))
+    weight = torch.linspace(0, 1, 23, dtype=dtype)
+    options = {"cost": cost, "regularisation": eps, "source_weight": weight}
+    expected = _gradients(x, y, **options)
+    made: list[int] = []
+    scaled = transport_sweep._Plan._scaled
+    monkeypatch.setattr(transport_sweep, "_KEPT", 0)
+    monkeypatch.setattr(transport_sweep, "_TILE", 5)
+    monkeypatch.setattr(
+        transport_sweep._Plan, "_scaled", lambda plan, i, j: made.append(i.stop - i.start) or scaled(plan, i, j)
+    )
+    found = _gradients(x, y, **options)
+    assert max(made) <= 5
+    exact = dtype == torch.float64
+    for one, other in zip(found, expected):
+        torch.testing.assert_close(one, other, rtol=1e-9 if exact else 1e-4, atol=1e-11 if exact else 1e-5)
+
+
+@pytest.mark.parametrize(("cost", "eps"), [("squared", 0.5), ("squared", 5.0), ("distance", 0.3)])
+def test_the_pass_is_the_dense_formula(cost: str, eps: float) -> None:
+    x, y = unequal_sample(19, 14)
+    inputs = transport_sweep.Inputs(x, y, *(torch.from_numpy(share) for share in _shares(19, 14)))
+    settings = transport_sweep.Settings(eps, cost, 60)
+    x.requires_grad_()
+    y.requires_grad_()
+    found, wanted = (
+        torch.autograd.grad(make(inputs, settings), (x, y))
+        for make in (transport_sweep.sinkhorn_divergence, transport_sweep._dense)
+    )
+    torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-10)
+
+
+def test_everyday_regularisation_takes_few_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A twentieth of the cost: the solver that follows the solution down is not called, and products are counted."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(200, 16, generator=generator), 1.3 * torch.randn(200, 16, generator=generator) + 0.4
+    eps = 0.05 * torch.cdist(x, y).square().mean().item()
+    counts = {"rows": 0, "columns": 0}
+    for name in counts:
+        method = getattr(transport_sweep._Plan, name)
+
+        def counted(plan: object, weight: Tensor, name: str = name, method: object = method) -> Tensor:
+            counts[name] += 1
+            return method(plan, weight)  # type: ignore[operator]
+
+        monkeypatch.setattr(transport_sweep._Plan, name, counted)
+    monkeypatch.setattr(transport_sweep, "_far", None)
+    value, gradient = _gradients(x, y, regularisation=eps)
+    assert sum(counts.values()) < 250
+    exact, slope = _gradients(x.double(), y.double(), regularisation=eps)
+    assert value.item() == pytest.approx(exact.item(), rel=1e-5)
+    assert (gradient - slope).norm() < 1e-4 * slope.norm()
 
 
 def test_constant_features_and_single_rows() -> None:

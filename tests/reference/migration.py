@@ -55,6 +55,28 @@ def pytorch_adapt_mmd(
     return within - 2 * _mean_over_pairs(kernel, x, y, same=False)
 
 
+def pytorch_adapt_jmmd(xs: Sequence[Rows], ys: Sequence[Rows], scales: Sequence[float], *, linear: bool) -> float:
+    """The same with the product over layers of such averages, each with the h of its own source rows."""
+    medians = [_lower_median([_squared(a, b) for a in x for b in x]) for x in xs]
+
+    def kernel(first: Sequence[Rows], i: int, second: Sequence[Rows], j: int) -> float:
+        product = 1.0
+        for a, b, h in zip(first, second, medians):
+            product *= sum(math.exp(-c * _squared(a[i], b[j]) / h) for c in scales) / len(scales)
+        return product
+
+    n, m = len(xs[0]), len(ys[0])
+    if linear:
+        pairs = [(2 * i, 2 * i + 1) for i in range(n // 2)]
+        terms = [
+            kernel(xs, i, xs, j) + kernel(ys, i, ys, j) - kernel(xs, i, ys, j) - kernel(xs, j, ys, i) for i, j in pairs
+        ]
+        return sum(terms) / len(terms)
+    within_x = sum(kernel(xs, i, xs, j) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
+    within_y = sum(kernel(ys, i, ys, j) for i in range(m) for j in range(m) if i != j) / (m * (m - 1))
+    return within_x + within_y - 2 * sum(kernel(xs, i, ys, j) for i in range(n) for j in range(m)) / (n * m)
+
+
 def tllib_mmd(x: Rows, y: Rows, alphas: Sequence[float], *, linear: bool) -> float:
     """Sum of exp(-d^2 / (2 alpha mean d^2)), the mean over all pooled pairs; 2 / (n - 1) on top."""
     pooled = np.concatenate([x, y])
@@ -66,11 +88,10 @@ def tllib_mmd(x: Rows, y: Rows, alphas: Sequence[float], *, linear: bool) -> flo
 
     if linear:
         following = [(i + 1) % n for i in range(n)]
-        value = sum(
-            kernel(x[i], x[j]) + kernel(y[i], y[j]) - kernel(x[i], y[j]) - kernel(x[j], y[i])
-            for i, j in enumerate(following)
-        )
-        return value / n + 2 / (n - 1)
+        within = {(i, j) for i, j in enumerate(following)}
+        cells = {(i, j) for i, j in enumerate(following)} | {(j, i) for i, j in enumerate(following)}  # written once
+        value = sum(kernel(x[i], x[j]) + kernel(y[i], y[j]) for i, j in within)
+        return (value - sum(kernel(x[i], y[j]) for i, j in cells)) / n + 2 / (n - 1)
     within = _mean_over_pairs(kernel, x, x, same=True) + _mean_over_pairs(kernel, y, y, same=True)
     return within - 2 * _mean_over_pairs(kernel, x, y, same=False) + 2 / (n - 1)
 

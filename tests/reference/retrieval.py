@@ -124,7 +124,8 @@ def clips_of(window: tuple[float, float], clips: Sequence[tuple[float, float]]) 
 def targets(
     windows: Sequence[tuple[float, float]], clips: Sequence[tuple[float, float]]
 ) -> tuple[list[float], list[float], list[bool]]:
-    """Start and end mass and membership of each clip."""
+    """Start and end mass and membership of each clip; a window wholly outside the clips is none."""
+    windows = [w for w in windows if w[0] < clips[-1][1] and (w[1] > clips[0][0] or w[0] >= clips[0][0])]
     start, end, inside = [0.0] * len(clips), [0.0] * len(clips), [False] * len(clips)
     for window in windows:
         owned = clips_of(window, clips)

@@ -64,6 +64,14 @@ class TestJoin:
         [
             ({"b": None}, {}, "no_video", "b", "clips: `b` must have video features: .* got none; it has a, ..."),
             ({"b": np.full((3, 4), np.nan)}, {}, "bad_video", "b", "clips: `b` must hold finite numbers, got 12 NaN"),
+            (
+                {"b": np.zeros((3, 4))},
+                {},
+                "bad_video",
+                "b",
+                "clips: `b` must hold a number other than zero, got 12 zeros",
+            ),
+            ({}, {"q2": np.zeros((1, 6))}, "bad_query", "q2", "words: `q2` must hold a number other than zero, got 6"),
             ({"b": np.zeros((0, 4))}, {}, "bad_video", "b", "clips: `b` must hold a non-empty array"),
             ({"b": np.ones((3, 5))}, {}, "bad_video", "b", "clips: `b` must have width 4 like the others, got 5"),
             ({}, {"q2": None}, "no_query", "q2", "words: `q2` must have query features"),
@@ -134,6 +142,78 @@ class TestJoin:
         arrays = {"a": np.ones((5, 4), np.float32), "b": np.ones((3, 4), np.float32)}
         VMRDataset(NOTES, ArrayStore(arrays), query())[0].frames.zero_()
         assert arrays["a"].sum() == 20
+
+
+class TestFaultsOfTime:
+    """Clips, lengths and moments that contradict one another are told, not trained on."""
+
+    @staticmethod
+    def joined(rows: dict[str, int], durations: dict[str, float], seconds: float | None, **options: Any) -> VMRDataset:
+        notes = validate_queries([VMRQuery(vid, vid, "a dog", durations[vid], ((0.0, 1.0),)) for vid in rows])
+        store = ArrayStore({vid: np.ones((n, 2)) for vid, n in rows.items()}, source="clips", clip_seconds=seconds)
+        return VMRDataset(notes, store, ArrayStore({vid: np.ones(2) for vid in rows}), **options)
+
+    @pytest.mark.parametrize("rows", [180, 15])
+    @pytest.mark.parametrize("on_bad", ["raise", "drop"])
+    def test_a_clip_length_that_the_lengths_contradict(self, rows: int, on_bad: Any) -> None:
+        """60 clips of 2 s are right for 120 s; 180 or 15 of them are another clip length."""
+        vids = [f"v{k}" for k in range(5)]
+        durations = dict.fromkeys(vids, 120.0)
+        self.joined(dict.fromkeys(vids, 60), durations, 2.0)
+        with pytest.raises(
+            VMRDataError, match=rf"clips: must fit a clip length of 2 s .* 5 of 5 .* about {120 / rows:.3g} s"
+        ):
+            self.joined(dict.fromkeys(vids, rows), durations, 2.0, on_bad=on_bad)
+
+    def test_one_video_in_ten_may_be_off(self) -> None:
+        vids = [f"v{k}" for k in range(10)]
+        data = self.joined(dict.fromkeys(vids, 60) | {"v3": 15}, dict.fromkeys(vids, 120.0), 2.0)
+        assert data.report.findings["short_video"] == ("v3",)
+        with pytest.raises(VMRDataError, match="2 of 10"):
+            self.joined(dict.fromkeys(vids, 60) | {"v3": 15, "v7": 15}, dict.fromkeys(vids, 120.0), 2.0)
+
+    def test_a_video_that_does_not_fit_the_others_is_counted(self) -> None:
+        """75 clips are 150 s where the others' clips have 2 s, and 126 s is annotated."""
+        vids = [f"v{k}" for k in range(6)]
+        data = self.joined(dict.fromkeys(vids, 75), dict.fromkeys(vids, 150.0) | {"v2": 126.0}, None)
+        assert data.report.findings["odd_length"] == ("v2",)
+        assert data.report.ok  # told, and spread over the length as without a clip length
+        sampled = dict.fromkeys(vids, 64)  # so many clips of every video, whatever its length
+        assert (
+            "odd_length"
+            not in self.joined(sampled, {v: 50.0 + 40 * k for k, v in enumerate(vids)}, None).report.findings
+        )
+
+    def test_a_moment_past_the_features_is_a_fault(self) -> None:
+        """15 clips of 0.5 s end at 7.5 s; the moment begins at 28 s."""
+        notes = validate_queries(
+            [
+                VMRQuery("late", "v", "a dog", 30.0, ((28.0, 30.0),)),
+                VMRQuery("both", "v", "a cat", 30.0, ((2.0, 4.0), (7.5, 9.0))),
+            ]
+            + [VMRQuery(f"q{k}", f"w{k}", "a cow", 7.5, ((1.0, 2.0),)) for k in range(10)]
+        )
+        names = {"v": 15} | {f"w{k}": 15 for k in range(10)}
+        store = ArrayStore({vid: np.ones((n, 2)) for vid, n in names.items()}, source="clips", clip_seconds=0.5)
+        words = ArrayStore({q.qid: np.ones(2) for q in notes})
+        with pytest.raises(
+            VMRDataError, match=r"`late` must have moments that begin before .* at 7.5 s, got \(28, 30\)"
+        ):
+            VMRDataset(notes, store, words)
+        data = VMRDataset(notes, store, words, on_bad="drop")
+        assert data.report.findings["past_features"] == ("late", "both")
+        assert not data.report.ok
+        assert len(data) == 12  # kept: an evaluation counts them as they are
+        assert VMRDataset(notes.without_moments(), store, words).report.ok  # closed moments decide nothing
+
+    def test_arrays_on_their_side(self) -> None:
+        vids = ["a", "b", "c"]
+        notes = validate_queries([VMRQuery(vid, vid, "a dog", 30.0) for vid in vids])
+        sides = ArrayStore({vid: np.ones((512, 20 + k)) for k, vid in enumerate(vids)}, source="clips")
+        with pytest.raises(
+            VMRDataError, match=r"clips: must have shape \(time, features\), got 512 rows .* 20 to 22 columns"
+        ):
+            VMRDataset(notes, sides, ArrayStore({vid: np.ones(2) for vid in vids}), on_bad="drop")
 
 
 class TestClipTimes:

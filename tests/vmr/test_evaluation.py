@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from mmda.metrics import DEFAULT, MOMENT_DETR, TWO_D_TAN, Preset
+from mmda.metrics import DEFAULT, MOMENT_DETR, MOMENT_DETR_ROUNDED, TWO_D_TAN, VSLNET, Preset
 from mmda.vmr.annotations import VMRQuery
 from mmda.vmr.evaluation import (
     Interval,
@@ -60,7 +60,9 @@ class TestEvaluate:
         assert evaluate(predictions, [query([(0.0, 4.0)])])["mIoU"] == 0.25
 
     def test_predictions_are_clipped_to_the_video(self):
-        assert evaluate(torch.tensor([[-5.0, 50.0]]), [query([(0.0, 20.0)])])["mIoU"] == 1
+        far, whole = torch.tensor([[-5.0, 50.0]]), [query([(0.0, 20.0)])]
+        assert evaluate(far, whole)["mIoU"] == 1
+        assert evaluate(far, whole, preset=VSLNET)["mIoU"] == pytest.approx(20 / 55)
 
     def test_padding_and_missing_predictions(self):
         predictions = torch.tensor([[[NAN, NAN], [0.0, 4.0]], [[NAN, NAN], [NAN, NAN]]])
@@ -104,7 +106,10 @@ class TestEvaluate:
         exact = torch.tensor([[[0.0, 5.0]]])
         assert evaluate(exact, tie)["R@1, IoU=0.5"] == 1
         assert evaluate(exact, tie, preset=Preset("strict", strict=True))["R@1, IoU=0.5"] == 0
-        assert evaluate(exact, tie, preset=MOMENT_DETR)["R@1, IoU=0.5"] == 0  # 2.5 clips round to 2, half to even
+        assert evaluate(exact, tie, preset=MOMENT_DETR)["R@1, IoU=0.5"] == 1
+        assert (
+            evaluate(exact, tie, preset=MOMENT_DETR_ROUNDED)["R@1, IoU=0.5"] == 0
+        )  # 2.5 clips round to 2, half to even
         # the near duplicate of the first goes, so the second rank is the long span
         assert evaluate(predictions, tie, n=(2,))["R@2, IoU=0.7"] == 0
         assert evaluate(predictions, tie, n=(2,), preset=Preset("nms", nms_threshold=0.5))["R@2, IoU=0.7"] == 1

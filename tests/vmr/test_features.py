@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mmda.vmr import ArrayStore, FeatureStore, VMRDataError, open_features, pack_features, pool_clips
-from mmda.vmr.features import _Joined
+from mmda.vmr.features.stores import JoinedStore
 
 Arrays = dict[str, NDArray[np.float32]]
 
@@ -191,7 +191,7 @@ class TestJoined:
     @pytest.mark.parametrize(("a", "b", "fits"), [(10, 11, True), (10, 12, False), (100, 105, True), (100, 107, False)])
     def test_other_clip_lengths_are_no_rounding(self, a: int, b: int, fits: bool) -> None:
         one, two = ArrayStore({"v": np.ones((a, 2))}, source="one"), ArrayStore({"v": np.ones((b, 3))}, source="two")
-        store = _Joined([one, two])
+        store = JoinedStore([one, two])
         if fits:
             assert store["v"].shape == (min(a, b), 5)
             return

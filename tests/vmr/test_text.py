@@ -130,3 +130,9 @@ class TestTextFeatures:
             WordVectors(["a", "b"], np.ones((3, 2), np.float32))
         with pytest.raises(VMRDataError, match="every word once, got 1 repeated"):
             WordVectors(["a", "a"], np.ones((2, 2), np.float32))
+
+
+def test_unknown_words_of_a_sentence_are_named() -> None:
+    vocabulary = Vocabulary.learn(["a dog runs"])
+    assert vocabulary.unknown("A bird runs, a cat sleeps.") == ["bird", "cat", "sleeps"]
+    assert vocabulary.unknown("a dog runs") == []

@@ -1,6 +1,7 @@
 """MMCDA, the reference model for cross-domain video moment retrieval, assembled from the library's parts."""
 
 from mmda.models.mmcda.build import build_mmcda
+from mmda.models.mmcda.closed_form import attended_rows, fit_joint_maps, moment_rows, sentence_rows, start_linear
 from mmda.models.mmcda.config import MMCDAConfig
 from mmda.models.mmcda.encoders import (
     FeatureDropout,
@@ -11,10 +12,26 @@ from mmda.models.mmcda.encoders import (
     spread_frames,
 )
 from mmda.models.mmcda.files import CheckpointError
+from mmda.models.mmcda.linear_head import FlatLocalizer, LinearHead, MeanWords, NeighbourScaling, PlainFrames
 from mmda.models.mmcda.localizer import Localizer, MomentLogits, Spans, decode_spans, span_scores
 from mmda.models.mmcda.model import MMCDA, MMCDAOutput
-from mmda.models.mmcda.objective import DEFAULT_WEIGHTS, ROLES, MMCDAObjective, negative_pairs
+from mmda.models.mmcda.objective import MMCDAObjective
 from mmda.models.mmcda.selection import pair_score, selection_score, source_score
+from mmda.models.mmcda.terms import (
+    DEFAULT_WEIGHTS,
+    ROLES,
+    DomainTerm,
+    FrameQueryTerm,
+    JointDistributionTerm,
+    MomentTerm,
+    PairTerm,
+    PooledPairTerm,
+    PseudoMomentTerm,
+    Term,
+    View,
+    default_terms,
+    negative_pairs,
+)
 from mmda.models.mmcda.training import (
     Progress,
     TrainingConfig,
@@ -24,36 +41,60 @@ from mmda.models.mmcda.training import (
     predict_split,
     save_model,
 )
+from mmda.models.mmcda.voting import high_runs, smoothed, vote_spans
 
 __all__ = [
     "DEFAULT_WEIGHTS",
     "MMCDA",
     "ROLES",
     "CheckpointError",
+    "DomainTerm",
     "FeatureDropout",
+    "FlatLocalizer",
+    "FrameQueryTerm",
+    "JointDistributionTerm",
+    "LinearHead",
     "Localizer",
     "MMCDAConfig",
     "MMCDAObjective",
     "MMCDAOutput",
     "MaskedConvBlock",
+    "MeanWords",
     "MomentLogits",
+    "MomentTerm",
+    "NeighbourScaling",
+    "PairTerm",
+    "PlainFrames",
+    "PooledPairTerm",
     "Progress",
+    "PseudoMomentTerm",
     "QueryEncoder",
     "Spans",
+    "Term",
     "TrainingConfig",
     "TrainingStopped",
     "VideoEncoder",
+    "View",
+    "attended_rows",
     "build_mmcda",
     "decode_spans",
+    "default_terms",
     "fit",
+    "fit_joint_maps",
+    "high_runs",
     "joint_head",
     "load_model",
+    "moment_rows",
     "negative_pairs",
     "pair_score",
     "predict_split",
     "save_model",
     "selection_score",
+    "sentence_rows",
+    "smoothed",
     "source_score",
     "span_scores",
     "spread_frames",
+    "start_linear",
+    "vote_spans",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mmda.models.mmcda.config import MMCDAConfig
 from mmda.models.mmcda.encoders import QueryEncoder, VideoEncoder, joint_head
+from mmda.models.mmcda.linear_head import FlatLocalizer, LinearHead, MeanWords, NeighbourScaling, PlainFrames
 from mmda.models.mmcda.localizer import Localizer
 from mmda.models.mmcda.model import MMCDA
 
@@ -22,6 +23,8 @@ def build_mmcda(config: MMCDAConfig) -> MMCDA:
         >>> model.video_head[-1].out_features
         6
     """
+    if config.form == "linear":
+        return _linear(config)
     layers = config.context_layers if config.context == "conv" else 0
     joint = config.video_width if config.shared_space else config.joint
     return MMCDA(
@@ -36,5 +39,21 @@ def build_mmcda(config: MMCDAConfig) -> MMCDA:
             dropout=config.dropout,
         ),
         shared_space=config.shared_space,
+        temperature=config.temperature,
+    )
+
+
+def _linear(config: MMCDAConfig) -> MMCDA:
+    def head(width: int) -> LinearHead:
+        return LinearHead(width, config.joint, members=config.members, residual=config.residual, dropout=config.dropout)
+
+    return MMCDA(
+        video_encoder=PlainFrames(config.video_width),
+        query_encoder=MeanWords(config.query_width),
+        video_head=head(config.video_width),
+        query_head=head(config.query_width),
+        localizer=FlatLocalizer(),
+        neighbours=NeighbourScaling(config.query_width, strength=config.neighbours),
+        votes=True,
         temperature=config.temperature,
     )

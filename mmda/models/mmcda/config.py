@@ -11,6 +11,10 @@ from mmda._core.checks import check_choice, check_count, check_number, fail
 class MMCDAConfig:
     """Sizes of the reference model. Laptop-sized by default.
 
+    Two forms. ``"towers"``: encoders, two-layer heads and a localizer, all learned from scratch. ``"linear"``: the
+    features as they are, linear heads that :func:`mmda.models.mmcda.start_linear` fixes in closed form, a learned
+    correction that starts at zero, and spans by vote; ``hidden``, the context and the localizer are not used.
+
     Args:
         video_width: frame features that come in.
         query_width: word features that come in.
@@ -25,10 +29,15 @@ class MMCDAConfig:
         shared_space: frames and words come from one encoder and can be compared as they are. The joint space is then
             that space (``joint`` is not used), and the heads learn a correction that starts at zero.
         temperature: of the similarity that the localizer sees.
-        dropout: in the encoders and the localizer.
+        dropout: in the encoders and the localizer, or in the residual net of a linear form.
+        form: ``"towers"`` or ``"linear"``.
+        members: linear maps that stand side by side, each with its own joint sphere.
+        residual: hidden width of the net in a linear head; 0 leaves it out.
+        neighbours: strength of :class:`mmda.models.mmcda.NeighbourScaling` in a linear form.
 
     Raises:
-        ValueError: a size below 1, a dropout outside [0, 1), an unknown context, widths that differ in a shared space.
+        ValueError: a size below 1, a dropout outside [0, 1), an unknown context or form, a linear form in a shared
+            space, widths that differ in a shared space.
     """
 
     video_width: int
@@ -43,6 +52,10 @@ class MMCDAConfig:
     shared_space: bool = False
     temperature: float = 0.1
     dropout: float = 0.1
+    form: str = "towers"
+    members: int = 3
+    residual: int = 0
+    neighbours: float = 0.25
 
     def __post_init__(self) -> None:
         for name in ("video_width", "query_width", "hidden", "joint", "localizer_channels", "localizer_layers"):
@@ -50,6 +63,12 @@ class MMCDAConfig:
         if self.shared_space and self.query_width != self.video_width:
             rule = f"equal `video_width` ({self.video_width}) in a shared space"
             fail("MMCDAConfig", "query_width", rule, self.query_width)
+        check_choice("MMCDAConfig", "form", self.form, ("towers", "linear"))
+        check_count("MMCDAConfig", "members", self.members)
+        check_count("MMCDAConfig", "residual", self.residual, at_least=0)
+        check_number("MMCDAConfig", "neighbours", self.neighbours, at_least=0)
+        if self.form == "linear" and self.shared_space:
+            fail("MMCDAConfig", "shared_space", "be False for a linear form, whose maps start there", True)
         check_count("MMCDAConfig", "context_layers", self.context_layers, at_least=0)
         check_choice("MMCDAConfig", "context", self.context, ("conv", "none"))
         check_number("MMCDAConfig", "temperature", self.temperature, above=0)

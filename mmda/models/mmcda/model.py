@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from mmda._core.checks import check_number
 from mmda._core.masking import masked_mean, zero_padding
 from mmda._core.rows import normalized_rows
-from mmda.models.mmcda.encoders import QueryEncoder, VideoEncoder
-from mmda.models.mmcda.localizer import Localizer, MomentLogits, Spans, decode_spans
+from mmda.models.mmcda.linear_head import NeighbourScaling
+from mmda.models.mmcda.localizer import MomentLogits, Spans, decode_spans
+from mmda.models.mmcda.voting import vote_spans
 from mmda.vmr.batch import VMRBatch
 
 
@@ -53,6 +54,9 @@ class MMCDA(nn.Module):
         localizer: ``(similarity, frame_mask) -> MomentLogits``.
         shared_space: frames and words have one width and can be compared as they are: a head then gives what is
             added to the unit row of the frame's own features, or of the mean of the words.
+        neighbours: what :meth:`predict` takes from the similarity of a frame, as much as it looks like other queries.
+        votes: :meth:`predict` reads spans from the similarity alone, by :func:`mmda.models.mmcda.vote_spans`, and not
+            from the localizer.
         temperature: :math:`\tau` > 0.
 
     Shape:
@@ -78,12 +82,14 @@ class MMCDA(nn.Module):
     def __init__(
         self,
         *,
-        video_encoder: VideoEncoder,
-        query_encoder: QueryEncoder,
+        video_encoder: nn.Module,
+        query_encoder: nn.Module,
         video_head: nn.Module,
         query_head: nn.Module,
-        localizer: Localizer,
+        localizer: nn.Module,
         shared_space: bool = False,
+        neighbours: NeighbourScaling | None = None,
+        votes: bool = False,
         temperature: float = 0.1,
     ) -> None:
         super().__init__()
@@ -94,6 +100,8 @@ class MMCDA(nn.Module):
         self.query_head = query_head
         self.localizer = localizer
         self.shared_space = shared_space
+        self.neighbours = neighbours
+        self.votes = votes
         self.temperature = temperature
 
     def forward(self, batch: VMRBatch) -> MMCDAOutput:
@@ -112,11 +120,19 @@ class MMCDA(nn.Module):
 
     @torch.no_grad()
     def predict(self, batch: VMRBatch, *, n: int = 5, mix: float = 0.4, nms_threshold: float = 0.5) -> Spans:
-        """The n best spans of every row in seconds, see :func:`decode_spans`. Call it in ``eval()`` mode."""
+        """The n best spans of every row in seconds. Call it in ``eval()`` mode.
+
+        By :func:`decode_spans`, or by :func:`vote_spans`, which has no ``mix``, where the model votes.
+        """
         output = self(batch)
+        similarity = output.similarity
+        if self.neighbours is not None:
+            similarity = similarity - self.neighbours(output.joint_frames, self.query_head) / self.temperature
+        if self.votes:
+            return vote_spans(similarity, batch.frame_mask, batch.clip_times, n=n, nms_threshold=nms_threshold)
         return decode_spans(
             output.logits,
-            output.similarity,
+            similarity,
             batch.frame_mask,
             batch.clip_times,
             n=n,

@@ -31,7 +31,6 @@ from mmda.vmr import (
 )
 from mmda.vmr.evaluation import pad_spans
 
-MAX_CLIPS = 32
 SPLITS = ("train", "val", "test")
 NOTES = (".jsonl", ".json", ".txt", ".csv")
 BESIDE_NOTES = re.compile(r"Charades_v1|gsub_|valid_videos|.*durations")  # published with the annotations

@@ -13,7 +13,7 @@ from mmda.models.mmcda.config import MMCDAConfig
 from mmda.models.mmcda.experiment.domains import SPLITS, Domain, Draws, Problem
 from mmda.models.mmcda.experiment.errors import UnusableError
 from mmda.models.mmcda.experiment.results import Result, read_json
-from mmda.models.mmcda.experiment.rows import ABLATION, REAL_ROWS, ROWS, Row, chosen_rows
+from mmda.models.mmcda.experiment.rows import ABLATION, REAL_ROWS, ROWS, TRAINED_ONLY, Row, chosen_rows
 from mmda.models.mmcda.training import TrainingConfig
 from mmda.vmr import VMRDataError
 
@@ -21,6 +21,9 @@ IOU = (0.3, 0.5, 0.7)
 
 #: Sizes for some thousand real queries. Real moments have habits that both domains share: the localizer sees positions.
 REAL: dict[str, Any] = {"hidden": 64, "joint": 64, "localizer_channels": 32, "dropout": 0.3, "positions": True}
+
+#: Linear heads started in closed form, for real data.
+LINEAR: dict[str, Any] = {"form": "linear", "joint": 64}
 
 #: Enough for the simulated worlds.
 SMALL: dict[str, Any] = {
@@ -42,10 +45,12 @@ class Plan:
         ablation: every row instead: also each module left out, and controls.
         seeds: number of seeds; 1 on simulated worlds, 3 on real data.
         alignment: what (i) aligns with, one of ``ALIGNMENTS``.
-        epochs: passes over the source; 10 on simulated worlds, 12 on real data.
-        batch_size: source queries a step.
+        form: ``"linear"`` or ``"towers"`` (:class:`mmda.models.mmcda.MMCDAConfig`); linear on real data in two spaces.
+        epochs: passes over the source; 10 on simulated worlds, 12 on real data. A linear form is left at its start
+            unless a number is given.
+        batch_size: source queries a step; 32, or 64 in a linear form.
         target_batch_size: target queries a step; as many.
-        train_on_val: train on the validation videos too; no checkpoint is chosen then.
+        train_on_val: train on the validation videos too; no checkpoint is chosen then. So does a linear form.
         shared_space: frames and words come from one encoder.
         dropout: share of features hidden while training; 0 on simulated worlds, 0.3 on real data.
         gradient_norms: log each term's gradient norm.
@@ -61,10 +66,11 @@ class Plan:
     ablation: bool = False
     seeds: int | None = None
     alignment: str = "mmd"
+    form: str | None = None
     epochs: int | None = None
-    batch_size: int = 32
+    batch_size: int | None = None
     target_batch_size: int | None = None
-    train_on_val: bool = False
+    train_on_val: bool | None = None
     shared_space: bool = False
     dropout: float | None = None
     gradient_norms: bool = False
@@ -79,6 +85,14 @@ class Plan:
     def thresholds(self) -> tuple[float, ...]:
         """The IoU thresholds of the table."""
         return tuple(sorted({*IOU, *self.iou}))
+
+    def form_of(self, problem: Problem) -> str:
+        """The model's form for this problem."""
+        return self.form or ("towers" if problem.world is not None or self.shared_space else "linear")
+
+    def trains_on_val(self, problem: Problem) -> bool:
+        """Whether validation videos are trained on."""
+        return self.form_of(problem) == "linear" if self.train_on_val is None else self.train_on_val
 
     def seeds_of(self, problem: Problem) -> int:
         """How many seeds this problem gets."""
@@ -99,6 +113,7 @@ class Job:
         target_batch_size: target queries a step.
         model: fields of :class:`mmda.models.mmcda.MMCDAConfig`, without the widths.
         pair_weight: weight of the terms that learn from the target's pairs.
+        learns: anything is trained on top of where the model starts.
         train_on_val: train on the validation split too.
         preset: conventions of the evaluation.
         iou: thresholds of the evaluation.
@@ -116,6 +131,7 @@ class Job:
     target_batch_size: int
     model: dict[str, Any]
     pair_weight: float
+    learns: bool
     train_on_val: bool
     preset: str
     iou: tuple[float, ...]
@@ -150,8 +166,13 @@ class Job:
 
     @property
     def weights(self) -> dict[str, float]:
-        """Weights of the objective's roles."""
-        return self.row.weights(self.pair_weight)
+        """Weights of the objective's roles; none where nothing is trained."""
+        return self.row.weights(self.pair_weight, self.form) if self.learns else {}
+
+    @property
+    def form(self) -> str:
+        """``"linear"`` or ``"towers"``."""
+        return str(self.model.get("form", "towers"))
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -211,17 +232,20 @@ def plan_jobs(problem: Problem, plan: Plan, data: Draws | None = None) -> list[J
     if plan.shared_space and widths[0] != widths[1]:
         came = f"{widths[0]} and {widths[1]} in {problem.name}"
         raise UnusableError(f"--shared-space: frames and words must have one width, got {came}")
+    linear, on_val = plan.form_of(problem) == "linear", plan.trains_on_val(problem)
+    batch_size = plan.batch_size or (64 if linear else 32)
     epochs = plan.epochs or (1 if plan.smoke else 12 if real else 10)
-    rows_a_pass = sum(len(source.opened(split)) for split in (SPLITS[:2] if plan.train_on_val else SPLITS[:1]))
+    rows_a_pass = sum(len(source.opened(split)) for split in (SPLITS[:2] if on_val else SPLITS[:1]))
+    steps = max(4, epochs * max(1, rows_a_pass // batch_size))
     training = TrainingConfig(
-        steps=max(4, epochs * max(1, rows_a_pass // plan.batch_size)),
-        learning_rate=1e-3 if real else 3e-3,
-        weight_decay=0.1 if real else 0.01,
-        average=0.99 if real else 0.0,
+        steps=steps,
+        learning_rate=5e-3 if linear else 1e-3 if real else 3e-3,
+        weight_decay=0.1 if real or linear else 0.01,
+        average=0.99 if real and not linear else 0.0,
         gradient_norms=plan.gradient_norms,
         evaluations=2 if plan.smoke else 4,
     )
-    model = {**(REAL if real else SMALL), "shared_space": plan.shared_space}
+    model = {**(LINEAR if linear else REAL if real else SMALL), "shared_space": plan.shared_space}
     if plan.dropout is not None:
         model["dropout"] = plan.dropout
     return [
@@ -231,11 +255,12 @@ def plan_jobs(problem: Problem, plan: Plan, data: Draws | None = None) -> list[J
             seed=seed,
             alignment=plan.alignment,
             training=training,
-            batch_size=plan.batch_size,
-            target_batch_size=plan.target_batch_size or plan.batch_size,
+            batch_size=batch_size,
+            target_batch_size=plan.target_batch_size or batch_size,
             model=model,
-            pair_weight=1.0 if real else 0.5,
-            train_on_val=plan.train_on_val,
+            pair_weight=1.0 if real or linear else 0.5,
+            learns=bool(plan.epochs) or not linear,
+            train_on_val=on_val,
             preset=plan.preset,
             iou=plan.thresholds,
             device=plan.device,
@@ -257,6 +282,8 @@ def _rows(plan: Plan, problem: Problem, target: Domain) -> Sequence[Row]:
     if plan.rows:
         return chosen_rows(plan.rows)
     rows = usual_rows(plan, problem)
+    if plan.form_of(problem) == "linear" and not plan.epochs:  # nothing is trained: these would equal their neighbours
+        rows = [row for row in rows if row.name not in TRAINED_ONLY]
     return rows if unlabelled(rows, target) is None else [row for row in rows if row.train_on == "source"]
 
 

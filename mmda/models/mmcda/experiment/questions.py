@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mmda.models.mmcda.experiment.domains import MAX_CLIPS, Domain, Place, Problem, annotation_files, read_datasets
+from mmda.models.mmcda.experiment.domains import Domain, Place, Problem, annotation_files, read_datasets
 from mmda.models.mmcda.experiment.errors import UnusableError
 from mmda.models.mmcda.experiment.jobs import file_stem, job_stem
 from mmda.models.mmcda.experiment.rows import FULL
@@ -185,7 +185,7 @@ def queries_of(checkpoint: Checkpoint, place: Place) -> dict[str, VMRDataset]:
     trained = checkpoint.problem.target
     place = replace(
         place,
-        max_clips=place.max_clips or (trained.max_clips if trained else MAX_CLIPS),
+        max_clips=place.max_clips or (trained.max_clips if trained else None),
         glove=place.glove or (trained.glove if trained else None),
     )
     return read_datasets(place, annotation_files(place))

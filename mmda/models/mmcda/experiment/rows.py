@@ -16,7 +16,7 @@ from mmda.losses import (
     SlicedWassersteinLoss,
 )
 from mmda.models.mmcda.experiment.errors import UnusableError
-from mmda.models.mmcda.objective import DEFAULT_WEIGHTS, ROLES
+from mmda.models.mmcda.terms import DEFAULT_WEIGHTS, ROLES
 
 SOURCE_ONLY, CONTROL, CEILING = "source-only", "source-only + source terms", "target-supervised"
 FULL = "full: (i) + (ii) + (iii)"
@@ -39,17 +39,28 @@ class Row:
     train_on: str = "source"
     shuffled: bool = False
 
-    def weights(self, pair_weight: float) -> dict[str, float]:
+    @property
+    def uses_pairs(self) -> bool:
+        """Whether anything is learned from which query belongs to which video of the target."""
+        return bool({"cross_modal", "specific"} & set(self.modules))
+
+    def weights(self, pair_weight: float, form: str = "towers") -> dict[str, float]:
         """Weights of the roles that are on; (ii) and (iii) bring their own term on the source along.
 
-        ``pair_weight`` is that of the terms which learn from the target's pairs.
+        ``pair_weight`` is that of the terms which learn from the target's pairs. A linear form has no localizer and no
+        encoder: the roles that train these are left out, and (i) and the known moments are in its closed form.
         """
         on = [role for module in self.modules for role in ROLES[module]]
         on += ["cross_modal_source"] if "cross_modal" in self.modules else []
         on += ["frame_query"] if "specific" in self.modules else []
         pairs = (*ROLES["cross_modal"], *ROLES["specific"])
+        if form == "linear":
+            on = [role for role in on if role in _LINEAR]
         return {role: pair_weight if role in pairs else DEFAULT_WEIGHTS[role] for role in on}
 
+
+#: Roles that a linear form learns from.
+_LINEAR = ("frame_query", "cross_modal_source", "cross_modal", "frame_query_target")
 
 _LABELS = ("supervised", "source")
 _EVERY = ("supervised", "domain", "cross_modal", "specific")
@@ -73,6 +84,10 @@ ABLATION = (
     *ROWS[5:],
     Row("source + target supervised", _LABELS, train_on="both"),
 )
+
+#: Rows that differ from others by what is trained alone: a closed form takes the target's pairs or does not, and
+#: (ii) and (iii) are two losses on the same pairs.
+TRAINED_ONLY = (CONTROL, "(iii) specific alignment", "full without (ii)", "full without (iii)")
 
 
 def chosen_rows(names: Sequence[str]) -> tuple[Row, ...]:

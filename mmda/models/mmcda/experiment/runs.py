@@ -12,6 +12,7 @@ import torch
 
 from mmda.metrics import PRESETS, Preset
 from mmda.models.mmcda.build import build_mmcda
+from mmda.models.mmcda.closed_form import start_linear
 from mmda.models.mmcda.config import MMCDAConfig
 from mmda.models.mmcda.experiment.domains import Domain, Draws, Problem
 from mmda.models.mmcda.experiment.jobs import Job, finished
@@ -127,6 +128,30 @@ def shuffled(split: Pairs, seed: int) -> Pairs:
     )
 
 
+def start_model(model: MMCDA, job: Job, source: Domain, target: Domain) -> None:
+    """Fix the maps of a linear form in closed form, from what the row may see; towers start as they were drawn.
+
+    Known moments are the source's, or what stands in for it; (ii) and (iii) let in the target's pairs, (i) gives the
+    source's features the target's mean and covariance.
+    """
+    if job.form != "linear":
+        return
+    known = joined(map((target if job.row.train_on == "target" else source).opened, job.splits))
+    if job.row.train_on == "both":
+        known = joined([known, joined(map(target.opened, job.splits))])
+    pairs = joined(target.pairs[split] for split in job.splits)
+    if job.row.shuffled:
+        pairs = shuffled(pairs, job.seed)
+    device = torch.device(job.device)
+    start_linear(
+        model.to("cpu"),
+        known,
+        pairs if job.row.uses_pairs else None,
+        domain=pairs if "domain" in job.row.modules else None,
+    )
+    model.to(device)
+
+
 def train_row(job: Job, data: Draws, on_step: OnStep | None = None) -> Trained:
     """The recipe of a row: two domains, a model, its terms, one training; no boundary of the target is read.
 
@@ -150,6 +175,9 @@ def train_row(job: Job, data: Draws, on_step: OnStep | None = None) -> Trained:
     torch.manual_seed(job.seed)
     config = job.config(*batches.widths)
     model = build_mmcda(config).to(job.device)
+    start_model(model, job, source, target)
+    if not job.weights:  # nothing on top of the closed form
+        return Trained(model.eval(), config, Progress())
     objective = MMCDAObjective(
         weights=job.weights,
         video_discrepancy=alignment_of(job.alignment, config.hidden),

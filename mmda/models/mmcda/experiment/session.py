@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from mmda.models.mmcda.experiment.closed_rows import untrained_rows
 from mmda.models.mmcda.experiment.domains import Draws, Problem
 from mmda.models.mmcda.experiment.errors import UnusableError
 from mmda.models.mmcda.experiment.jobs import Job, Plan, finished, plan_jobs, unlabelled, unlabelled_test, usual_rows
@@ -124,6 +125,10 @@ def run_table(
     for problem in problems:
         seeds = plan.seeds_of(problem)
         blind = [blind_rows(problem, seed, plan.preset, plan.thresholds, data) for seed in range(seeds)]
+        on_val = plan.trains_on_val(problem)
+        closed = [
+            untrained_rows(problem, seed, plan.preset, plan.thresholds, data, on_val=on_val) for seed in range(seeds)
+        ]
         mine = [result for result in results if result["problem"] == problem.name]
         tables.append(
             make_table(
@@ -134,6 +139,7 @@ def run_table(
                 alignment=plan.alignment,
                 preset=plan.preset,
                 iou=plan.thresholds,
+                closed=closed,
             )
         )
     text = as_text(tables)

@@ -10,6 +10,7 @@ from typing import TypedDict
 
 import torch
 
+from mmda.models.mmcda.experiment.closed_rows import SEES_LABELS, UNSUPERVISED
 from mmda.models.mmcda.experiment.results import Result, Scores, as_scores, write
 from mmda.models.mmcda.experiment.rows import CEILING, CONTROL, FULL, SOURCE_ONLY
 from mmda.vmr.evaluation import (
@@ -67,6 +68,7 @@ def make_table(
     alignment: str = "mmd",
     preset: str = "default",
     iou: Sequence[float] = (0.3, 0.5, 0.7),
+    closed: Sequence[Sequence[Evaluation]] = (),
 ) -> Table:
     """The rows of a problem as plain values, ready for :func:`as_text`, JSON and :func:`plot_tables`.
 
@@ -78,6 +80,7 @@ def make_table(
         alignment: what (i) aligned with.
         preset: the evaluation's conventions.
         iou: thresholds to show.
+        closed: for each seed, the rows of :func:`untrained_rows`.
 
     Returns:
         Means with intervals, the share of the gap won back, and what the full model gains over other rows.
@@ -95,6 +98,12 @@ def make_table(
     rows: list[TableRow] = []
     for same in zip(*blind):
         rows.append(_row(same[0].name, "blind", [as_scores(each) for each in same], one_test))
+    untrained: dict[str, list[Scores]] = {}
+    for same in zip(*closed):
+        name, scores = same[0].name, [as_scores(each) for each in same]
+        if name in UNSUPERVISED:
+            untrained[name] = scores
+        rows.append(_row(name, "labels" if name in SEES_LABELS else "closed form", scores, one_test))
     by_row: dict[str, list[Result]] = {}
     for result in results:
         by_row.setdefault(result["row"], []).append(result)
@@ -121,7 +130,7 @@ def make_table(
         "preset": preset,
         "iou": list(iou),
         "rows": [*rows, *trained.values()],
-        "compared": compare(by_row, one_test) if FULL in by_row else {},
+        "compared": compare(by_row, one_test, untrained) if FULL in by_row else {},
         "no_gap": gap,
     }
 
@@ -136,10 +145,19 @@ def summarise(results: Sequence[Scores], metric: str, one_test: bool) -> dict[st
     return summary
 
 
-def compare(rows: Mapping[str, Sequence[Result]], one_test: bool) -> dict[str, str]:
-    """The full model less source-only, less its fair control, and less itself without a module."""
+def compare(
+    rows: Mapping[str, Sequence[Result]], one_test: bool, untrained: Mapping[str, Sequence[Scores]]
+) -> dict[str, str]:
+    """The full model less closed forms, less source-only, its fair control, and itself without a module."""
     others = [name for name in rows if name in (SOURCE_ONLY, CONTROL) or name.startswith("full without")]
-    return {
+    full = sorted(rows[FULL], key=lambda r: r["seed"])
+    told = {
+        f"{FULL} less {name}, {metric}": _told(_paired(full, scores, metric, one_test))
+        for name, scores in untrained.items()
+        if len(scores) == len(full)
+        for metric in (HEADLINE, MIOU)
+    }
+    return told | {
         f"{FULL} less {name}, {metric}": _told(differences(rows[FULL], rows[name], metric, one_test))
         for name in others
         for metric in (HEADLINE, MIOU)
@@ -153,7 +171,12 @@ def differences(
 
     The first says how other videos might have decided, the second how other seeds might have.
     """
-    a, b = (sorted(row, key=lambda r: r["seed"]) for row in (a, b))
+    first, second = (sorted(row, key=lambda r: r["seed"]) for row in (a, b))
+    return _paired(first, second, metric, one_test)
+
+
+def _paired(a: Sequence[Scores], b: Sequence[Scores], metric: str, one_test: bool) -> dict[str, Interval | PairedTest]:
+    """Row a less row b, both in the order of their seeds."""
     found: dict[str, Interval | PairedTest] = {}
     if one_test:
         means = [torch.tensor([r["values"][metric] for r in row]).mean(0).numpy() for row in (a, b)]
@@ -235,15 +258,26 @@ def as_text(tables: Sequence[Table]) -> str:
         if HEADLINE in each["no_gap"]:
             why = f"the interval of {CEILING} less {SOURCE_ONLY} must lie above 0, got {each['no_gap'][HEADLINE]}"
             lines.append(f"note: no share of the gap: {why}")
-        blind = [row["mean"] for row in each["rows"] if row["kind"] == "blind"]
         for row in each["rows"]:
-            for metric in (HEADLINE, MIOU):
-                if row["kind"] == "trained" and row["mean"][metric] <= max(mean[metric] for mean in blind):
-                    lines.append(f"note: {row['row']} does not beat the best blind row at {metric}")
+            lines += _beaten_by(row, each["rows"])
             if row.get("constancy", 0) > 0.5:
                 lines.append(f"alarm: over half of the spans of {row['row']} lie at the same place")
         lines.append("")
     return "\n".join(lines)
+
+
+def _beaten_by(row: TableRow, rows: Sequence[TableRow]) -> list[str]:
+    """A note for each kind of untrained row whose best a trained row does not beat."""
+    kinds = {
+        "blind": [other["mean"] for other in rows if other["kind"] == "blind"],
+        "closed-form": [other["mean"] for other in rows if other["row"] in UNSUPERVISED and row["row"] == FULL],
+    }
+    return [
+        f"note: {row['row']} does not beat the best {kind} row at {metric}"
+        for metric in (HEADLINE, MIOU)
+        for kind, means in kinds.items()
+        if row["kind"] == "trained" and means and row["mean"][metric] <= max(mean[metric] for mean in means)
+    ]
 
 
 def plot_tables(tables: Sequence[Table], path: Path) -> None:
@@ -270,7 +304,7 @@ def plot_tables(tables: Sequence[Table], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    colours = {"blind": "#b8bec7", "trained": "#3b6fb6"}
+    colours = {"blind": "#b8bec7", "trained": "#3b6fb6", "closed form": "#7fa98b", "labels": "#d9d3c3"}
     height = 0.8 + 0.33 * max(len(t["rows"]) for t in tables)
     size = (6.2 * len(tables), height)
     figure, axes = plt.subplots(1, len(tables), figsize=size, squeeze=False, layout="constrained")

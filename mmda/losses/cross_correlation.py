@@ -1,0 +1,113 @@
+"""Cross-correlation of two views (Barlow Twins): each feature agrees with itself and with no other."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from mmda._core.checks import check_number
+from mmda._core.masking import full_precision, safe_divide, working_dtype
+from mmda._math.contrastive import pair_rows
+from mmda._math.standardise import centred_rows, off_diagonal, weighted
+
+
+def cross_correlation_loss(
+    anchor: Tensor,
+    positive: Tensor,
+    *,
+    redundancy: float = 5e-3,
+    eps: float = 1e-5,
+    weight: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
+    r"""How far the correlations between two views' features are from the identity (Barlow Twins); lower is closer.
+
+    With a and b the features of the two sides, each standardised over the n rows by its mean and
+    :math:`\sqrt{\sigma^2 + \epsilon}`,
+
+    .. math:: C_{ij} = \frac{1}{n} \sum_r a_{ri}\, b_{rj}, \qquad
+              L = \sum_i (1 - C_{ii})^2 + \lambda \sum_i \sum_{j \ne i} C_{ij}^2
+
+    Args:
+        anchor: features of one view, modality or domain.
+        positive: features of the other; row i belongs to row i.
+        redundancy: :math:`\lambda \ge 0`.
+        eps: :math:`\epsilon > 0`, added to the biased variances.
+        weight: how often each pair counts: 2 is a repeated pair, 0 an absent one.
+        mask: bool, True = valid pair. Padding may hold anything.
+
+    Shape:
+        ``anchor`` and ``positive`` (n, d), or with a mask (b, t, d), whose rows are flattened; ``weight`` and
+        ``mask`` (n,) or (b, t).
+
+    Returns:
+        Scalar >= 0, float32 (float64 for float64 input); d where features are constant. Zero where no pair is left.
+
+    Raises:
+        ValueError: wrong shapes, a negative ``redundancy``, an ``eps`` that is not above 0.
+        TypeError: a mask that is not bool, features that are not floating point.
+
+    Notes:
+        O(n d^2) time, O(d^2) memory. No negatives, so no large batch is needed, but many rows to estimate the
+        correlations: more than features is a good measure. The variances' ``eps`` is that of the batch normalisation
+        in the authors' code, and keeps a constant feature from dividing by zero.
+
+    Example:
+        >>> import torch
+        >>> rows = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+        >>> print(f"{cross_correlation_loss(rows, rows):.3f} {cross_correlation_loss(rows, -rows):.3f}")
+        0.000 8.000
+
+    References:
+        Zbontar, Jing, Misra, LeCun & Deny, "Barlow Twins: Self-Supervised Learning via Redundancy Reduction", ICML
+        2021, equations 1 and 2.
+    """
+    caller = "cross_correlation_loss"
+    _check_settings(caller, redundancy, eps)
+    dtype = working_dtype(anchor, positive)
+    with full_precision(anchor):
+        pairs = pair_rows(caller, anchor, positive, mask=mask, weight=weight, dtype=dtype, normalize=False)
+        a, total = centred_rows(pairs.anchor, pairs.anchor_count)
+        b, _ = centred_rows(pairs.positive, pairs.anchor_count)
+        factors = []
+        for rows in (a, b):
+            variance = safe_divide(weighted(rows.square(), pairs.anchor_count).sum(0), total)
+            factors.append((variance + eps).rsqrt())
+        left = weighted(a, pairs.anchor_count) * factors[0]
+        correlation = safe_divide(left.transpose(0, 1) @ (b * factors[1]), total)
+        value = (1 - correlation.diagonal()).square().sum() + redundancy * off_diagonal(correlation).square().sum()
+        return value * (total > 0)
+
+
+def _check_settings(caller: str, redundancy: float, eps: float) -> None:
+    check_number(caller, "redundancy", redundancy, at_least=0)
+    check_number(caller, "eps", eps, above=0)
+
+
+class CrossCorrelationLoss(nn.Module):
+    """Module form of :func:`cross_correlation_loss` (Barlow Twins), which holds the formula, shapes and errors.
+
+    Args:
+        redundancy: weight of the correlations between different features.
+        eps: added to the variances.
+
+    Example:
+        >>> CrossCorrelationLoss()
+        CrossCorrelationLoss(redundancy=0.005, eps=1e-05)
+    """
+
+    def __init__(self, *, redundancy: float = 5e-3, eps: float = 1e-5) -> None:
+        super().__init__()
+        _check_settings("CrossCorrelationLoss", redundancy, eps)
+        self.redundancy = redundancy
+        self.eps = eps
+
+    def forward(
+        self, anchor: Tensor, positive: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """See :func:`cross_correlation_loss`."""
+        return cross_correlation_loss(
+            anchor, positive, redundancy=self.redundancy, eps=self.eps, weight=weight, mask=mask
+        )
+
+    def extra_repr(self) -> str:
+        return f"redundancy={self.redundancy:g}, eps={self.eps:g}"

@@ -1,0 +1,113 @@
+"""Self-training: cross-entropy with pseudo-labels, sure ones counting more (ATDOC, SHOT)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmda._core.checks import check_integers, check_number, check_weight
+from mmda._core.masking import full_precision, working_dtype
+from mmda._math.logits import as_logit_rows, weighted_mean
+
+
+def self_training_loss(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    confidence: Tensor | None = None,
+    smoothing: float = 0.0,
+    weight: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
+    r"""Cross-entropy of predictions with pseudo-labels, each times its confidence; lower means that they agree.
+
+    With pseudo-labels :math:`\hat y`, confidences c in [0, 1] and :math:`p_i = \mathrm{softmax}(z_i)` over K classes,
+
+    .. math:: L = - \frac{1}{n} \sum_i c_i \Bigl( (1 - \alpha) \log p_{i \hat y_i}
+              + \frac{\alpha}{K} \sum_k \log p_{ik} \Bigr)
+
+    Args:
+        logits: scores before the softmax, of target rows.
+        labels: an integer a row; a negative one means none, and the row adds 0.
+        confidence: c; all ones by default. It carries no gradient and is not normalised: unsure rows add less, as
+            they do in ATDOC.
+        smoothing: :math:`\alpha` in [0, 1), the part of the label that goes to all classes alike.
+        weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        mask: bool, True = keep. Padding may hold anything.
+
+    Shape:
+        ``logits`` (n, K) and the others (n,), or with a mask (b, t, K) and (b, t).
+
+    Returns:
+        Scalar >= 0, float32 (float64 for float64 input). Zero where no row is left.
+
+    Raises:
+        ValueError: wrong shapes, fewer than two classes, a smoothing outside 0 to 1.
+        TypeError: labels that are not integers, a mask that is not bool, logits that are not floating point.
+
+    Notes:
+        O(n K). Labels stay wrong where the model is surely wrong: begin with a trained source model and a small
+        weight. A label of K or more is an error of the gather inside.
+
+    Example:
+        >>> import torch
+        >>> labels = torch.tensor([0, -1])
+        >>> print(f"{self_training_loss(torch.zeros(2, 4), labels):.4f}")  # log(4) / 2
+        0.6931
+
+    References:
+        Liang, Hu & Feng, "Domain Adaptation with Auxiliary Target Domain-Oriented Classifier" (ATDOC), CVPR 2021,
+        equation 6; Liang, Hu & Feng, "Do We Really Need to Access the Source Data?" (SHOT), ICML 2020, equation 7.
+    """
+    caller = "self_training_loss"
+    check_number(caller, "smoothing", smoothing, at_least=0, below=1)
+    dtype = working_dtype(logits)
+    with full_precision(logits):
+        rows, counts = as_logit_rows(caller, "logits", logits, dtype=dtype, mask=mask, weight=weight)
+        check_integers(caller, "labels", labels, logits.shape[:-1])
+        label = labels.reshape(-1).long()
+        labelled = label >= 0
+        if mask is not None:
+            labelled = labelled & mask.reshape(-1)
+        loss = F.cross_entropy(rows, torch.where(labelled, label, 0), reduction="none", label_smoothing=smoothing)
+        zero = torch.zeros((), dtype=dtype, device=rows.device)
+        if confidence is not None:
+            check_weight(caller, "confidence", confidence, logits.shape[:-1])
+            sure = torch.where(labelled, confidence.detach().to(dtype).reshape(-1), zero)
+            loss = loss * sure
+        return weighted_mean(torch.where(labelled, loss, zero), counts)
+
+
+class SelfTrainingLoss(nn.Module):
+    """Module form of :func:`self_training_loss`, which holds the formula, shapes and errors.
+
+    Args:
+        smoothing: the part of the label that goes to all classes alike.
+
+    Example:
+        >>> SelfTrainingLoss(smoothing=0.1)
+        SelfTrainingLoss(smoothing=0.1)
+    """
+
+    def __init__(self, *, smoothing: float = 0.0) -> None:
+        super().__init__()
+        check_number("SelfTrainingLoss", "smoothing", smoothing, at_least=0, below=1)
+        self.smoothing = smoothing
+
+    def forward(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        *,
+        confidence: Tensor | None = None,
+        weight: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """See :func:`self_training_loss`."""
+        return self_training_loss(
+            logits, labels, confidence=confidence, smoothing=self.smoothing, weight=weight, mask=mask
+        )
+
+    def extra_repr(self) -> str:
+        return f"smoothing={self.smoothing:g}"

@@ -1,0 +1,135 @@
+"""Entropy of similarity rows: test-time adaptation of retrieval (TENT)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mmda._core.masking import full_precision, safe_divide, working_dtype
+from mmda._math.contrastive import check_temperature, counts, pair_rows, weighted_logsumexp
+from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_repr, temperature_value
+
+
+def similarity_entropy_loss(
+    anchor: Tensor,
+    positive: Tensor,
+    *,
+    temperature: float | Tensor = 0.07,
+    normalize: bool = True,
+    weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    candidate_mask: Tensor | None = None,
+) -> Tensor:
+    r"""Mean entropy of each anchor's softmax over all candidates (TENT for retrieval); lower means more decided.
+
+    .. math:: L = - \frac{1}{n} \sum_i \sum_j p_{ij} \log p_{ij}, \qquad
+              p_{ij} = \frac{\exp(s_{ij})}{\sum_l \exp(s_{il})}, \qquad s_{ij} = \cos(a_i, c_j) / \tau
+
+    Args:
+        anchor: a, queries, say.
+        positive: c, the candidates: no row belongs to another, so their number may differ.
+        temperature: :math:`\tau` > 0, a number or a scalar tensor.
+        normalize: divide rows by their length; False takes inner products as they are.
+        weight: how often each anchor counts, and each candidate where there are as many: 2 is a repeated row, 0 an
+            absent one.
+        mask: bool, True = keep; of the anchors, and of the candidates where there are as many.
+        candidate_mask: the same for candidates of another number.
+
+    Shape:
+        ``anchor`` (n, d), ``positive`` (m, d), or with a mask (b, t, d), whose rows are flattened; ``weight`` and
+        ``mask`` (n,) or (b, t).
+
+    Returns:
+        Scalar in [0, log m], float32 (float64 for float64 input). Zero where no row is left.
+
+    Raises:
+        ValueError: wrong shapes, a temperature that is not positive.
+        TypeError: a mask that is not bool, features that are not floating point.
+
+    Notes:
+        O(n m d) time, O(n m) memory. Nothing here knows what is right: a model that answers the same candidate to
+        everything is decided too. Train :func:`~mmda.layers.affine_parameters` alone, for few steps, and watch
+        :func:`mmda.validators.pair_retrieval_recall` on what is labelled.
+
+    Example:
+        >>> import torch
+        >>> rows = torch.eye(3)
+        >>> print(f"{similarity_entropy_loss(rows, rows):.4f}")
+        0.0000
+        >>> print(f"{similarity_entropy_loss(rows, rows, temperature=1e6):.4f}")  # log 3
+        1.0986
+
+    References:
+        Wang, Shelhamer, Liu, Olshausen & Darrell, "Tent: Fully Test-Time Adaptation by Entropy Minimization", ICLR
+        2021: the entropy, there of class predictions.
+    """
+    caller = "similarity_entropy_loss"
+    check_temperature(caller, temperature)
+    dtype = working_dtype(anchor, positive)
+    with full_precision(anchor):
+        pairs = pair_rows(
+            caller,
+            anchor,
+            positive,
+            mask=mask,
+            weight=weight,
+            dtype=dtype,
+            candidate_mask=candidate_mask,
+            normalize=normalize,
+            same_size=False,
+        )
+        if isinstance(temperature, Tensor):
+            temperature = temperature.to(dtype)
+        similarity = (pairs.anchor / temperature) @ pairs.positive.transpose(0, 1)
+        count = counts(pairs.positive, pairs.positive_count).expand_as(similarity)
+        log_total = weighted_logsumexp(similarity, count).unsqueeze(1)
+        some = count > 0
+        gap = torch.where(some, log_total - similarity, torch.zeros_like(similarity))
+        entropy = (torch.where(some, count, torch.zeros_like(count)) * (-gap).exp() * gap).sum(1)
+        each = counts(pairs.anchor, pairs.anchor_count)
+        return safe_divide((each * entropy).sum(), each.sum())
+
+
+class SimilarityEntropyLoss(nn.Module):
+    """Module form of :func:`similarity_entropy_loss` (TENT), which holds the formula, shapes and errors.
+
+    Args:
+        temperature: a number, a scalar tensor (a buffer here, or a parameter if it is one), or a
+            :class:`~mmda.layers.LearnableTemperature`.
+        normalize: divide rows by their length.
+
+    Example:
+        >>> SimilarityEntropyLoss(temperature=0.1)
+        SimilarityEntropyLoss(temperature=0.1, normalize=True)
+    """
+
+    temperature: float | Tensor | LearnableTemperature
+
+    def __init__(self, *, temperature: float | Tensor | LearnableTemperature = 0.07, normalize: bool = True) -> None:
+        super().__init__()
+        keep_temperature(self, "SimilarityEntropyLoss", temperature)
+        self.normalize = normalize
+
+    def forward(
+        self,
+        anchor: Tensor,
+        positive: Tensor,
+        *,
+        weight: Tensor | None = None,
+        mask: Tensor | None = None,
+        candidate_mask: Tensor | None = None,
+    ) -> Tensor:
+        """See :func:`similarity_entropy_loss`."""
+        return similarity_entropy_loss(
+            anchor,
+            positive,
+            temperature=temperature_value(self.temperature),
+            normalize=self.normalize,
+            weight=weight,
+            mask=mask,
+            candidate_mask=candidate_mask,
+        )
+
+    def extra_repr(self) -> str:
+        shown = temperature_repr(self.temperature)
+        return f"{shown}normalize={self.normalize}"

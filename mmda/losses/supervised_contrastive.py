@@ -1,0 +1,126 @@
+"""Supervised contrastive loss (SupCon): rows of one class attract each other, all others repel."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mmda._core.checks import check_integers
+from mmda._core.masking import full_precision, safe_divide, working_dtype
+from mmda._core.rows import as_weighted_rows, normalized_rows
+from mmda._math.contrastive import check_temperature, counts, own_pairs, weighted_logsumexp
+from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_repr, temperature_value
+
+
+def supervised_contrastive_loss(
+    features: Tensor,
+    labels: Tensor,
+    *,
+    temperature: float | Tensor = 0.1,
+    normalize: bool = True,
+    weight: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
+    r"""Cross-entropy of finding the rows of one's own class among all other rows (SupCon); lower means better grouped.
+
+    With :math:`s_{ij} = \cos(z_i, z_j) / \tau` and :math:`P_i` the other rows that have the label of row i,
+
+    .. math::
+
+       L = \frac{1}{n} \sum_i \frac{1}{|P_i|} \sum_{j \in P_i} \Bigl( \log \sum_{k \ne i} \exp s_{ik} - s_{ij} \Bigr)
+
+    where the outer mean runs over the n rows with a nonempty :math:`P_i`.
+
+    Args:
+        features: z; the rows of both domains together, say, to align the classes across them.
+        labels: an integer a row. A negative one means no class: the row is nobody's positive and everybody's negative.
+        temperature: :math:`\tau` > 0, a number or a scalar tensor.
+        normalize: divide rows by their length; False takes inner products as they are.
+        weight: how often each row counts: 2 is a repeated row (whose twin is a positive), 0 an absent one.
+        mask: bool, True = keep. Padding may hold anything.
+
+    Shape:
+        ``features`` (n, d) and ``labels`` (n,), or with a mask (b, t, d) and (b, t); ``weight`` and ``mask`` as the
+        labels.
+
+    Returns:
+        Scalar >= 0, float32 (float64 for float64 input). Zero where no two rows share a label.
+
+    Raises:
+        ValueError: wrong shapes, a temperature that is not positive.
+        TypeError: labels that are not integers, a mask that is not bool, features that are not floating point.
+
+    Notes:
+        O(n^2 d) time, O(n^2) memory. The sum over positives stands outside of the logarithm, which the paper found
+        better; two views of an image are two rows with one label. :func:`nt_xent_loss` takes two views apart, and its
+        positives as a mask of pairs.
+
+    Example:
+        >>> import torch
+        >>> rows, labels = torch.eye(2).repeat(2, 1), torch.tensor([0, 1, 0, 1])
+        >>> round(supervised_contrastive_loss(rows, labels, temperature=1.0).item(), 4)  # log(e + 2) - 1
+        0.5514
+
+    References:
+        Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020, equation 2 (the loss L_out).
+    """
+    caller = "supervised_contrastive_loss"
+    check_temperature(caller, temperature)
+    dtype = working_dtype(features)
+    with full_precision(features):
+        rows, count = as_weighted_rows(caller, "features", features, dtype=dtype, mask=mask, weight=weight)
+        check_integers(caller, "labels", labels, features.shape[:-1])
+        if isinstance(temperature, Tensor):
+            temperature = temperature.to(dtype)
+        if normalize:
+            rows = normalized_rows(rows)
+        similarity = (rows / temperature) @ rows.T
+        each = counts(rows, count)
+        # A row is not among its own candidates, its twins are.
+        twins = (each - 1).clamp_min(0).expand_as(similarity)
+        present = torch.where(own_pairs(similarity), twins, each.expand_as(similarity))
+        label = labels.reshape(-1)
+        alike = (label.unsqueeze(1) == label) & (label >= 0)
+        share = torch.where(alike, present, torch.zeros_like(present))
+        total = share.sum(1)
+        loss = weighted_logsumexp(similarity, present) - safe_divide((share * similarity).sum(1), total)
+        kept = torch.where(total > 0, each, torch.zeros_like(each))
+        return safe_divide((kept * torch.where(kept > 0, loss, torch.zeros_like(loss))).sum(), kept.sum())
+
+
+class SupervisedContrastiveLoss(nn.Module):
+    """Module form of :func:`supervised_contrastive_loss` (SupCon), which holds the formula, shapes and errors.
+
+    Args:
+        temperature: a number, a scalar tensor (a buffer here, or a parameter if it is one), or a
+            :class:`~mmda.layers.LearnableTemperature`.
+        normalize: divide rows by their length.
+
+    Example:
+        >>> SupervisedContrastiveLoss(temperature=0.2)
+        SupervisedContrastiveLoss(temperature=0.2, normalize=True)
+    """
+
+    temperature: float | Tensor | LearnableTemperature
+
+    def __init__(self, *, temperature: float | Tensor | LearnableTemperature = 0.1, normalize: bool = True) -> None:
+        super().__init__()
+        keep_temperature(self, "SupervisedContrastiveLoss", temperature)
+        self.normalize = normalize
+
+    def forward(
+        self, features: Tensor, labels: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """See :func:`supervised_contrastive_loss`."""
+        return supervised_contrastive_loss(
+            features,
+            labels,
+            temperature=temperature_value(self.temperature),
+            normalize=self.normalize,
+            weight=weight,
+            mask=mask,
+        )
+
+    def extra_repr(self) -> str:
+        shown = temperature_repr(self.temperature)
+        return f"{shown}normalize={self.normalize}"

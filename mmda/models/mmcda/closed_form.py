@@ -1,0 +1,275 @@
+"""The joint space in closed form: linear maps from the source's moments and the target's pairs, before any training."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from mmda._core.checks import check_count, check_number, fail, fail_type
+from mmda._core.masking import masked_mean, masked_softmax, zero_padding
+from mmda._core.rows import normalized_rows
+from mmda.linear import CCA, CORALMap, PairMoments
+from mmda.losses import moment_targets
+from mmda.models.mmcda.linear_head import LinearHead
+from mmda.models.mmcda.model import MMCDA
+from mmda.vmr.batch import VMRBatch
+from mmda.vmr.resident import ResidentSplit
+
+#: Pairs whose frames are held at a time.
+_CHUNK = 256
+
+#: Ridge of the CORAL map between domains: a thousand rows give a covariance of some hundred features loosely.
+_RECOLOUR = 0.1
+
+
+def sentence_rows(split: ResidentSplit) -> Tensor:
+    """Mean of the words of each query.
+
+    Args:
+        split: its words are read.
+
+    Returns:
+        (n, d_q), a row a pair.
+
+    Example:
+        >>> from mmda.vmr import ResidentSplit, World, simulate
+        >>> sentence_rows(ResidentSplit.from_batch(simulate(World(videos=3, test_videos=1)).source_train)).shape
+        torch.Size([3, 24])
+    """
+    words = zero_padding(split.words, split.word_mask)
+    return masked_mean(words, split.word_mask.unsqueeze(-1).expand_as(words), 1)
+
+
+def moment_rows(split: ResidentSplit) -> Tensor:
+    """Mean of the frames inside each query's moments.
+
+    Args:
+        split: with its moments.
+
+    Returns:
+        (n, d_v), a row a pair.
+
+    Raises:
+        ValueError: the moments are closed.
+
+    Example:
+        >>> from mmda.vmr import ResidentSplit, World, simulate
+        >>> moment_rows(ResidentSplit.from_batch(simulate(World(videos=3, test_videos=1)).source_train)).shape
+        torch.Size([3, 32])
+    """
+    if split.windows is None:
+        fail("moment_rows", "split", "carry windows", "none")
+    return torch.cat([_weighted(batch, _inside(batch).to(batch.frames.dtype)) for batch in _pieces(split)])
+
+
+def attended_rows(split: ResidentSplit, maps: CCA | None = None, *, temperature: float = 0.1) -> Tensor:
+    r"""Mean of each video's frames, weighted by how much they look like the query under ``maps``.
+
+    .. math:: p_i = \sum_t \operatorname{softmax}_t(\cos(x_{it} B, q_i A) / \tau) \, x_{it}
+
+    Args:
+        split: pairs; no moment is read.
+        maps: fitted to (query, frame) rows; ``None`` weighs all frames alike.
+        temperature: :math:`\tau` > 0.
+
+    Returns:
+        (n, d_v), a row a pair.
+
+    Raises:
+        ValueError: a temperature that is not positive.
+
+    Example:
+        >>> from mmda.vmr import ResidentSplit, World, simulate
+        >>> attended_rows(ResidentSplit.from_batch(simulate(World(videos=3, test_videos=1)).target_train)).shape
+        torch.Size([3, 32])
+    """
+    check_number("attended_rows", "temperature", temperature, above=0)
+    rows = []
+    if maps is not None:
+        maps = copy.deepcopy(maps).to(split.frames.dtype)  # weights of a mean need no double precision
+    for batch in _pieces(split):
+        if maps is None:
+            weight = batch.frame_mask.to(batch.frames.dtype)
+        else:
+            words = zero_padding(batch.words, batch.word_mask)
+            sentence = masked_mean(words, batch.word_mask.unsqueeze(-1).expand_as(words), 1)
+            query = normalized_rows(maps.map_x(sentence))
+            frames = normalized_rows(maps.map_y(zero_padding(batch.frames, batch.frame_mask)))
+            similarity = torch.bmm(frames, query.unsqueeze(2)).squeeze(2)
+            weight = masked_softmax(similarity / temperature, batch.frame_mask, 1)
+        rows.append(_weighted(batch, weight))
+    return torch.cat(rows)
+
+
+@torch.no_grad()
+def fit_joint_maps(
+    source: ResidentSplit | None,
+    pairs: ResidentSplit | None,
+    *,
+    components: int = 64,
+    ridge: float = 1.0,
+    scale: float = 1.0,
+    rounds: int = 4,
+    temperature: float = 0.1,
+    domain: ResidentSplit | None = None,
+) -> CCA:
+    r"""Canonical correlation of queries (x) with frames (y), from labelled moments, unlabelled pairs, or both.
+
+    A source pair is a query and the mean frame of its known moment; a target pair is a query and its video's frames,
+    pooled by the map of the round before (:func:`attended_rows`), at first alike. Both domains weigh the same.
+
+    Args:
+        source: labelled pairs.
+        pairs: pairs whose moments are not known, and are not read.
+        components: width of the joint space.
+        ridge: of :class:`mmda.linear.CCA`; 1 doubles the mean variance of each side.
+        scale: of :class:`mmda.linear.CCA`.
+        rounds: fits, each with frames pooled anew.
+        temperature: of the pooling.
+        domain: give the source's rows the mean and covariance of this domain first, on both sides
+            (:class:`mmda.linear.CORALMap`): those of its queries and of its pooled frames, or without ``pairs`` of all
+            its frames. Without it, that the domains' means differ is itself a correlation.
+
+    Returns:
+        The fitted maps: ``map_x`` takes sentences, ``map_y`` frames.
+
+    Raises:
+        ValueError: neither side is given, a source without moments, numbers out of range.
+
+    Notes:
+        O(rounds n (t d k + d^2)) time; the frames of 256 pairs are held at a time.
+
+    Example:
+        >>> from mmda.vmr import ResidentSplit, World, simulate
+        >>> draw = simulate(World(videos=30, test_videos=1))
+        >>> source, target = (ResidentSplit.from_batch(b) for b in (draw.source_train, draw.target_train))
+        >>> fit_joint_maps(source, target.without_moments(), components=8).map_y(target.frames).shape[-1]
+        8
+
+    References:
+        The pooling in rounds is chosen here; for the parts see :mod:`mmda.linear`.
+    """
+    check_count("fit_joint_maps", "rounds", rounds)
+    if source is None and pairs is None:
+        fail("fit_joint_maps", "source", "be given where `pairs` are not", "neither")
+    cca = CCA(components, ridge=ridge, scale=scale)
+    known = None if source is None else (sentence_rows(source), moment_rows(source))
+    queries = None if known is None else known[0]
+    if queries is not None and domain is not None:
+        queries = CORALMap(ridge=_RECOLOUR).fit(queries, sentence_rows(domain))(queries)
+    if pairs is None:
+        assert known is not None
+        assert queries is not None
+        frames = known[1]
+        if domain is not None:
+            assert source is not None
+            frames = _towards(source, domain)(frames)
+        return cca.to(frames.device).fit(queries, frames)
+    sentences = sentence_rows(pairs)
+    cca = cca.to(sentences.device)
+    for step in range(rounds):
+        pooled = attended_rows(pairs, cca if step else None, temperature=temperature)
+        domains = [_moments(sentences, pooled)]
+        if known is not None and queries is not None:
+            frames = known[1]
+            if domain is not None:
+                frames = CORALMap(ridge=_RECOLOUR).fit(frames, pooled)(frames)
+            domains.append(_moments(queries, frames))
+        cca.fit_moments(*domains)
+    return cca
+
+
+def _towards(source: ResidentSplit, domain: ResidentSplit) -> CORALMap:
+    """From frames of one domain to those of the other, by the frames of all their videos."""
+    return CORALMap(ridge=_RECOLOUR).fit(
+        source.frames, domain.frames, source_mask=source.frame_mask, target_mask=domain.frame_mask
+    )
+
+
+def _moments(x: Tensor, y: Tensor) -> PairMoments:
+    return PairMoments(x.shape[1], y.shape[1]).to(x.device).update(x, y)
+
+
+def _pieces(split: ResidentSplit) -> Iterator[VMRBatch]:
+    for start in range(0, len(split), _CHUNK):
+        yield split.slice(range(start, min(start + _CHUNK, len(split))))
+
+
+def _inside(batch: VMRBatch) -> Tensor:
+    assert batch.windows is not None
+    assert batch.window_mask is not None
+    return moment_targets(batch.windows, batch.window_mask, batch.clip_times, batch.frame_mask).inside
+
+
+def _weighted(batch: VMRBatch, weight: Tensor) -> Tensor:
+    """Mean of the frames by ``weight`` (b, t); zeros where there is none."""
+    total = weight.sum(1, keepdim=True)
+    share = weight / torch.where(total > 0, total, torch.ones_like(total))
+    return torch.bmm(share.unsqueeze(1), zero_padding(batch.frames, batch.frame_mask)).squeeze(1)
+
+
+def start_linear(
+    model: MMCDA,
+    source: ResidentSplit | None,
+    pairs: ResidentSplit | None,
+    *,
+    domain: ResidentSplit | None = None,
+) -> None:
+    """Fix the maps of a linear :class:`MMCDA` in closed form; nothing that is learned changes.
+
+    The members differ in what they believe, as nothing tells beforehand which is right. In turn they are fitted to the
+    target's pairs alone, with directions weighed by their correlation; to the source and the pairs, weighed by its
+    square root; and to the source alone, weighed so too. Without pairs, or without a source, all are fitted to what
+    there is.
+
+    Args:
+        model: of :func:`build_mmcda` with ``form="linear"``; changed in place.
+        source: labelled pairs.
+        pairs: the target's pairs; no moment of theirs is read.
+        domain: of :func:`fit_joint_maps`.
+
+    Returns:
+        Nothing; the model's maps, and the sentences its neighbours are counted among, are set.
+
+    Raises:
+        TypeError: the heads are no :class:`LinearHead`.
+        ValueError: neither side is given; a source without moments.
+
+    Example:
+        >>> from mmda.models.mmcda import MMCDAConfig, build_mmcda
+        >>> from mmda.vmr import ResidentSplit, World, simulate
+        >>> split = ResidentSplit.from_batch(simulate(World(videos=30, test_videos=1)).source_train)
+        >>> model = build_mmcda(MMCDAConfig(video_width=32, query_width=24, joint=8, form="linear"))
+        >>> start_linear(model, split, None)
+        >>> model(split.slice([0, 1])).joint_query.shape
+        torch.Size([2, 24])
+    """
+    video, query = model.video_head, model.query_head
+    for name, head in (("model.video_head", video), ("model.query_head", query)):
+        if not isinstance(head, LinearHead):
+            fail_type("start_linear", name, "be a LinearHead", head)
+    assert isinstance(video, LinearHead)
+    assert isinstance(query, LinearHead)
+    fitted: dict[int, CCA] = {}
+    for member in range(video.members):
+        kind = member % 3
+        if kind not in fitted:
+            known = source if kind > 0 or pairs is None else None
+            asked = pairs if kind < 2 or source is None else None
+            fitted[kind] = fit_joint_maps(
+                known,
+                asked,
+                components=video.joint,
+                scale=0.5 if kind else 1.0,
+                domain=None if known is None else domain,
+            )
+        cca = fitted[kind]
+        query.start(member, cca.x_mean, cca.x_map)
+        video.start(member, cca.y_mean, cca.y_map)
+    if model.neighbours is not None:
+        spoken = domain if domain is not None else pairs if pairs is not None else source
+        assert spoken is not None
+        model.neighbours.keep(sentence_rows(spoken))

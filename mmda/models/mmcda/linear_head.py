@@ -1,0 +1,246 @@
+"""Heads that are linear maps started in closed form, and what they learn on top, which starts at zero."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from mmda._core.checks import check_count, check_number, fail
+from mmda._core.masking import masked_mean, zero_padding
+from mmda._core.rows import normalized_rows
+from mmda.models.mmcda.encoders import check_width
+from mmda.models.mmcda.localizer import MomentLogits
+
+
+class PlainFrames(nn.Module):
+    """Frame features as they are, zero on padding: the video encoder of linear heads.
+
+    Args:
+        width: frame features that come in, and go out.
+
+    Shape:
+        ``frames`` (b, t, width), ``frame_mask`` (b, t) -> (b, t, width). Padding may hold anything.
+
+    Raises:
+        ValueError: frames of another width.
+
+    Example:
+        >>> PlainFrames(2)(torch.ones(1, 2, 2), torch.tensor([[True, False]]))
+        tensor([[[1., 1.],
+                 [0., 0.]]])
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        check_count("PlainFrames", "width", width)
+        self.width = width
+
+    def forward(self, frames: Tensor, frame_mask: Tensor) -> Tensor:
+        """Frames with zeros on padding."""
+        check_width("PlainFrames", "frames", frames, self.width)
+        return zero_padding(frames, frame_mask)
+
+
+class MeanWords(nn.Module):
+    """Mean of the word features: the query encoder of linear heads.
+
+    Args:
+        width: word features that come in, and go out.
+
+    Shape:
+        ``words`` (b, l, width), ``word_mask`` (b, l) -> (b, width). Padding may hold anything; a query without a word
+        gives zeros.
+
+    Raises:
+        ValueError: words of another width.
+
+    Example:
+        >>> MeanWords(1)(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[True, True, False]]))
+        tensor([[2.]])
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        check_count("MeanWords", "width", width)
+        self.width = width
+
+    def forward(self, words: Tensor, word_mask: Tensor) -> Tensor:
+        """One feature a sentence."""
+        check_width("MeanWords", "words", words, self.width)
+        return masked_mean(words, word_mask.unsqueeze(-1).expand_as(words), 1)
+
+
+class LinearHead(nn.Module):
+    r"""Several linear maps side by side, each onto a unit sphere of its own, with a correction that starts at zero.
+
+    .. math::
+
+       g(x) = \frac{1}{\sqrt{m}} \Big[ \frac{h_1(x)}{\lVert h_1(x) \rVert}, \dots,
+              \frac{h_m(x)}{\lVert h_m(x) \rVert} \Big], \qquad
+       h_i(x) = (A_i + \Delta_i)^\top x + c_i + \delta_i + r_i(x)
+
+    with :math:`A_i` and :math:`c_i` fixed by :meth:`start`, and :math:`\Delta`, :math:`\delta` and, on request, a
+    two-layer net r learned. All that is learned starts at zero, so weight decay pulls it back to the start. The inner
+    product of two such heads is the mean of the m cosines.
+
+    Args:
+        width: features that come in.
+        joint: width of each map.
+        members: m, number of maps.
+        residual: hidden width of r; 0 leaves it out.
+        dropout: inside r.
+
+    Shape:
+        (..., width) -> (..., members * joint).
+
+    Raises:
+        ValueError: a size below 1, a negative ``residual``, a dropout outside [0, 1).
+
+    Example:
+        >>> head = LinearHead(4, 3, members=2)
+        >>> head.start(0, torch.zeros(4), torch.eye(4, 3))
+        >>> head(torch.tensor([0.0, 2.0, 0.0, 0.0]))[:3].mul(2**0.5).round(decimals=3).tolist()
+        [0.0, 1.0, 0.0]
+    """
+
+    matrix: Tensor
+    offset: Tensor
+
+    def __init__(self, width: int, joint: int, *, members: int = 1, residual: int = 0, dropout: float = 0.0) -> None:
+        super().__init__()
+        for name, value in (("width", width), ("joint", joint), ("members", members)):
+            check_count("LinearHead", name, value)
+        check_count("LinearHead", "residual", residual, at_least=0)
+        check_number("LinearHead", "dropout", dropout, at_least=0, below=1)
+        self.width, self.joint, self.members = width, joint, members
+        self.register_buffer("matrix", torch.randn(members * joint, width))
+        self.register_buffer("offset", torch.zeros(members * joint))
+        self.change = nn.Linear(width, members * joint)
+        nn.init.zeros_(self.change.weight)
+        nn.init.zeros_(self.change.bias)
+        self.residual: nn.Module | None = None
+        if residual:
+            last = nn.Linear(residual, members * joint)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+            first = nn.Linear(width, residual)
+            self.residual = nn.Sequential(nn.LayerNorm(width), first, nn.ReLU(), nn.Dropout(dropout), last)
+
+    @torch.no_grad()
+    def start(self, member: int, mean: Tensor, matrix: Tensor) -> None:
+        r"""Fix a map: :math:`h(x) = (x - \mu) M`, its scale set so that the entries of M are 1 in quadratic mean.
+
+        Args:
+            member: which map.
+            mean: :math:`\mu` (width,).
+            matrix: M (width, k) with k at most ``joint``; the other directions are zero.
+
+        Raises:
+            ValueError: shapes that do not fit, a member that is not there.
+        """
+        if not 0 <= member < self.members:
+            fail("LinearHead.start", "member", f"be one of {self.members}", member)
+        k = matrix.shape[1]
+        if tuple(mean.shape) != (self.width,) or matrix.shape[0] != self.width or k > self.joint:
+            rule = f"have shape ({self.width}, at most {self.joint}) and a mean of ({self.width},)"
+            fail("LinearHead.start", "matrix", rule, f"{tuple(matrix.shape)} and {tuple(mean.shape)}")
+        size = matrix.square().mean().sqrt()
+        scaled = matrix / torch.where(size > 0, size, torch.ones_like(size))
+        first = member * self.joint
+        self.matrix[first : first + self.joint] = 0
+        self.offset[first : first + self.joint] = 0
+        self.matrix[first : first + k] = scaled.T.to(self.matrix)
+        self.offset[first : first + k] = -(mean @ scaled).to(self.offset)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` (..., width) in the joint space."""
+        check_width("LinearHead", "x", x, self.width)
+        y = nn.functional.linear(x, self.matrix + self.change.weight, self.offset + self.change.bias)
+        if self.residual is not None:
+            y = y + self.residual(x)
+        apart = normalized_rows(y.reshape(*y.shape[:-1], self.members, self.joint))
+        joined: Tensor = apart.flatten(-2) / math.sqrt(self.members)
+        return joined
+
+    def extra_repr(self) -> str:
+        return f"{self.width}, {self.joint}, members={self.members}"
+
+
+class FlatLocalizer(nn.Module):
+    """No localizer: logits of zero, where spans are read from the similarity alone.
+
+    Example:
+        >>> FlatLocalizer()(torch.randn(1, 3), torch.ones(1, 3, dtype=torch.bool)).start
+        tensor([[0., 0., 0.]])
+    """
+
+    def forward(self, similarity: Tensor, frame_mask: Tensor) -> MomentLogits:
+        """Zeros of the shape of ``similarity``."""
+        zero = torch.zeros_like(similarity)
+        return MomentLogits(zero, zero, zero)
+
+
+class NeighbourScaling(nn.Module):
+    r"""What a frame is to queries in general, to be taken from what it is to one of them.
+
+    .. math:: h_t = \alpha \, \frac{1}{k} \sum_{q \in N_k(f_t)} \cos(f_t, q)
+
+    over the k nearest of a set of reference queries. Some frames are close to every query (hubs): they look like what
+    captions mostly say.
+
+    Args:
+        width: features of a sentence, as the query head takes them.
+        references: at most so many sentences are kept.
+        share: k as a share of them.
+        strength: :math:`\alpha` >= 0.
+
+    Shape:
+        ``frames`` (b, t, d), unit rows of the joint space -> (b, t); zeros before :meth:`keep`.
+
+    Raises:
+        ValueError: a count below 1, a share outside (0, 1], a negative strength.
+
+    Example:
+        >>> scaling = NeighbourScaling(2, references=4, strength=1.0)
+        >>> scaling.keep(torch.eye(2))
+        >>> scaling(torch.tensor([[[0.6, 0.8]]]), nn.Identity())
+        tensor([[0.8000]])
+
+    References:
+        Conneau, Lample, Ranzato, Denoyer & Jegou, "Word Translation Without Parallel Data", ICLR 2018, section 2.3
+        (cross-domain similarity local scaling, here of one side).
+    """
+
+    sentences: Tensor
+    count: Tensor
+
+    def __init__(self, width: int, *, references: int = 512, share: float = 0.05, strength: float = 0.5) -> None:
+        super().__init__()
+        check_count("NeighbourScaling", "references", references)
+        check_number("NeighbourScaling", "share", share, above=0, at_most=1)
+        check_number("NeighbourScaling", "strength", strength, at_least=0)
+        self.share, self.strength = share, strength
+        self.register_buffer("sentences", torch.zeros(references, width))
+        self.register_buffer("count", torch.zeros((), dtype=torch.long))
+
+    @torch.no_grad()
+    def keep(self, sentences: Tensor) -> None:
+        """Remember at most ``references`` of the ``sentences`` (n, width), evenly spread over their order."""
+        room = len(self.sentences)
+        step = torch.arange(min(room, len(sentences)), device=sentences.device)
+        chosen = sentences[(step * len(sentences)) // max(1, len(step))]
+        self.sentences.zero_()
+        self.sentences[: len(chosen)] = chosen.to(self.sentences)
+        self.count.fill_(len(chosen))
+
+    def forward(self, frames: Tensor, query_head: nn.Module) -> Tensor:
+        """``frames`` (b, t, d) of the joint space -> what to take from their cosines (b, t)."""
+        count = int(self.count)
+        if not count or not self.strength:
+            return frames.new_zeros(frames.shape[:2])
+        queries = normalized_rows(query_head(self.sentences[:count]))
+        nearest = (frames @ queries.T).topk(max(1, round(self.share * count)), dim=-1).values
+        scaled: Tensor = self.strength * nearest.mean(-1)
+        return scaled

@@ -1,0 +1,409 @@
+"""The terms of MMCDA's objective: what each of them computes from the model's view of a domain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mmda._core.checks import check_callable, check_choice, check_count, check_number, fail, fail_type
+from mmda._core.masking import masked_softmax
+from mmda.kernels import Gaussian
+from mmda.layers import FrameQueryAttention
+from mmda.losses import (
+    AttendedContrastiveLoss,
+    Discrepancy,
+    FrameQueryLoss,
+    MMDLoss,
+    MomentLocalizationLoss,
+    MomentTargets,
+    MultipleInstanceLoss,
+    moment_targets,
+)
+from mmda.models.mmcda.encoders import spread_frames
+from mmda.models.mmcda.localizer import decode_spans
+from mmda.models.mmcda.model import MMCDAOutput
+from mmda.vmr.batch import VMRBatch
+
+Side = Literal["source", "target", "both"]
+
+#: Roles by module. A role that is absent from the weights is off and costs nothing.
+ROLES: dict[str, tuple[str, ...]] = {
+    "supervised": ("moment",),
+    "source": ("frame_query", "cross_modal_source"),
+    "domain": ("domain_video", "domain_query"),
+    "cross_modal": ("cross_modal", "cross_modal_distribution"),
+    "specific": ("frame_query_target",),
+    "pseudo": ("pseudo_moment",),
+}
+
+#: Weights of the full model.
+DEFAULT_WEIGHTS: dict[str, float] = {
+    "moment": 1.0,
+    "frame_query": 1.0,
+    "cross_modal_source": 1.0,
+    "domain_video": 1.0,
+    "domain_query": 1.0,
+    "cross_modal": 0.5,
+    "cross_modal_distribution": 0.5,
+    "frame_query_target": 0.5,
+}
+
+
+def negative_pairs(batch: VMRBatch) -> Tensor:
+    """Which pairs (i, j) of a batch are negatives: queries of one video and equal texts are not.
+
+    Args:
+        batch: its ``video_index`` and ``text_index`` are read.
+
+    Returns:
+        (b, b) bool, symmetric, False on the diagonal.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> from mmda.vmr import World, simulate
+        >>> batch = simulate(World(videos=3, test_videos=1)).source_train
+        >>> negative_pairs(replace(batch, video_index=torch.tensor([0, 0, 1]))).int().tolist()
+        [[0, 0, 1], [0, 0, 1], [1, 1, 0]]
+    """
+    same_video = batch.video_index.unsqueeze(0) == batch.video_index.unsqueeze(1)
+    same_text = batch.text_index.unsqueeze(0) == batch.text_index.unsqueeze(1)
+    return ~(same_video | same_text)
+
+
+class View:
+    """What a term sees of one domain: the batch, what the model makes of it, and what follows from the two.
+
+    Args:
+        output: of the model.
+        batch: that it was given.
+
+    Example:
+        >>> from mmda.models.mmcda import MMCDAConfig, build_mmcda
+        >>> from mmda.vmr import World, simulate
+        >>> batch = simulate(World(videos=3, test_videos=1)).source_train
+        >>> model = build_mmcda(MMCDAConfig(video_width=32, query_width=24, hidden=8, joint=4))
+        >>> View(model(batch), batch).negatives.sum().item()
+        6
+    """
+
+    def __init__(self, output: MMCDAOutput, batch: VMRBatch) -> None:
+        self.output, self.batch = output, batch
+
+    @cached_property
+    def labels(self) -> MomentTargets:
+        """Clip-level targets of the known moments (:func:`mmda.losses.moment_targets`)."""
+        batch = self.batch
+        if batch.windows is None or batch.window_mask is None:
+            raise ValueError("View.labels: `batch` must carry windows, got none: a target's moments are closed")
+        return moment_targets(batch.windows, batch.window_mask, batch.clip_times, batch.frame_mask)
+
+    @cached_property
+    def negatives(self) -> Tensor:
+        """(b, b) of :func:`negative_pairs`."""
+        return negative_pairs(self.batch)
+
+
+@dataclass(frozen=True)
+class Term:
+    """One term of the objective.
+
+    Args:
+        role: its name, in logs and weights.
+        side: what it reads: ``"source"``, ``"target"`` or ``"both"``. Terms that read the target are scaled by the
+            objective's strength.
+        weight: >= 0; 0 turns it off.
+        compute: of one :class:`View`, or for ``"both"`` of the source's and the target's, gives a scalar. A module's
+            parameters are trained with the model's.
+
+    Raises:
+        ValueError: an unknown side, a negative weight, an empty role.
+        TypeError: what cannot be called.
+
+    Example:
+        >>> Term("size", "target", 0.1, lambda target: target.output.joint_query.square().mean()).role
+        'size'
+    """
+
+    role: str
+    side: Side
+    weight: float
+    compute: Callable[..., Tensor]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.role, str):
+            fail_type("Term", "role", "be a string", self.role)
+        if not self.role:
+            fail("Term", "role", "have letters", "none")
+        check_choice("Term", "side", self.side, ("source", "target", "both"))
+        check_number("Term", "weight", self.weight, at_least=0)
+        check_callable("Term", "compute", self.compute)
+
+
+class MomentTerm(nn.Module):
+    """The moment loss on known moments.
+
+    Args:
+        loss: called as :class:`mmda.losses.MomentLocalizationLoss`.
+
+    Example:
+        >>> MomentTerm(MomentLocalizationLoss()).loss
+        MomentLocalizationLoss()
+    """
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, view: View) -> Tensor:
+        """Start, end and inside of the logits against the labels."""
+        value: Tensor = self.loss(*view.output.logits, view.labels, frame_mask=view.output.frame_mask)
+        return value
+
+
+class FrameQueryTerm(nn.Module):
+    """(iii) with labels: frames inside the known moment against the rest of the video.
+
+    Args:
+        loss: called as :class:`mmda.losses.FrameQueryLoss`.
+
+    Example:
+        >>> FrameQueryTerm(FrameQueryLoss(temperature=0.2)).loss.temperature
+        0.2
+    """
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, view: View) -> Tensor:
+        """Similarity of the frames of each video with its query, against the labels."""
+        out = view.output
+        value: Tensor = self.loss(out.joint_frames, out.joint_query, view.labels.inside, frame_mask=out.frame_mask)
+        return value
+
+
+class PairTerm(nn.Module):
+    """(ii) or (iii): known pairs of videos and queries against the other pairs of the batch.
+
+    Args:
+        loss: of frames (b, t, d), queries (b, d), ``frame_mask`` and ``negative_mask``, as
+            :class:`mmda.losses.AttendedContrastiveLoss` and :class:`mmda.losses.MultipleInstanceLoss`.
+        known_moment: only the frames of the known moment stand for the video.
+
+    Example:
+        >>> PairTerm(MultipleInstanceLoss()).known_moment
+        False
+    """
+
+    def __init__(self, loss: nn.Module, *, known_moment: bool = False) -> None:
+        super().__init__()
+        self.loss, self.known_moment = loss, known_moment
+
+    def forward(self, view: View) -> Tensor:
+        """The loss of the batch's pairs."""
+        out = view.output
+        mask = view.labels.inside & out.frame_mask if self.known_moment else out.frame_mask
+        value: Tensor = self.loss(out.joint_frames, out.joint_query, frame_mask=mask, negative_mask=view.negatives)
+        return value
+
+
+class PooledPairTerm(nn.Module):
+    """(ii) by any loss of paired rows: each video's frames are pooled by its query, then compared with all queries.
+
+    Args:
+        loss: of anchors (b, d), positives (b, d) and ``negative_mask``, as
+            :class:`mmda.losses.SigmoidContrastiveLoss`, :class:`mmda.losses.InfoNCELoss`.
+        temperature: of the attention, > 0; no gradient passes it.
+
+    Example:
+        >>> from mmda.losses import SigmoidContrastiveLoss
+        >>> PooledPairTerm(SigmoidContrastiveLoss(bias=-3.0)).loss.bias
+        -3.0
+    """
+
+    def __init__(self, loss: nn.Module, *, temperature: float = 0.1) -> None:
+        super().__init__()
+        self.loss = loss
+        self.attention = FrameQueryAttention(temperature=temperature, detach_weights=True)
+
+    def forward(self, view: View) -> Tensor:
+        """The loss of pooled frames and queries."""
+        out = view.output
+        pooled, _ = self.attention(out.joint_frames, out.joint_query, frame_mask=out.frame_mask)
+        value: Tensor = self.loss(pooled, out.joint_query, negative_mask=view.negatives)
+        return value
+
+
+class JointDistributionTerm(nn.Module):
+    """(ii): a discrepancy between the target's attended frames and its queries.
+
+    Args:
+        discrepancy: any :class:`mmda.losses.Discrepancy`.
+        temperature: of the attention, > 0; no gradient passes it.
+
+    Example:
+        >>> from mmda.losses import CORALLoss
+        >>> JointDistributionTerm(CORALLoss()).discrepancy
+        CORALLoss(match_mean=False)
+    """
+
+    def __init__(self, discrepancy: Discrepancy, *, temperature: float = 0.1) -> None:
+        super().__init__()
+        self.discrepancy = discrepancy
+        self.attention = FrameQueryAttention(temperature=temperature, detach_weights=True)
+
+    def forward(self, view: View) -> Tensor:
+        """The discrepancy in the joint space."""
+        out = view.output
+        pooled, _ = self.attention(out.joint_frames, out.joint_query, frame_mask=out.frame_mask)
+        return self.discrepancy(pooled, out.joint_query)
+
+
+class DomainTerm(nn.Module):
+    """(i): a discrepancy between the domains, in one modality.
+
+    Args:
+        discrepancy: any :class:`mmda.losses.Discrepancy`.
+        level: ``"frames"`` or ``"query"``.
+        frames: at most so many frames a domain enter.
+
+    Example:
+        >>> from mmda.losses import CORALLoss
+        >>> DomainTerm(CORALLoss(), level="query").level
+        'query'
+    """
+
+    def __init__(self, discrepancy: Discrepancy, *, level: Literal["frames", "query"], frames: int = 256) -> None:
+        super().__init__()
+        check_choice("DomainTerm", "level", level, ("frames", "query"))
+        check_count("DomainTerm", "frames", frames)
+        self.discrepancy, self.level, self.frames = discrepancy, level, frames
+
+    def forward(self, source: View, target: View) -> Tensor:
+        """The discrepancy of the two batches."""
+        a, b = source.output, target.output
+        if self.level == "query":
+            return self.discrepancy(a.query, b.query)
+        s, s_mask = spread_frames(a.frames, a.frame_mask, self.frames)
+        t, t_mask = spread_frames(b.frames, b.frame_mask, self.frames)
+        return self.discrepancy(s, t, source_mask=s_mask, target_mask=t_mask)
+
+
+class PseudoMomentTerm(nn.Module):
+    """Mean over the rows of confidence times the moment loss on the model's own best span.
+
+    The confidence is the probability that the start and end logits give that span: a batch in which every row is
+    unsure weighs little.
+
+    Args:
+        loss: called as :class:`mmda.losses.MomentLocalizationLoss`.
+
+    Example:
+        >>> PseudoMomentTerm(MomentLocalizationLoss()).loss
+        MomentLocalizationLoss()
+    """
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, view: View) -> Tensor:
+        """The loss on the target's own spans."""
+        out, batch = view.output, view.batch
+        with torch.no_grad():
+            clips = batch.clip_times.to(out.similarity.dtype)
+            best = decode_spans(out.logits, out.similarity, out.frame_mask, clips, n=1)
+            labels: MomentTargets = moment_targets(best.windows, best.mask, clips, batch.frame_mask)
+            start = (masked_softmax(out.logits.start, out.frame_mask, 1) * labels.start).sum(1)
+            end = (masked_softmax(out.logits.end, out.frame_mask, 1) * labels.end).sum(1)
+            confidence = start * end
+        loss: Tensor = self.loss(*out.logits, labels, frame_mask=out.frame_mask, weight=confidence)
+        return confidence.mean() * loss
+
+
+def default_terms(
+    weights: Mapping[str, float] | None = None,
+    *,
+    video_discrepancy: Discrepancy | None = None,
+    query_discrepancy: Discrepancy | None = None,
+    joint_discrepancy: Discrepancy | None = None,
+    temperature: float = 0.1,
+    frames: int = 256,
+) -> list[Term]:
+    """The terms of the reference model as a list, to be changed or added to.
+
+    ============================  ===============================================================================
+    role                          term
+    ============================  ===============================================================================
+    ``moment``                    :func:`mmda.losses.moment_localization_loss` on the source
+    ``frame_query``               (iii), source: :func:`mmda.losses.frame_query_loss` inside the known moment
+    ``cross_modal_source``        (ii), anchor: frames pooled by the known moment against their query
+    ``domain_video``              (i): ``video_discrepancy`` between frames of both domains, padding left out
+    ``domain_query``              (i): ``query_discrepancy`` between sentences of both domains
+    ``cross_modal``               (ii): :func:`mmda.losses.attended_contrastive_loss` on target pairs
+    ``cross_modal_distribution``  (ii): ``joint_discrepancy`` between the target's attended frames and its queries
+    ``frame_query_target``        (iii): :func:`mmda.losses.multiple_instance_loss` on target pairs
+    ``pseudo_moment``             option: the moment loss on the target's own best spans, by confidence
+    ============================  ===============================================================================
+
+    Args:
+        weights: by role; a role that is absent, or 0, is not in the list. Default: :data:`DEFAULT_WEIGHTS`.
+        video_discrepancy: any :class:`mmda.losses.Discrepancy`; unbiased MMD by default.
+        query_discrepancy: the same for sentences.
+        joint_discrepancy: the same in the joint space.
+        temperature: of the contrastive terms and the similarity.
+        frames: at most so many frames a domain enter ``domain_video``.
+
+    Returns:
+        The terms, in the order of the table.
+
+    Raises:
+        ValueError: an unknown role, a negative weight, a temperature that is not positive, ``frames`` below 1.
+        TypeError: a discrepancy that cannot be called.
+
+    Example:
+        >>> [(term.role, term.side) for term in default_terms({"moment": 1.0, "cross_modal": 0.5})]
+        [('moment', 'source'), ('cross_modal', 'target')]
+    """
+    caller = "MMCDAObjective"
+    chosen = dict(DEFAULT_WEIGHTS if weights is None else weights)
+    known = [role for roles in ROLES.values() for role in roles]
+    if set(chosen) - set(known):
+        fail(caller, "weights", f"name roles among {known}", sorted(set(chosen) - set(known)))
+    for role, weight in chosen.items():
+        check_number(caller, f"weights[{role!r}]", weight, at_least=0)
+    check_count(caller, "frames", frames)
+    for name, discrepancy in (
+        ("video_discrepancy", video_discrepancy),
+        ("query_discrepancy", query_discrepancy),
+        ("joint_discrepancy", joint_discrepancy),
+    ):
+        if discrepancy is not None:
+            check_callable(caller, name, discrepancy)
+
+    def or_mmd(given: Discrepancy | None) -> Discrepancy:
+        return given or MMDLoss(kernel=Gaussian("mean"), estimator="unbiased")
+
+    contrast = AttendedContrastiveLoss(temperature=temperature, attention_temperature=temperature)
+    instances = MultipleInstanceLoss(temperature=temperature)
+    video = DomainTerm(or_mmd(video_discrepancy), level="frames", frames=frames)
+    joint = JointDistributionTerm(or_mmd(joint_discrepancy), temperature=temperature)
+    terms: dict[str, tuple[Side, nn.Module]] = {
+        "moment": ("source", MomentTerm(MomentLocalizationLoss())),
+        "frame_query": ("source", FrameQueryTerm(FrameQueryLoss(temperature=temperature))),
+        "cross_modal_source": ("source", PairTerm(contrast, known_moment=True)),
+        "domain_video": ("both", video),
+        "domain_query": ("both", DomainTerm(or_mmd(query_discrepancy), level="query")),
+        "cross_modal": ("target", PairTerm(contrast)),
+        "cross_modal_distribution": ("target", joint),
+        "frame_query_target": ("target", PairTerm(instances)),
+        "pseudo_moment": ("target", PseudoMomentTerm(MomentLocalizationLoss())),
+    }
+    return [
+        Term(role, side, chosen[role], compute) for role, (side, compute) in terms.items() if chosen.get(role, 0) > 0
+    ]

@@ -1,0 +1,176 @@
+"""Spans from a similarity profile without a learned part: runs of high similarity, and a vote among them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from mmda._core.checks import check_count, check_floating, check_mask, check_number, fail
+from mmda.metrics import temporal_iou, temporal_nms
+from mmda.models.mmcda.localizer import Spans
+
+#: Widths of the smoothing in clips, and levels of the run, that vote.
+WIDTHS = (5, 7, 9, 11)
+LEVELS = (0.15, 0.2, 0.25, 0.3, 0.4)
+
+#: Clips up to which a width is taken as it is; longer profiles are smoothed over as large a share of the video.
+_REFERENCE = 75
+
+
+def smoothed(similarity: Tensor, frame_mask: Tensor, width: int) -> Tensor:
+    """Mean over a window of ``width`` clips, cut where the video ends; longer windows in videos of over 75 clips.
+
+    Args:
+        similarity: s, a number a clip.
+        frame_mask: bool, True = a real clip.
+        width: clips a window, rounded down to an odd number; over T > 75 clips it is T / 75 times as wide.
+
+    Shape:
+        (b, t) each -> (b, t).
+
+    Returns:
+        The means in float64, minus infinity on padding.
+
+    Example:
+        >>> smoothed(torch.tensor([[0.0, 3.0, 0.0, 9.0]]), torch.tensor([[True, True, True, False]]), 3).tolist()
+        [[1.5, 1.0, 1.5, -inf]]
+    """
+    clean = torch.where(frame_mask, similarity, torch.zeros_like(similarity)).double()
+    length = frame_mask.sum(1, keepdim=True)
+    half = (width * length.clamp(min=_REFERENCE) / _REFERENCE / 2).long()
+    total = pad(clean.cumsum(1), (1, 0))
+    step = torch.arange(similarity.shape[1], device=similarity.device).unsqueeze(0)
+    low, high = (step - half).clamp(min=0), torch.minimum(step + half + 1, length.clamp(min=1))
+    low = torch.minimum(low, high - 1)
+    mean = (total.gather(1, high) - total.gather(1, low)) / (high - low)
+    return torch.where(frame_mask, mean, torch.full_like(mean, -torch.inf))
+
+
+def high_runs(similarity: Tensor, frame_mask: Tensor, clip_times: Tensor, *, width: int, level: float) -> Tensor:
+    r"""The run of clips around the best one in which the smoothed similarity stays high.
+
+    .. math:: \bar s_t \ge \mu + \lambda (\max_u \bar s_u - \mu)
+
+    with the profile :math:`\bar s` of :func:`smoothed` and its mean :math:`\mu` over the video.
+
+    Args:
+        similarity: s, a number a clip.
+        frame_mask: bool, True = a real clip; real clips come first.
+        clip_times: start and end of each clip in seconds.
+        width: clips a window.
+        level: :math:`\lambda` in [0, 1].
+
+    Shape:
+        ``similarity`` and ``frame_mask`` (b, t), ``clip_times`` (b, t, 2) -> (b, 2).
+
+    Returns:
+        Start and end in seconds, in the dtype of ``clip_times``.
+
+    Raises:
+        ValueError: a width below 1, a level outside [0, 1], shapes that do not fit.
+
+    Example:
+        >>> times = torch.tensor([[[0.0, 2.0], [2.0, 4.0], [4.0, 6.0]]])
+        >>> high_runs(torch.tensor([[0.0, 0.9, 1.0]]), times[..., 0] >= 0, times, width=1, level=0.5)
+        tensor([[2., 6.]])
+    """
+    check_count("high_runs", "width", width)
+    check_number("high_runs", "level", level, at_least=0, at_most=1)
+    check_floating("high_runs", "similarity", similarity)
+    check_mask("high_runs", "frame_mask", frame_mask, similarity.shape)
+    if tuple(clip_times.shape) != (*similarity.shape, 2):
+        fail("high_runs", "clip_times", f"have shape {(*similarity.shape, 2)}", tuple(clip_times.shape))
+    profile = smoothed(similarity, frame_mask, width)
+    length = frame_mask.sum(1).clamp(min=1)
+    mean = torch.where(frame_mask, profile, torch.zeros_like(profile)).sum(1) / length
+    best, at = profile.max(1)
+    low = profile < (mean + level * (best - mean)).unsqueeze(1)
+    step = torch.arange(profile.shape[1], device=profile.device).unsqueeze(0)
+    before, after = step < at.unsqueeze(1), step > at.unsqueeze(1)
+    first = torch.where(low & before, step, -1).amax(1) + 1
+    last = torch.where(low & after, step, profile.shape[1]).amin(1) - 1
+    last = torch.maximum(torch.minimum(last, length - 1), first)
+    start = clip_times[..., 0].gather(1, first.unsqueeze(1))
+    return torch.cat([start, clip_times[..., 1].gather(1, last.unsqueeze(1))], 1)
+
+
+def vote_spans(
+    similarity: Tensor,
+    frame_mask: Tensor,
+    clip_times: Tensor,
+    *,
+    n: int = 5,
+    widths: Sequence[int] = WIDTHS,
+    levels: Sequence[float] = LEVELS,
+    nms_threshold: float = 0.5,
+) -> Spans:
+    r"""The span that the runs of several widths and levels agree on most, then the same beside it.
+
+    Every width and level proposes a span c by :func:`high_runs`. Chosen is the one with the largest mean temporal IoU
+    with all of them,
+
+    .. math:: \hat c = \arg\max_c \frac{1}{|C|} \sum_{c' \in C} \operatorname{IoU}(c, c'),
+
+    the least expected loss where every proposal is as likely as the next (minimum Bayes risk). The next span comes from
+    the clips that no chosen one covers.
+
+    Args:
+        similarity: s, a number a clip.
+        frame_mask: bool, True = a real clip; real clips come first.
+        clip_times: start and end of each clip in seconds.
+        n: spans a query.
+        widths: clips a window, of :func:`high_runs`.
+        levels: of :func:`high_runs`.
+        nms_threshold: a span whose temporal IoU with a better one exceeds this is dropped; 1 keeps all.
+
+    Shape:
+        ``similarity`` and ``frame_mask`` (b, t), ``clip_times`` (b, t, 2) -> :class:`Spans` of (b, n).
+
+    Returns:
+        :class:`Spans`, best first; a span's score is the log of its mean IoU, less 1 for each span before it. Where
+        no span is left, windows of zeros and scores of minus infinity.
+
+    Raises:
+        ValueError: ``n`` below 1, no width or level, or values that :func:`high_runs` refuses.
+
+    Notes:
+        O(b n (t c + c^2)) time for c proposals.
+
+    Example:
+        >>> times = torch.arange(10.0).unfold(0, 2, 1).unsqueeze(0)
+        >>> profile = torch.tensor([[0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.9, 0.0]])
+        >>> vote_spans(profile, profile >= 0, times, n=2, widths=(1,)).windows.tolist()
+        [[[2.0, 4.0], [7.0, 8.0]]]
+    """
+    check_count("vote_spans", "n", n)
+    if not widths or not levels:
+        fail("vote_spans", "widths" if not widths else "levels", "hold at least one", "none")
+    windows, scores, masks = [], [], []
+    free, left = similarity.clone(), frame_mask
+    for place in range(n):
+        found = torch.stack(
+            [high_runs(free, frame_mask, clip_times, width=w, level=a) for w in widths for a in levels], 1
+        )
+        agreement = temporal_iou(found.unsqueeze(2), found.unsqueeze(1)).mean(2)
+        score, at = agreement.max(1)
+        window = found[torch.arange(len(found), device=found.device), at]
+        there = left.any(1)
+        windows.append(torch.where(there.unsqueeze(1), window, torch.zeros_like(window)))
+        scores.append(torch.where(there, score.clamp(min=1e-6).log() - place, torch.full_like(score, -torch.inf)))
+        masks.append(there)
+        centre = clip_times.mean(2)
+        left = left & ~((centre >= window[:, :1]) & (centre <= window[:, 1:]))
+        floor = torch.where(frame_mask, similarity, torch.full_like(similarity, torch.inf)).amin(1, keepdim=True)
+        free = torch.where(left, similarity, floor.expand_as(similarity))
+    spans, values, mask = torch.stack(windows, 1), torch.stack(scores, 1), torch.stack(masks, 1)
+    chosen, keep = temporal_nms(spans.to(values.dtype), values, threshold=nms_threshold, top_n=n, mask=mask)
+    spans = torch.take_along_dim(spans, chosen.unsqueeze(-1), 1)
+    values = torch.take_along_dim(values, chosen, 1)
+    return Spans(
+        torch.where(keep.unsqueeze(-1), spans, torch.zeros_like(spans)),
+        torch.where(keep, values, torch.full_like(values, -torch.inf)),
+        keep,
+    )

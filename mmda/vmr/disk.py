@@ -1,0 +1,48 @@
+"""What a file must be before it is opened: a regular file, with arrays no larger than a stated limit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mmda.vmr.reports import VMRDataError
+
+#: Bytes that one array may take in memory, unless its file is as large itself.
+MAX_BYTES = 1 << 30
+
+
+def check_regular(file: Path, id: str | None = None) -> None:
+    """The path is a regular file: reading a pipe or a device could wait forever, or never end.
+
+    Raises:
+        VMRDataError: naming what it is instead.
+    """
+    if file.is_file():
+        return
+    came = "a folder" if file.is_dir() else "a pipe, socket or device" if file.exists() else "no such file"
+    raise VMRDataError(file, id, "be a file", came)
+
+
+def check_size(file: Path, id: str | None, needed: int, max_bytes: int) -> None:
+    """An array that needs so many bytes may be read: within the limit, or no larger than its file.
+
+    Raises:
+        VMRDataError: naming both sizes and the option.
+    """
+    if needed > max(max_bytes, file.stat().st_size):
+        rule = f"take at most {size_text(max_bytes)} in memory (`max_bytes` raises the limit)"
+        raise VMRDataError(file, id, rule, f"{size_text(needed)} from a file of {size_text(file.stat().st_size)}")
+
+
+def size_text(count: int) -> str:
+    """Bytes as a short text.
+
+    Example:
+        >>> size_text(1 << 30), size_text(1500)
+        ('1.0 GiB', '1.5 KiB')
+    """
+    size = float(count)
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.4g} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
