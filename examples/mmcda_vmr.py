@@ -66,7 +66,9 @@ def recipe(job: Job, data: Draws, on_step: OnStep | None = None) -> Trained:
         config=job.training,
         validate=None if job.train_on_val else lambda m: selection_score(m, batches.source_val, held_out),
         on_step=on_step,
-        resume=job.run_path if job.resume else None,
+        resume=job.run_path,
+        save_steps=job.save_steps,
+        save_seconds=job.save_seconds,
         device=job.device,
     )
     return Trained(model, config, progress)

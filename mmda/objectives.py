@@ -1,14 +1,15 @@
-"""Named terms and their weighted sum."""
+"""Named terms and their weighted sum; one step on a batch that is larger than memory."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mmda._core.checks import check_number, check_tensor, fail, fail_type
+from mmda._core.checks import check_count, check_number, check_tensor, fail, fail_type
 
 
 class Objective(NamedTuple):
@@ -82,4 +83,142 @@ def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float | Tens
     return Objective(total, dict(terms))
 
 
-__all__ = ["Objective", "weighted_sum"]
+def cached_backward(
+    loss: Callable[..., Tensor],
+    encoders: Callable[..., Tensor] | Sequence[Callable[..., Tensor]],
+    *inputs: Any,
+    chunk: int,
+    **keywords: Any,
+) -> Tensor:
+    r"""Backward of a loss over one large batch in the memory of small ones, exactly (GradCache).
+
+    Three passes: every chunk of rows is encoded without a graph; the loss and its gradient are taken on all
+    embeddings z at once; every chunk is encoded again, with a graph, and continued backward from its rows' gradient,
+
+    .. math:: \frac{\partial L}{\partial \theta} = \sum_{\text{chunks } c}
+              \frac{\partial L}{\partial z_c} \, \frac{\partial z_c}{\partial \theta}
+
+    Args:
+        loss: any loss of embeddings, those between domains and a :class:`~mmda.distributed.DistributedLoss` included;
+            called as ``loss(*embeddings, **keywords)``.
+        encoders: one for all inputs, or one an input; row i of what comes back depends on row i alone.
+        inputs: one an embedding: a tensor of rows, or a tuple or dict of tensors with the rows first, which go into the
+            encoder as arguments or keywords.
+        chunk: rows encoded at once with a graph.
+        keywords: of the loss: masks, weights, labels of the whole batch.
+
+    Returns:
+        The loss, detached. Gradients are added to ``.grad`` of the parameters of encoders and loss, as
+        ``loss.backward()`` does.
+
+    Raises:
+        ValueError: no input, another number of encoders than inputs, tensors of different numbers of rows, a loss that
+            is no scalar, ``chunk`` below 1.
+
+    Notes:
+        Each row is encoded twice, about a third more time than one pass, and the graph is that of one chunk. Dropout
+        draws the same numbers in both passes, and buffers (running statistics) move once. Batch normalisation in
+        training mode sees chunks, not the batch: the gradient is exact for that model, which is not the model of the
+        whole batch. Encoders under ``DistributedDataParallel`` exchange gradients with their last chunk only. With a
+        gradient scaler let the loss return its scaled value. Call it inside ``torch.autocast`` where the step runs in
+        half precision.
+
+    Example:
+        >>> import torch
+        >>> from mmda.losses import InfoNCELoss
+        >>> encoder = torch.nn.Linear(4, 2)
+        >>> value = cached_backward(InfoNCELoss(), encoder, torch.randn(64, 4), torch.randn(64, 4), chunk=16)
+        >>> encoder.weight.grad.shape
+        torch.Size([2, 4])
+
+    References:
+        Gao, Zhang, Han & Callan, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", RepL4NLP
+        2021: for contrastive losses; nothing in it is particular to them.
+    """
+    caller = "cached_backward"
+    check_count(caller, "chunk", chunk)
+    if not inputs:
+        fail(caller, "inputs", "hold at least one input", "none")
+    every = list(encoders) if isinstance(encoders, Sequence) else [encoders] * len(inputs)
+    if len(every) != len(inputs):
+        fail(caller, "encoders", f"be one, or one an input ({len(inputs)})", len(every))
+    calls = [
+        (side, encoder, part)
+        for side, (encoder, x) in enumerate(zip(every, inputs))
+        for part in _chunks(caller, x, chunk)
+    ]
+    modules = {id(encoder): encoder for encoder in every if isinstance(encoder, nn.Module)}
+    buffers = [(b, b.clone()) for module in modules.values() for b in module.buffers()]
+    devices = sorted({t.device.index for _, _, part in calls for t in _tensors(part) if t.device.type == "cuda"})
+    states, parts = [], []
+    with torch.no_grad():
+        for _, encoder, part in calls:
+            states.append(_random_state(devices))
+            parts.append(_encoded(caller, encoder, part))
+        for buffer, value in buffers:
+            buffer.copy_(value)
+    sides = [[z for (side, *_), z in zip(calls, parts) if side == wanted] for wanted in range(len(inputs))]
+    embeddings = [torch.cat(side).detach().requires_grad_() for side in sides]
+    value = loss(*embeddings, **keywords)
+    if not isinstance(value, Tensor) or value.ndim != 0:
+        fail(caller, "loss", "return a scalar tensor", getattr(value, "shape", type(value).__name__))
+    value.backward()  # type: ignore[no-untyped-call]
+    slopes: list[Tensor] = []
+    for z, side in zip(embeddings, sides):
+        slope = torch.zeros_like(z) if z.grad is None else z.grad
+        slopes += torch.split(slope, [len(rows) for rows in side])
+    last = {id(encoder): position for position, (_, encoder, _) in enumerate(calls)}
+    after = _random_state(devices)
+    for position, ((_, encoder, part), state, slope) in enumerate(zip(calls, states, slopes)):
+        alone = last[id(encoder)] != position and hasattr(encoder, "no_sync")
+        with encoder.no_sync() if alone else nullcontext():  # type: ignore[attr-defined]
+            _set_random_state(state, devices)
+            rows = _encoded(caller, encoder, part)
+            if rows.requires_grad:
+                rows.backward(slope)  # type: ignore[no-untyped-call]
+    _set_random_state(after, devices)
+    return value.detach()
+
+
+def _tensors(part: Any) -> list[Tensor]:
+    if isinstance(part, Mapping):
+        return list(part.values())
+    return list(part) if isinstance(part, (tuple, list)) else [part]
+
+
+def _chunks(caller: str, x: Any, size: int) -> list[Any]:
+    """Rows ``size`` at a time, of a tensor or of each in a tuple or dict."""
+    tensors = _tensors(x)
+    for tensor in tensors:
+        check_tensor(caller, "inputs", tensor)
+    if not tensors or len({len(tensor) for tensor in tensors}) > 1:
+        fail(caller, "inputs", "hold tensors of one number of rows", [len(tensor) for tensor in tensors])
+    starts = range(0, len(tensors[0]), size)
+    if isinstance(x, Mapping):
+        return [{name: tensor[i : i + size] for name, tensor in x.items()} for i in starts]
+    if isinstance(x, (tuple, list)):
+        return [tuple(tensor[i : i + size] for tensor in x) for i in starts]
+    return [x[i : i + size] for i in starts]
+
+
+def _encoded(caller: str, encoder: Callable[..., Tensor], part: Any) -> Tensor:
+    if isinstance(part, Mapping):
+        rows = encoder(**part)
+    else:
+        rows = encoder(*part) if isinstance(part, tuple) else encoder(part)
+    if not isinstance(rows, Tensor) or rows.ndim == 0 or len(rows) != len(_tensors(part)[0]):
+        fail(caller, "encoders", "return one row an input row", getattr(rows, "shape", type(rows).__name__))
+    return rows
+
+
+def _random_state(devices: Sequence[int]) -> list[Tensor]:
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
+
+
+def _set_random_state(states: Sequence[Tensor], devices: Sequence[int]) -> None:
+    torch.set_rng_state(states[0])
+    for device, state in zip(devices, states[1:]):
+        torch.cuda.set_rng_state(state, device)
+
+
+__all__ = ["Objective", "cached_backward", "weighted_sum"]

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mmda._core.files import write_lines_file
 from mmda.cli import COMMANDS, main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -60,10 +61,15 @@ def test_predictions_are_scored_by_query(tmp_path: Path, capsys: pytest.CaptureF
     assert (scores["R@1, IoU=0.7"], scores["mIoU"], scores["queries"]) == (0.5, 0.75, 2)
     answers.write_text(json.dumps(found[0]))
     assert main(run) == 2
-    assert "answers.jsonl: `0` must answer every labelled query of" in capsys.readouterr().err
+    assert "answers.jsonl: `0` must be answered, got none for 1 of 2" in capsys.readouterr().err
     answers.write_text('{"qid": 1}')
     assert main(run) == 2
-    assert "`line 1` must be a JSON object with `qid` and `pred_relevant_windows`" in capsys.readouterr().err
+    assert "`line 1` must have the keys qid, pred_relevant_windows" in capsys.readouterr().err
+    write_lines_file(answers, "\n".join(map(json.dumps, found)).encode())
+    assert main(run) == 0
+    answers.write_bytes(answers.read_bytes().replace(b"0.9", b"0.8"))
+    assert main(run) == 2
+    assert "must be the file that answers.jsonl.sha256 was written for, got another" in capsys.readouterr().err
 
 
 def test_checks_and_shifts(tmp_path: Path) -> None:

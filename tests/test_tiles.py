@@ -16,13 +16,14 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.func import hessian, jvp, vmap
 
-import mmda._engine.logit_sweep as contrastive_tiles
+import mmda._engine.logit_tiles as contrastive_tiles
 from mmda._engine import native
 from mmda._engine.kernel_sums import pair_means
 from mmda._engine.kernel_sweep import SWEEP as KERNEL_SWEEP
 from mmda._engine.kernel_sweep import KernelSum, Samples, can_stream, pair_sum
 from mmda._engine.kernel_tiles import _doublings
-from mmda._engine.logit_sweep import SWEEP, Contrast, Pairs, contrastive
+from mmda._engine.logit_formulas import Contrast, Pairs
+from mmda._engine.logit_sweep import SWEEP, contrastive
 from mmda._engine.scaffold import edges as cut
 from mmda.kernels import Energy, Gaussian, Kernel, Laplacian, RationalQuadratic
 from mmda.losses import MMDLoss, contrastive_domain_discrepancy_loss, local_mmd_loss, mmd_loss
@@ -72,7 +73,7 @@ def gradients(value: Tensor, *inputs: Tensor) -> list[Tensor]:
 
 def dense(kind: str, a: Tensor, b: Tensor, bias: Tensor | None, tau: Any = 1.0, unit: bool = False) -> Tensor:
     learned = isinstance(tau, Tensor)
-    how = Contrast(kind, unit, 1.0 if learned else tau, 0)
+    how = Contrast(kind, "mean", unit, 1.0 if learned else tau)
     return SWEEP.dense(Pairs(a, b, tau if learned else None, bias), how)
 
 
@@ -482,7 +483,7 @@ def test_operators_keep_their_promises() -> None:
         for unit in (True, False):
             a, b, bias = pairs()
             turned = (t.detach().T.contiguous().T.requires_grad_() for t in (a, b))
-            settings = (kind, unit, 1.0, 3)
+            settings = (*[None] * 5, kind, "mean", unit, 1.0, 3)
             for rows, others, needed in (
                 ((a, b), (tau, bias), [True] * 4),
                 (turned, (tau, bias), [True] * 4),
@@ -494,7 +495,7 @@ def test_operators_keep_their_promises() -> None:
 def test_gradients_that_nobody_asked_for_come_from_the_formula() -> None:
     """An operator that was traced without gradients is given inputs that want them: right, and never zero."""
     a, b, bias = pairs()
-    settings = ("symmetric", True, 0.5, 3)
+    settings = (*[None] * 5, "symmetric", "mean", True, 0.5, 3)
     value = SWEEP.operator(a, b, None, bias, *settings, [False] * 4)[0]
     wanted = gradients(dense("symmetric", a, b, None, 0.5, True), a, b)
     for found, one in zip(gradients(value, a, b), wanted):

@@ -313,3 +313,32 @@ def test_scores_on_directions_do_not_feel_the_scale(scale: float) -> None:
 def test_both_sides_of_pairs_are_floating_point(score: Callable[..., Tensor], dtype: torch.dtype) -> None:
     with pytest.raises(TypeError, match=r"`positive` must be a floating-point tensor, got torch\."):
         score(torch.zeros(3, 2), torch.zeros(3, 2, dtype=dtype))
+
+
+@pytest.mark.parametrize("scale", [1.0, 40.0])
+@pytest.mark.parametrize("order", [1.0, 4.0])
+def test_matrix_norm_on_both_sides_of_its_threshold(scale: float, order: float) -> None:
+    z = scale * np.random.default_rng(8).standard_normal((6, 4))
+    p = np.array([predictions.softmax(row) for row in z])
+    uniform = -np.mean(z - np.logaddexp.reduce(z, axis=1, keepdims=True))
+    assert (uniform > 5) == (scale > 1)
+    v = 1 + z + z**2 / 2
+    q = p if uniform > 5 else v / v.sum(1, keepdims=True)
+    value = validators.matrix_norm_score(torch.from_numpy(z), order=order)
+    assert value.item() == pytest.approx((q**order).mean() ** (1 / order), rel=1e-12)
+
+
+@pytest.mark.parametrize("block_size", [3, 256])
+def test_round_trip_equals_a_loop_and_sees_rows_between_the_classes(block_size: int) -> None:
+    rng = np.random.default_rng(9)
+    x, z, labels = rng.standard_normal((12, 3)), rng.standard_normal((7, 3)), rng.integers(0, 3, 12)
+
+    def nearest(row: np.ndarray, rows: np.ndarray, but: int = -1) -> int:
+        cosine = rows @ row / np.linalg.norm(rows, axis=1)
+        return max((i for i in range(len(rows)) if i != but), key=lambda i: cosine[i])
+
+    expected = np.mean([labels[nearest(z[nearest(x[i], z)], x, i)] == labels[i] for i in range(12)])
+    value = validators.round_trip_accuracy(
+        torch.from_numpy(x), torch.from_numpy(labels), torch.from_numpy(z), block_size=block_size
+    )
+    assert value.item() == pytest.approx(expected)

@@ -1,25 +1,135 @@
-"""Files that are whole or absent."""
+"""Files that are whole or absent, that say when they were changed since, and that are files."""
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
-import tempfile
+import re
+import secrets
+import stat
+from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 
 def write_file(path: str | Path, content: bytes) -> None:
-    """Write beside the target, flush, then rename: a reader never meets half a file."""
+    """Write beside the target, flush, then rename: a reader never meets half a file, and a failure keeps the old one.
+
+    An ``OSError`` names ``path``.
+    """
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)  # as any new file, not as a private temporary one
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        try:
+            _write_whole(temporary, content)
+            os.replace(temporary, path)
+            _flush_folder(path.parent)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """A new file, on the disk when this returns."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(handle, rest) :]
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _flush_folder(folder: Path) -> None:
+    """The rename is on the disk too, where the system has a way to say so."""
+    if os.name == "nt":
+        return
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def open_file(path: str | Path) -> BinaryIO:
+    """Open a regular file for reading; pipes and devices, which may never end, are an ``OSError``."""
+    _check_regular(path, os.stat(path).st_mode)
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
+    stream = os.fdopen(handle, "rb")
+    try:
+        _check_regular(path, os.fstat(handle).st_mode)
+    except OSError:
+        stream.close()
         raise
+    return stream
+
+
+def _check_regular(path: str | Path, mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "a pipe, socket or device", str(path))
+
+
+def read_file(path: str | Path) -> bytes:
+    """The content of a regular file."""
+    with open_file(path) as stream:
+        return stream.read()
+
+
+def digest(content: bytes) -> str:
+    """SHA-256, as hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+_SEAL = re.compile(rb', "sha256": "([0-9a-f]{64})"}$')
+
+
+def sealed_json(text: str) -> bytes:
+    """A JSON object with the digest of its own text as last entry."""
+    if not text.startswith("{") or not text.endswith("}") or len(text) < 3:
+        raise ValueError("sealed_json: `text` must be a JSON object with entries")
+    body = text[:-1].encode()
+    return body + f', "sha256": "{digest(body)}"}}'.encode()
+
+
+def unsealed_json(content: bytes) -> bytes | None:
+    """The text that :func:`sealed_json` was given; ``None`` where a bit of it was changed since."""
+    seal = _SEAL.search(content)
+    if seal is None or digest(content[: seal.start()]).encode() != seal[1]:
+        return None
+    return content[: seal.start()] + b"}"
+
+
+def write_lines_file(path: str | Path, content: bytes) -> None:
+    """Write a file whose format has no place for a digest, with ``PATH.sha256`` beside it for ``sha256sum -c``."""
+    path = Path(path)
+    beside = path.with_name(f"{path.name}.sha256")
+    with suppress(FileNotFoundError):
+        os.unlink(beside)  # first: that of an earlier file would deny this one
+    write_file(path, content)
+    write_file(beside, f"{digest(content)}  {path.name}\n".encode())
+
+
+def read_lines_file(path: str | Path) -> bytes:
+    """The content of a file, checked where :func:`write_lines_file` left a digest beside it.
+
+    Raises ``ValueError`` where the digest is another.
+    """
+    path = Path(path)
+    content = read_file(path)
+    try:
+        known = read_file(path.with_name(f"{path.name}.sha256"))
+    except FileNotFoundError:
+        return content
+    if known.split()[:1] != [digest(content).encode()]:
+        raise ValueError(
+            f"{path}: must be the file that {path.name}.sha256 was written for, got another or a damaged one"
+        )
+    return content

@@ -8,40 +8,80 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmda._core.checks import check_floating, check_mask, check_samples, check_weight, fail, shape_text
+from mmda._core.checks import check_floating, check_mask, check_weight, fail, shape_text
 from mmda._core.masking import zero_padding
 from mmda._core.transforms import carries_slope
 
 
 def as_rows(
-    caller: str, argument: str, x: Tensor, *, mask: Tensor | None, weight: Tensor | None, dtype: torch.dtype
+    caller: str,
+    argument: str,
+    x: Tensor,
+    *,
+    mask: Tensor | None,
+    weight: Tensor | None,
+    dtype: torch.dtype,
+    prefix: str | None = None,
+    axis: str | None = "features",
+    least: int = 1,
 ) -> tuple[Tensor, Tensor | None]:
-    """Check and flatten samples ``(n, d)`` or ``(b, t, d)`` to rows ``(n, d)`` and row weights ``(n,)``.
+    """Check samples and flatten them to rows, and to how often each row counts.
 
-    The weights are ``None`` where every row counts once; a masked row gets weight 0. What becomes of rows that count 0
-    says :func:`zero_uncounted`.
+    Args:
+        caller: whom errors name.
+        argument: what they call ``x``.
+        x: (n, d) or, with a mask, (b, t, d); without an axis of features, one number a row, of any shape.
+        mask: bool, of the shape of ``x`` but for the features; a masked row counts 0.
+        weight: how often each row counts, of the same shape.
+        dtype: of what comes back.
+        prefix: what errors put before ``mask`` and ``weight``; ``argument`` and an underscore by default.
+        axis: what the last axis of ``x`` holds; None: there is no such axis.
+        least: so many of them are needed.
+
+    Returns:
+        Rows (n, d), or (n,) without an axis of features; and counts (n,), None where every row counts once. What
+        becomes of rows that count 0 says :func:`zero_uncounted`.
     """
-    check_samples(caller, argument, x, mask=mask)
+    check_floating(caller, argument, x)
+    if axis is not None and x.ndim not in ((2,) if mask is None else (2, 3)):
+        rule = f"have shape (samples, {axis})" + ("" if mask is None else f" or (batch, time, {axis})")
+        fail(caller, argument, rule, shape_text(x))
+    if 0 in x.shape:
+        fail(caller, argument, "have no empty axis", shape_text(x))
+    if axis is not None and x.shape[-1] < least:
+        fail(caller, argument, f"have at least {least} {axis}", x.shape[-1])
+    shape = x.shape if axis is None else x.shape[:-1]
+    prefix = argument + "_" if prefix is None else prefix
+    if mask is not None:
+        check_mask(caller, prefix + "mask", mask, shape)
     if weight is not None:
-        check_weight(caller, argument + "_weight", weight, x.shape[:-1])
-    return counted_rows(x, mask=mask, weight=weight, dtype=dtype)
-
-
-def counted_rows(
-    x: Tensor, *, mask: Tensor | None, weight: Tensor | None, dtype: torch.dtype
-) -> tuple[Tensor, Tensor | None]:
-    """Rows ``(n, d)`` of checked ``x`` (..., d) and how often each counts ``(n,)``; ``None``: once each.
-
-    What becomes of rows that count 0 says :func:`zero_uncounted`.
-    """
-    rows = x.to(dtype)
+        check_weight(caller, prefix + "weight", weight, shape)
+    rows = x.to(dtype) if axis is not None else x.to(dtype).unsqueeze(-1)
     counts = None if weight is None else weight.to(dtype)
     if mask is not None:
         one = torch.ones((), dtype=dtype, device=x.device)
         counts = torch.where(mask, one if counts is None else counts, torch.zeros_like(one))
     if counts is not None:
         rows, counts = zero_uncounted(rows, counts, mask), counts.reshape(-1)
+    if axis is None:
+        return rows.reshape(-1), counts
     return rows if rows.ndim == 2 else rows.reshape(-1, rows.shape[-1]), counts
+
+
+def as_map_rows(
+    caller: str, argument: str, x: Tensor, *, mask: Tensor | None, weight: Tensor | None, dtype: torch.dtype
+) -> tuple[Tensor, Tensor | None]:
+    """:func:`as_rows`, which takes feature maps ``(b, c, h, w)`` too: every position is a row of c features."""
+    if isinstance(x, Tensor) and x.ndim == 4:
+        places = (x.shape[0], *x.shape[2:])
+        if mask is not None:
+            check_mask(caller, argument + "_mask", mask, places)
+            mask = mask.reshape(-1)
+        if weight is not None:
+            check_weight(caller, argument + "_weight", weight, places)
+            weight = weight.reshape(-1)
+        x = x.movedim(1, 3).reshape(-1, x.shape[1])
+    return as_rows(caller, argument, x, mask=mask, weight=weight, dtype=dtype)
 
 
 def zero_uncounted(rows: Tensor, counts: Tensor, mask: Tensor | None) -> Tensor:
@@ -52,38 +92,6 @@ def zero_uncounted(rows: Tensor, counts: Tensor, mask: Tensor | None) -> Tensor:
     """
     kept = mask if carries_slope(counts) else counts != 0
     return rows if kept is None else zero_padding(rows, kept)
-
-
-def as_weighted_rows(
-    caller: str,
-    argument: str,
-    x: Tensor,
-    *,
-    dtype: torch.dtype,
-    mask: Tensor | None,
-    weight: Tensor | None,
-    mask_name: str = "mask",
-    weight_name: str = "weight",
-    axis: str = "features",
-    least: int = 1,
-) -> tuple[Tensor, Tensor | None]:
-    """Rows ``(n, k)`` and row weights ``(n,)`` of ``(n, k)`` or, with a mask, ``(b, t, k)``; k at least ``least``.
-
-    The weights are ``None`` where every row counts once. For rows of weight 0 see :func:`zero_uncounted`.
-    """
-    check_floating(caller, argument, x)
-    rule = f"have shape (samples, {axis})" + ("" if mask is None else f" or (batch, time, {axis})")
-    if x.ndim not in ((2,) if mask is None else (2, 3)):
-        fail(caller, argument, rule, shape_text(x))
-    if 0 in x.shape:
-        fail(caller, argument, "have no empty axis", shape_text(x))
-    if x.shape[-1] < least:
-        fail(caller, argument, f"have at least {least} {axis}", x.shape[-1])
-    if mask is not None:
-        check_mask(caller, mask_name, mask, x.shape[:-1])
-    if weight is not None:
-        check_weight(caller, weight_name, weight, x.shape[:-1])
-    return counted_rows(x, mask=mask, weight=weight, dtype=dtype)
 
 
 def normalized_rows(x: Tensor) -> Tensor:

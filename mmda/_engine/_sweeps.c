@@ -5,7 +5,7 @@
    Arguments are addresses and numbers; the caller answers for sizes. On x86, numbers of a tile below the smallest normal
    one are taken as zero. Loops are compiled for several instruction sets, of which the best that the processor has is used. */
 
-#define INTERFACE 3 /* to be raised with any change of arguments, here and in native.py */
+#define INTERFACE 4 /* to be raised with any change of arguments, here and in native.py */
 #define Py_LIMITED_API 0x030A0000
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -644,18 +644,20 @@ static PyObject *py_shares(PyObject *self, PyObject *const *values, Py_ssize_t g
     Py_RETURN_NONE;
 }
 
-/* pairwise(double, threads, s, rows, columns, stride, scale, bias, own) -> sum of log(1 + e^x), sum of slopes */
+/* pairwise(double, threads, s, rows, columns, stride, scale, bias, row weights or 0, column weights or 0)
+       -> sum of log(1 + e^x), sum of slopes */
 static PyObject *py_pairwise(PyObject *self, PyObject *const *values, Py_ssize_t given)
 {
     (void)self;
-    if (!expect(given, 9))
+    if (!expect(given, 10))
         return NULL;
     Arguments a = {values, 0};
     int is_double = (int)count(&a), threads = some_threads(count(&a));
     Logits l = {0};
     take_logits(&a, &l);
     l.bias = number(&a);
-    l.own = number(&a);
+    l.row_sums = address(&a);
+    l.column_sums = address(&a);
     if (PyErr_Occurred())
         return NULL;
     Job job;

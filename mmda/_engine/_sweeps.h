@@ -488,41 +488,49 @@ ATTRIBUTE static void NAME(shares)(const Logits *a, Py_ssize_t first, Py_ssize_t
     }
 }
 
-/* Products become logits, s * scale + bias, of a sigmoid whose truth is the diagonal; those their slopes. `columns` are
-   two sums in float64: of log(1 + e^x), x = logit off the diagonal and -logit on it, and of the slopes. */
-ATTRIBUTE static void NAME(pairwise)(const Logits *a, Py_ssize_t first, Py_ssize_t last, REAL *columns)
+/* Logits x = s * scale + bias of a sigmoid become their slopes. `columns` are two sums in float64: of log(1 + e^x) and of
+   the slopes. With weights of rows (`row_sums`) and columns (`column_sums`) all of them are multiplied by both. */
+static inline __attribute__((always_inline)) void NAME(pairwise_body)(
+    const Logits *a, int weighted, Py_ssize_t first, Py_ssize_t last, double *sums)
 {
-    double *sums = (double *)(void *)columns;
     REAL scale = (REAL)a->scale, bias = (REAL)a->bias;
+    const REAL *row_weights = a->row_sums;
     for (Py_ssize_t i = first; i < last; i++) {
+        REAL by = weighted ? row_weights[i] : 1;
         for (Py_ssize_t begin = 0; begin < a->columns; begin += CHUNK) {
             Py_ssize_t length = a->columns - begin < CHUNK ? a->columns - begin : CHUNK;
             REAL *restrict s = (REAL *)a->s + i * a->stride + begin, value = 0, slope = 0;
-            int own = a->own != 0 && i >= begin && i < begin + length;
-#pragma omp simd
-            for (Py_ssize_t j = 0; j < length; j++)
-                s[j] = s[j] * scale + bias;
-            if (own)
-                s[i - begin] = -s[i - begin];
+            const REAL *restrict w = weighted ? (const REAL *)a->column_sums + begin : NULL;
 #pragma omp simd reduction(+ : value, slope)
             for (Py_ssize_t j = 0; j < length; j++) {
-                REAL x = s[j], down = x < 0 ? x : -x;
+                REAL x = s[j] * scale + bias, down = x < 0 ? x : -x;
                 REAL p = NAME(power)(down * (REAL)1.4426950408889634);
                 /* log(1 + p) = 2 artanh(p / (2 + p)): as exact for small p */
                 REAL part = p / (2 + p), square = part * part, series = 0;
                 for (int k = ARTANH; k >= 0; k--)
                     series = series * square + (REAL)(2.0 / (2 * k + 1));
-                value += NAME(most)(x, 0) + part * series;
+                REAL each = NAME(most)(x, 0) + part * series;
                 REAL g = (x < 0 ? p : 1) / (1 + p);
+                if (weighted) {
+                    REAL weight = by * w[j];
+                    each *= weight;
+                    g *= weight;
+                }
+                value += each;
                 slope += g;
                 s[j] = g;
-            }
-            if (own) {
-                slope -= 2 * s[i - begin];
-                s[i - begin] = -s[i - begin];
             }
             sums[0] += value;
             sums[1] += slope;
         }
     }
+}
+
+ATTRIBUTE static void NAME(pairwise)(const Logits *a, Py_ssize_t first, Py_ssize_t last, REAL *columns)
+{
+    double *sums = (double *)(void *)columns;
+    if (a->column_sums)
+        NAME(pairwise_body)(a, 1, first, last, sums);
+    else
+        NAME(pairwise_body)(a, 0, first, last, sums);
 }

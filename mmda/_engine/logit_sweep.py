@@ -1,78 +1,41 @@
-r"""Contrastive losses of plain pairs, one tile of logits at a time: exact, and O(n d) memory for large batches.
+r"""Contrastive losses one tile of logits at a time: exact, and O(n d) memory beside the masks that are given.
 
-Row i of ``a`` belongs to row i of ``b``, every row counts once, logits are :math:`s_{ij} = a_i \cdot b_j / \tau`, of
-rows as they are or of their directions. Three numbers are computed here:
+Three losses are computed here, as :mod:`mmda._engine.logit_formulas` writes them down: InfoNCE in one direction or both
+(each tile's exponential serves its rows and its columns), NT-Xent (one list, the tiles above the diagonal serve both
+sides) and the sigmoid loss. The gradient is made in the same call, through the division by the rows' lengths too.
 
-* ``"info_nce"``: mean of :math:`\log \sum_j e^{s_{ij}} - s_{ii}`; ``"symmetric"``: half of it and half of the same over
-  columns. Each tile's exponential serves its rows and its columns;
-* ``"nt_xent"``: the rows of a and b are one list z, logits :math:`z_u \cdot z_w`, every row looks for its partner
-  among all others. The tiles above the diagonal serve both sides;
-* ``"sigmoid"``: :math:`\frac{1}{n} \sum_{ij} \log(1 + e^{s_{ij} + \beta}) - \frac{1}{n} \sum_i (s_{ii} + \beta)`.
-
-The gradient is made in the forward pass, through the division by the rows' lengths too. Exponentials and logarithms are
-those of base 2, with the factor in the logits: on a processor ``exp2`` takes a third of the time of ``exp``. Tiles are
-kept for the gradient while they fit ``KEEP_BYTES``, else computed twice. Up to ``SMALL`` rows the first two are
-made of all logits at once.
-Where ordinary reverse mode is not all that happens (function transforms, forward mode, second derivatives), the dense
-formula is used; ``torch.compile`` sees one operator: see :mod:`mmda._engine.scaffold`.
+* Exponentials and logarithms are those of base 2, with the factor in the rows: on a processor ``exp2`` takes a third
+  of the time of ``exp``.
+* Rows that count 0 are left out before anything is computed; how often others count is added to the logits, as
+  log2 of the counts: row sums of :math:`r_i c_j e^{s_{ij}}` are :math:`r_i` times what is wanted.
+* Masks of pairs are read tile by tile. What is no candidate has a logit of minus infinity.
+* Where row i belongs to row i, these pairs are left out of the tiles and their n logits treated beside: they count
+  once where others count as often as their rows, and a loss of exactly zero stays zero.
+* Tiles are kept for the gradient while they fit ``KEEP_BYTES``, else computed twice. Few plain rows are done at once.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmda._core.rows import normalized_rows
-from mmda._engine import native, native_logits
+from mmda._engine import native
+from mmda._engine.logit_formulas import Contrast, Pairs, dense
+from mmda._engine.logit_tiles import LOG2_E, Loops, Operations, Rows, Sums, Tiles, parts
+from mmda._engine.native_logits import CompiledLoops, softmax_at_once
 from mmda._engine.scaffold import ACCELERATOR_BLOCK, Gradients, Needed, Sweep, edges
 
-#: Rows of a tile. In large ones the products run faster; one list and itself are less work in smaller ones.
-CPU_BLOCKS = {"info_nce": 2048, "symmetric": 2048, "nt_xent": 512, "sigmoid": 1024}
-#: The same where compiled loops leave so little to do beside the products that less memory costs no time.
-COMPILED_BLOCKS = {"info_nce": 1024, "symmetric": 1024, "nt_xent": 512, "sigmoid": 1024}
-#: Numbers of a tile that are exponentiated, summed and turned into probabilities at a time.
-STRIP = 2**17
-#: Tiles are kept between the two passes while all of them fit.
-KEEP_BYTES = 64 * 2**20
 #: Below so many rows on a side of the matrix the dense formula is as fast.
 FEWEST = 256
 #: Up to so many rows these two take all logits at once, where the number of operations is what costs.
 SMALL, AT_ONCE = 512, ("info_nce", "symmetric")
 #: Logits within this bound need no shift: their exponentials, summed over any batch, stay inside float32.
 SAFE_LOGIT = 40.0
-#: From natural logits to those of base 2.
-LOG2_E = 1 / math.log(2)
-
-
-class Pairs(NamedTuple):
-    """Row i of ``a`` belongs to row i of ``b``; products are divided by the temperature, a bias is added."""
-
-    a: Tensor
-    b: Tensor
-    temperature: Tensor | None
-    bias: Tensor | None
-
-
-class Contrast(NamedTuple):
-    """Which number, of which logits.
-
-    Attributes:
-        kind: ``"info_nce"``, ``"symmetric"``, ``"nt_xent"`` or ``"sigmoid"``.
-        unit: compare directions: every row is divided by its length.
-        tau: the temperature, where it is no tensor.
-        block: rows of a tile; 0: by kind and device.
-    """
-
-    kind: str
-    unit: bool
-    tau: float
-    block: int
 
 
 def contrastive(
@@ -83,165 +46,146 @@ def contrastive(
     *,
     temperature: float | Tensor = 1.0,
     unit: bool = False,
+    several: str = "mean",
     block_size: int | None = None,
+    **known: Tensor | None,
 ) -> Tensor:
-    """One of the three numbers above, by tiles where they can serve.
+    """One of the losses, by tiles where they can serve.
 
     Args:
         kind: see :class:`Contrast`.
         a: rows (n, d).
-        b: rows (n, d).
+        b: rows (m, d).
         bias: scalar, for ``"sigmoid"``; 0 by default.
         temperature: what the similarities are divided by.
         unit: compare directions: every row is divided by its length.
+        several: ``"mean"`` or ``"sum"`` over several positives.
         block_size: rows of a tile.
+        **known: counts and masks, see :class:`Pairs`. Those that carry a gradient take the dense formula.
     """
     compiling = torch.compiler.is_compiling()
     if compiling and not isinstance(temperature, Tensor):
         temperature = a.new_full((), temperature)  # a number would be a constant of the graph
     learned, tau = (temperature, 1.0) if isinstance(temperature, Tensor) else (None, temperature)
-    pairs, how = Pairs(a, b, learned, bias), Contrast(kind, unit, tau, block_size or 0)
-    few = not compiling and (2 if kind == "nt_xent" else 1) * a.shape[0] < FEWEST
-    if few and kind not in AT_ONCE and block_size is None:
+    pairs, how = Pairs(a, b, learned, bias, **known), Contrast(kind, several, unit, tau, block_size or 0)
+    chosen = compiling or block_size is not None or (kind in AT_ONCE and pairs.plain)
+    if not chosen and (2 if kind == "nt_xent" else 1) * a.shape[0] < FEWEST:
         return dense(pairs, how)
     return SWEEP(pairs, how)
 
 
-def dense(pairs: Pairs, how: Contrast) -> Tensor:
-    """The same number from the matrix of all logits, in plain operations that every transform knows."""
-    a, b, learned, bias = pairs
-    n, temperature = a.shape[0], how.tau if learned is None else learned
-    if how.unit:
-        a, b = normalized_rows(a), normalized_rows(b)
-    if how.kind == "nt_xent":
-        rows = torch.cat([a, b])
-        similarity = (rows / temperature) @ rows.T
-        others = similarity.masked_fill(torch.eye(2 * n, dtype=torch.bool, device=a.device), -torch.inf)
-        return (others.logsumexp(1) - similarity.diagonal(n).repeat(2)).mean()
-    similarity = (a / temperature) @ b.T
-    if how.kind == "sigmoid":
-        sign = torch.where(torch.eye(n, dtype=torch.bool, device=a.device), -1.0, 1.0).to(a.dtype)
-        return -F.logsigmoid(-sign * (similarity if bias is None else similarity + bias)).sum() / n
-    partner = torch.arange(n, device=a.device)
-    one_way = F.cross_entropy(similarity, partner)
-    return (one_way + F.cross_entropy(similarity.T, partner)) / 2 if how.kind == "symmetric" else one_way
-
-
 def _sweep(pairs: Pairs, how: Contrast, needed: Needed) -> tuple[Tensor, Gradients]:
     """The value; where any is needed also its gradients."""
-    a, b, temperature, bias = pairs
-    kind, unit = how.kind, how.unit
-    gradient, tempered = any(needed), needed[2]
-    n = a.shape[0]
+    whole, wanted = pairs, any(needed)
+    pairs, places, paired = _present(pairs)
+    a, b, temperature = pairs[:3]
+    if 0 in (a.shape[0], b.shape[0]):
+        return a.new_zeros(()), [None if t is None else torch.zeros_like(t) for t in whole[:4]] if wanted else ()
     scale: Tensor | float
     scale = 1 / how.tau if temperature is None else temperature.to(a).reciprocal()
-    compiled = native.serves(a, b)
-    if compiled:
+    if native.serves(a, b):
         scale = float(scale)
-    block = how.block
-    if not block:
-        blocks = COMPILED_BLOCKS if compiled else CPU_BLOCKS
-        block = blocks[kind] if a.device.type == "cpu" else ACCELERATOR_BLOCK
-    listed, at_once = kind == "nt_xent", kind in AT_ONCE and n <= min(SMALL, block)
-    joined = listed or (at_once and unit)  # one list of rows, with half of the operations on each
-    x = _Rows(torch.cat((a, b)) if joined else a, unit)
-    y = x if joined else _Rows(b, unit)
-    slope_of_bias: Tensor | None = None
-    factor = scale
-    if at_once:
-        u, v = (x.rows[:n], x.rows[n:]) if joined else (x.rows, y.rows)
-        hx = a.new_empty((2 * n if joined else n), a.shape[1]) if gradient else a
-        hy = hx if joined or not gradient else torch.empty_like(hx)
-        outs = (hx[:n], hx[n:]) if joined else (hx, hy)
-        value, factor = _softmax_at_once(u, v, scale, kind == "symmetric", outs if gradient else None, compiled)
-    elif kind == "sigmoid":
-        bias = a.new_zeros(()) if bias is None else bias
-        value, hx, hy, slope_of_bias = _sigmoid(x.rows, y.rows, scale, bias, block, gradient, compiled)
-        slope_of_bias = slope_of_bias.to(bias.dtype)
+    gradient = needed[0] or needed[2], needed[1]  # the slope by the temperature comes from those by the rows of a
+    if how.kind in AT_ONCE and pairs.plain and a.shape[0] <= min(SMALL, how.block or SMALL):
+        made = _at_once(pairs, how, scale, wanted)
     else:
-        safe = _largest_logit(x, y, scale) <= SAFE_LOGIT
-        if listed:
-            value, hx = _softmax_list(x.rows, scale, safe, block, gradient, compiled)
-        else:
-            value, hx, hy = _softmax_pairs(x.rows, y.rows, scale, kind == "symmetric", safe, block, gradient, compiled)
-    value = value.to(a.dtype)
-    if not gradient:
+        made = _tile_by_tile(pairs, paired, how, scale, gradient)
+    value = made.value.to(a.dtype)
+    if not wanted:
         return value, ()
-    slope, gx = x.gradient(hx, factor, tempered)
+    ga = gb = slope = None
+    joined = made.x is made.y
+    if joined or gradient[0]:
+        slope, ga = made.x.gradient(made.hx, made.factor, needed[2])
     if slope is not None and temperature is not None:
         # In one list every similarity is there twice.
-        slope = (slope * (factor * scale)).mul_(-0.5 if joined else -1.0).to(temperature)
-    gx, gy = (gx[:n], gx[n:]) if joined else (gx, y.gradient(hy, factor, False)[1])
-    return value, (gx, gy, slope, slope_of_bias)
+        slope = (slope * (made.factor * scale)).mul_(-0.5 if joined else -1.0).to(temperature)
+    if joined:
+        assert ga is not None
+        ga, gb = ga.split(a.shape[0])  # type: ignore[no-untyped-call]
+    elif gradient[1]:
+        gb = made.y.gradient(made.hy, made.factor, False)[1]
+    ga, gb = (None if g is None else _spread(g, place, t) for g, place, t in zip((ga, gb), places, whole[:2]))
+    of_bias = None if made.of_bias is None or pairs.bias is None else made.of_bias.to(pairs.bias.dtype)
+    return value, (ga, gb, slope, of_bias)
 
 
 SWEEP = Sweep("contrastive", Pairs, Contrast, slopes=4, run=_sweep, dense=dense)
 
 
-def _largest_logit(x: _Rows, y: _Rows, scale: Tensor | float) -> float:
+class _Made(NamedTuple):
+    """A loss, and its slopes by the rows that were compared over ``factor`` (one list: both are the same)."""
+
+    value: Tensor
+    x: Rows
+    y: Rows
+    hx: Tensor
+    hy: Tensor
+    factor: Tensor | float
+    of_bias: Tensor | None = None
+
+
+# Rows that count.
+
+
+def _present(pairs: Pairs) -> tuple[Pairs, tuple[Tensor | None, Tensor | None], int]:
+    """The pairs without the rows that count 0; where the rows stood (None: there); how many belong together.
+
+    The latter come first. Nothing is left out where masks of pairs would have to be copied, nor on an accelerator,
+    which would have to wait: there what counts 0 stays, with logits of minus infinity.
+    """
+    a, b, _, _, a_count, b_count = pairs[:6]
+    paired = a.shape[0] if pairs.own else 0
+    masks = pairs.positive_mask, pairs.positive_weight, pairs.negative_mask
+    if (a_count is None and b_count is None) or a.device.type != "cpu":
+        return pairs, (None, None), paired
+    here = [None if count is None else count > 0 for count in (a_count, b_count)]
+    if any(mask is not None for mask in masks) or all(some is None or bool(some.all()) for some in here):
+        return _without_ones(pairs), (None, None), paired
+    first, second = (a.new_ones(a.shape[0], dtype=torch.bool) if some is None else some for some in here)
+    whole = (first & second).nonzero().squeeze(1)
+    places = [
+        torch.cat((whole, (some & ~other).nonzero().squeeze(1))) for some, other in ((first, second), (second, first))
+    ]
+    a_count, b_count = (None if c is None else c[k] for c, k in zip((a_count, b_count), places))
+    pairs = pairs._replace(a=a[places[0]], b=b[places[1]], a_count=a_count, b_count=b_count)
+    return _without_ones(pairs), (places[0], places[1]), whole.shape[0]
+
+
+def _without_ones(pairs: Pairs) -> Pairs:
+    """The pairs without counts that are all 1."""
+    kept = (None if count is None or bool((count == 1).all()) else count for count in pairs[4:6])
+    return pairs._replace(a_count=next(kept), b_count=next(kept))
+
+
+def _spread(gradient: Tensor, places: Tensor | None, like: Tensor) -> Tensor:
+    """The gradient of all rows from that of those which count."""
+    return gradient if places is None else torch.zeros_like(like).index_copy_(0, places, gradient)
+
+
+def _largest_logit(x: Rows, y: Rows, scale: Tensor | float) -> float:
     """No logit is larger in size. An accelerator is not asked about its numbers, which would make it wait."""
     if x.unit and not isinstance(scale, Tensor):
         return abs(scale)
     return abs(float(x.longest() * y.longest() * scale)) if x.rows.device.type == "cpu" else math.inf
 
 
-class _Rows:
-    """Rows as they are compared: as given, or divided by their length."""
-
-    def __init__(self, given: Tensor, unit: bool) -> None:
-        self.rows, self.inverse = given, given[:0]
-        self.unit = unit
-        if not unit:
-            return
-        length = torch.linalg.vector_norm(given, dim=1, keepdim=True)
-        if given.device.type == "cpu" and bool(((length > 1e-15) & (length < 1e15)).all()):
-            self.rows = given / length
-            self.inverse = length.reciprocal_()
-            return
-        # As :func:`normalized_rows` does it, where squares may leave the range of float32 or rows are zero; and where
-        # to ask the rows would make an accelerator wait.
-        top = torch.maximum(given.amax(1, keepdim=True), -given.amin(1, keepdim=True))
-        top.masked_fill_(top == 0, 1)
-        self.rows = given / top
-        length = torch.linalg.vector_norm(self.rows, dim=1, keepdim=True).clamp_min_(1)  # 0 where the row is zero
-        self.rows.div_(length)
-        self.inverse = length.mul_(top).reciprocal_()
-
-    def longest(self) -> Tensor:
-        """The largest length."""
-        if self.unit:
-            return self.rows.new_ones(())
-        lengths: Tensor = torch.linalg.vector_norm(self.rows, dim=1)
-        return lengths.amax()
-
-    def gradient(self, h: Tensor, scale: Tensor | float, tempered: bool) -> tuple[Tensor | None, Tensor]:
-        """From the slopes by the rows over ``scale``: the slope by ``scale``, and by the given rows (in place of h)."""
-        bare = isinstance(scale, float) and scale == 1
-        if not (self.unit or tempered):
-            return None, h if bare else h.mul_(scale)
-        along = torch.linalg.vecdot(h, self.rows)
-        slope = along.sum(dtype=torch.float64) if tempered else None
-        if not self.unit:
-            return slope, h if bare else h.mul_(scale)
-        h.addcmul_(self.rows, along.unsqueeze(1), value=-1)
-        return slope, h.mul_(self.inverse if bare else self.inverse * scale)
+# All at once.
 
 
-def _softmax_at_once(
-    a: Tensor,
-    b: Tensor,
-    scale: Tensor | float,
-    symmetric: bool,
-    outs: tuple[Tensor, Tensor] | None,
-    compiled: bool,
-) -> tuple[Tensor, Tensor | float]:
-    """The loss from all logits at once, in few operations; into ``outs`` what times the second number is its slope."""
-    n = a.shape[0]
-    g = torch.mm(a, b.T)
+def _at_once(pairs: Pairs, how: Contrast, scale: Tensor | float, gradient: bool) -> _Made:
+    """InfoNCE of few plain rows from all logits, in few operations."""
+    a, b = pairs.a, pairs.b
+    n, symmetric = a.shape[0], how.kind == "symmetric"
+    # As one list rows are divided by their length in half of the operations.
+    x = Rows(torch.cat((a, b)) if how.unit else a, how.unit)
+    y = x if how.unit else Rows(b, False)
+    u, v = (x.rows[:n], x.rows[n:]) if how.unit else (x.rows, y.rows)
+    g = torch.mm(u, v.T)
     factor: Tensor | float
-    if compiled:
+    if native.serves(g):
         scale = float(scale)
-        found = native_logits.softmax_at_once(g, scale * LOG2_E, symmetric, scale if outs is not None else None)
+        found = softmax_at_once(g, scale * LOG2_E, symmetric, scale if gradient else None)
         value, factor = a.new_full((), found), 1.0
     else:
         share, ones = (0.5 / n, 2) if symmetric else (1 / n, 1)
@@ -252,305 +196,533 @@ def _softmax_at_once(
             by_column = torch.log_softmax(s, 0)
             own = own + by_column.diagonal()
         value = own.sum().mul_(-share)
-        if outs is not None:
+        if gradient:
             g.exp_()
             if symmetric:
                 g.add_(by_column.exp_())
             g.diagonal().sub_(ones)
-    if outs is not None:
-        torch.mm(g, b, out=outs[0])
-        torch.mm(g.T, a, out=outs[1])
-    return value, factor
+    if not gradient:
+        return _Made(value, x, y, a, b, factor)
+    h = a.new_empty(2 * n, a.shape[1])
+    torch.mm(g, v, out=h[:n])
+    torch.mm(g.T, u, out=h[n:])
+    return _Made(value, x, y, h, h, factor) if how.unit else _Made(value, x, y, h[:n], h[n:], factor)
 
 
-#: Space of the last sweep. Fresh pages cost as much as the passes over the tiles in them, and a training loop asks for
-#: the same again at every step.
-_spare: list[Tensor] = []
+# Tile by tile.
 
 
-def _take_space(like: Tensor, count: int) -> Tensor:
-    """At least so many numbers of the kind of ``like``: those that the last sweep left, where they are enough."""
-    if like.device.type == "cpu" and type(like) is Tensor:
-        with suppress(IndexError):  # nothing left, or another thread took it
-            space = _spare.pop()
-            if space.numel() >= count and space.dtype == like.dtype:
-                return space
-    return like.new_empty(count)
+class _Grid(NamedTuple):
+    """How rows and columns are cut, and which tiles are looked at.
 
-
-def _leave_space(space: Tensor) -> None:
-    """Keep a CPU's space for the next sweep; one, and none that only ``torch.inference_mode`` may write."""
-    if space.device.type == "cpu" and type(space) is Tensor and not space.is_inference():
-        _spare[:] = [space]
-
-
-class _Tiles:
-    """Work space for tiles of logits: one, or all of them where they are to be kept and fit; and a strip beside.
-
-    What is done to the numbers of a tile one by one is done strip by strip, which stays in the nearest caches.
+    Rows that belong together come first on both sides and are cut alike, so that these pairs lie on diagonals of tiles;
+    the halves of one list too.
     """
 
-    def __init__(self, like: Tensor, count: int, side: int, keep: bool, compiled: bool = False) -> None:
-        size = side * side
-        self.compiled = compiled
-        self.kept = keep and count * size * like.element_size() <= KEEP_BYTES
-        self.whole = _take_space(like, (count if self.kept else 1) * size)
-        self.store = self.whole[: (count if self.kept else 1) * size].view(-1, size)
-        self.filled = 0
-        self.strip = max(1, STRIP // side) if like.device.type == "cpu" else side
-        self.space = like.new_empty(0 if compiled else min(self.strip, side) * side)
-
-    def next(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """Logits of these rows, in new space where tiles are kept."""
-        tile = self.view(self.filled, rows, columns)
-        self.filled += 1
-        return torch.mm(rows, columns.T, out=tile)
-
-    def view(self, index: int, rows: Tensor, columns: Tensor) -> Tensor:
-        """The space of a tile."""
-        n, m = rows.shape[0], columns.shape[0]
-        return self.store[index if self.kept else 0][: n * m].view(n, m)
-
-    def again(self, index: int, rows: Tensor, columns: Tensor) -> Tensor:
-        """A tile of the first pass: as that pass left it where it was kept, else its logits."""
-        tile = self.view(index, rows, columns)
-        return tile if self.kept else torch.mm(rows, columns.T, out=tile)
-
-    def strips(self, tile: Tensor, *of_rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """Some rows of a tile, space of their shape beside, free at any time, and what belongs to them."""
-        groups: Iterable[tuple[Tensor, ...]] = zip(*(t.split(self.strip) for t in (tile, *of_rows)))  # type: ignore[no-untyped-call]
-        for piece, *values in groups:
-            yield piece, self.space[: piece.numel()].view(piece.shape), *values
-
-
-class _Sums(NamedTuple):
-    """Sums over logits of base 2 of a matrix's rows or columns: of 2^(logit - top), with the largest logit so far.
-
-    Where no logit is large the tops are none (0,) and count as zero.
-    """
-
-    tops: Tensor
-    sums: Tensor
-
-    @classmethod
-    def begin(cls, like: Tensor, n: int, safe: bool) -> _Sums:
-        return cls(like.new_full((0 if safe else n,), torch.finfo(like.dtype).min), like.new_zeros(n))
-
-    def parts(self, sizes: list[int]) -> list[_Sums]:
-        tops = [self.tops] * len(sizes) if self.safe else _parts(self.tops, sizes)
-        return [_Sums(*both) for both in zip(tops, _parts(self.sums, sizes))]
+    rows: list[int]
+    columns: list[int]
+    tiles: list[tuple[int, int]]
+    whole: int  # so many parts at the beginning of both sides hold whole pairs; of a list: of each half
+    listed: bool = False
+    triangle: bool = False
 
     @property
-    def safe(self) -> bool:
-        return self.tops.numel() == 0
+    def largest(self) -> int:
+        """Numbers in the largest tile."""
+        return max(self.rows) * max(self.columns)
 
-    def above(self, own: Tensor) -> Tensor:
-        """Sum over the rows of how far the logarithm of a row's sum lies above its own logit, a logit of base 2.
+    @classmethod
+    def cut(cls, n: int, m: int, paired: int, block: int) -> _Grid:
+        common = _sizes(paired, block)
+        rows, columns = common + _sizes(n - paired, block), common + _sizes(m - paired, block)
+        tiles = [(i, j) for j in range(len(columns)) for i in range(len(rows))]
+        return cls(rows, columns, tiles, len(common))
 
-        The logits are those of the same tiles: a row that outweighs all others gives exactly zero.
-        """
-        logarithms = self.sums.log2()
-        apart = logarithms - own if self.safe else logarithms + (self.tops - own)
-        return apart.sum(dtype=torch.float64) * math.log(2)
+    @classmethod
+    def cut_list(cls, total: int, block: int, triangle: bool) -> _Grid:
+        half = _sizes(total // 2, block)
+        sizes = half * 2
+        tiles = [(i, j) for j in range(len(sizes)) for i in range(j + 1 if triangle else len(sizes))]
+        return cls(sizes, sizes, tiles, len(half), True, triangle)
 
-    def turned(self, share: float) -> _Sums:
-        """What makes ``share`` times the probabilities of powers: reciprocals of the sums."""
-        return self._replace(sums=self.sums.reciprocal().mul_(share))
+    def pairs_on_diagonal(self, i: int, j: int) -> bool:
+        """Whether the diagonal of a tile holds rows that belong together."""
+        return abs(i - j) == self.whole if self.listed else i == j < self.whole
 
-
-def _softmax_pairs(
-    a: Tensor, b: Tensor, scale: Tensor | float, symmetric: bool, safe: bool, block: int, gradient: bool, compiled: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The loss, and its slopes by a and b over the scale."""
-    n = a.shape[0]
-    sizes = _sizes(n, block)
-    last = len(sizes) - 1
-    tiles = _Tiles(a, len(sizes) ** 2, max(sizes), gradient, compiled)
-    scaled, by = _scaled(a, scale, compiled)
-    rows, columns = _parts(scaled, sizes), _parts(b, sizes)
-    of_rows = _Sums.begin(a, n, safe)
-    of_columns = _Sums.begin(a, n, safe) if symmetric else None
-    own = a.new_empty(n)
-    row_sums, owns = of_rows.parts(sizes), _parts(own, sizes)
-    column_sums = [None] * len(sizes) if of_columns is None else of_columns.parts(sizes)
-    for j, (y, y_sums) in enumerate(zip(columns, column_sums)):
-        for i, (x, x_sums) in enumerate(zip(rows, row_sums)):
-            s = tiles.next(x, y)
-            if i == j:
-                torch.mul(s.diagonal(), by, out=owns[i])
-            _collect(s, by, x_sums, y_sums, tiles)
-    value = of_rows.above(own)
-    if of_columns is not None:
-        value = (value + of_columns.above(own)) / 2
-    if not gradient:
-        _leave_space(tiles.whole)
-        return value / n, a, b
-    share, ones = (0.5 / n, 2) if symmetric else (1 / n, 1)
-    row_sums = of_rows.turned(share).parts(sizes)
-    if of_columns is not None:
-        column_sums = of_columns.turned(share).parts(sizes)
-    ha, hb = a.new_empty(a.shape), b.new_empty(b.shape)
-    us, hus, hys = _parts(a, sizes), _parts(ha, sizes), _parts(hb, sizes)
-    # From the last tile to the first: those made last are the nearest.
-    for j in reversed(range(len(sizes))):
-        for i in reversed(range(len(sizes))):
-            s = tiles.again(j * len(sizes) + i, rows[i], columns[j])
-            _probabilities(s, by, row_sums[i], column_sums[j], ones * share if i == j else 0.0, tiles)
-            hus[i].addmm_(s, columns[j], beta=0 if j == last else 1)
-            hys[j].addmm_(s.T, us[i], beta=0 if i == last else 1)
-    _leave_space(tiles.whole)
-    return value / n, ha, hb
+    def itself_on_diagonal(self, i: int, j: int) -> bool:
+        """Whether the diagonal of a tile holds each row with itself."""
+        return self.listed and i == j
 
 
-def _softmax_list(
-    z: Tensor, scale: Tensor | float, safe: bool, block: int, gradient: bool, compiled: bool
-) -> tuple[Tensor, Tensor]:
-    """The loss of one list, whose halves are partners, and its slope over the scale."""
-    total = z.shape[0]
-    half = _sizes(total // 2, block)  # cut alike, so that partners lie on diagonals of tiles
-    sizes = half * 2
-    tiles = _Tiles(z, len(sizes) * (len(sizes) + 1) // 2, max(sizes), gradient, compiled)
-    scaled, by = _scaled(z, scale, compiled)
-    rows, columns = _parts(scaled, sizes), _parts(z, sizes)
-    of_rows = _Sums.begin(z, total, safe)
-    own = z.new_empty(total)
-    sums, owns = of_rows.parts(sizes), _parts(own, sizes)
-    pairs = [(i, j) for j in range(len(sizes)) for i in range(j + 1)]
-    nothing = math.copysign(math.inf, -by)  # a product whose logit is minus infinity
-    for i, j in pairs:
-        s = tiles.next(rows[i], columns[j])
-        if i == j:
-            s.fill_diagonal_(nothing)
-        elif j == i + len(half):
-            torch.mul(s.diagonal(), by, out=owns[i])
-            owns[j].copy_(owns[i])
-        _collect(s, by, sums[i], None if i == j else sums[j], tiles)
-    value = of_rows.above(own) / total
-    if not gradient:
-        _leave_space(tiles.whole)
-        return value, z
-    sums = of_rows.turned(1 / total).parts(sizes)
-    hz = torch.zeros_like(z)
-    slopes = _parts(hz, sizes)
-    for index in reversed(range(len(pairs))):
-        i, j = pairs[index]
-        s = tiles.again(index, rows[i], columns[j])
-        if i == j and not tiles.kept:
-            s.fill_diagonal_(nothing)
-        _probabilities(s, by, sums[i], sums[j], 2 / total if j == i + len(half) else 0.0, tiles)
-        slopes[i].addmm_(s, columns[j])
-        if i != j:
-            slopes[j].addmm_(s.T, columns[i])
-    _leave_space(tiles.whole)
-    return value, hz
+class _Masks:
+    """Masks of pairs, a tile at a time."""
+
+    def __init__(self, pairs: Pairs, grid: _Grid) -> None:
+        self.pairs, self.grid = pairs, grid
+        period = pairs.a.shape[0] if grid.listed else None
+        self.rows, self.columns = _stretches(grid.rows, period), _stretches(grid.columns, period)
+        counts = pairs.a_count, pairs.b_count
+        self.present = [None if c is None else c > 0 for c in counts]
+        self.several, self.limited = not pairs.own, pairs.negative_mask is not None
+
+    def _of(self, mask: Tensor, i: int, j: int) -> Tensor:
+        return mask[self.rows[i], self.columns[j]]
+
+    def positive(self, i: int, j: int) -> Tensor | None:
+        """How much each column of a tile is a positive of each row: bool, or numbers."""
+        if not self.several:
+            return None
+        mask, weight = self.pairs.positive_mask, self.pairs.positive_weight
+        if weight is None:
+            assert mask is not None
+            q = self._of(mask, i, j)
+        else:
+            q = self._of(weight, i, j).to(self.pairs.a.dtype)
+            if mask is not None:
+                q = torch.where(self._of(mask, i, j), q, 0.0)
+            for present, place, dim in zip(self.present, (self.rows[i], self.columns[j]), (1, 0)):
+                if present is not None:  # what absent rows hold is not looked at
+                    q = torch.where(present[place].unsqueeze(dim), q, 0.0)
+        return q.clone().fill_diagonal_(0) if self.grid.itself_on_diagonal(i, j) else q
+
+    def left_out(self, i: int, j: int, q: Tensor | None) -> Tensor | None:
+        """Which pairs of a tile are neither positives nor negatives."""
+        if self.pairs.negative_mask is None:
+            return None
+        out = ~self._of(self.pairs.negative_mask, i, j)
+        return out if q is None else out & ~(q if q.dtype == torch.bool else q > 0)
+
+    def own(self, mask: Tensor | None, k: int) -> Tensor | None:
+        """What a mask says of rows that belong together, of the first k."""
+        if mask is None:
+            return None
+        diagonal = mask.diagonal()
+        return diagonal.repeat(2) if self.grid.listed else diagonal[:k]
 
 
 def _sizes(n: int, block: int) -> list[int]:
     return [stop - start for start, stop in edges(0, n, block)]
 
 
-def _parts(x: Tensor, sizes: list[int]) -> Sequence[Tensor]:
-    parts: Sequence[Tensor] = x.split(sizes)  # type: ignore[no-untyped-call]
-    return parts
+def _stretches(sizes: list[int], period: int | None) -> list[slice]:
+    """Where parts of these sizes lie; in a list made of two halves, where they lie in a half."""
+    stretches, start = [], 0
+    for size in sizes:
+        stretches.append(slice(start, start + size))
+        start += size
+        start = 0 if start == period else start
+    return stretches
 
 
-def _scaled(rows: Tensor, scale: Tensor | float, compiled: bool) -> tuple[Tensor, float]:
-    """Rows, and by what their products are to be multiplied to be logits of base 2: the compiled loops do it."""
-    return (rows, float(scale) * LOG2_E) if compiled else (rows * (scale * LOG2_E), 1.0)
+def _tile_by_tile(
+    pairs: Pairs, paired: int, how: Contrast, scale: Tensor | float, gradient: tuple[bool, bool]
+) -> _Made:
+    a, listed = pairs.a, how.kind == "nt_xent"
+    gradient = (any(gradient), any(gradient)) if listed else gradient
+    loops: Loops = CompiledLoops() if native.serves(a, pairs.b) else Operations(a)
+    block = how.block or (loops.blocks[how.kind] if a.device.type == "cpu" else ACCELERATOR_BLOCK)
+    x = Rows(torch.cat((a, pairs.b)) if listed else a, how.unit)
+    y = x if listed else Rows(pairs.b, how.unit)
+    n, m = x.rows.shape[0], y.rows.shape[0]
+    if listed:
+        masks = pairs.positive_mask, pairs.negative_mask
+        grid = _Grid.cut_list(n, block, all(mask is None or torch.equal(mask, mask.T) for mask in masks))
+    else:
+        grid = _Grid.cut(n, m, paired, block)
+    hx = torch.zeros_like(x.rows) if any(gradient) else x.rows
+    hy = hx if listed else torch.zeros_like(y.rows) if gradient[1] else y.rows
+    of_rows = _Counts.of(pairs.a_count if pairs.a_count is None or not listed else pairs.a_count.repeat(2))
+    of_columns = of_rows if listed else _Counts.of(pairs.b_count)
+    problem = _Problem(pairs, how, x, y, scale, grid, loops, hx, hy, gradient, paired, (of_rows, of_columns))
+    if how.kind == "sigmoid":
+        value, of_bias = _pairwise(problem)
+        return _Made(value, x, y, hx, hy, scale, of_bias)
+    return _Made(_softmax(problem), x, y, hx, hy, scale)
 
 
-def _collect(s: Tensor, by: float, rows: _Sums, columns: _Sums | None, tiles: _Tiles) -> None:
-    """Add a tile of logits (times ``by``) to the sums; where those are safe the tile becomes its powers of two."""
-    if tiles.compiled:
-        if rows.safe:
-            native_logits.powers(s, by, rows.sums, None if columns is None else columns.sums)
+class _Counts(NamedTuple):
+    """How often the rows of a side count; the logarithm of it; the same with 0 for minus infinity."""
+
+    each: Tensor
+    offset: Tensor
+    level: Tensor
+
+    @classmethod
+    def of(cls, count: Tensor | None) -> _Counts | None:
+        return None if count is None else cls(count, count.log2(), count.masked_fill(count == 0, 1).log2_())
+
+    @property
+    def span(self) -> float:
+        """How much they add to logits. An accelerator is not asked."""
+        return float(self.level.abs().amax()) * math.log(2) if self.level.device.type == "cpu" else math.inf
+
+
+class _Problem(NamedTuple):
+    """What a pass over the tiles needs; the slopes over the scale go to ``hx`` and ``hy``, where they are needed."""
+
+    pairs: Pairs
+    how: Contrast
+    x: Rows
+    y: Rows
+    scale: Tensor | float
+    grid: _Grid
+    loops: Loops
+    hx: Tensor
+    hy: Tensor
+    gradient: tuple[bool, bool]
+    paired: int
+    counts: tuple[_Counts | None, _Counts | None]
+
+    def has_positive(self, way: _Way, counts: _Counts | None) -> Tensor | None:
+        """Which rows of a direction have a positive that counts; None: all. ``counts``: of the other side's rows."""
+        if not self.pairs.own:
+            return way.total > 0
+        n = way.total.shape[0]
+        if self.grid.listed or (counts is None and self.paired == n):
+            return None
+        has = torch.zeros_like(way.total, dtype=torch.bool)
+        has[: self.paired] = True if counts is None else counts.each[: self.paired] > 0
+        return has
+
+    def collect_slopes(self, s: Tensor, i: int, j: int, cut: list[list[Tensor]]) -> None:
+        """Add a tile of slopes by the logits to those by the rows."""
+        rows, columns, of_rows, of_columns = cut
+        if self.gradient[0]:
+            of_rows[i].addmm_(s, columns[j])
+        if self.gradient[1] and not (self.grid.triangle and i == j):
+            of_columns[j].addmm_(s.T, rows[i])
+
+    def cut(self) -> list[list[Tensor]]:
+        """Rows, columns, and their slopes, in parts."""
+        sizes = self.grid.rows, self.grid.columns, self.grid.rows, self.grid.columns
+        return [list(parts(t, size)) for t, size in zip((self.x.rows, self.y.rows, self.hx, self.hy), sizes)]
+
+
+class _Itself(NamedTuple):
+    """Each row of a list with its twins: their logit, how many count, and how many of these as positives."""
+
+    logits: Tensor
+    weight: Tensor
+    positive: Tensor
+
+
+class _Way:
+    """One direction of a softmax: rows that look for their positives, how often each counts, and their sums."""
+
+    def __init__(self, like: Tensor, counts: _Counts | None, n: int, safe: bool, several: bool) -> None:
+        self.counts = counts
+        self.sums = Sums.begin(like, n, safe)
+        #: With several positives: the sums over them, or their weights and weighted logits.
+        self.found = Sums.begin(like, n, safe) if several else None
+        self.total, self.pulled = like.new_zeros(2, n).unbind(0)
+        self.own: tuple[Tensor, Tensor | float] | None = None
+        self.itself: _Itself | None = None
+        self.share = self.pull = self.total
+
+    def add_own(self, logits: Tensor, weight: Tensor | float) -> None:
+        """Each of the first rows has its own partner, which counts so often."""
+        k = logits.shape[0]
+        self.own = logits if self.counts is None else logits + self.counts.level[:k], weight
+        for whole, first in zip(self.sums, Sums.of(*self.own, self.sums.safe)):
+            if whole.numel():
+                whole[:k].copy_(first)
+
+    def add_itself(self, itself: _Itself) -> None:
+        """Each row has its twins."""
+        assert self.counts is not None
+        self.itself = itself._replace(logits=itself.logits + self.counts.level)
+        self.sums = self.sums.plus(self.itself.logits, itself.weight)
+        self.pulled += itself.logits * itself.positive
+        self.total += itself.positive
+
+    def settle(self, has_positive: Tensor | None, factor: float) -> Tensor:
+        """The mean loss over the rows that have a positive, times ``factor``; and the share of each row in it."""
+        tiny = torch.finfo(self.total.dtype).tiny
+        kept = torch.ones_like(self.total) if self.counts is None else self.counts.each
+        if has_positive is not None:
+            kept = kept * has_positive
+        total = kept.sum(dtype=torch.float64).clamp_min_(tiny)
+        self.share = kept * (factor / total).to(kept.dtype)
+        if self.own is not None:
+            k = self.own[0].shape[0]
+            each = torch.zeros_like(kept)
+            each[:k] = self._first(k).above(self.own[0])
+        elif self.found is not None:
+            each = self.sums.sums.log2() - self.found.sums.log2()
+            each = each if self.sums.safe else each + (self.sums.tops - self.found.tops)
         else:
-            native_logits.tops(s, by, *rows, *((None, None) if columns is None else columns))
-        return
-    limits = torch.finfo(s.dtype)
-    for piece, space, tops, sums in tiles.strips(s, rows.sums if rows.safe else rows.tops, rows.sums):
-        if rows.safe:
-            sums.add_(piece.exp2_().sum(1))
-            if columns is not None:
-                columns.sums.add_(piece.sum(0))
-            continue
-        for top, total, dim in ((tops, sums, 1), (*columns, 0)) if columns is not None else ((tops, sums, 1),):
-            found = torch.maximum(top, piece.amax(dim)).clamp_(max=limits.max)
-            powers = torch.sub(piece, found.unsqueeze(dim), out=space).exp2_()
-            total.mul_(top.sub_(found).exp2_()).add_(powers.sum(dim))
-            top.copy_(found)
+            some = self.total.clamp_min(tiny)
+            self.pull, mean = self.share / some, self.pulled / some
+            each = self.sums.above(mean if self.counts is None else mean + self.counts.level)
+        loss = (each * kept).masked_fill_(kept <= 0, 0).sum(dtype=torch.float64)
+        return loss * (factor * math.log(2)) / total
+
+    def _first(self, k: int) -> Sums:
+        return Sums(*(t[:k] for t in self.sums))
+
+    def slopes_of_own(self) -> Tensor:
+        """Slopes by the logits of rows with their own partners; zero where a row has none."""
+        assert self.own is not None
+        logits, weight = self.own
+        k, slopes = logits.shape[0], torch.zeros_like(self.share)
+        among = self._first(k).share(logits) * weight
+        slopes[:k] = among.sub_(1).mul_(self.share[:k]).masked_fill_(self.share[:k] <= 0, 0)
+        return slopes
+
+    def slopes_of_itself(self) -> Tensor:
+        """Slopes by the logits of rows with their twins."""
+        if self.itself is None:
+            return torch.zeros_like(self.share)
+        logits, weight, positive = self.itself
+        among = (self.sums.share(logits) * weight * self.share).masked_fill_(weight <= 0, 0)
+        return among.sub_(self.pull * positive).masked_fill_(self.share <= 0, 0)
 
 
-def _probabilities(s: Tensor, by: float, rows: _Sums, columns: _Sums | None, own: float, tiles: _Tiles) -> None:
-    """Softmax over rows plus that over columns, less ``own`` on the diagonal, in the place of the tile.
+def _softmax(problem: _Problem) -> Tensor:
+    """InfoNCE and NT-Xent: sums over all tiles, then the slopes from these sums."""
+    pairs, how, x, y, scale, grid, loops = problem[:7]
+    masks = _Masks(pairs, grid)
+    several = masks.several and how.several == "sum"
+    of_rows, of_columns = problem.counts
+    safe = _largest_logit(x, y, scale) + sum(c.span for c in problem.counts if c is not None) <= SAFE_LOGIT
+    there = _Way(x.rows, of_rows, x.rows.shape[0], safe, several)
+    back = there if grid.triangle else None
+    if how.kind == "symmetric":
+        back = _Way(y.rows, of_columns, y.rows.shape[0], safe, several)
+    scaled = x.rows * (scale * LOG2_E)
+    _pairs_beside(problem, masks, there, back, scaled)
+    sides = _Sides(problem, masks, there, back, list(parts(scaled, grid.rows)))
+    tiles = Tiles(x.rows, len(grid.tiles), grid.largest, any(problem.gradient) and not several)
+    sums, found = sides.cut(lambda way: way.sums), sides.cut(lambda way: way.found)
+    for index, (i, j) in enumerate(grid.tiles):
+        s, t = sides.logits(tiles, index, first=True)
+        one_way = grid.triangle and i == j
+        loops.collect(s, sums[0][i], None if one_way else sums[1][j])
+        if t is not None:
+            loops.collect(t, found[0][i], None if one_way else found[1][j])
+    value = there.settle(problem.has_positive(there, of_columns), 0.5 if how.kind == "symmetric" else 1.0)
+    if how.kind == "symmetric":
+        assert back is not None
+        value = value + back.settle(problem.has_positive(back, of_rows), 0.5)
+    if any(problem.gradient):
+        _softmax_slopes(problem, sides, tiles)
+    tiles.leave()
+    return value
 
-    The sums are :meth:`_Sums.turned`; the tile is what :func:`_collect` left, or new logits.
-    """
-    if tiles.compiled:
-        kept, made = (
-            (native_logits.KEPT, native_logits.PLAIN) if rows.safe else (native_logits.LOGITS, native_logits.PRODUCTS)
-        )
-        form = kept if tiles.kept else made
-        native_logits.shares(s, by, form, own, *rows, *((None, None) if columns is None else columns))
-        return
-    for piece, space, tops, sums in tiles.strips(s, rows.sums if rows.safe else rows.tops, rows.sums):
-        factor = sums.unsqueeze(1)
-        if rows.safe:
-            if not tiles.kept:
-                piece.exp2_()
-            piece.mul_(factor if columns is None else torch.add(factor, columns.sums, out=space))
-        elif columns is None:
-            piece.sub_(tops.unsqueeze(1)).exp2_().mul_(factor)
+
+def _softmax_slopes(problem: _Problem, sides: _Sides, tiles: Tiles) -> None:
+    grid, loops = problem.grid, problem.loops
+    sums = sides.cut(lambda way: way.sums.turned(way.share))
+    found = sides.cut(lambda way: None if way.found is None else way.found.turned(way.share))
+    own = sides.cut(lambda way: None if way.own is None else way.slopes_of_own())
+    itself = sides.cut(lambda way: None if way.itself is None else way.slopes_of_itself())
+    parts_of_all = problem.cut()
+    # From the last tile to the first: those made last are the nearest.
+    for index in reversed(range(len(grid.tiles))):
+        i, j = grid.tiles[index]
+        if tiles.kept:
+            s, t = tiles.view(index, grid.rows[i], grid.columns[j]), None
         else:
-            p = torch.sub(piece, tops.unsqueeze(1), out=space).exp2_().mul_(factor)
-            piece.sub_(columns.tops).exp2_().mul_(columns.sums).add_(p)
-    if own:
-        s.diagonal().sub_(own)
+            s, t = sides.logits(tiles, index, first=False)
+        loops.probabilities(s, sums[0][i], sums[1][j], collected=tiles.kept)
+        if t is not None:
+            loops.probabilities(t, found[0][i], found[1][j], collected=False)
+            s.sub_(t)
+        else:
+            sides.pull(s, i, j)
+        for slopes, on_diagonal in ((own, grid.pairs_on_diagonal(i, j)), (itself, grid.itself_on_diagonal(i, j))):
+            if on_diagonal and slopes[0][i] is not None:
+                both = slopes[0][i] if slopes[1][j] is None else slopes[0][i] + slopes[1][j]
+                s.diagonal().copy_(both)
+        problem.collect_slopes(s, i, j, parts_of_all)
 
 
-def _sigmoid(
-    a: Tensor, b: Tensor, scale: Tensor | float, bias: Tensor, block: int, gradient: bool, compiled: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A sum over pairs, from one pass: the loss, its slopes by a and b over the scale, and by the bias."""
-    n = a.shape[0]
-    sizes = _sizes(n, block)
-    tiles = _Tiles(a, 1, max(sizes), False, compiled)
-    scaled = a if compiled else a * scale
-    value, total = a.new_zeros((2,), dtype=torch.float64).unbind(0)
-    ha, hb = (a.new_zeros(a.shape), b.new_zeros(b.shape)) if gradient else (a, b)
-    for i, (x, u, hu) in enumerate(zip(_parts(scaled, sizes), _parts(a, sizes), _parts(ha, sizes))):
-        for j, (y, hy) in enumerate(zip(_parts(b, sizes), _parts(hb, sizes))):
-            s = tiles.next(x, y)
-            if compiled:
-                of_tile, slopes = native_logits.pairwise(s, float(scale), float(bias), i == j)
-                value.add_(of_tile)
-                total.add_(slopes)
+def _pairs_beside(problem: _Problem, masks: _Masks, there: _Way, back: _Way | None, scaled: Tensor) -> None:
+    """What diagonals hold that counts otherwise than the rest: rows with their own partners, and with their twins."""
+    pairs, x, y, grid = problem.pairs, problem.x, problem.y, problem.grid
+    if pairs.own:
+        if grid.listed:
+            half = x.rows.shape[0] // 2
+            own = torch.linalg.vecdot(scaled[:half], x.rows[half:]).repeat(2)
+        else:
+            k = problem.paired
+            own = torch.linalg.vecdot(scaled[:k], y.rows[:k])
+        allowed = masks.own(pairs.negative_mask, own.shape[0])
+        of_rows, of_columns = problem.counts
+        there.add_own(own, _twins(of_columns, allowed, own.shape[0]))
+        if back is not None and back is not there:
+            back.add_own(own, _twins(of_rows, allowed, own.shape[0]))
+    if grid.listed and there.counts is not None:
+        twins = (there.counts.each - 1).clamp_min_(0)
+        positive = masks.own(pairs.positive_mask, 0)
+        allowed = masks.own(pairs.negative_mask, 0)
+        if positive is not None and allowed is not None:
+            allowed = allowed | positive
+        weight = twins if allowed is None else twins * allowed
+        chosen = torch.zeros_like(twins) if positive is None else twins * positive
+        there.add_itself(_Itself(torch.linalg.vecdot(scaled, x.rows), weight, chosen))
+
+
+def _twins(counts: _Counts | None, allowed: Tensor | None, k: int) -> Tensor | float:
+    """How often the own partner counts: once, and its twins as negatives."""
+    if counts is None:
+        return 1.0
+    twins = (counts.each[:k] - 1).clamp_min_(0)
+    return (twins if allowed is None else twins.mul_(allowed)).add_(1)
+
+
+class _Sides:
+    """Both sides of a softmax in parts, and the logits of a tile with all that counts and masks make of them."""
+
+    def __init__(self, problem: _Problem, masks: _Masks, there: _Way, back: _Way | None, scaled: list[Tensor]) -> None:
+        self.problem, self.masks, self.scaled, self.there, self.back = problem, masks, scaled, there, back
+        self.columns, grid = problem.cut()[1], problem.grid
+        sizes = grid.rows, grid.columns
+        self.counts = [_cut(None if c is None else c.each, size) for c, size in zip(problem.counts, sizes)]
+        self.offsets = [_cut(None if c is None else c.offset, size) for c, size in zip(problem.counts, sizes)]
+        self.totals, self.pulled = self.cut(lambda way: way.total), self.cut(lambda way: way.pulled)
+        self.spare = problem.x.rows.new_empty(grid.largest if masks.several else 0)
+
+    def cut(self, what: Callable[[_Way], Any]) -> tuple[list[Any], list[Any]]:
+        """Something of both directions, in parts; None where there is none."""
+        grid = self.problem.grid
+        return _cut(what(self.there), grid.rows), _cut(None if self.back is None else what(self.back), grid.columns)
+
+    def logits(self, tiles: Tiles, index: int, *, first: bool) -> tuple[Tensor, Tensor | None]:
+        """A tile, and with ``several="sum"`` another of the positives alone.
+
+        At the ``first`` time the weights of positives, and their logits, are added up.
+        """
+        problem, grid = self.problem, self.problem.grid
+        i, j = grid.tiles[index]
+        s, t = tiles.product(index, self.scaled[i], self.columns[j]), None
+        q = self.masks.positive(i, j)
+        if q is not None and first:
+            self._count_positives(s, q, i, j)
+        for offset, dim in ((self.offsets[0][i], 1), (self.offsets[1][j], 0)):
+            if offset is not None:
+                s.add_(offset.unsqueeze(dim))
+        if q is not None and problem.how.several == "sum":
+            t = self._space(s)
+            if q.dtype == torch.bool:
+                t.copy_(s).masked_fill_(~q, -torch.inf)
             else:
+                torch.add(s, q.log2(), out=t)
+        out = self.masks.left_out(i, j, q)
+        if out is not None:
+            s.masked_fill_(out, -torch.inf)
+        if grid.itself_on_diagonal(i, j) or (problem.pairs.own and grid.pairs_on_diagonal(i, j)):
+            s.fill_diagonal_(-torch.inf)
+        return s, t
+
+    def _space(self, s: Tensor) -> Tensor:
+        return self.spare[: s.numel()].view(s.shape)
+
+    def _count_positives(self, s: Tensor, q: Tensor, i: int, j: int) -> None:
+        each = self._space(s).copy_(q)
+        one_way = self.problem.grid.triangle and i == j
+        for sums in (self.totals, self.pulled):
+            _add_sums(sums[0][i], each, self.counts[1][j])
+            if sums[1][j] is not None and not one_way:
+                _add_sums(sums[1][j], each.T, self.counts[0][i])
+            each.mul_(s)
+
+    def pull(self, s: Tensor, i: int, j: int) -> None:
+        """Subtract the slopes by the positives' own logits."""
+        q = self.masks.positive(i, j)
+        if q is None:
+            return
+        pull = self.cut(lambda way: way.pull)
+        mine, theirs = pull[0][i], pull[1][j]
+        ours, others = self.counts[0][i], self.counts[1][j]
+        each = self._space(s)
+        each.copy_(mine.unsqueeze(1) if others is None else torch.outer(mine, others, out=each))
+        if theirs is not None:
+            each.add_(theirs if ours is None else ours.unsqueeze(1) * theirs)
+        s.sub_(each.mul_(q))
+
+
+def _add_sums(sums: Tensor, tile: Tensor, weight: Tensor | None) -> None:
+    """Add the sums of a tile's rows, over columns that count so often."""
+    if weight is None:
+        sums.add_(tile.sum(1))
+    else:
+        sums.addmv_(tile, weight)
+
+
+def _cut(what: Tensor | Sums | None, sizes: list[int]) -> list[Any]:
+    if what is None:
+        return [None] * len(sizes)
+    return what.parts(sizes) if isinstance(what, Sums) else list(parts(what, sizes))
+
+
+def _pairwise(problem: _Problem) -> tuple[Tensor, Tensor]:
+    """The sigmoid loss, a sum over pairs, from one pass; and its slope by the bias."""
+    pairs, x, y, grid, loops = problem.pairs, problem.x, problem.y, problem.grid, problem.loops
+    masks, bias = _Masks(pairs, grid), pairs.bias
+    of_rows, of_columns = (None if c is None else c.each for c in problem.counts)
+    bias = None if bias is None else bias.to(x.rows)
+    scaled = x.rows * problem.scale
+    value, total = x.rows.new_zeros((2,), dtype=torch.float64).unbind(0)
+    beside: list[Any] = [None] * len(grid.rows)
+    if pairs.own:
+        beside, found, slope = _own_pairwise(problem, masks, scaled, bias)
+        value, total = value + found, total + slope
+    weights: list[list[Any]] = [_cut(None, grid.rows), _cut(None, grid.columns)]
+    if of_rows is not None or of_columns is not None:
+        each = (t.new_ones(t.shape[0]) if c is None else c for c, t in ((of_rows, x.rows), (of_columns, y.rows)))
+        weights = [_cut(c, sizes) for c, sizes in zip(each, (grid.rows, grid.columns))]
+    tiles, of_all = Tiles(x.rows, 1, grid.largest, False), problem.cut()
+    left = list(parts(scaled, grid.rows))
+    spare = x.rows.new_empty(grid.largest if masks.several else 0)
+    for i, j in grid.tiles:
+        s = tiles.product(0, left[i], of_all[1][j])
+        q, shift, negated = masks.positive(i, j), bias, spare[: s.numel()].view(s.shape) if masks.several else s
+        if q is not None:
+            if bias is not None:
                 s.add_(bias)
-                if i == j:  # log(1 + e^s) - s = log(1 + e^-s), with slope -1 / (1 + e^s)
-                    s.diagonal().neg_()
-                for piece, space in tiles.strips(s):
-                    value.add_(_softplus_sum(piece, space))
-                    if gradient:
-                        piece.sigmoid_()
-                if gradient and i == j:
-                    s.diagonal().neg_()
-                if gradient:
-                    total.add_(s.sum(1).sum(dtype=torch.float64))
-            if gradient:
-                hu.addmm_(s, y, alpha=1 / n)
-                hy.addmm_(s.T, u, alpha=1 / n)
-    _leave_space(tiles.whole)
-    return value / n, ha, hb, total / n
+            shift = None
+            torch.where(q, torch.neg(s, out=negated), s, out=s)
+        out = masks.left_out(i, j, q)
+        if out is not None:
+            s.masked_fill_(out, -torch.inf)
+        on_diagonal = pairs.own and grid.pairs_on_diagonal(i, j)
+        if on_diagonal:
+            s.fill_diagonal_(-torch.inf)
+        found, slope = loops.pairwise(s, shift, None if weights[0][i] is None else (weights[0][i], weights[1][j]))
+        value = value + found
+        if q is not None:
+            torch.where(q, torch.neg(s, out=negated), s, out=s)
+            slope = s.sum(1).sum(dtype=torch.float64)
+        total = total + slope
+        if any(problem.gradient):
+            if on_diagonal:
+                s.diagonal().copy_(beside[i])
+            problem.collect_slopes(s, i, j, of_all)
+    tiles.leave()
+    rows: Tensor | float = float(x.rows.shape[0])
+    if of_rows is not None:
+        rows = of_rows.sum(dtype=torch.float64).clamp_min_(torch.finfo(of_rows.dtype).tiny)
+    for h, need in zip((problem.hx, problem.hy), problem.gradient):
+        if need:
+            h.mul_((1 / rows).to(h) if isinstance(rows, Tensor) else 1 / rows)
+    return value / rows, total / rows
 
 
-def _softplus_sum(s: Tensor, space: Tensor) -> Tensor:
-    """Sum of log(1 + e^s) = max(s, 0) + log(1 + e^-|s|); four factors share a logarithm. Overwrites ``space``."""
-    value = torch.clamp_min(s, 0, out=space).sum(1).sum(dtype=torch.float64)
-    p = torch.abs(s, out=space).mul_(-LOG2_E).exp2_()
-    for _ in range(2):
-        if p.shape[1] % 2 == 0:
-            half = p.shape[1] // 2
-            left, right = p[:, :half], p[:, half:]
-            p = (left + right).addcmul_(left, right)  # (1 + left) (1 + right) - 1
-    return value.add_(p.log1p_().sum(1).sum(dtype=torch.float64))
+def _own_pairwise(
+    problem: _Problem, masks: _Masks, scaled: Tensor, bias: Tensor | None
+) -> tuple[list[Any], Tensor, Tensor]:
+    """Rows with their own partners: slopes by their logits in parts, sum of losses, sum of slopes."""
+    k, (of_rows, of_columns) = problem.paired, problem.counts
+    logits = torch.linalg.vecdot(scaled[:k], problem.y.rows[:k])
+    logits = logits if bias is None else logits + bias
+    right, wrong = torch.ones_like(logits), torch.zeros_like(logits)
+    if of_columns is not None:
+        right = (of_columns.each[:k] > 0).to(logits)
+        wrong = torch.ones_like(logits) * _twins(of_columns, masks.own(problem.pairs.negative_mask, k), k) - 1
+    if of_rows is not None:
+        right, wrong = right * of_rows.each[:k], wrong * of_rows.each[:k]
+    value = right * F.softplus(-logits) + wrong * F.softplus(logits)
+    slopes = wrong * logits.sigmoid() - right * (-logits).sigmoid()
+    padded = [*parts(slopes, problem.grid.rows[: problem.grid.whole]), *[None] * len(problem.grid.rows)]
+    return padded, value.sum(dtype=torch.float64), slopes.sum(dtype=torch.float64)

@@ -26,7 +26,7 @@ try:
         raise ImportError("switched off")
     from mmda._engine import _sweeps
 
-    if _sweeps.interface != 3:
+    if _sweeps.interface != 4:
         raise ImportError("compiled from another version of the source")
 except ImportError:
     _sweeps = None  # type: ignore[assignment]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
 from mmda._engine import native
+from mmda._engine.logit_tiles import Sums
 from mmda._engine.native import _at, _wide
 
 if TYPE_CHECKING:
@@ -19,57 +20,37 @@ else:
 KEPT, PLAIN, LOGITS, PRODUCTS = range(4)
 
 
-def _logits(s: Tensor, scale: float) -> tuple[float, ...]:
-    """What every loop over a tile of logits takes first."""
-    return _wide(s), torch.get_num_threads(), s.data_ptr(), *s.shape, s.stride(0), scale
+class CompiledLoops:
+    """:class:`mmda._engine.logit_tiles.Loops` for tiles of which :func:`mmda._engine.native.serves` says yes."""
+
+    # So little is left to do beside the products that smaller tiles cost no time.
+    blocks: ClassVar = {"info_nce": 1024, "symmetric": 1024, "nt_xent": 512, "sigmoid": 1024}
+
+    def collect(self, s: Tensor, rows: Sums, columns: Sums | None) -> None:
+        if rows.safe:
+            _sweeps.powers(*_tile(s), rows.sums.data_ptr(), 0 if columns is None else columns.sums.data_ptr())
+        else:
+            _sweeps.tops(*_tile(s), *_places(rows), *_places(columns))
+
+    def probabilities(self, s: Tensor, rows: Sums, columns: Sums | None, *, collected: bool) -> None:
+        form = (KEPT if collected else PLAIN) if rows.safe else LOGITS
+        _sweeps.shares(*_tile(s), form, 0.0, *_places(rows), *_places(columns))
+
+    def pairwise(self, s: Tensor, bias: Tensor | None, weights: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+        of_rows, of_columns = (None, None) if weights is None else weights
+        number = 0.0 if bias is None else float(bias)
+        found = _sweeps.pairwise(*_tile(s), number, _at(of_rows), _at(of_columns))
+        value, slope = s.new_tensor(found, dtype=torch.float64).unbind(0)
+        return value, slope
 
 
-def powers(s: Tensor, scale: float, row_sums: Tensor, column_sums: Tensor | None) -> None:
-    """2^(scale s) in place of a tile; its sums over columns and rows are added to those of the rows and columns."""
-    _sweeps.powers(
-        *_logits(s, scale),
-        row_sums.data_ptr(),
-        _at(column_sums),
-    )
+def _tile(s: Tensor) -> tuple[float, ...]:
+    """What every loop over a tile takes first: kind of number, threads, place, shape, and a factor on the logits."""
+    return _wide(s), torch.get_num_threads(), s.data_ptr(), *s.shape, s.stride(0), 1.0
 
 
-def tops(
-    s: Tensor, scale: float, row_tops: Tensor, row_sums: Tensor, column_tops: Tensor | None, column_sums: Tensor | None
-) -> None:
-    """Logits scale s in place of a tile; largest of rows and columns so far, and sums of 2^(logit - largest)."""
-    _sweeps.tops(
-        *_logits(s, scale),
-        row_tops.data_ptr(),
-        row_sums.data_ptr(),
-        _at(column_tops),
-        _at(column_sums),
-    )
-
-
-def shares(
-    s: Tensor,
-    scale: float,
-    form: int,
-    own: float,
-    row_tops: Tensor | None,
-    row_sums: Tensor,
-    column_tops: Tensor | None,
-    column_sums: Tensor | None,
-) -> None:
-    """A tile's probabilities by rows plus those by columns, less ``own`` on its diagonal, in its place.
-
-    The sums are reciprocals, times what the probabilities are to be multiplied by. ``form`` says what the tile holds:
-    ``KEPT`` what :func:`powers` left, ``LOGITS`` what :func:`tops` left, ``PLAIN`` and ``PRODUCTS`` what either took.
-    """
-    _sweeps.shares(
-        *_logits(s, scale),
-        form,
-        own,
-        _at(row_tops),
-        row_sums.data_ptr(),
-        _at(column_tops),
-        _at(column_sums),
-    )
+def _places(sums: Sums | None) -> tuple[int, int]:
+    return (0, 0) if sums is None else (sums.tops.data_ptr(), sums.sums.data_ptr())
 
 
 def softmax_at_once(s: Tensor, scale: float, symmetric: bool, slope: float | None) -> float:
@@ -87,11 +68,3 @@ def softmax_at_once(s: Tensor, scale: float, symmetric: bool, slope: float | Non
         slope is not None,
         1.0 if slope is None else slope,
     )
-
-
-def pairwise(s: Tensor, scale: float, bias: float, own: bool) -> tuple[float, float]:
-    """Slopes of a tile of logits x = scale s + bias of the sigmoid loss in their place; sums of losses and slopes.
-
-    Pairs are wrong and lose log(1 + e^x), but for the diagonal with ``own``: log(1 + e^-x).
-    """
-    return _sweeps.pairwise(*_logits(s, scale), bias, float(own))

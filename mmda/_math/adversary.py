@@ -6,24 +6,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmda._core.checks import check_floating, check_mask, check_weight, fail, shape_text
-from mmda._core.rows import counted_rows
+from mmda._core.checks import fail, shape_text
+from mmda._core.rows import as_rows
 from mmda._math.logits import weighted_mean
 
 
-def logit_rows(
-    caller: str, argument: str, logits: Tensor, *, mask: Tensor | None, weight: Tensor | None, dtype: torch.dtype
+def side_logits(
+    caller: str, side: str, logits: Tensor, mask: Tensor | None, weight: Tensor | None, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor | None]:
-    """Check and flatten logits of any shape to ``(n,)`` and their weights, ``None`` where each counts once."""
-    check_floating(caller, argument, logits)
-    if logits.numel() == 0:
-        fail(caller, argument, "have no empty axis", shape_text(logits))
-    if weight is not None:
-        check_weight(caller, argument.replace("_logits", "_weight"), weight, logits.shape)
-    if mask is not None:
-        check_mask(caller, argument.replace("_logits", "_mask"), mask, logits.shape)
-    rows, counts = counted_rows(logits.unsqueeze(-1), mask=mask, weight=weight, dtype=dtype)
-    return rows.reshape(-1), counts
+    """Logits of a side, one a row and of any shape, as ``(n,)``; and their counts, None where each counts once."""
+    argument, prefix = side + "_logits", side + "_"
+    return as_rows(caller, argument, logits, mask=mask, weight=weight, dtype=dtype, prefix=prefix, axis=None)
 
 
 def balanced_binary(

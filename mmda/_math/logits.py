@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmda._core.masking import masked_logsumexp, safe_divide
-from mmda._core.rows import as_weighted_rows
+from mmda._core.rows import as_rows
 
 
 def as_logit_rows(
@@ -18,19 +18,17 @@ def as_logit_rows(
     dtype: torch.dtype,
     mask: Tensor | None,
     weight: Tensor | None,
-    mask_name: str = "mask",
-    weight_name: str = "weight",
+    prefix: str = "",
 ) -> tuple[Tensor, Tensor | None]:
-    """:func:`as_weighted_rows` for logits over at least two classes: one class has nothing to decide."""
-    return as_weighted_rows(
+    """:func:`as_rows` for logits over at least two classes: one class has nothing to decide."""
+    return as_rows(
         caller,
         argument,
         logits,
         dtype=dtype,
         mask=mask,
         weight=weight,
-        mask_name=mask_name,
-        weight_name=weight_name,
+        prefix=prefix,
         axis="classes",
         least=2,
     )

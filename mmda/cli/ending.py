@@ -21,7 +21,10 @@ def exit_code(command: Callable[[], None]) -> int:
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}{error.strerror or error}", file=sys.stderr)
         return 2
+    except FloatingPointError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except (KeyboardInterrupt, TrainingStopped) as stopped:
-        print("interrupted; --resume keeps the finished rows, and begun ones if it was given already", file=sys.stderr)
+        print("interrupted; --resume keeps the finished rows and goes on with begun ones", file=sys.stderr)
         return 128 + (getattr(stopped, "signal", 0) or 2)
     return 0

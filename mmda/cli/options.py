@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 from mmda.metrics import PRESETS
@@ -11,6 +12,12 @@ from mmda.vmr import WORLDS
 
 OUTPUT = Path("outputs/mmcda_vmr")
 SIDES = ("source", "target")
+
+#: Options that mean nothing on simulated worlds.
+ONLY_ON_DISK = (
+    *(f"{side}_{what}" for side in SIDES for what in ("video", "query", "clip_seconds")),
+    *("splits", "glove", "drop", "durations", "clip_seconds"),
+)
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
@@ -24,10 +31,16 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         help_text = "frame features elsewhere; repeat to join several"
         data.add_argument(f"--{side}-video", action="append", default=[], metavar="PATH", help=help_text)
         data.add_argument(f"--{side}-query", metavar="PATH", help="query features elsewhere")
+        help_text = "length of a clip of this domain, where --clip-seconds is not that of both"
+        data.add_argument(f"--{side}-clip-seconds", type=float, metavar="S", help=help_text)
     help_text = "word vectors, a word and its numbers a line, in place of query features"
     data.add_argument("--glove", metavar="FILE", help=help_text)
     help_text = "splits by video (default: files of train, val and test where there are some, else 70 / 10 / 20)"
     data.add_argument("--splits", metavar="JSON", help=help_text)
+    help_text = "lengths of the videos, csv or json, for annotations that do not hold them (Charades-STA)"
+    data.add_argument("--durations", metavar="FILE", help=help_text)
+    help_text = "length of a clip, where the features do not say"
+    data.add_argument("--clip-seconds", type=float, metavar="S", help=help_text)
     help_text = "average-pool longer videos to so many; moments are then as coarse (default: every clip is kept)"
     data.add_argument("--max-clips", type=int, metavar="N", help=help_text)
     help_text = "leave out videos and queries without usable features, and say which (default: an error)"
@@ -56,8 +69,12 @@ def add_training(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     training.add_argument("--dropout", type=float, metavar="SHARE", help=help_text)
     training.add_argument("--diagnose", action="store_true", help="log each term's gradient norm (JSON)")
     training.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
-    help_text = "keep the finished rows in --output; a row is gone on with in its middle if it began with --resume too"
+    help_text = "keep the finished rows in --output, and go on with begun ones in their middle"
     training.add_argument("--resume", action="store_true", help=help_text)
+    help_text = "save what is being trained after each so many steps (default: by time alone)"
+    training.add_argument("--save-steps", type=int, metavar="N", help=help_text)
+    help_text = "save it when so many seconds have passed, and at every evaluation (default: 60)"
+    training.add_argument("--save-seconds", type=float, default=60.0, metavar="S", help=help_text)
     return training
 
 
@@ -82,8 +99,8 @@ def check_data(parser: argparse.ArgumentParser, options: argparse.Namespace, *al
     if options.source is not None and options.world:
         parser.error("--world and --source exclude each other")
     if options.source is None:
-        for name in ("splits", "source_video", "source_query", "target_video", "target_query", "glove", "drop"):
-            if getattr(options, name) and name not in alone:
+        for name in ONLY_ON_DISK:
+            if getattr(options, name) not in (None, False, []) and name not in alone:
                 parser.error(f"--{name.replace('_', '-')} needs --source and --target")
 
 
@@ -94,11 +111,24 @@ def check_numbers(parser: argparse.ArgumentParser, options: argparse.Namespace) 
     dropout = getattr(options, "dropout", None)
     if dropout is not None and not 0 <= dropout < 1:
         parser.error(f"--dropout must lie in [0, 1), got {dropout}")
-    for name in ("seeds", "epochs", "batch_size", "target_batch_size", "workers", "max_clips", "top"):
+    if getattr(options, "save_seconds", 0) < 0:
+        parser.error(f"--save-seconds must be at least 0, got {options.save_seconds}")
+    for name in ("clip_seconds", "source_clip_seconds", "target_clip_seconds"):
+        value = getattr(options, name, None)
+        if value is not None and not 0 < value < math.inf:
+            parser.error(f"--{name.replace('_', '-')} must be above 0, got {value}")
+    for name in ("seeds", "epochs", "batch_size", "target_batch_size", "workers", "max_clips", "top", "save_steps"):
         value = getattr(options, name, None)
         least = 2 if name.endswith("batch_size") else 1  # a batch of one has no negatives and no spread
         if value is not None and value < least:
             parser.error(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+
+
+def clip_seconds(options: argparse.Namespace, side: str) -> float | None:
+    """Length of a clip of one domain, where it is given."""
+    own: float | None = getattr(options, f"{side}_clip_seconds")
+    both: float | None = options.clip_seconds
+    return both if own is None else own
 
 
 def problems_of(options: argparse.Namespace) -> list[Problem]:
@@ -117,6 +147,8 @@ def problems_of(options: argparse.Namespace) -> list[Problem]:
             max_clips=options.max_clips,
             drop=options.drop,
             glove=options.glove,
+            durations=options.durations,
+            clip_seconds=clip_seconds(options, side),
         )
         for side in SIDES
     ]
@@ -144,5 +176,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
         device=options.device,
         output=options.output,
         resume=options.resume,
+        save_steps=options.save_steps,
+        save_seconds=options.save_seconds,
         smoke=options.smoke,
     )

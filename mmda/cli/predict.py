@@ -20,6 +20,8 @@ Ask a trained model.
     mmda predict "the concept07-a of" --video target-test-3          the best moments of one video for a sentence
     mmda predict --all QUERIES.jsonl --target-video VIDEO --target-query QUERY
                                                                      an answer to every query, as JSON lines
+    mmda predict "a dog runs" --video NEW --target-video VIDEO --target-query QUERY --clip-seconds 2
+                                                                     a video and a sentence that nobody has seen
 """
 
 
@@ -36,9 +38,8 @@ def check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
         parser.error("--predict and --predict-all exclude each other")
     if options.predict is not None and options.video is None:
         parser.error("--predict needs --video")
-    shared.check_data(
-        parser, options, *(("target_video", "target_query", "glove", "drop") if options.predict_all else ())
-    )
+    alone = ("target_video", "target_query", "clip_seconds", "target_clip_seconds")
+    shared.check_data(parser, options, *alone, *(("glove", "drop", "durations") if options.predict_all else ()))
 
 
 def run(options: argparse.Namespace) -> None:
@@ -53,11 +54,18 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _answer(checkpoint: ask.Checkpoint, options: argparse.Namespace) -> None:
-    _, target = Draws().load(checkpoint.problem, checkpoint.seed)
-    video = ask.video_of(target, options.video, checkpoint.problem)
-    words = ask.sentence_features(checkpoint, target, options.predict)
-    spans = find_moments(checkpoint.model, video, words, top=options.top)
-    print(f"{options.video} ({float(video.duration[0]):.1f} s): {options.predict!r}")
+    alone = options.target is None  # else these features are those of the target
+    question = ask.Question(
+        sentence=options.predict,
+        vid=options.video,
+        video=tuple(options.target_video) if alone else (),
+        query=options.target_query if alone else None,
+        clip_seconds=shared.clip_seconds(options, "target"),
+    )
+    pair, told = ask.asked_pair(checkpoint, question, Draws())
+    spans = find_moments(checkpoint.model, pair, top=options.top)
+    print("".join(f"{line}\n" for line in told), end="")
+    print(f"{options.video} ({float(pair.duration[0]):.1f} s): {options.predict!r}")
     best = float(spans.scores[0, 0])
     for (start, end), score, kept in zip(spans.windows[0].tolist(), spans.scores[0].tolist(), spans.mask[0].tolist()):
         if kept:
@@ -73,11 +81,13 @@ def _answer_all(checkpoint: ask.Checkpoint, options: argparse.Namespace) -> None
         max_clips=options.max_clips,
         drop=options.drop,
         glove=options.glove,
+        durations=options.durations,
+        clip_seconds=shared.clip_seconds(options, "target"),
     )
     rows = []
-    for data in ask.queries_of(checkpoint, place).values():
+    for data, numbers in ask.queries_of(checkpoint, place):
         print(data.report)
-        rows += ask.answer_queries(checkpoint, data, top=options.top)
+        rows += ask.answer_queries(checkpoint, data, top=options.top, numbers=numbers)
     file = options.output / "predictions" / f"{file_stem(place.name)}-by-{checkpoint.path.stem}.jsonl"
     write_lines(file, rows)
     print(f"{len(rows)} queries answered by {checkpoint.path}: {file}")

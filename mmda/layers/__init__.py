@@ -8,6 +8,7 @@ from mmda.layers.batch_norm import (
 )
 from mmda.layers.batch_norm_adaptation import adapt_batch_norm
 from mmda.layers.discriminator import DomainDiscriminator
+from mmda.layers.domain_model import DomainSpecificModel
 from mmda.layers.normalisation import affine_parameters
 from mmda.layers.pooling import AttentionPool, MaskedMeanPool
 from mmda.layers.reversal import GradientReversal, gradient_reversal
@@ -19,6 +20,7 @@ __all__ = [
     "DomainSpecificBatchNorm1d",
     "DomainSpecificBatchNorm2d",
     "DomainSpecificBatchNorm3d",
+    "DomainSpecificModel",
     "FrameQueryAttention",
     "GradientReversal",
     "LearnableTemperature",

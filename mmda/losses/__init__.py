@@ -52,11 +52,19 @@ from mmda.losses.nuclear_norm import BatchNuclearNormLoss, batch_nuclear_norm_lo
 from mmda.losses.open_set import OpenSetLoss, open_set_loss
 from mmda.losses.polynomial_mmd import PolynomialMMDLoss, polynomial_mmd_loss
 from mmda.losses.prototypes import PrototypeContrastiveLoss, prototype_contrastive_loss
+from mmda.losses.pseudo_labels import (
+    PseudoLabels,
+    balanced_pseudo_labels,
+    centroid_pseudo_labels,
+    neighbour_pseudo_labels,
+)
+from mmda.losses.row_weights import kernel_mean_matching, known_class_weight, partial_class_weight, partial_row_weight
 from mmda.losses.self_training import SelfTrainingLoss, self_training_loss
 from mmda.losses.sigmoid_contrastive import SigmoidContrastiveLoss, sigmoid_contrastive_loss
 from mmda.losses.similarity_entropy import SimilarityEntropyLoss, similarity_entropy_loss
 from mmda.losses.sinkhorn import SinkhornDivergenceLoss, sinkhorn_divergence_loss
 from mmda.losses.sliced_wasserstein import SlicedWassersteinLoss, sliced_wasserstein_loss
+from mmda.losses.soft_positives import text_similarity_weight
 from mmda.losses.span_entropy import SpanEntropyLoss, span_entropy_loss
 from mmda.losses.spectral_penalty import BatchSpectralPenaltyLoss, batch_spectral_penalty_loss
 from mmda.losses.supervised_contrastive import SupervisedContrastiveLoss, supervised_contrastive_loss
@@ -106,6 +114,7 @@ __all__ = [
     "PairLoss",
     "PolynomialMMDLoss",
     "PrototypeContrastiveLoss",
+    "PseudoLabels",
     "RandomFeatureMMDLoss",
     "RandomMultilinearMap",
     "SelfTrainingLoss",
@@ -121,10 +130,12 @@ __all__ = [
     "WassersteinCriticLoss",
     "adaptive_feature_norm_loss",
     "attended_contrastive_loss",
+    "balanced_pseudo_labels",
     "batch_nuclear_norm_loss",
     "batch_spectral_penalty_loss",
     "block_mmd_loss",
     "central_moment_discrepancy_loss",
+    "centroid_pseudo_labels",
     "classifier_discrepancy_loss",
     "conditional_adversarial_loss",
     "contrastive_domain_discrepancy_loss",
@@ -143,6 +154,8 @@ __all__ = [
     "information_maximisation_loss",
     "joint_mmd_loss",
     "joint_transport_loss",
+    "kernel_mean_matching",
+    "known_class_weight",
     "local_mmd_loss",
     "margin_disparity_loss",
     "minimum_class_confusion_loss",
@@ -153,8 +166,11 @@ __all__ = [
     "multi_domain_loss",
     "multilinear_map",
     "multiple_instance_loss",
+    "neighbour_pseudo_labels",
     "nt_xent_loss",
     "open_set_loss",
+    "partial_class_weight",
+    "partial_row_weight",
     "polynomial_mmd_loss",
     "prototype_contrastive_loss",
     "random_feature_mmd_loss",
@@ -165,6 +181,7 @@ __all__ = [
     "sliced_wasserstein_loss",
     "span_entropy_loss",
     "supervised_contrastive_loss",
+    "text_similarity_weight",
     "triplet_ranking_loss",
     "variance_covariance_loss",
     "virtual_adversarial_loss",

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from mmda._core.checks import check_floating, check_integers, check_module, check_same_width, fail, shape_text
 from mmda._core.masking import full_precision, safe_divide, working_dtype
-from mmda._core.rows import as_rows, as_weighted_rows
-from mmda._math.adversary import ask, balanced_binary, logit_rows
+from mmda._core.rows import as_map_rows, as_rows
+from mmda._math.adversary import ask, balanced_binary, side_logits
 from mmda.layers.reversal import GradientReversal
 
 
@@ -71,12 +71,8 @@ def domain_adversarial_loss(
     _check_one_logit(caller, "source_logits", source_logits, source_mask)
     _check_one_logit(caller, "target_logits", target_logits, target_mask)
     with full_precision(source_logits):
-        x, x_weight = logit_rows(
-            caller, "source_logits", source_logits, mask=source_mask, weight=source_weight, dtype=dtype
-        )
-        y, y_weight = logit_rows(
-            caller, "target_logits", target_logits, mask=target_mask, weight=target_weight, dtype=dtype
-        )
+        x, x_weight = side_logits(caller, "source", source_logits, source_mask, source_weight, dtype)
+        y, y_weight = side_logits(caller, "target", target_logits, target_mask, target_weight, dtype)
         return balanced_binary(x, y, x_weight, y_weight)
 
 
@@ -101,6 +97,7 @@ class DomainAdversarialLoss(nn.Module):
 
     Shape:
         ``source`` (n, d), ``target`` (m, d), or with a mask (b, t, d); weights and masks (n,) and (m,), or (b, t).
+        Feature maps (b, d, h, w) too, with or without masks (b, h, w): each position is a row.
 
     Returns:
         Scalar >= 0, float32 (float64 for float64 input); log 2 where the discriminator sees no difference. A side
@@ -150,8 +147,8 @@ class DomainAdversarialLoss(nn.Module):
         caller = "DomainAdversarialLoss"
         dtype = working_dtype(source, target)
         with full_precision(source):
-            x, x_weight = as_rows(caller, "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
-            y, y_weight = as_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
+            x, x_weight = as_map_rows(caller, "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
+            y, y_weight = as_map_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
             check_same_width(caller, "source", x, "target", y)
             logits = ask(caller, self.discriminator, self.reversal(torch.cat([x, y])), None, dtype)
             n = x.shape[0]
@@ -203,8 +200,8 @@ def multi_domain_adversarial_loss(
     caller = "multi_domain_adversarial_loss"
     dtype = working_dtype(logits)
     with full_precision(logits):
-        rows, count = as_weighted_rows(
-            caller, "logits", logits, dtype=dtype, mask=mask, weight=weight, axis="domains", least=2
+        rows, count = as_rows(
+            caller, "logits", logits, mask=mask, weight=weight, dtype=dtype, prefix="", axis="domains", least=2
         )
         check_integers(caller, "domain_index", domain_index, logits.shape[:-1])
         return _balanced(rows, domain_index.reshape(-1), count)
@@ -266,7 +263,7 @@ class MultiDomainAdversarialLoss(nn.Module):
         caller = "MultiDomainAdversarialLoss"
         dtype = working_dtype(features)
         with full_precision(features):
-            x, count = as_weighted_rows(caller, "features", features, dtype=dtype, mask=mask, weight=weight)
+            x, count = as_rows(caller, "features", features, mask=mask, weight=weight, dtype=dtype, prefix="")
             check_integers(caller, "domain_index", domain_index, features.shape[:-1])
             logits = ask(caller, self.discriminator, self.reversal(x), 2, dtype)
             return _balanced(logits, domain_index.reshape(-1), count)

@@ -16,7 +16,7 @@ from mmda._core.checks import (
 )
 from mmda._core.masking import full_precision, working_dtype
 from mmda._core.rows import as_rows, zero_uncounted
-from mmda._math.adversary import ask, balanced_binary, logit_rows
+from mmda._math.adversary import ask, balanced_binary, side_logits
 from mmda._math.logits import entropy_of
 from mmda.layers.multilinear import RandomMultilinearMap, multilinear_map
 from mmda.layers.reversal import GradientReversal
@@ -87,12 +87,8 @@ def conditional_adversarial_loss(
     target_logits = _one_logit_a_row(caller, "target_logits", target_logits, target_class_logits)
     dtype = working_dtype(source_logits, target_logits)
     with full_precision(source_logits):
-        x, x_weight = logit_rows(
-            caller, "source_logits", source_logits, mask=source_mask, weight=source_weight, dtype=dtype
-        )
-        y, y_weight = logit_rows(
-            caller, "target_logits", target_logits, mask=target_mask, weight=target_weight, dtype=dtype
-        )
+        x, x_weight = side_logits(caller, "source", source_logits, source_mask, source_weight, dtype)
+        y, y_weight = side_logits(caller, "target", target_logits, target_mask, target_weight, dtype)
         p, q = _predictions(
             caller,
             (source_class_logits, source_logits.shape, source_mask, x_weight),

@@ -65,7 +65,7 @@ def cross_correlation_loss(
     _check_settings(caller, redundancy, eps)
     dtype = working_dtype(anchor, positive)
     with full_precision(anchor):
-        pairs = pair_rows(caller, anchor, positive, mask=mask, weight=weight, dtype=dtype, normalize=False)
+        pairs = pair_rows(caller, anchor, positive, mask=mask, weight=weight, dtype=dtype)
         a, total = centred_rows(pairs.anchor, pairs.anchor_count)
         b, _ = centred_rows(pairs.positive, pairs.anchor_count)
         factors = []

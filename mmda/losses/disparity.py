@@ -89,8 +89,7 @@ def margin_disparity_loss(
         """The adversary's logits, the classifier's choices, the chosen logits and the counts."""
 
         def rows(argument: str, x: Tensor) -> tuple[Tensor, Tensor | None]:
-            names = {"mask_name": f"{side}_mask", "weight_name": f"{side}_weight"}
-            return as_logit_rows(caller, argument, x, dtype=dtype, mask=mask, weight=weight, **names)
+            return as_logit_rows(caller, argument, x, dtype=dtype, mask=mask, weight=weight, prefix=side + "_")
 
         classifier_rows = rows(f"{side}_logits", logits)[0].detach()
         adversary_rows, counts = rows(f"{side}_adversary_logits", adversary)

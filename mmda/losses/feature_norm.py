@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mmda._core.checks import check_choice, check_number, check_weight
 from mmda._core.masking import full_precision, working_dtype
-from mmda._core.rows import as_weighted_rows
+from mmda._core.rows import as_rows
 from mmda._math.logits import weighted_mean
 from mmda.kernels import safe_sqrt
 
@@ -79,7 +79,7 @@ def adaptive_feature_norm_loss(
     _check_options(caller, variant, step, radius)
     dtype = working_dtype(features)
     with full_precision(features):
-        rows, counts = as_weighted_rows(caller, "features", features, dtype=dtype, mask=mask, weight=weight)
+        rows, counts = as_rows(caller, "features", features, mask=mask, weight=weight, dtype=dtype, prefix="")
         norm = safe_sqrt(rows.square().sum(1))
         if variant == "hard":
             value = (weighted_mean(norm, counts) - radius).square()

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from mmda._core.checks import check_choice, check_tensor, fail, shape_text
-from mmda._core.masking import full_precision, safe_divide, working_dtype
-from mmda._engine.logit_sweep import contrastive
-from mmda._math.contrastive import (
-    Pairs,
-    check_pairing,
-    check_temperature,
-    counts,
-    negative_counts,
-    normalized_pairs,
-    own_pairs,
-    pair_rows,
-    pairing,
-    plainly_paired,
-    weighted_logsumexp,
+from mmda._core.checks import (
+    check_choice,
+    check_sequence,
+    check_tensor,
+    fail,
+    fail_type,
+    shape_text,
 )
+from mmda._core.masking import full_precision, working_dtype
+from mmda._engine.logit_sweep import contrastive
+from mmda._math.contrastive import check_pairing, check_temperature, pair_rows, plainly_paired
 from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_repr, temperature_value
 
 Several = Literal["mean", "sum"]
 _SEVERAL = ("mean", "sum")
+Ids = Tensor | Sequence[Hashable]
 Negatives = Literal["within", "across", "all"]
 _NEGATIVES = ("within", "across", "all")
 
@@ -71,7 +68,7 @@ def info_nce_loss(
         weight: how often each pair counts, as anchor and as candidate: 2 is a repeated pair (whose twin is a
             negative, as every other row), 0 an absent one. With n != m, how often each anchor counts.
         mask: bool, True = valid pair. Padding may hold anything. With n != m, of the anchors.
-        candidate_mask: bool, True = valid candidate; ``mask`` by default where n = m.
+        candidate_mask: bool, True = valid candidate; ``mask`` by default where n = m, required beside it where not.
         positive_mask: bool, True where candidate j is a positive of anchor i.
         positive_weight: :math:`q_{ij}`, for soft positives such as temporal IoU; with ``positive_mask`` too, zero
             outside of it.
@@ -87,12 +84,15 @@ def info_nce_loss(
         without a positive are left out of the mean; zero where none is left.
 
     Raises:
-        ValueError: wrong shapes, a temperature that is not positive, n != m without positives.
+        ValueError: wrong shapes, a temperature that is not positive, n != m without positives, or with
+            ``mask`` and without ``candidate_mask``.
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:
-        O(n m d) time. Without masks and weights large batches are computed in tiles, O(n d) memory (64 MB of tiles
-        at most; see the page on performance); else O(n m). From log-softmax, never log(p + eps): where the positive
+        O(n m d) time. Large batches are computed in tiles, with masks and weights too: O((n + m) d) memory beside the
+        masks that are given (64 MB of tiles at most; see the page on performance). Second derivatives, function
+        transforms, and weights that carry a gradient take the formula with the matrix of all logits, O(n m) memory.
+        From log-softmax, never log(p + eps): where the positive
         is less similar than a negative by far more than the temperature, the gradient is one over the temperature,
         not zero. A value of a tensor temperature <= 0 is not looked at. Under autocast everything is computed in
         float32.
@@ -135,58 +135,22 @@ def info_nce_loss(
             weight=weight,
             dtype=dtype,
             candidate_mask=candidate_mask,
-            normalize=False,
             same_size=False,
         )
-        check_pairing(caller, pairs, positive_mask, negative_mask)
-        share = pairing(caller, pairs, positive_mask, positive_weight)
-        if isinstance(temperature, Tensor):
-            temperature = temperature.to(dtype)
-        if share is None and negative_mask is None and pairs.anchor_count is None and pairs.positive_count is None:
-            kind = "symmetric" if symmetric else "info_nce"
-            return contrastive(kind, pairs.anchor, pairs.positive, temperature=temperature, unit=normalize)
-        if normalize:
-            pairs = normalized_pairs(pairs)
-        return _general(pairs, temperature, share, negative_mask, symmetric, several)
-
-
-def _general(
-    pairs: Pairs,
-    temperature: float | Tensor,
-    share: Tensor | None,
-    negative_mask: Tensor | None,
-    symmetric: bool,
-    several: Several,
-) -> Tensor:
-    """With positives ``share`` (n, m) or None for row i of row i, negatives (n, m) or None for all, and counts."""
-    similarity = (pairs.anchor / temperature) @ pairs.positive.T
-    x_count, y_count = counts(pairs.anchor, pairs.anchor_count), counts(pairs.positive, pairs.positive_count)
-
-    def one_way(s: Tensor, q: Tensor | None, allowed: Tensor | None, row_count: Tensor, column_count: Tensor) -> Tensor:
-        each, has_positive = _rows(s, q, allowed, column_count, several)
-        kept = torch.where(has_positive, row_count, torch.zeros_like(row_count))
-        return safe_divide((kept * torch.where(kept > 0, each, torch.zeros_like(each))).sum(), kept.sum())
-
-    value = one_way(similarity, share, negative_mask, x_count, y_count)
-    if symmetric:
-        turned = (None if share is None else share.T, None if negative_mask is None else negative_mask.T)
-        value = (value + one_way(similarity.T, *turned, y_count, x_count)) / 2
-    return value
-
-
-def _rows(
-    s: Tensor, q: Tensor | None, allowed: Tensor | None, count: Tensor, several: Several
-) -> tuple[Tensor, Tensor]:
-    """Loss of each row, and whether it has a positive; ``count`` is how often each column counts."""
-    negative = negative_counts(s, q, allowed, count)
-    if q is None:
-        return weighted_logsumexp(s, negative + own_pairs(s).to(s.dtype)) - s.diagonal(), count > 0
-    everything = weighted_logsumexp(s, torch.where(q > 0, count.expand_as(s), negative))
-    numerator = q * count
-    total = numerator.sum(1)
-    if several == "mean":
-        return everything - safe_divide((numerator * s).sum(1), total), total > 0
-    return everything - weighted_logsumexp(s, numerator), total > 0
+        check_pairing(caller, pairs, positive_mask, negative_mask, positive_weight)
+        return contrastive(
+            "symmetric" if symmetric else "info_nce",
+            pairs.anchor,
+            pairs.positive,
+            temperature=temperature.to(dtype) if isinstance(temperature, Tensor) else temperature,
+            unit=normalize,
+            several=several,
+            a_count=pairs.anchor_count,
+            b_count=pairs.positive_count,
+            positive_mask=positive_mask,
+            positive_weight=positive_weight,
+            negative_mask=negative_mask,
+        )
 
 
 def domain_negative_mask(anchor_domain: Tensor, positive_domain: Tensor, mode: Negatives = "within") -> Tensor:
@@ -225,23 +189,26 @@ def domain_negative_mask(anchor_domain: Tensor, positive_domain: Tensor, mode: N
     return ~same if mode == "across" else torch.ones_like(same)
 
 
-def duplicate_mask(ids: Tensor) -> Tensor:
+def duplicate_mask(ids: Ids, candidate_ids: Ids | None = None) -> Tensor:
     """Which rows are copies of one another, such as one caption under two videos.
 
     Pass it as ``positive_mask`` to make copies positives of each other, or its negation as ``negative_mask`` to
     leave them out of the negatives (a row stays its own positive).
 
     Args:
-        ids: one integer a row; equal integers mean equal content.
+        ids: one integer a row, or a sequence of texts or other values; equal ones mean equal content.
+        candidate_ids: the same of the candidates where they are other rows, such as a memory bank; ``ids`` by default.
 
     Shape:
-        (n,) to (n, n).
+        (n,), and (m,), to (n, m).
 
     Returns:
-        Bool, True where the ids are equal, the diagonal included.
+        Bool, True where the ids are equal, the diagonal included. On the device of the tensor, of a sequence on the
+        CPU.
 
     Raises:
         ValueError: a wrong shape.
+        TypeError: a text in the place of a sequence, a tensor beside a sequence or inside of one.
 
     Example:
         >>> import torch
@@ -249,11 +216,25 @@ def duplicate_mask(ids: Tensor) -> Tensor:
         tensor([[ True, False,  True],
                 [False,  True, False],
                 [ True, False,  True]])
+        >>> duplicate_mask(["a dog runs"], ["a cat", "a dog runs"])
+        tensor([[False,  True]])
     """
-    check_tensor("duplicate_mask", "ids", ids)
-    if ids.ndim != 1:
-        fail("duplicate_mask", "ids", "have shape (samples,)", shape_text(ids))
-    return ids.unsqueeze(1) == ids.unsqueeze(0)
+    caller = "duplicate_mask"
+    others = ids if candidate_ids is None else candidate_ids
+    for name, given in (("ids", ids), ("candidate_ids", others)):
+        if not isinstance(given, Tensor):
+            check_sequence(caller, name, given, "id")
+        elif given.ndim != 1:
+            fail(caller, name, "have shape (samples,)", shape_text(given))
+    if isinstance(ids, Tensor) and isinstance(others, Tensor):
+        return ids.unsqueeze(1) == others.unsqueeze(0)
+    if isinstance(ids, Tensor) or isinstance(others, Tensor):
+        fail_type(caller, "candidate_ids", "be a tensor where `ids` is one, and a sequence where it is one", others)
+    if any(isinstance(one, Tensor) for one in (*ids, *others)):  # equal ones would count as different
+        fail_type(caller, "ids", "hold texts or other values, or be one tensor", next(iter(ids)))
+    numbers: dict[Hashable, int] = {}
+    rows, columns = (torch.tensor([numbers.setdefault(one, len(numbers)) for one in given]) for given in (ids, others))
+    return rows.unsqueeze(1) == columns.unsqueeze(0)
 
 
 class InfoNCELoss(nn.Module):

@@ -98,8 +98,7 @@ def joint_transport_loss(
             dtype=dtype,
             mask=target_mask,
             weight=target_weight,
-            mask_name="target_mask",
-            weight_name="target_weight",
+            prefix="target_",
         )
         label = source_labels.reshape(-1).long()
         if source_mask is not None:

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from mmda._core.masking import full_precision, safe_divide, working_dtype
+from mmda._core.masking import full_precision, working_dtype
 from mmda._engine.logit_sweep import contrastive
-from mmda._math.contrastive import (
-    Pairs,
-    check_pairing,
-    check_temperature,
-    counts,
-    normalized_pairs,
-    own_pairs,
-    pair_rows,
-    weighted_logsumexp,
-)
+from mmda._math.contrastive import check_pairing, check_temperature, pair_rows
 from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_repr, temperature_value
 
 
@@ -66,8 +56,10 @@ def nt_xent_loss(
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:
-        O(n^2 d) time. Without masks and weights large batches are computed in tiles, O(n d) memory (64 MB of tiles
-        at most; see the page on performance); else O(n^2). Not :func:`info_nce_loss`: negatives
+        O(n^2 d) time. Large batches are computed in tiles, with masks and weights too: O(n d) memory beside the masks
+        that are given (64 MB of tiles at most; see the page on performance). Masks of pairs that are symmetric take
+        half of the products. Second derivatives, function transforms, and weights that carry a gradient take the
+        formula with the matrix of all logits, O(n^2) memory. Not :func:`info_nce_loss`: negatives
         come from the own side too.
 
     Example:
@@ -84,44 +76,19 @@ def nt_xent_loss(
     check_temperature(caller, temperature)
     dtype = working_dtype(anchor, positive)
     with full_precision(anchor):
-        pairs = pair_rows(caller, anchor, positive, mask=mask, weight=weight, dtype=dtype, normalize=False)
+        pairs = pair_rows(caller, anchor, positive, mask=mask, weight=weight, dtype=dtype)
         check_pairing(caller, pairs, positive_mask, negative_mask)
-        if isinstance(temperature, Tensor):
-            temperature = temperature.to(dtype)
-        if positive_mask is None and negative_mask is None and pairs.anchor_count is None:
-            return contrastive("nt_xent", pairs.anchor, pairs.positive, temperature=temperature, unit=normalize)
-        if normalize:
-            pairs = normalized_pairs(pairs)
-        return _general(pairs, temperature, positive_mask, negative_mask)
-
-
-def _general(
-    pairs: Pairs, temperature: float | Tensor, positive_mask: Tensor | None, negative_mask: Tensor | None
-) -> Tensor:
-    """With positives (n, n) or None for partners, negatives (n, n) or None for all, and counts."""
-    n = pairs.anchor.shape[0]
-    rows = torch.cat([pairs.anchor, pairs.positive])
-    similarity = (rows / temperature) @ rows.T
-    count = counts(pairs.anchor, pairs.anchor_count).repeat(2)
-    zero = torch.zeros_like(similarity)
-    itself = own_pairs(similarity)
-    partner = itself.roll(n, 1)
-    # A row is not among its own candidates, its twins are.
-    twins = (count - 1).clamp_min(0).expand_as(similarity)
-    present = torch.where(itself, twins, count.expand_as(similarity))
-    allowed = None if negative_mask is None else negative_mask.repeat(2, 2)
-    if positive_mask is None:
-        share = partner.to(similarity.dtype)
-        others = torch.where(partner, twins, present)
-        columns = (others if allowed is None else torch.where(allowed, others, zero)) + share
-    else:
-        chosen = positive_mask.repeat(2, 2)
-        share = torch.where(chosen, present, zero)
-        columns = present if allowed is None else torch.where(allowed | chosen, present, zero)
-    total = share.sum(1)
-    each = weighted_logsumexp(similarity, columns) - safe_divide((share * similarity).sum(1), total)
-    kept = torch.where(total > 0, count, torch.zeros_like(count))
-    return safe_divide((kept * torch.where(kept > 0, each, torch.zeros_like(each))).sum(), kept.sum())
+        return contrastive(
+            "nt_xent",
+            pairs.anchor,
+            pairs.positive,
+            temperature=temperature.to(dtype) if isinstance(temperature, Tensor) else temperature,
+            unit=normalize,
+            a_count=pairs.anchor_count,
+            b_count=pairs.positive_count,
+            positive_mask=positive_mask,
+            negative_mask=negative_mask,
+        )
 
 
 class NTXentLoss(nn.Module):

@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mmda._core.checks import check_number, fail, shape_text
-from mmda._core.masking import full_precision, safe_divide, working_dtype
+from mmda._core.masking import full_precision, working_dtype
 from mmda._engine.logit_sweep import contrastive
-from mmda._math.contrastive import (
-    Pairs,
-    check_pairing,
-    check_temperature,
-    counts,
-    negative_counts,
-    normalized_pairs,
-    own_pairs,
-    pair_rows,
-    pairing,
-)
+from mmda._math.contrastive import check_pairing, check_temperature, pair_rows
 from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_value
 
 
@@ -52,7 +41,7 @@ def sigmoid_contrastive_loss(
         weight: how often each pair counts, as anchor and as candidate: 2 is a repeated pair (whose twin is a
             negative, as every other row), 0 an absent one. With n != m, how often each anchor counts.
         mask: bool, True = valid pair. Padding may hold anything. With n != m, of the anchors.
-        candidate_mask: bool, True = valid candidate; ``mask`` by default where n = m.
+        candidate_mask: bool, True = valid candidate; ``mask`` by default where n = m, required beside it where not.
         positive_mask: bool, True where candidate j is a positive of anchor i.
         negative_mask: bool, True where candidate j may be a negative of anchor i; all by default. Pairs that are
             neither enter nothing.
@@ -65,13 +54,16 @@ def sigmoid_contrastive_loss(
         Scalar >= 0, float32 (float64 for float64 input); zero where no pair is left.
 
     Raises:
-        ValueError: wrong shapes, a temperature that is not positive, n != m without ``positive_mask``.
+        ValueError: wrong shapes, a temperature that is not positive, n != m without ``positive_mask``,
+            or with ``mask`` and without ``candidate_mask``.
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:
-        O(n m d) time. Without masks and weights large batches are computed in tiles, O(n d) memory (see the page on
-        performance); else O(n m). Symmetric in the two sides where n = m. A sum over candidates: the value grows
-        with the batch, as in the paper. From the log-sigmoid, so that no pair's gradient vanishes by rounding.
+        O(n m d) time. Large batches are computed in tiles, with masks and weights too: O((n + m) d) memory beside the
+        masks that are given (see the page on performance). Second derivatives, function transforms, and weights that
+        carry a gradient take the formula with the matrix of all logits, O(n m) memory. Symmetric in the two sides where
+        n = m. A sum over candidates: the value grows with the batch, as in the paper. From the log-sigmoid, so that no
+        pair's gradient vanishes by rounding.
 
     Example:
         >>> import torch
@@ -96,22 +88,22 @@ def sigmoid_contrastive_loss(
             weight=weight,
             dtype=dtype,
             candidate_mask=candidate_mask,
-            normalize=False,
             same_size=False,
         )
         check_pairing(caller, pairs, positive_mask, negative_mask)
-        share = pairing(caller, pairs, positive_mask, None)
-        if isinstance(temperature, Tensor):
-            temperature = temperature.to(dtype)
-        if isinstance(bias, Tensor):
-            bias = bias.to(dtype)
-        if share is None and negative_mask is None and pairs.anchor_count is None and pairs.positive_count is None:
-            shift = bias if isinstance(bias, Tensor) else pairs.anchor.new_full((), bias)
-            shift = shift.to(pairs.anchor.device)
-            return contrastive("sigmoid", pairs.anchor, pairs.positive, shift, temperature=temperature, unit=normalize)
-        if normalize:
-            pairs = normalized_pairs(pairs)
-        return _general(pairs, temperature, bias, share, negative_mask)
+        shift = bias.to(dtype) if isinstance(bias, Tensor) else pairs.anchor.new_full((), bias)
+        return contrastive(
+            "sigmoid",
+            pairs.anchor,
+            pairs.positive,
+            shift.to(pairs.anchor.device),
+            temperature=temperature.to(dtype) if isinstance(temperature, Tensor) else temperature,
+            unit=normalize,
+            a_count=pairs.anchor_count,
+            b_count=pairs.positive_count,
+            positive_mask=positive_mask,
+            negative_mask=negative_mask,
+        )
 
 
 def _check_bias(caller: str, bias: float | Tensor) -> None:
@@ -119,25 +111,6 @@ def _check_bias(caller: str, bias: float | Tensor) -> None:
         check_number(caller, "bias", bias)
     elif bias.ndim != 0:
         fail(caller, "bias", "have shape ()", shape_text(bias))
-
-
-def _general(
-    pairs: Pairs,
-    temperature: float | Tensor,
-    bias: float | Tensor,
-    share: Tensor | None,
-    negative_mask: Tensor | None,
-) -> Tensor:
-    """With positives ``share`` (n, m) or None for row i of row i, negatives (n, m) or None for all, and counts."""
-    logits = (pairs.anchor / temperature) @ pairs.positive.T + bias
-    x_count, y_count = counts(pairs.anchor, pairs.anchor_count), counts(pairs.positive, pairs.positive_count)
-    negative = negative_counts(logits, share, negative_mask, y_count)
-    if share is None:
-        positive = (own_pairs(logits) & (y_count > 0)).to(logits.dtype)
-    else:
-        positive = share * y_count
-    each = -(positive * F.logsigmoid(logits) + negative * F.logsigmoid(-logits)).sum(1)
-    return safe_divide(x_count @ each, x_count.sum())
 
 
 class SigmoidContrastiveLoss(nn.Module):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mmda._core.masking import full_precision, safe_divide, working_dtype
-from mmda._math.contrastive import check_temperature, counts, pair_rows, weighted_logsumexp
+from mmda._core.masking import full_precision, safe_divide, weighted_logsumexp, working_dtype
+from mmda._engine.logit_formulas import counts
+from mmda._math.contrastive import check_temperature, pair_rows
 from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_repr, temperature_value
 
 

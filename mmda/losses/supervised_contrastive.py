@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from mmda._core.checks import check_integers
-from mmda._core.masking import full_precision, safe_divide, working_dtype
-from mmda._core.rows import as_weighted_rows, normalized_rows
-from mmda._math.contrastive import check_temperature, counts, own_pairs, weighted_logsumexp
+from mmda._core.masking import full_precision, safe_divide, weighted_logsumexp, working_dtype
+from mmda._core.rows import as_rows, normalized_rows
+from mmda._engine.logit_formulas import counts, own_pairs
+from mmda._math.contrastive import check_temperature
 from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_repr, temperature_value
 
 
@@ -68,7 +69,7 @@ def supervised_contrastive_loss(
     check_temperature(caller, temperature)
     dtype = working_dtype(features)
     with full_precision(features):
-        rows, count = as_weighted_rows(caller, "features", features, dtype=dtype, mask=mask, weight=weight)
+        rows, count = as_rows(caller, "features", features, mask=mask, weight=weight, dtype=dtype, prefix="")
         check_integers(caller, "labels", labels, features.shape[:-1])
         if isinstance(temperature, Tensor):
             temperature = temperature.to(dtype)

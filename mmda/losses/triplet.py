@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from mmda._core.checks import check_choice, check_number
 from mmda._core.masking import full_precision, safe_divide, working_dtype
-from mmda._math.contrastive import check_pairing, counts, negative_counts, pair_rows, pairing
+from mmda._engine.logit_formulas import Pairs, counts, negative_counts, positive_share
+from mmda._math.contrastive import check_pairing, pair_rows
 
 Negatives = Literal["hardest", "semi_hard", "all"]
 _NEGATIVES = ("hardest", "semi_hard", "all")
@@ -54,7 +55,7 @@ def triplet_ranking_loss(
         weight: how often each pair counts, as anchor and as candidate: 2 is a repeated pair (whose twin is a
             negative, as every other row), 0 an absent one. With n != m, how often each anchor counts.
         mask: bool, True = valid pair. Padding may hold anything. With n != m, of the anchors.
-        candidate_mask: bool, True = valid candidate; ``mask`` by default where n = m.
+        candidate_mask: bool, True = valid candidate; ``mask`` by default where n = m, required beside it where not.
         positive_mask: bool, True where candidate j is a positive of anchor i.
         negative_mask: bool, True where candidate j may be a negative of anchor i; all by default.
 
@@ -67,7 +68,8 @@ def triplet_ranking_loss(
         without a (semi-hard) negative count as zero.
 
     Raises:
-        ValueError: wrong shapes, a margin that is not positive, n != m without ``positive_mask``.
+        ValueError: wrong shapes, a margin that is not positive, n != m without ``positive_mask``,
+            or with ``mask`` and without ``candidate_mask``.
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:
@@ -104,9 +106,11 @@ def triplet_ranking_loss(
             same_size=False,
         )
         check_pairing(caller, pairs, positive_mask, negative_mask)
-        share = pairing(caller, pairs, positive_mask, None)
-        similarity = pairs.anchor @ pairs.positive.T
-        x_count, y_count = counts(pairs.anchor, pairs.anchor_count), counts(pairs.positive, pairs.positive_count)
+        x, y = pairs.anchor, pairs.positive
+        known = Pairs(x, y, None, None, pairs.anchor_count, pairs.positive_count, positive_mask)
+        share = positive_share(known, dtype)
+        similarity = x @ y.T
+        x_count, y_count = counts(x, pairs.anchor_count), counts(y, pairs.positive_count)
         value = _one_way(similarity, share, negative_mask, x_count, y_count, margin, negatives)
         if symmetric:
             turned = (None if share is None else share.T, None if negative_mask is None else negative_mask.T)

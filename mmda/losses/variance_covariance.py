@@ -77,7 +77,7 @@ def variance_covariance_loss(
     _check_settings(caller, invariance, variance, covariance, margin, eps)
     dtype = working_dtype(anchor, positive)
     with full_precision(anchor):
-        pairs = pair_rows(caller, anchor, positive, mask=mask, weight=weight, dtype=dtype, normalize=False)
+        pairs = pair_rows(caller, anchor, positive, mask=mask, weight=weight, dtype=dtype)
         count, width = pairs.anchor_count, pairs.anchor.shape[1]
         sides = [centred_rows(rows, count) for rows in (pairs.anchor, pairs.positive)]
         total = sides[0][1]

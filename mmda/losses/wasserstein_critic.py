@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mmda._core.checks import check_features, check_module, check_number, check_same_width, fail, shape_text
 from mmda._core.draws import fixed_bits
 from mmda._core.masking import full_precision, working_dtype
-from mmda._core.rows import as_rows
+from mmda._core.rows import as_map_rows
 from mmda._math.adversary import ask
 from mmda._math.logits import weighted_mean
 from mmda.layers.reversal import GradientReversal
@@ -112,7 +112,8 @@ class WassersteinCriticLoss(nn.Module):
 
     Shape:
         ``source`` (n, d), ``target`` (m, d), or with a mask (b, t, d); weights and masks (n,) and (m,), or (b, t).
-        ``mixing`` one number in [0, 1] a row of the larger side.
+        ``mixing`` one number in [0, 1] a row of the larger side. Feature maps (b, d, h, w) too, with or without masks
+        (b, h, w): each position is a row.
 
     Returns:
         Scalar, float32 (float64 for float64 input); about minus the distance. A side with no row left gives zero.
@@ -167,8 +168,8 @@ class WassersteinCriticLoss(nn.Module):
         caller = "WassersteinCriticLoss"
         dtype = working_dtype(source, target)
         with full_precision(source):
-            x, x_weight = as_rows(caller, "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
-            y, y_weight = as_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
+            x, x_weight = as_map_rows(caller, "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
+            y, y_weight = as_map_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
             check_same_width(caller, "source", x, "target", y)
             n = x.shape[0]
             scores = ask(caller, self.critic, self.reversal(torch.cat([x, y])), None, dtype)

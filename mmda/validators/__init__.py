@@ -1,7 +1,7 @@
 """Model selection without target labels: each function is one number for one checkpoint, from its own outputs.
 
-Names say the direction. A ``*_score``, ``*_density`` or ``*_recall`` is better when **higher**; a ``*_risk``,
-``*_loss``, ``*_entropy`` or ``*_constancy`` when **lower**.
+Names say the direction. A ``*_score``, ``*_density``, ``*_accuracy`` or ``*_recall`` is better when **higher**; a
+``*_risk``, ``*_loss``, ``*_entropy`` or ``*_constancy`` when **lower**.
 
 ==========================================  ============  ====================================================
 function                                    better when   needs
@@ -10,6 +10,8 @@ function                                    better when   needs
 :func:`entropy_score`                       higher        target logits
 :func:`information_maximisation_score`      higher        target logits
 :func:`nuclear_norm_score`                  higher        target logits
+:func:`matrix_norm_score`                   higher        target logits
+:func:`round_trip_accuracy`                 higher        features of both domains, source labels
 :func:`mmd_score`                           higher        features of both domains
 :func:`importance_weighted_risk`            lower         losses on held-out source rows, their density ratios
 :func:`deep_embedded_validation_risk`       lower         features of both domains, losses on held-out source rows
@@ -30,10 +32,17 @@ from __future__ import annotations
 from mmda.validators.classifiers import (
     entropy_score,
     information_maximisation_score,
+    matrix_norm_score,
     nuclear_norm_score,
     soft_neighbourhood_density,
 )
-from mmda.validators.domains import deep_embedded_validation_risk, density_ratio, importance_weighted_risk, mmd_score
+from mmda.validators.domains import (
+    deep_embedded_validation_risk,
+    density_ratio,
+    importance_weighted_risk,
+    mmd_score,
+    round_trip_accuracy,
+)
 from mmda.validators.grounding import span_constancy, span_entropy
 from mmda.validators.retrieval import held_out_pair_loss, pair_retrieval_recall
 
@@ -44,9 +53,11 @@ __all__ = [
     "held_out_pair_loss",
     "importance_weighted_risk",
     "information_maximisation_score",
+    "matrix_norm_score",
     "mmd_score",
     "nuclear_norm_score",
     "pair_retrieval_recall",
+    "round_trip_accuracy",
     "soft_neighbourhood_density",
     "span_constancy",
     "span_entropy",

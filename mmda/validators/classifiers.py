@@ -7,10 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from mmda._core.checks import (
-    check_count,
-    check_number,
-)
+from mmda._core.checks import check_count, check_number
 from mmda._core.masking import full_precision
 from mmda._core.rows import normalized_rows
 from mmda._math.spectral import zero_undefined
@@ -183,3 +180,58 @@ def nuclear_norm_score(logits: Tensor, *, mask: Tensor | None = None) -> Tensor:
         p = kept_rows("nuclear_norm_score", "logits", logits, mask).softmax(1)
         singular: Tensor = torch.linalg.svdvals(zero_undefined(p))
         return torch.where(p.isnan().any(), math.nan, singular.sum() / p.shape[0])
+
+
+@torch.no_grad()
+def matrix_norm_score(
+    logits: Tensor, *, order: float = 4.0, threshold: float = 5.0, mask: Tensor | None = None
+) -> Tensor:
+    r"""Entrywise norm of normalised logits, an estimate of accuracy (MaNo); higher is better.
+
+    .. math::
+
+       \Bigl( \frac{1}{n K} \sum_{i, k} q_{ik}^p \Bigr)^{1 / p}, \qquad
+       q_{ik} = \frac{v(z_{ik})}{\sum_l v(z_{il})}, \qquad
+       v(z) = \begin{cases} e^z & \Phi > \eta \\ 1 + z + z^2 / 2 & \Phi \le \eta \end{cases}, \qquad
+       \Phi = - \frac{1}{n K} \sum_{i, k} \log \mathrm{softmax}(z_i)_k
+
+    Args:
+        logits: z, scores before the softmax on the target; of half precision widened.
+        order: p >= 1.
+        threshold: :math:`\eta`, the divergence from the uniform prediction from which on the softmax is trusted.
+        mask: bool, True = keep.
+
+    Shape:
+        ``logits`` (n, K), or with a mask (b, t, K).
+
+    Returns:
+        Scalar in (0, 1].
+
+    Raises:
+        ValueError: wrong shapes, fewer than two classes, an order below 1.
+
+    Notes:
+        Predictions of a badly calibrated model crowd at certainty; the expansion keeps their logits' order there. It
+        depends on logits up to a common shift a row, which the softmax does not see: compare models whose logits are
+        made alike, and checkpoints on one side of the threshold.
+
+    Example:
+        >>> import torch
+        >>> round(matrix_norm_score(torch.zeros(3, 4)).item(), 4)  # 1 / K
+        0.25
+        >>> round(matrix_norm_score(100 * torch.eye(4)).item(), 4)  # (1 / K)^(1 / p)
+        0.7071
+
+    References:
+        Xie, Odonnat, Feofanov, Deng, Zhang & An, "MaNo: Exploiting Matrix Norm for Unsupervised Accuracy Estimation
+        Under Distribution Shifts", NeurIPS 2024.
+    """
+    caller = "matrix_norm_score"
+    check_number(caller, "order", order, at_least=1)
+    check_number(caller, "threshold", threshold)
+    with full_precision(logits):
+        rows = kept_classes(caller, logits, mask)
+        uniform = -rows.log_softmax(1).mean()
+        expanded = 1 + rows + rows.square() / 2
+        q = torch.where(uniform > threshold, rows.softmax(1), expanded / expanded.sum(1, keepdim=True))
+        return q.pow(order).mean().pow(1 / order)

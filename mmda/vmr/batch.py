@@ -1,4 +1,4 @@
-"""The one thing a model of moment retrieval is given: a padded batch of (video, query) pairs."""
+"""The input of a moment retrieval model: a padded batch of (video, query) pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows without a model: what location bias alone scores, and what the input features score by themselves.
+"""Baselines without a trained model: from moment locations alone, and from the similarity of the input features.
 
 A result that does not beat these rows is none. Each function returns spans in seconds, best first, ready for
 :func:`mmda.vmr.evaluation.evaluate`. Of the target's queries only the video's duration is read.
@@ -292,7 +292,7 @@ def zero_shot_spans(
 
 
 def _smooth(score: Tensor, mask: Tensor, width: int) -> Tensor:
-    """Centred moving mean over the real clips; the padding's scores are zeros already."""
+    """Centred moving mean over the real clips; expects zero scores at padded clips."""
     both = torch.stack([score, mask.to(score.dtype)], dim=1)
     total, count = F.avg_pool1d(both, width, stride=1, padding=width // 2).unbind(dim=1)
     return safe_divide(total, count)
@@ -307,7 +307,7 @@ def _runs(score: Tensor, mask: Tensor, clip_times: Tensor, n: int, level: float)
     for _ in range(n):
         peak, at = score.masked_fill(~left, low).max(dim=1, keepdim=True)
         exists = left.any(dim=1)
-        # a peak under the mean (late spans) is a run of the clips no lower than itself
+        # a peak below the mean (of a late span): the run of clips with at least its own similarity
         floor = torch.minimum(peak, mean + level * (peak - mean))
         outside = ~left | (score < floor)
         before = outside & (position < at)

@@ -1,4 +1,4 @@
-"""From examples to batches: rows of like length together, padded once, made one step ahead of the model."""
+"""From examples to batches: bucketed by length, padded, prepared by a thread one step ahead of the model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def bucketed_batches(
     pool: int = 32,
     drop_last: bool = False,
 ) -> list[list[int]]:
-    """Batches of indices whose lengths are alike, so that little is padding.
+    """Batches of indices of similar length, which need little padding.
 
     Shuffled: a random order is cut into pools of ``pool`` batches, each pool is sorted by length and cut into
     batches, and the batches come in random order. Not shuffled: one pool, shortest first.
@@ -63,7 +63,7 @@ def bucketed_batches(
         batches = []
         for first in range(0, count, pool * batch_size):
             part = sorted(drawn[first : first + pool * batch_size], key=lambda i: lengths[i])
-            # the short batch, if any, comes from anywhere among the lengths: else it would always be the longest
+            # the incomplete batch takes a random place in the sorted lengths: at the end it would be the longest
             whole, rest = divmod(len(part), batch_size)
             short = int(torch.randint(whole + 1, (), generator=generator)) if rest else whole
             cuts = [i * batch_size + (rest - batch_size if i > short else 0) for i in range(whole + 1 + (rest > 0))]
@@ -172,7 +172,7 @@ class VMRLoader:
         return whole + (1 if rest and not self.drop_last else 0)
 
     def __iter__(self) -> Iterator[VMRBatch]:
-        # one stream for each (seed, epoch): neighbours share nothing, as they would with seed + epoch
+        # a generator for each (seed, epoch); with seed + epoch, two seeds would share most of their epochs
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % (1 << 63))
         self.epoch += 1
         batches = bucketed_batches(
@@ -187,7 +187,7 @@ class VMRLoader:
 
 
 def pad_rows(name: str, rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Rows ``(t_i, d)`` as ``(b, t, d)`` with zeros after each, and the mask ``(b, t)`` of what is real."""
+    """Rows ``(t_i, d)`` as ``(b, t, d)`` padded with zeros, and the mask ``(b, t)`` of the rows that exist."""
     widths = {row.shape[1] for row in rows}
     if len(widths) > 1:
         raise ValueError(f"collate: `{name}` must have one width in a batch, got {sorted(widths)}")
@@ -197,12 +197,12 @@ def pad_rows(name: str, rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def pad_windows(rows: Sequence[Sequence[Window]]) -> tuple[Tensor, Tensor]:
-    """Moments of each query as ``(b, w, 2)``, exact, and the mask of what is real."""
+    """Moments of each query as ``(b, w, 2)``, float64, and the mask of those that exist."""
     return pad_rows("windows", [torch.tensor(windows, dtype=torch.float64).view(-1, 2) for windows in rows])
 
 
 def _ahead(batches: Iterator[VMRBatch], depth: int) -> Iterator[VMRBatch]:
-    """The same batches, made by a thread that stays at most ``depth`` ahead and ends when the reader stops."""
+    """The same batches, prepared by a thread, at most ``depth`` in advance; the thread ends when iteration stops."""
     ready: queue.Queue[VMRBatch | BaseException | None] = queue.Queue(maxsize=depth)
     stop = threading.Event()
 

@@ -1,4 +1,4 @@
-"""One validated form in memory: every kept query has a moment list, video features and words that fit together."""
+"""Annotations joined with features: each query has its moments, its video's features and its words, all checked."""
 
 from __future__ import annotations
 
@@ -257,7 +257,7 @@ class VMRDataset:
         self._text_number = {text: k for k, text in enumerate(texts)}
 
     def _check_covered(self, queries: Iterable[VMRQuery], source: str, found: Findings, on_bad: str) -> None:
-        """A moment that begins after its video's last feature raises, or is counted."""
+        """Raise or count moments that begin after their video's last feature."""
         for query in queries:
             end = float(self._clip_times[query.vid][-1, 1])
             for start, stop in query.windows:
@@ -388,7 +388,7 @@ def read_splits(path: PathLike) -> dict[str, dict[str, tuple[str, ...]]]:
 
 
 def _take(store: FeatureStore, id: str, what: Literal["video", "query"], found: Findings, on_bad: str) -> Array | None:
-    """Features of ``id`` if they are there and fit for use; else raise, or count and give ``None``."""
+    """Features of ``id`` if they exist and are usable; otherwise raise, or count the fault and return ``None``."""
     rule = f"no_{what}"
     try:
         if id not in store:
@@ -420,7 +420,7 @@ _CONTRADICTING, _FIT = 0.1, (1 / 2, 2)
 
 
 def _check_orientation(clips: Mapping[str, int], widths: Mapping[str, int], source: str) -> None:
-    """One number of rows and many widths are arrays stored as (features, time)."""
+    """Raise if all arrays have one number of rows and various widths: they are stored as (features, time)."""
     rows, columns = set(clips.values()), {widths[vid] for vid in clips}
     if len(clips) > 2 and len(rows) == 1 and len(columns) > 1:
         came = f"{rows.pop()} rows in every array and {min(columns)} to {max(columns)} columns: (features, time)?"
@@ -439,7 +439,7 @@ def _look_transposed(clips: Mapping[str, int], widths: Mapping[str, int]) -> lis
 
 
 def _check_clip_seconds(lengths: Mapping[str, tuple[int, float]], seconds: float, source: str) -> None:
-    """Clips of this length cover about the length of all but a few videos."""
+    """Raise if clips of this length do not cover the length of more than a tenth of the videos."""
     off = [
         vid
         for vid, (rows, duration) in lengths.items()
@@ -463,7 +463,7 @@ def _odd_lengths(lengths: Mapping[str, tuple[int, float]]) -> list[str]:
 
 
 def _one_width(widths: Mapping[str, int], source: str, rule: str, found: Findings, on_bad: str) -> tuple[int, set[str]]:
-    """The width that most ids have, and the ids that have it; any other width raises, or is counted. 0 is no array."""
+    """The most frequent width and the ids that have it; other widths raise or are counted. Width 0: no array."""
     counts = Counter(width for width in widths.values() if width)
     width = max(counts, key=counts.__getitem__, default=0)
     for id, came in widths.items():
@@ -476,15 +476,15 @@ def _one_width(widths: Mapping[str, int], source: str, rule: str, found: Finding
 
 
 def _clip_times(clips: int, duration: float, clip_seconds: float | None) -> tuple[NDArray[np.float64], int, int]:
-    """Start and end of each clip in seconds, how many clips begin inside the video, and how the rest fits.
+    """Start and end of each clip in seconds, the number of clips that begin inside the video, and a gap flag.
 
-    The last number is 1 where more than a clip of the video has no feature, -1 where features run on for more
-    than a clip past its end, else 0.
+    The flag is 1 if more than one clip of the video has no feature, -1 if the features continue for more than one
+    clip past its end, else 0.
     """
     if clip_seconds is None:
         cuts = np.linspace(0.0, duration, clips + 1)
         return np.stack([cuts[:-1], cuts[1:]], axis=1), clips, 0
-    edges = np.arange(clips + 1) * clip_seconds  # one array of both edges: neighbours touch to the last bit
+    edges = np.arange(clips + 1) * clip_seconds  # one array for both edges: a clip ends exactly where the next starts
     inside = max(1, int((edges[:-1] < duration).sum()))
     starts, ends = edges[:inside], np.minimum(edges[1 : inside + 1], duration)
     covered = clips * clip_seconds
@@ -512,5 +512,5 @@ def _range(counts: Iterable[int]) -> str:
 
 
 def _tensor(array: Array) -> Tensor:
-    """A tensor of its own memory: a memory map must stay a file, and a read-only array has no tensor."""
+    """The array as a tensor; memory maps and read-only arrays are copied first."""
     return torch.from_numpy(array if array.flags.owndata and array.flags.writeable else array.copy())

@@ -1,4 +1,4 @@
-"""What a file must be before it is opened: a regular file, with arrays no larger than a stated limit."""
+"""Checks before a file is read: it is a regular file, and its arrays are within a size limit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MAX_BYTES = 1 << 30
 
 
 def check_regular(file: Path, id: str | None = None) -> None:
-    """The path is a regular file: reading a pipe or a device could wait forever, or never end.
+    """Check that the path is a regular file: reading a pipe or a device may block or never end.
 
     Raises:
         VMRDataError: naming what it is instead.
@@ -23,7 +23,7 @@ def check_regular(file: Path, id: str | None = None) -> None:
 
 
 def check_size(file: Path, id: str | None, needed: int, max_bytes: int) -> None:
-    """An array that needs so many bytes may be read: within the limit, or no larger than its file.
+    """Check that an array of ``needed`` bytes is within the limit or no larger than its file.
 
     Raises:
         VMRDataError: naming both sizes and the option.

@@ -1,4 +1,4 @@
-"""What was wrong with data on disk: one exception that names file, id and rule, and one report that counts."""
+"""Faults of data on disk: an exception that names file, id and rule, and a report that counts faults."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """No problem was found: all that was found has been handled."""
+        """Whether nothing of :data:`PROBLEMS` was found: all other findings have been handled."""
         return not self.errors and not any(self.count(rule) for rule in PROBLEMS)
 
     def as_dict(self) -> dict[str, object]:
@@ -130,7 +130,7 @@ class Report:
 
 
 class Findings:
-    """The growing side of a report: count while reading, freeze at the end."""
+    """Collects findings while a file is read; :meth:`report` gives the finished report."""
 
     def __init__(self) -> None:
         self._ids: dict[str, list[str]] = {}

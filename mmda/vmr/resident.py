@@ -1,4 +1,4 @@
-"""Batches cut from a split in memory that holds the frames of a video once: an index, a trim, nothing else copied."""
+"""A split held in memory with each video's frames stored once, and batches taken from it by indexing."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ class ResidentSplit:
         return replace(self, **taken, qids=tuple(self.qids[i] for i in rows))
 
     def join(self, other: ResidentSplit) -> ResidentSplit:
-        """The pairs of both, this split's first, padded to a common size; no index of one is an index of the other.
+        """The pairs of both, this split's first, padded to a common size; their indices do not overlap.
 
         Raises:
             ValueError: if only one of them has moments, or widths differ.
@@ -267,7 +267,7 @@ class ResidentLoader:
             yield self._cut(indices)
 
     def _cut(self, indices: list[int]) -> VMRBatch:
-        """Rows without the columns that would be padding in all of them."""
+        """The batch at ``indices``, cut to its longest video and query."""
         t = max(self._lengths[i] for i in indices)
         length = max(self._words[i] for i in indices)
         batch = self.split.slice(indices)

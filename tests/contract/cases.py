@@ -285,6 +285,7 @@ SCALE_FREE = ("AttendedContrastiveLoss", "FrameQueryLoss", "MMDLoss", "MultipleI
 
 #: Exported modules that are no row of the grid, and why.
 NOT_IN_GRID: dict[str, str] = {
+    "DomainSpecificModel": "holds a model of any call, tested in tests/layers",
     "LearnableTemperature": "takes no input: a bounded parameter with a repr, tested in tests/layers",
 }
 

@@ -10,6 +10,7 @@ import pytest
 from mmda.models.mmcda.experiment import (
     runs,
 )
+from mmda.models.mmcda.experiment.results import read_record, write_record
 from tests.experiment._folders import (
     SMOKE,
     interrupted,
@@ -52,10 +53,14 @@ def test_resume_refuses_results_of_other_settings(
         assert told in refused(capsys, *command, "--resume", *other)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     kept = tmp_path / "jobs" / "world-language-source-only-0.json"
-    content = json.loads(kept.read_text())
+    content = read_record(kept)
     del content["settings"]
-    kept.write_text(json.dumps(content))
+    write_record(kept, content)
     assert "got a file that does not name its own" in refused(capsys, *command, "--resume")
+    for other_job in ({**content, "row": "x"}, {**content, "seed": 1}, {"row": 0}):
+        write_record(kept, other_job)
+        line = refused(capsys, *command, "--resume")
+        assert line.endswith("must be the whole result of this row and seed, got a damaged one: delete it")
     for damaged in ("[1, 2", "[]", json.dumps({**content, "row": "x"}), json.dumps({**content, "seed": 1}), "{}"):
         kept.write_text(damaged)
         line = refused(capsys, *command, "--resume")
@@ -73,7 +78,17 @@ def test_resume_refuses_a_begun_run_of_other_settings(
     begun = tmp_path / "runs" / "world-language-source-only-0.pt"
     line = refused(capsys, *command, "--preset", "vslnet")
     assert f"--resume: {begun} must be of the settings asked for, got preset 'default', not 'vslnet'" in line
-    assert run(command) == 0
-    (tmp_path / "jobs" / "world-language-source-only-0.json").unlink()
+    whole = begun.with_suffix(".json").read_bytes()
     begun.with_suffix(".json").unlink()
     assert f"{begun} must be of the settings asked for, got a file that does not" in refused(capsys, *command)
+    begun.with_suffix(".json").write_bytes(whole.replace(b"default", b"defauld"))
+    assert f"{begun} must be of the settings asked for, got a file that does not" in refused(capsys, *command)
+    begun.with_suffix(".json").write_bytes(whole)
+    damaged = bytearray(begun.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    begun.write_bytes(damaged)
+    assert "world-language-source-only-0.pt: the checkpoint must be a file of fit(resume=...), whole" in refused(
+        capsys, *command
+    )
+    assert run([word for word in command if word != "--resume"]) == 0  # which begins anew
+    assert not begun.exists()

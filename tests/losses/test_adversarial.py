@@ -13,6 +13,7 @@ from mmda.layers import DomainDiscriminator
 from mmda.losses import (
     DomainAdversarialLoss,
     MultiDomainAdversarialLoss,
+    WassersteinCriticLoss,
     domain_adversarial_loss,
     multi_domain_adversarial_loss,
 )
@@ -222,3 +223,22 @@ def test_errors() -> None:
         multi_domain_adversarial_loss(torch.zeros(3, 2), torch.zeros(3))
     with pytest.raises(ValueError, match="`logits` must have at least 2 domains, got 1"):
         multi_domain_adversarial_loss(torch.zeros(3, 1), torch.zeros(3, dtype=torch.long))
+
+
+@pytest.mark.parametrize("make", [DomainAdversarialLoss, WassersteinCriticLoss])
+def test_feature_maps_are_their_positions_as_rows(make: type) -> None:
+    torch.manual_seed(0)
+    loss = make(DomainDiscriminator(3, hidden=[5]))
+    source, target = torch.randn(2, 3, 4, 5), torch.randn(3, 3, 2, 2)
+
+    def rows(x: torch.Tensor) -> torch.Tensor:
+        return torch.stack(
+            [x[i, :, j, k] for i in range(x.shape[0]) for j in range(x.shape[2]) for k in range(x.shape[3])]
+        )
+
+    torch.testing.assert_close(loss(source, target), loss(rows(source), rows(target)))
+    mask = torch.rand(2, 4, 5) > 0.4
+    padded = torch.where(mask.unsqueeze(1), source, torch.nan)
+    torch.testing.assert_close(loss(padded, target, source_mask=mask), loss(rows(source)[mask.flatten()], rows(target)))
+    with pytest.raises(ValueError, match=r"`source_mask` must have shape \(2, 4, 5\), got \(2, 20\)"):
+        loss(source, target, source_mask=mask.flatten(1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -10,7 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from mmda.layers import LearnableTemperature
-from mmda.losses import InfoNCELoss, domain_negative_mask, duplicate_mask, info_nce_loss
+from mmda.losses import (
+    InfoNCELoss,
+    domain_negative_mask,
+    duplicate_mask,
+    info_nce_loss,
+    sigmoid_contrastive_loss,
+    triplet_ranking_loss,
+)
 from tests.losses._samples import reference_sample, unequal_sample
 from tests.reference.contrastive import cosines, info_nce
 
@@ -303,3 +311,31 @@ def test_errors() -> None:
         InfoNCELoss(several="max")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"`mask` must be a bool tensor \(True = keep\), got torch\.float32"):
         info_nce_loss(x, x, mask=torch.ones(4))
+
+
+@pytest.mark.parametrize("loss", [info_nce_loss, sigmoid_contrastive_loss, triplet_ranking_loss])
+def test_a_mask_of_anchors_alone_is_refused_where_candidates_are_other_rows(loss: Callable[..., Tensor]) -> None:
+    """Padded candidates would be negatives without a word; that none is padding has to be said."""
+    x, y = unequal_sample(n=4, m=7, d=4)
+    keep, positive = torch.tensor([True, True, False, True]), torch.eye(4, 7, dtype=torch.bool)
+    with pytest.raises(ValueError, match=f"{loss.__name__}: `candidate_mask` must be given where `mask` is and"):
+        loss(x, y, mask=keep, positive_mask=positive)
+    found = loss(x, y, mask=keep, positive_mask=positive, candidate_mask=torch.ones(7, dtype=torch.bool))
+    torch.testing.assert_close(found, loss(x[keep], y, positive_mask=positive[keep]))
+
+
+def test_copies_among_other_rows() -> None:
+    """A memory bank has ids of its own, and captions are texts."""
+    bank = torch.tensor([8, 7, 7, 1])
+    wanted = torch.tensor([[False, True, True, False], [True, False, False, False]])
+    assert torch.equal(duplicate_mask(torch.tensor([7, 8]), bank), wanted)
+    assert torch.equal(duplicate_mask(["seven", "eight"], ("eight", "seven", "seven", "one")), wanted)
+    assert torch.equal(duplicate_mask(["a", "b", "a"]), duplicate_mask(torch.tensor([0, 1, 0])))
+    with pytest.raises(TypeError, match="`candidate_ids` must be a tensor where `ids` is one"):
+        duplicate_mask(bank, ["eight"])
+    with pytest.raises(TypeError, match="`ids` must be a sequence of ids, got str"):
+        duplicate_mask("eight")
+    with pytest.raises(TypeError, match="`ids` must hold texts or other values, or be one tensor, got Tensor"):
+        duplicate_mask([torch.tensor(7), torch.tensor(7)])
+    with pytest.raises(ValueError, match=r"`candidate_ids` must have shape \(samples,\), got \(2, 2\)"):
+        duplicate_mask(bank, bank.view(2, 2))

@@ -39,7 +39,7 @@ from mmda.models.mmcda import (
     span_scores,
     spread_frames,
 )
-from mmda.models.mmcda.files import save_file
+from mmda.models.mmcda.files import save_file, sealed
 from mmda.vmr import ResidentLoader, Simulation, VMRBatch, World, simulate
 
 SMALL = {"hidden": 16, "joint": 8, "localizer_channels": 8, "localizer_layers": 2, "dropout": 0.0}
@@ -391,13 +391,19 @@ def damaged_runs() -> list[Callable[[dict[str, Any]], object]]:
     return [
         lambda run: run["state"].update(surprise=1),
         lambda run: run["state"].update(step=99),
-        lambda run: run.pop("rng"),
-        lambda run: run.update(rng=torch.zeros(3)),
+        lambda run: run.pop("random"),
+        lambda run: run.update(random={"cpu": torch.zeros(3)}),
         lambda run: run["mean"].popitem(),
         lambda run: run["best"].popitem(),
         lambda run: run["optimizer"].update(param_groups=[]),
         lambda run: run.update(objective={"unknown": torch.zeros(1)}),
     ]
+
+
+def write_sealed(path: Path, content: dict[str, Any]) -> None:
+    """A file whose digest is right, whatever it holds."""
+    torch.save(content, path)
+    path.write_bytes(sealed(path.read_bytes()))
 
 
 @pytest.mark.parametrize("at", range(8))
@@ -407,7 +413,7 @@ def test_a_refused_resume_changes_nothing(draw: Simulation, tmp_path: Path, at: 
     fit(model_for(draw.source_train), MMCDAObjective(), *loaders(draw), config=config, resume=path)
     content = torch.load(path, weights_only=True)
     damaged_runs()[at](content)
-    torch.save(content, path)
+    write_sealed(path, content)
     model, objective = model_for(draw.source_train, seed=5), MMCDAObjective()
     before, drawn = copy.deepcopy(model.state_dict()), torch.get_rng_state()
     rule = r"run\.pt: the run must be whole and of the same model and objective, got another or a damaged one"
@@ -508,7 +514,7 @@ def test_model_files_round_trip_and_refuse_damage(draw: Simulation, tmp_path: Pa
             load_model(path)
     with pytest.raises(CheckpointError, match=r"none\.pt: the checkpoint must exist"):
         load_model(tmp_path / "none.pt")
-    torch.save({"kind": "something else"}, path)
+    write_sealed(path, {"kind": "something else"})
     with pytest.raises(CheckpointError, match="must be a file of save_model, got another kind of file"):
         load_model(path)
 
@@ -543,7 +549,7 @@ def test_model_files_hold_only_what_can_be_read_again(draw: Simulation, tmp_path
 
 def test_damage_is_told_without_the_text_of_torch(draw: Simulation, tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
-    torch.save({"kind": "mmcda model", "folder": tmp_path}, path)  # needs code to be read
+    write_sealed(path, {"kind": "mmcda model", "folder": tmp_path})  # needs code to be read
     rule, came = "be a file of save_model, whole and of this version", "another kind of file or a damaged one"
     with pytest.raises(CheckpointError) as caught:
         load_model(path)
@@ -555,7 +561,7 @@ def test_damage_is_told_without_the_text_of_torch(draw: Simulation, tmp_path: Pa
     save_model(path, build_mmcda(config), config)
     content = torch.load(path, weights_only=True)
     content["model"].popitem()
-    torch.save(content, path)
+    write_sealed(path, content)
     with pytest.raises(CheckpointError) as caught:
         load_model(path)
     assert str(caught.value) == f"{path}: the weights must fit the config beside them, got a damaged file"

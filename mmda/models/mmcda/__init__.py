@@ -16,6 +16,7 @@ from mmda.models.mmcda.linear_head import FlatLocalizer, LinearHead, MeanWords, 
 from mmda.models.mmcda.localizer import Localizer, MomentLogits, Spans, decode_spans, span_scores
 from mmda.models.mmcda.model import MMCDA, MMCDAOutput
 from mmda.models.mmcda.objective import MMCDAObjective
+from mmda.models.mmcda.saving import Progress, load_model, save_model
 from mmda.models.mmcda.selection import pair_score, selection_score, source_score
 from mmda.models.mmcda.terms import (
     DEFAULT_WEIGHTS,
@@ -32,15 +33,7 @@ from mmda.models.mmcda.terms import (
     default_terms,
     negative_pairs,
 )
-from mmda.models.mmcda.training import (
-    Progress,
-    TrainingConfig,
-    TrainingStopped,
-    fit,
-    load_model,
-    predict_split,
-    save_model,
-)
+from mmda.models.mmcda.training import TrainingConfig, TrainingStopped, fit, predict_split
 from mmda.models.mmcda.voting import high_runs, smoothed, vote_spans
 
 __all__ = [

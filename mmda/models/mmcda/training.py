@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from mmda._core.checks import check_count, check_number, fail, fail_type
-from mmda.models.mmcda.build import build_mmcda
-from mmda.models.mmcda.config import MMCDAConfig
-from mmda.models.mmcda.files import CheckpointError, encoded, load_file, save_file
+from mmda._core.checks import check_choice, check_count, check_number, fail
 from mmda.models.mmcda.localizer import Spans
 from mmda.models.mmcda.model import MMCDA
 from mmda.models.mmcda.objective import MMCDAObjective
+from mmda.models.mmcda.saving import Progress, Run, random_state
 from mmda.schedules import cosine_decay, dann_ramp
 from mmda.vmr.batch import VMRBatch
 
@@ -49,6 +50,9 @@ class TrainingConfig:
             forgotten soon.
         evaluations: candidates for the checkpoint, spread over the second half of the run.
         gradient_norms: also log each term's gradient norm at every evaluation (one more backward a term).
+        precision: ``"float32"``, or ``"bfloat16"`` to run the model under autocast; losses stay in float32.
+        accumulate: batches of a step. Their gradients are averaged; the pairs of a contrastive term and the samples of
+            a discrepancy are those of one batch.
 
     Raises:
         ValueError: a value out of range.
@@ -63,13 +67,16 @@ class TrainingConfig:
     average: float = 0.0
     evaluations: int = 4
     gradient_norms: bool = False
+    precision: str = "float32"
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("steps", "warmup", "evaluations"):
+        for name in ("steps", "warmup", "evaluations", "accumulate"):
             check_count("TrainingConfig", name, getattr(self, name))
         for name in ("learning_rate", "clip_norm", "gamma"):
             check_number("TrainingConfig", name, getattr(self, name), above=0)
         check_number("TrainingConfig", "weight_decay", self.weight_decay, at_least=0)
+        check_choice("TrainingConfig", "precision", self.precision, ("float32", "bfloat16"))
         check_number("TrainingConfig", "average", self.average, at_least=0, below=1)
 
     def milestones(self) -> tuple[int, ...]:
@@ -78,23 +85,6 @@ class TrainingConfig:
         return tuple(
             sorted({self.steps - (self.steps - half) * k // self.evaluations for k in range(self.evaluations)})
         )
-
-
-@dataclass
-class Progress:
-    """State of a run: enough to go on with it, and its log.
-
-    Attributes:
-        step: optimiser steps done.
-        best_step: step of the chosen checkpoint, 0 before the first.
-        best_score: its validation score.
-        log: one entry an evaluation: step, score, terms raw and weighted, gradient norms where asked for.
-    """
-
-    step: int = 0
-    best_step: int = 0
-    best_score: float = float("-inf")
-    log: list[dict[str, Any]] = field(default_factory=list)
 
 
 class TrainingStopped(Exception):
@@ -135,6 +125,8 @@ def fit(
     validate: Callable[[MMCDA], float] | None = None,
     on_step: Callable[[int], None] | None = None,
     resume: str | Path | None = None,
+    save_steps: int | None = None,
+    save_seconds: float | None = 60.0,
     device: torch.device | str = "cpu",
 ) -> Progress:
     """Train ``model`` in place and leave it at the chosen checkpoint.
@@ -152,7 +144,9 @@ def fit(
         validate: score of a checkpoint, higher is better.
         on_step: called after each step with its number (progress bars). It may raise :class:`TrainingStopped`: the
             run is saved to ``resume`` first, as it stands after this step.
-        resume: a file that holds the run: read where it exists, written at every evaluation.
+        resume: a file that holds the run: read where it exists, written at every evaluation and as the next two say.
+        save_steps: write it after each so many steps; ``None`` for never.
+        save_seconds: write it when so many seconds have passed since it was last written; ``None`` for never.
         device: where batches go; the model and objective are expected there.
 
     Returns:
@@ -160,15 +154,20 @@ def fit(
 
     Raises:
         ValueError: the objective needs a target and none is given.
-        CheckpointError: ``resume`` is damaged, or of another config, model or objective; nothing is changed then.
+        CheckpointError: ``resume`` is damaged, or of another config, model, objective or other loaders; nothing is
+            changed then.
         TrainingStopped: from ``on_step``.
-        FloatingPointError: the loss or its gradient is not finite; the step and the terms are named.
+        FloatingPointError: the loss or its gradient is not finite; the step, the terms and the queries are named. With
+            ``resume``, the run as it stood before this step lies beside it in ``NAME.failed.pt``.
+        OSError: ``resume`` cannot be written; the file that was there before is still whole.
 
     Notes:
-        Dropout and random terms draw from torch's global generators. A run that is gone on with equals the
-        uninterrupted one bit for bit on the CPU; only the CPU generator's state is kept in the file.
+        Dropout and random terms draw from torch's global generators, whose states (the CPU's, and that of the GPU that
+        is trained on) are kept in the file with the versions of the code; another version is a warning. A run that is
+        gone on with equals the uninterrupted one bit for bit on the CPU, wherever it was saved.
 
     Example:
+        >>> from mmda.models.mmcda import MMCDAConfig, build_mmcda
         >>> from mmda.vmr import ResidentLoader, World, simulate
         >>> loader = ResidentLoader(simulate(World(videos=8, test_videos=1)).source_train, 4)
         >>> model = build_mmcda(MMCDAConfig(video_width=32, query_width=24, hidden=8, joint=8))
@@ -182,69 +181,148 @@ def fit(
     for name, loader in (("source", source), ("target", target)):
         if loader is not None and len(loader) == 0:
             fail("fit", name, "give at least one batch a pass (is the split smaller than a batch?)", "none")
+    if save_steps is not None:
+        check_count("fit", "save_steps", save_steps)
+    if save_seconds is not None:
+        check_number("fit", "save_seconds", save_seconds, at_least=0)
     parameters = [p for p in (*model.parameters(), *objective.parameters()) if p.requires_grad]
     fused = all(p.device.type in ("cpu", "cuda") for p in parameters)  # one sweep over all parameters, not a dozen each
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused)
     mean = copy.deepcopy(model).requires_grad_(False) if config.average > 0 else model
-    state, best = Progress(), None
-    if resume is not None and Path(resume).exists():
-        state, best = _load_run(Path(resume), model, objective, optimizer, mean, config)
-    source_batches = forever(source, skip=state.step)
-    target_batches = forever(target, skip=state.step) if target is not None and objective.needs_target else None
+    used = {"source": source, "target": target} if objective.needs_target else {"source": source}
+    must = {
+        "config": asdict(config),
+        "weights": dict(objective.weights),
+        "loaders": {name: _facts(loader) for name, loader in used.items() if loader is not None},
+    }
+    run = Run(model, objective, optimizer, mean, must=must, device=torch.device(device))
+    path = None if resume is None else Path(resume)
+    if path is not None and path.exists():
+        run.load(path)
+    state = run.state
+    skip = state.step * config.accumulate
+    batches = zip(
+        forever(source, skip=skip),
+        forever(target, skip=skip) if target is not None and objective.needs_target else itertools.repeat(None),
+    )
     milestones = set(config.milestones())
+    saved = time.monotonic()
     model.train()
     while state.step < config.steps:
-        done = state.step / config.steps
-        rate = config.learning_rate * cosine_decay(done, floor=0.02) * min(1, (state.step + 1) / config.warmup)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        source_batch = next(source_batches).to(device)
-        target_batch = None if target_batches is None else next(target_batches).without_moments().to(device)
-        result = objective(
-            model(source_batch),
-            source_batch,
-            None if target_batch is None else model(target_batch),
-            target_batch,
-            strength=dann_ramp(done, gamma=config.gamma),
-        )
-        state.step += 1
-        weighing = state.step in milestones
-        norms = _gradient_norms(result.terms, parameters) if weighing and config.gradient_norms else {}
-        optimizer.zero_grad(set_to_none=True)
-        result.total.backward()
-        norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
-        if not torch.isfinite(norm):
-            values = {role: term.item() for role, term in result.terms.items()}
-            raise FloatingPointError(f"fit: loss or gradient not finite at step {state.step}: {values}")
-        optimizer.step()
-        if mean is not model:
-            _move_towards(mean, model, 1 - min(config.average, (1 + state.step) / (10 + state.step)))
+        random = random_state(run.device)
+        weighing = state.step + 1 in milestones
+        try:
+            found, norms = _step(run, config, parameters, batches, norms=weighing and config.gradient_norms)
+        except FloatingPointError as error:
+            if path is None:
+                raise
+            failed = path.with_name(f"{path.stem}.failed{path.suffix}")
+            run.save(failed, random)
+            raise FloatingPointError(f"{error}; the run as it stood before this step is in {failed}") from None
         stopped = _told(on_step, state.step)
         if weighing:
-            score = float(state.step if validate is None else validate(mean.eval()))
-            if not math.isfinite(score):
-                fail("fit", "validate", "return a finite score", f"{score} at step {state.step}")
-            mean.train()
-            state.log.append(
-                {
-                    "step": state.step,
-                    "score": score,
-                    "terms": {role: term.item() for role, term in result.terms.items()},
-                    "weights": {role: objective.weights[role] for role in result.terms},
-                    "gradient_norms": norms,
-                }
-            )
-            if score > state.best_score:
-                state.best_score, state.best_step = score, state.step
-                best = copy.deepcopy(mean.state_dict())
-        if resume is not None and (weighing or stopped is not None):
-            _save_run(Path(resume), model, objective, optimizer, mean, state, best, config)
+            _weigh(run, validate, found, norms)
+        due = weighing or stopped is not None
+        due |= save_steps is not None and state.step % save_steps == 0
+        due |= save_seconds is not None and time.monotonic() - saved >= save_seconds
+        if path is not None and due:
+            run.save(path)
+            saved = time.monotonic()
         if stopped is not None:
             raise stopped
-    if best is not None:
-        model.load_state_dict(best)
+    if run.best is not None:
+        model.load_state_dict(run.best)
     model.eval()
     return state
+
+
+def _facts(loader: Loader) -> dict[str, int]:
+    """What decides the order of a loader's batches, as far as it says."""
+    told = {name: getattr(loader, name, None) for name in ("batch_size", "seed")}
+    return {"batches": len(loader), **{name: value for name, value in told.items() if isinstance(value, int)}}
+
+
+def _step(
+    run: Run,
+    config: TrainingConfig,
+    parameters: Sequence[Tensor],
+    batches: Iterator[tuple[VMRBatch, VMRBatch | None]],
+    *,
+    norms: bool,
+) -> tuple[list[dict[str, Tensor]], dict[str, float]]:
+    """One optimiser step on ``config.accumulate`` batches; their terms, and gradient norms by role if asked for."""
+    model, objective, optimizer, mean = run.parts.values()
+    state = run.state
+    done = state.step / config.steps
+    rate = config.learning_rate * cosine_decay(done, floor=0.02) * min(1, (state.step + 1) / config.warmup)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    found: list[dict[str, Tensor]] = []
+    qids: list[str] = []
+    gradients: dict[str, float] = {}
+    optimizer.zero_grad(set_to_none=True)
+    for source_batch, target_batch in itertools.islice(batches, config.accumulate):
+        source_batch = source_batch.to(run.device)
+        target_batch = None if target_batch is None else target_batch.without_moments().to(run.device)
+        qids += [*source_batch.qids, *(() if target_batch is None else target_batch.qids)]
+        with _precision(config, run.device):
+            result = objective(
+                model(source_batch),
+                source_batch,
+                None if target_batch is None else model(target_batch),
+                target_batch,
+                strength=dann_ramp(done, gamma=config.gamma),
+            )
+        found.append(result.terms)
+        if norms:
+            gradients = _gradient_norms(result.terms, parameters)
+        (result.total if config.accumulate == 1 else result.total / config.accumulate).backward()
+    norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+    if not torch.isfinite(norm):
+        optimizer.zero_grad(set_to_none=True)
+        raise FloatingPointError(_not_finite(state.step + 1, found, qids))
+    optimizer.step()
+    state.step += 1
+    if mean is not model:
+        _move_towards(mean, model, 1 - min(config.average, (1 + state.step) / (10 + state.step)))
+    return found, gradients
+
+
+def _precision(config: TrainingConfig, device: torch.device) -> AbstractContextManager[object]:
+    """Autocast, where it is asked for. The losses compute in float32 inside it too."""
+    if config.precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def _not_finite(step: int, found: Sequence[dict[str, Tensor]], qids: Sequence[str]) -> str:
+    """What is told of a step that cannot be made: the terms at fault, all terms, and the queries."""
+    values = {role: [float(terms[role].detach()) for terms in found] for role in found[0]}
+    bad = [role for role, numbers in values.items() if not all(map(math.isfinite, numbers))]
+    which = f"term {', '.join(bad)}" if bad else "their gradient, and no term"
+    shown = {role: numbers[0] if len(numbers) == 1 else numbers for role, numbers in values.items()}
+    return f"fit: loss or gradient not finite at step {step}: {shown}; at fault: {which}; queries {', '.join(qids)}"
+
+
+def _weigh(
+    run: Run,
+    validate: Callable[[MMCDA], float] | None,
+    found: Sequence[Mapping[str, Tensor]],
+    norms: Mapping[str, float],
+) -> None:
+    """Score the weights as they stand, log it, and keep them if no earlier ones were better."""
+    state, mean = run.state, run.parts["mean"]
+    score = float(state.step if validate is None else validate(mean.eval()))
+    if not math.isfinite(score):
+        fail("fit", "validate", "return a finite score", f"{score} at step {state.step}")
+    mean.train()
+    terms = {role: sum(each[role].item() for each in found) / len(found) for role in found[0]}
+    weights = {role: run.must["weights"][role] for role in terms}
+    entry = {"step": state.step, "score": score, "terms": terms, "weights": weights}
+    state.log.append({**entry, "gradient_norms": dict(norms)})
+    if score > state.best_score:
+        state.best_score, state.best_step = score, state.step
+        run.best = copy.deepcopy(mean.state_dict())
 
 
 def _told(on_step: Callable[[int], None] | None, step: int) -> TrainingStopped | None:
@@ -293,6 +371,7 @@ def predict_split(
         ValueError: ``n`` below 1, a threshold outside [0, 1], or no batch in the loader.
 
     Example:
+        >>> from mmda.models.mmcda import MMCDAConfig, build_mmcda
         >>> from mmda.vmr import World, simulate
         >>> batch = simulate(World(videos=2, test_videos=1)).target_train
         >>> model = build_mmcda(MMCDAConfig(video_width=32, query_width=24, hidden=8, joint=8)).eval()
@@ -312,143 +391,3 @@ def predict_split(
     if not names:
         fail("predict_split", "loader", "give at least one batch", "none")
     return Spans(torch.cat(windows), torch.cat(scores), torch.cat(masks)), tuple(names)
-
-
-_MODEL_FILE = "mmcda model"
-_RUN_FILE = "mmcda run"
-
-
-def save_model(path: str | Path, model: MMCDA, config: MMCDAConfig, **facts: object) -> None:
-    """Write a trained model with its config, whole or not at all.
-
-    Args:
-        path: file to write.
-        model: whose ``state_dict`` is saved.
-        config: that :func:`build_mmcda` made it from.
-        facts: plain values (numbers, strings, lists, mappings) to keep beside it.
-
-    Returns:
-        Nothing; the file is there, whole.
-
-    Raises:
-        OSError: the file cannot be written.
-        TypeError: a fact, or a value of the config, is not plain: :func:`load_model` would refuse the file.
-        ValueError: the config is not that of the model.
-
-    Example:
-        >>> from tempfile import TemporaryDirectory
-        >>> config = MMCDAConfig(video_width=8, query_width=6, hidden=4, joint=4)
-        >>> with TemporaryDirectory() as folder:
-        ...     save_model(Path(folder, "model.pt"), build_mmcda(config), config, seed=3)
-        ...     sorted(path.name for path in Path(folder).iterdir())
-        ['model.pt']
-    """
-    for name, value in facts.items():
-        if encoded(value) is None:
-            fail_type("save_model", name, "be a plain value (number, string, list, mapping) or a tensor", value)
-    for name, value in asdict(config).items():
-        if encoded(value) is None:
-            fail_type("save_model", f"config.{name}", "be a plain number, bool or string", value)
-    _check_fit(model, config)
-    save_file(path, _MODEL_FILE, {"config": asdict(config), "model": model.state_dict(), "facts": facts})
-
-
-def _check_fit(model: MMCDA, config: MMCDAConfig) -> None:
-    """``config`` gives a model of the same weights, in which they mean the same."""
-    with torch.device("meta"):  # shapes only: no memory, no random number
-        built = build_mmcda(config)
-    for name in ("shared_space", "temperature"):
-        came, made = getattr(model, name), getattr(built, name)
-        if came != made:
-            fail("save_model", "config", "be that of the model", f"`{name}` {made} for a model with {came}")
-    wanted, given = ({k: tuple(v.shape) for k, v in m.state_dict().items()} for m in (built, model))
-    for name in [*given, *wanted]:
-        if wanted.get(name) != given.get(name):
-            came_text = f"`{name}` of shape {wanted.get(name)} for {given.get(name)}"
-            fail("save_model", "config", "be that of the model", came_text)
-
-
-def load_model(path: str | Path) -> tuple[MMCDA, dict[str, Any]]:
-    """Read a model written by :func:`save_model`, in ``eval()`` mode, and its facts.
-
-    Args:
-        path: file to read; no code in it is run.
-
-    Returns:
-        The model, on the CPU, and the facts as they were given.
-
-    Raises:
-        CheckpointError: the file is missing, damaged or holds something else.
-
-    Example:
-        >>> from tempfile import TemporaryDirectory
-        >>> config = MMCDAConfig(video_width=8, query_width=6, hidden=4, joint=4)
-        >>> with TemporaryDirectory() as folder:
-        ...     save_model(Path(folder, "model.pt"), build_mmcda(config), config, seed=3)
-        ...     model, facts = load_model(Path(folder, "model.pt"))
-        >>> model.training, facts
-        (False, {'seed': 3})
-    """
-    content = load_file(path, _MODEL_FILE)
-    try:
-        model = build_mmcda(MMCDAConfig(**content["config"]))
-        model.load_state_dict(content["model"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: the weights must fit the config beside them, got a damaged file") from error
-    return model.eval(), content.get("facts", {})
-
-
-def _save_run(
-    path: Path,
-    model: MMCDA,
-    objective: MMCDAObjective,
-    optimizer: torch.optim.Optimizer,
-    mean: MMCDA,
-    state: Progress,
-    best: dict[str, Tensor] | None,
-    config: TrainingConfig,
-) -> None:
-    content = {
-        "config": asdict(config),
-        "weights": objective.weights,
-        "model": model.state_dict(),
-        "objective": objective.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "mean": mean.state_dict(),
-        "state": asdict(state),
-        "best": best,
-        "rng": torch.get_rng_state(),
-    }
-    save_file(path, _RUN_FILE, content)
-
-
-def _load_run(
-    path: Path,
-    model: MMCDA,
-    objective: MMCDAObjective,
-    optimizer: torch.optim.Optimizer,
-    mean: MMCDA,
-    config: TrainingConfig,
-) -> tuple[Progress, dict[str, Tensor] | None]:
-    content = load_file(path, _RUN_FILE)
-    for name, wanted in (("config", asdict(config)), ("weights", objective.weights)):
-        if content.get(name) != wanted:
-            raise CheckpointError(f"{path}: the run must have the training {name} {wanted}, got {content.get(name)}")
-    parts: tuple[Any, ...] = (model, objective, optimizer, mean)
-    before = [copy.deepcopy(part.state_dict()) for part in parts]
-    try:
-        state, best, rng = Progress(**content["state"]), content["best"], content["rng"]
-        if not 0 <= state.step <= config.steps:
-            raise ValueError("a step outside the run")
-        torch.Generator().set_state(rng)
-        if best is not None:
-            model.load_state_dict(best)  # a trial: the end of the run needs it
-        for part, name in zip(parts, ("model", "objective", "optimizer", "mean")):
-            part.load_state_dict(content[name])
-    except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        for part, kept in zip(parts, before):
-            part.load_state_dict(kept)
-        rule = "be whole and of the same model and objective"
-        raise CheckpointError(f"{path}: the run must {rule}, got another or a damaged one") from error
-    torch.set_rng_state(rng)
-    return state, best

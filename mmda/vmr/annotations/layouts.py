@@ -80,7 +80,7 @@ def _charades_durations(file: Path, given: str | Path | Mapping[str, float] | No
 
 
 def _by_video(file: Path, pairs: Iterable[tuple[str, float]]) -> dict[str, float]:
-    """Lengths by the video's name, whatever the list writes: ``AO8RW.mp4`` is ``AO8RW``."""
+    """Lengths by video id, file suffixes removed."""
     lengths: dict[str, float] = {}
     for name, length in pairs:
         if lengths.setdefault(video_id(name), length) != length:

@@ -17,7 +17,7 @@ from mmda.vmr.reports import VMRDataError
 
 @contextmanager
 def open_text(file: Path) -> Iterator[TextIO]:
-    """A regular file of UTF-8 text, with or without a byte-order mark; anything else is an error that names it."""
+    """Open a regular file of UTF-8 text, with or without a byte-order mark; errors name the file."""
     if file.exists():
         check_regular(file)
     try:
@@ -38,7 +38,7 @@ def load_json(file: Path) -> Any:
 
 
 class _Twice(dict[str, Any]):
-    """An object of which a key came twice: refused where it is used, so that what is not looked at cannot fail."""
+    """A JSON object with a repeated key. It raises only where it is used: parts that are not read cannot fail."""
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)
@@ -53,7 +53,7 @@ def parse_json(text: str, file: Path, id: str | None = None) -> Any:
         return united if len(united) == len(pairs) else _Twice(pairs)
 
     try:
-        # an integer of hundreds of digits is no number of seconds: as a float it is infinite, and told as such
+        # int() refuses thousands of digits; as a float such a number is infinite, which the readers report
         value = json.loads(text, object_pairs_hook=unite, parse_int=lambda d: int(d) if len(d) < 300 else float(d))
     except json.JSONDecodeError as error:
         raise VMRDataError(file, id, "be valid JSON", error) from None

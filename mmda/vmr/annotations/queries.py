@@ -34,7 +34,7 @@ class VMRQuery:
 
 
 class _ClosedQuery(VMRQuery):
-    """A query whose moments are not there: not hidden, not copied; reading them raises."""
+    """A query without its moments: they are not stored, and reading them raises."""
 
     def __init__(self, query: VMRQuery) -> None:
         for name in ("qid", "vid", "text", "duration"):

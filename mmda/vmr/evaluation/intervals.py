@@ -1,4 +1,4 @@
-"""Intervals and paired tests by video, over per-query values: whole videos are drawn, never single queries."""
+"""Intervals and paired tests over per-query values; resampling draws whole videos."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from mmda._core.checks import check_count, check_number, fail
 Floats = NDArray[np.float64]
 
 
-# Cells of one (draws, videos) block of signs.
+# Elements of one (draws, videos) block of signs.
 _BLOCK = 1 << 21
 
 
-# Cells of one such block of draws: in the nearest caches it takes less than half of the time; the draws are the same.
+# Elements of one block of draws: small enough for the L2 cache, which halves the time. It does not change the draws.
 _DRAWN = 1 << 15
 
 
@@ -101,7 +101,7 @@ def _resampled_means(sums: Floats, counts: Floats, samples: int, rng: np.random.
     step = max(1, _DRAWN // groups)
     for low in range(0, samples, step):
         drawn = rng.integers(0, groups, size=(min(step, samples - low), groups))
-        # every index is valid: "clip" asks none of them, in half of the time
+        # mode="clip" skips the bounds check, which takes half of the time; all indices are valid
         sizes = groups * counts[0] if equal else counts.take(drawn, mode="clip").sum(1)
         means[low : low + step] = sums.take(drawn, mode="clip").sum(1) / sizes
     return means
@@ -224,7 +224,7 @@ def paired_test(
     rng = np.random.default_rng(seed)
     sums, counts = _group_sums(caller, first - second, groups)
     total, bytes_a_row = float(sums.sum()), -(-len(sums) // 8)
-    # sums in another order round differently: equal up to rounding counts as equal
+    # sums in another order differ by rounding: compare with a tolerance
     bound = abs(total) - 1e-9 * float(np.abs(sums).sum())
     reached, step = 0, max(1, _BLOCK // len(sums))
     for low in range(0, samples, step):

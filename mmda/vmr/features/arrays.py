@@ -42,9 +42,9 @@ def as_sequence(array: NDArray[Any], source: PathLike, id: str) -> Array:
 
 
 def _are_bfloat16(array: NDArray[Any]) -> bool:
-    """Whether 16-bit integers are all but surely bfloat16: 19 of 20 have the exponent of 2^-31 to 2^12, or are 0.
+    """Whether 16-bit integers are very likely bfloat16: 95 % of those not 0 have an exponent of 2^-31 to 2^12.
 
-    Whole numbers below 12,288 do not; of evenly spread 16-bit numbers one in six does.
+    No positive integer below 12,288 has one; of uniformly distributed 16-bit integers one in six has.
     """
     bits = array.reshape(-1).view(np.uint16)
     bits = bits[bits != 0]

@@ -66,7 +66,7 @@ class HDF5Store(IndexedStore):
             raise VMRDataError(self._path, name, "be readable", error) from None
 
     def _node(self, group: Any, path: str, id: str, hops: int = 8) -> Any:
-        """``group[path]`` by links that stay in the file, each looked at before it is followed."""
+        """``group[path]``, following links within the file only; every link is checked before it is followed."""
         import h5py
 
         for part in filter(None, path.split("/")):
@@ -83,7 +83,7 @@ class HDF5Store(IndexedStore):
         return group
 
     def _check_data_set(self, id: str, node: Any) -> None:
-        """Its numbers lie in this file and fit in memory."""
+        """The data set holds numbers, is stored in this file and fits the size limit."""
         if node.is_virtual or node.external:
             names = [source.file_name for source in node.virtual_sources()] if node.is_virtual else node.external
             raise VMRDataError(self._path, id, _ALONE, f"numbers that lie in {len(names)} other places")
@@ -111,7 +111,7 @@ class HDF5Store(IndexedStore):
         return array
 
     def _is_common(self, within: str) -> bool:
-        """Whether some other group holds an array of this name too: then it says what the array is, not whose."""
+        """Whether another group holds an array of this name too, so that it is a kind of feature and not an id."""
         file, others = self._handle(), 0
         for name in self._names[:64]:
             try:

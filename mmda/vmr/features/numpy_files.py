@@ -22,7 +22,7 @@ from mmda.vmr.features.protocol import Array, FeatureStore, Kind
 from mmda.vmr.features.stores import IndexedStore
 from mmda.vmr.reports import VMRDataError
 
-# What numpy and zipfile raise on bytes that were changed or cut.
+# What numpy and zipfile raise on damaged or truncated files.
 DAMAGE = (
     ValueError,
     EOFError,
@@ -40,7 +40,7 @@ DAMAGE = (
 )
 
 
-# Keys of an npz that name what the array is, not whose it is.
+# Keys of an npz that name the kind of an array; any other key is an id.
 _ARRAY_KEYS = frozenset({"features", "last_hidden_state", "pooler_output", "c3d_features", "arr_0"})
 
 
@@ -212,7 +212,7 @@ def load_numpy(file: Path) -> Any:
 
 
 def _reraise(error: Exception) -> None:
-    """A disk that fails is no damaged file; a seek to a place that a damaged file names is."""
+    """Raise an error of the disk again. EINVAL is left: a damaged file makes numpy seek to an invalid position."""
     if isinstance(error, OSError) and error.errno != errno.EINVAL:
         raise error
 

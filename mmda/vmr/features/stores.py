@@ -1,4 +1,4 @@
-"""Stores that are no file: the shared base, arrays in memory, several stores side by side."""
+"""The base class of stores, a store of arrays in memory, and several stores joined."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mmda.vmr.reports import VMRDataError
 
 
 class IndexedStore:
-    """The shared half of every store: an index from id to whatever ``_read`` needs."""
+    """Base of the stores: an index from id to row; subclasses implement ``_read(row)``."""
 
     layout = "features"
 
@@ -121,7 +121,7 @@ class ArrayStore(IndexedStore):
 class JoinedStore:
     """Several stores side by side: widths add, time is cut to the shortest, ids are those all of them have.
 
-    Cutting is for a last clip that one extractor left out; lengths that differ by more are of other clip lengths.
+    Cutting allows for a last clip that one extractor left out; arrays whose lengths differ by more have other clips.
     """
 
     layout = "several joined"

@@ -5,23 +5,27 @@ The moments of a domain are never among its pairs: ``Domain.opened`` reads those
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
+from mmda._core.files import read_file
 from mmda.models.mmcda.experiment.errors import UnusableError
 from mmda.vmr import (
     WORLDS,
+    Annotations,
     FeatureStore,
     ResidentSplit,
     TextFeatures,
     VMRBatch,
     VMRDataError,
     VMRDataset,
+    detect_layout,
     open_features,
     read_annotations,
     read_glove,
@@ -48,6 +52,8 @@ class Place:
         max_clips: average-pool longer videos to so many.
         drop: leave out what has no usable features.
         glove: word vectors in place of query features.
+        durations: file of the videos' lengths, for annotations that do not hold them (Charades-STA).
+        clip_seconds: length of a clip, where the features do not say.
     """
 
     path: str
@@ -57,6 +63,8 @@ class Place:
     max_clips: int | None = None
     drop: bool = False
     glove: str | None = None
+    durations: str | None = None
+    clip_seconds: float | None = None
 
     @property
     def name(self) -> str:
@@ -77,6 +85,7 @@ class Place:
             query=whole(self.query),
             splits=whole(self.splits),
             glove=whole(self.glove),
+            durations=whole(self.durations),
         )
 
 
@@ -109,6 +118,7 @@ class Domain:
         texts: every query's text, by query id.
         videos: every query's video, by query id.
         told: what was left out or decided while reading, a line each.
+        numbers: the query ids that are numbers in the file of annotations.
     """
 
     pairs: dict[str, ResidentSplit]
@@ -116,6 +126,7 @@ class Domain:
     texts: dict[str, str]
     videos: dict[str, str]
     told: tuple[str, ...] = ()
+    numbers: dict[str, int] = field(default_factory=dict)
 
 
 def load_problem(problem: Problem, seed: int = 0) -> tuple[Domain, Domain]:
@@ -203,7 +214,7 @@ def read_domain(place: Place, names: Sequence[str]) -> Domain:
 
     @cache
     def opened(split: str) -> ResidentSplit:
-        moments = {query.qid: query.windows for query in read_annotations(files[split])}
+        moments = {query.qid: query.windows for query in read_place(place, files[split])}
         rows = [i for i, qid in enumerate(pairs[split].qids) if moments.get(qid)]
         if not rows:
             raise VMRDataError(files[split], split, "hold a query with a moment in this split", "unlabelled ones only")
@@ -213,7 +224,8 @@ def read_domain(place: Place, names: Sequence[str]) -> Domain:
 
     queries = [query for part in data.values() for query in part.queries]
     texts, videos = ({query.qid: getattr(query, name) for query in queries} for name in ("text", "vid"))
-    return Domain(pairs, opened, texts, videos, tuple(told))
+    numbers = {qid: number for file in {*files.values()} for qid, number in numbered(file).items()}
+    return Domain(pairs, opened, texts, videos, tuple(told), numbers)
 
 
 def split_by_video(place: Place, data: VMRDataset, told: list[str]) -> dict[str, VMRDataset]:
@@ -284,10 +296,24 @@ def annotation_files(place: Place) -> dict[str, Path]:
     return files
 
 
+def read_place(place: Place, file: Path, *, closed: bool = False) -> Annotations:
+    """The annotations in one file of a place."""
+    needed = place.durations is not None and detect_layout(file) == "charades"  # the others hold them
+    return read_annotations(file, durations=place.durations if needed else None, closed=closed)
+
+
+def numbered(file: Path) -> dict[str, int]:
+    """The query ids that a file of JSON lines holds as numbers; public evaluators want them back as such."""
+    if file.suffix != ".jsonl":
+        return {}
+    rows = (json.loads(line) for line in read_file(file).decode("utf-8-sig").splitlines() if line.strip())
+    return {str(qid): qid for row in rows if isinstance(qid := row.get("qid"), int) and not isinstance(qid, bool)}
+
+
 def read_datasets(place: Place, files: dict[str, Path]) -> dict[str, VMRDataset]:
     """Annotations, their moments closed, with features: `video*` and `query*` in the folder or PREFIX_*.npz."""
     path = Path(place.path)
-    notes = {split: read_annotations(file, closed=True) for split, file in files.items()}
+    notes = {split: read_place(place, file, closed=True) for split, file in files.items()}
     video, query = place.video, place.query
     if path.is_dir():
         beside = [p for p in sorted(path.iterdir()) if p.suffix not in NOTES]
@@ -321,6 +347,8 @@ def read_datasets(place: Place, files: dict[str, Path]) -> dict[str, VMRDataset]
         words = dict.fromkeys(notes, one)
     on_bad: Literal["drop", "raise"] = "drop" if place.drop else "raise"
     return {
-        split: VMRDataset(each, frames, words[split], max_clips=place.max_clips, on_bad=on_bad)
+        split: VMRDataset(
+            each, frames, words[split], max_clips=place.max_clips, clip_seconds=place.clip_seconds, on_bad=on_bad
+        )
         for split, each in notes.items()
     }

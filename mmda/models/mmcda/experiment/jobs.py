@@ -12,8 +12,9 @@ from typing import Any
 from mmda.models.mmcda.config import MMCDAConfig
 from mmda.models.mmcda.experiment.domains import SPLITS, Domain, Draws, Problem
 from mmda.models.mmcda.experiment.errors import UnusableError
-from mmda.models.mmcda.experiment.results import Result, read_json
+from mmda.models.mmcda.experiment.results import Result, read_record
 from mmda.models.mmcda.experiment.rows import ABLATION, REAL_ROWS, ROWS, TRAINED_ONLY, Row, chosen_rows
+from mmda.models.mmcda.files import check_file
 from mmda.models.mmcda.training import TrainingConfig
 from mmda.vmr import VMRDataError
 
@@ -59,6 +60,8 @@ class Plan:
         device: where to train.
         output: folder for all results.
         resume: keep finished rows, and go on with begun ones.
+        save_steps: save what is being trained after each so many steps.
+        save_seconds: and when so many seconds have passed.
         smoke: as few steps as show that everything is wired.
     """
 
@@ -79,6 +82,8 @@ class Plan:
     device: str = "cpu"
     output: Path = field(default=Path("outputs/mmcda_vmr"))
     resume: bool = False
+    save_steps: int | None = None
+    save_seconds: float = 60.0
     smoke: bool = False
 
     @property
@@ -120,6 +125,8 @@ class Job:
         device: where to train.
         folder: where everything is written.
         resume: keep what is finished or begun.
+        save_steps: save after each so many steps.
+        save_seconds: and when so many seconds have passed.
     """
 
     problem: Problem
@@ -138,6 +145,8 @@ class Job:
     device: str
     folder: Path
     resume: bool
+    save_steps: int | None = None
+    save_seconds: float | None = 60.0
 
     @property
     def stem(self) -> str:
@@ -186,7 +195,7 @@ class Job:
     @property
     def settings(self) -> dict[str, Any]:
         """Everything that a result depends on, as JSON gives it back: with other settings it is another result."""
-        outside = ("device", "folder", "resume")
+        outside = ("device", "folder", "resume", "save_steps", "save_seconds")
         plain = {name: value for name, value in asdict(self).items() if name not in outside}
         for side in ("source", "target"):
             if plain["problem"][side] is not None:
@@ -266,6 +275,8 @@ def plan_jobs(problem: Problem, plan: Plan, data: Draws | None = None) -> list[J
             device=plan.device,
             folder=plan.output,
             resume=plan.resume,
+            save_steps=plan.save_steps,
+            save_seconds=plan.save_seconds,
         )
         for seed in range(plan.seeds_of(problem))
         for row in _rows(plan, problem, target)
@@ -311,7 +322,7 @@ def finished(job: Job) -> Result | None:
     if not job.resume:
         return None
     if job.result_path.exists():
-        done = read_json(job.result_path)
+        done = read_record(job.result_path)
         if not isinstance(done, dict) or "metrics" not in done or (done.get("row"), done.get("seed")) != job.is_of:
             came = "a damaged one: delete it"
             raise UnusableError(
@@ -321,8 +332,9 @@ def finished(job: Job) -> Result | None:
         result: Result = done  # type: ignore[assignment]
         return result
     if job.run_path.exists():
+        check_file(job.run_path, "mmcda run")
         beside = job.run_path.with_suffix(".json")
-        check_settings(job.run_path, read_json(beside) if beside.exists() else None, job.settings)
+        check_settings(job.run_path, read_record(beside) if beside.exists() else None, job.settings)
     return None
 
 

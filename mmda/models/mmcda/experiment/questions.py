@@ -2,32 +2,50 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from mmda.models.mmcda.experiment.domains import Domain, Place, Problem, annotation_files, read_datasets
+from mmda._core.files import open_file
+from mmda.models.mmcda.experiment.domains import (
+    Draws,
+    Place,
+    Problem,
+    annotation_files,
+    numbered,
+    read_datasets,
+)
 from mmda.models.mmcda.experiment.errors import UnusableError
 from mmda.models.mmcda.experiment.jobs import file_stem, job_stem
 from mmda.models.mmcda.experiment.rows import FULL
 from mmda.models.mmcda.localizer import Spans
 from mmda.models.mmcda.model import MMCDA
-from mmda.models.mmcda.training import load_model, predict_split
+from mmda.models.mmcda.saving import load_model
+from mmda.models.mmcda.training import predict_split
 from mmda.vmr import (
     WORLDS,
+    ArrayStore,
     ResidentLoader,
     ResidentSplit,
     VMRBatch,
     VMRDataError,
     VMRDataset,
+    VMRQuery,
     encode_sentence,
+    open_features,
     read_glove,
     tokenize,
+    validate_queries,
 )
+from mmda.vmr.features import as_sequence, check_finite
+
+#: Spans a query that a table decodes and scores. Fewer are the first of these: a form may choose among what it decodes.
+AS_SCORED = 5
 
 
 @dataclass(frozen=True)
@@ -109,91 +127,173 @@ def default_checkpoint(folder: Path, problems: Sequence[Problem], alignment: str
     return (there or known)[0]
 
 
-def video_of(target: Domain, vid: str, problem: Problem) -> VMRBatch:
+@dataclass(frozen=True)
+class Question:
+    """A sentence to be found in a video.
+
+    Args:
+        sentence: what to look for.
+        vid: the video; one of the target's, or of ``video``.
+        video: frame features of a new video; several are joined.
+        query: features of the sentence, by the encoder of the target's queries.
+        clip_seconds: length of a clip of the new video, where its features do not say.
+    """
+
+    sentence: str
+    vid: str
+    video: tuple[str, ...] = ()
+    query: str | None = None
+    clip_seconds: float | None = None
+
+
+def asked_pair(checkpoint: Checkpoint, question: Question, data: Draws) -> tuple[VMRBatch, list[str]]:
+    """Video and sentence as a batch of one, and what is to be told about the sentence."""
+    words, told = _words(checkpoint, question, data)
+    if not question.video:
+        batch = _known_video(checkpoint, question.vid, data)
+        mask = torch.ones(words.shape[:2], dtype=torch.bool)
+        return replace(batch, words=words, word_mask=mask), told
+    store = open_features(question.video if len(question.video) > 1 else question.video[0])
+    if question.vid not in store:
+        known = ", ".join(list(store.ids)[:3]) + (", ..." if len(store) > 3 else "")
+        raise VMRDataError(store.source, question.vid, "have frame features", f"{len(store)} others: {known}")
+    frames = store[question.vid]
+    seconds = store.clip_seconds if question.clip_seconds is None else question.clip_seconds
+    if seconds is None:
+        rule = "the length of a clip must be known (--clip-seconds says it)"
+        raise UnusableError(f"--video {question.vid}: {rule}, got features that do not say")
+    query = VMRQuery("asked", question.vid, question.sentence, len(frames) * seconds)
+    trained = checkpoint.problem.target
+    dataset = VMRDataset(
+        validate_queries([query]).without_moments(),
+        ArrayStore({question.vid: frames}),
+        ArrayStore({"asked": words[0].numpy()}),
+        max_clips=None if trained is None else trained.max_clips,
+        clip_seconds=seconds,
+    )
+    return ResidentSplit.from_dataset(dataset).slice([0]), told
+
+
+def _known_video(checkpoint: Checkpoint, vid: str, data: Draws) -> VMRBatch:
     """One pair of this video of the target."""
+    problem = checkpoint.problem
+    _, target = data.load(problem, checkpoint.seed)
     for split in reversed(target.pairs.values()):
         rows = [i for i, qid in enumerate(split.qids) if target.videos[qid] == vid]
         if rows:
             return split.slice(rows[:1])
     example = target.videos[target.pairs["test"].qids[0]]
-    raise VMRDataError(problem.name, vid, "be a video of the target", f"try {example!r}")
+    rule = "be a video of the target (or --target-video must name a file with its frame features)"
+    raise VMRDataError(problem.name, vid, rule, f"an unknown one; try {example!r}")
 
 
-def sentence_features(checkpoint: Checkpoint, target: Domain, sentence: str) -> torch.Tensor:
-    """Features of a sentence: by its words, or those that the query features hold; no other has any then."""
-    problem = checkpoint.problem
+def _words(checkpoint: Checkpoint, question: Question, data: Draws) -> tuple[torch.Tensor, list[str]]:
+    """Features of the sentence: given, by its words, or those that the target's queries have for this text."""
+    problem, sentence = checkpoint.problem, question.sentence
+    if question.query is not None:
+        return torch.from_numpy(_given_words(question.query)).unsqueeze(0), []
     if problem.world is not None:
         try:
-            return encode_sentence(WORLDS[problem.world], sentence, seed=checkpoint.seed).unsqueeze(0)
+            return encode_sentence(WORLDS[problem.world], sentence, seed=checkpoint.seed).unsqueeze(0), []
         except ValueError as error:
             raise UnusableError(f"--predict: {error}") from error
     assert problem.target is not None
     if problem.target.glove is not None:
         vectors = read_glove(problem.target.glove, tokenize(sentence))
-        return torch.from_numpy(vectors.encode(sentence)).unsqueeze(0)
+        unknown = vectors.unknown(sentence)
+        told = [f"no vector for {', '.join(map(repr, unknown))}: left out"] if unknown else []
+        return torch.from_numpy(vectors.encode(sentence)).unsqueeze(0), told
+    _, target = data.load(problem, checkpoint.seed)
     plain = " ".join(sentence.lower().split())
     for split in reversed(target.pairs.values()):
         for i, qid in enumerate(split.qids):
             if " ".join(target.texts[qid].lower().split()) == plain:
-                return split.words[i : i + 1][:, split.word_mask[i]]
-    rule = "hold the sentence: others than the target's queries have no features"
+                return split.words[i : i + 1][:, split.word_mask[i]], []
+    rule = "hold the sentence: others than the target's queries have no features (--target-query FILE gives its own)"
     raise VMRDataError(problem.name, None, rule, repr(sentence))
 
 
-def find_moments(model: MMCDA, video: VMRBatch, words: torch.Tensor, *, top: int = 5) -> Spans:
-    """The best moments of one video for one sentence.
+def _given_words(path: str) -> NDArray[np.float32]:
+    """The one array of a file of query features."""
+    if path.endswith(".npy"):
+        try:
+            with open_file(path) as stream:
+                array = np.load(stream, allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise VMRDataError(path, None, "hold one array of numbers", "pickled objects or a damaged file") from error
+        words = as_sequence(array, path, Path(path).stem)
+        check_finite(words, path, Path(path).stem)
+        return words.astype(np.float32)
+    store = open_features(path, kind="query")
+    if len(store) != 1:
+        raise VMRDataError(path, None, "hold the features of one sentence", f"{len(store)}")
+    return np.asarray(store[next(iter(store.ids))], dtype=np.float32)
+
+
+def find_moments(model: MMCDA, pair: VMRBatch, *, top: int = 5) -> Spans:
+    """The best moments of a video for a sentence.
 
     Args:
         model: in ``eval()`` mode.
-        video: one pair; its words are left out.
-        words: (1, l, d_q), features of the sentence.
+        pair: of video and sentence, a batch of one.
         top: how many moments.
 
     Returns:
         Spans of (1, top).
+
+    Raises:
+        UnusableError: frames or words have another width than those the model was trained on.
 
     Example:
         >>> from mmda.models.mmcda import MMCDAConfig, build_mmcda
         >>> from mmda.vmr import World, simulate
         >>> batch = simulate(World(videos=1, test_videos=1)).target_test
         >>> model = build_mmcda(MMCDAConfig(video_width=32, query_width=24, hidden=8, joint=8)).eval()
-        >>> find_moments(model, batch, torch.ones(1, 3, 24), top=2).windows.shape
+        >>> find_moments(model, batch.slice([0]), top=2).windows.shape
         torch.Size([1, 2, 2])
     """
-    mask = torch.ones(words.shape[:2], dtype=torch.bool)
-    return model.predict(replace(video, words=words, word_mask=mask), n=top)
+    try:
+        spans = model.predict(pair, n=max(top, AS_SCORED))
+    except ValueError as error:
+        raise UnusableError(f"features must be as those the model was trained on, got {error}") from error
+    return Spans(spans.windows[:, :top], spans.scores[:, :top], spans.mask[:, :top])
 
 
-def answer_queries(checkpoint: Checkpoint, data: VMRDataset, *, top: int = 5) -> list[dict[str, Any]]:
-    """The best moments of every query, in the layout of QVHighlights' submissions."""
+def answer_queries(
+    checkpoint: Checkpoint, data: VMRDataset, *, top: int = 5, numbers: Mapping[str, int] | None = None
+) -> list[dict[str, Any]]:
+    """The best moments of every query, in the layout of QVHighlights' submissions.
+
+    ``numbers``: the query ids that go out as numbers.
+    """
     pairs = ResidentSplit.from_dataset(data)
     loader = ResidentLoader(pairs, 128, shuffle=False, labels=False)
     try:
-        spans, qids = predict_split(checkpoint.model, loader, n=top)
+        spans, qids = predict_split(checkpoint.model, loader, n=max(top, AS_SCORED))
     except ValueError as error:  # of another width
         rule = f"features must be as those {checkpoint.path} was trained on"
         raise UnusableError(f"{data.annotations.source}: {rule}, got {error}") from error
     found = {
-        qid: [[*span, score] for span, score, keep in zip(*each) if keep]
+        qid: [[*span, score] for span, score, keep in zip(*each) if keep][:top]
         for qid, each in zip(qids, zip(spans.windows.tolist(), spans.scores.tolist(), spans.mask.tolist()))
     }
-    return [{"qid": q.qid, "query": q.text, "vid": q.vid, "pred_relevant_windows": found[q.qid]} for q in data.queries]
+    out: Mapping[str, int | str] = numbers or {}
+    return [
+        {"qid": out.get(q.qid, q.qid), "query": q.text, "vid": q.vid, "pred_relevant_windows": found[q.qid]}
+        for q in data.queries
+    ]
 
 
-def queries_of(checkpoint: Checkpoint, place: Place) -> dict[str, VMRDataset]:
-    """Annotations with features to be answered, pooled and embedded as the checkpoint's target was unless named."""
+def queries_of(checkpoint: Checkpoint, place: Place) -> list[tuple[VMRDataset, dict[str, int]]]:
+    """Annotations with features to be answered, pooled and embedded as the checkpoint's target was unless named.
+
+    Beside each, the query ids that are numbers in the file.
+    """
     trained = checkpoint.problem.target
     place = replace(
         place,
         max_clips=place.max_clips or (trained.max_clips if trained else None),
         glove=place.glove or (trained.glove if trained else None),
     )
-    return read_datasets(place, annotation_files(place))
-
-
-def numbered(file: Path) -> dict[str, int]:
-    """Which query ids of a file of JSON lines are written there as numbers."""
-    if file.suffix != ".jsonl":
-        return {}
-    rows = (json.loads(line) for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip())
-    return {str(qid): qid for row in rows if isinstance(qid := row.get("qid"), int) and not isinstance(qid, bool)}
+    files = annotation_files(place)
+    return [(data, numbered(files[split])) for split, data in read_datasets(place, files).items()]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
-from mmda._core.files import write_file
+from mmda._core.files import read_file, sealed_json, unsealed_json, write_file, write_lines_file
 from mmda.vmr.evaluation import Evaluation
 
 
@@ -58,20 +58,24 @@ def write(path: Path, content: bytes) -> None:
     write_file(path, content)
 
 
-def write_json(path: Path, content: object, *, indent: int | None = None) -> None:
-    """Write plain values as JSON."""
-    write(path, json.dumps(plain(content), indent=indent, allow_nan=False).encode())
+def write_json(path: Path, content: object) -> None:
+    """Write plain values as JSON, to be read by people and other programs."""
+    write(path, json.dumps(plain(content), indent=1, allow_nan=False).encode())
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file; ``None`` where it is damaged."""
-    try:
-        return json.loads(path.read_text())
-    except ValueError:
-        return None
+def write_record(path: Path, content: Mapping[str, Any]) -> None:
+    """Write plain values as JSON that :func:`read_record` verifies."""
+    write(path, sealed_json(json.dumps(plain(content), allow_nan=False)))
+
+
+def read_record(path: Path) -> Any:
+    """The content of a file of :func:`write_record`; ``None`` where any bit of it was changed."""
+    text = unsealed_json(read_file(path))
+    return None if text is None else json.loads(text)
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """JSON, a line each."""
+    """JSON, a line each, with the digest in a file beside."""
     lines = (json.dumps(plain(row), ensure_ascii=False, allow_nan=False) for row in rows)
-    write(path, "".join(f"{line}\n" for line in lines).encode())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_lines_file(path, "".join(f"{line}\n" for line in lines).encode())

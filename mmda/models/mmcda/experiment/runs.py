@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -16,13 +17,14 @@ from mmda.models.mmcda.closed_form import start_linear
 from mmda.models.mmcda.config import MMCDAConfig
 from mmda.models.mmcda.experiment.domains import Domain, Draws, Problem
 from mmda.models.mmcda.experiment.jobs import Job, finished
-from mmda.models.mmcda.experiment.results import Result, Scores, as_scores, write_json, write_lines
+from mmda.models.mmcda.experiment.results import Result, Scores, as_scores, write_lines, write_record
 from mmda.models.mmcda.experiment.rows import alignment_of
 from mmda.models.mmcda.localizer import Spans
 from mmda.models.mmcda.model import MMCDA
 from mmda.models.mmcda.objective import MMCDAObjective
+from mmda.models.mmcda.saving import Progress, save_model
 from mmda.models.mmcda.selection import selection_score
-from mmda.models.mmcda.training import Progress, fit, predict_split, save_model
+from mmda.models.mmcda.training import fit, predict_split
 from mmda.validators import span_constancy
 from mmda.vmr import ResidentLoader, ResidentSplit, VMRBatch, VMRQuery
 from mmda.vmr.blind import constant_rows, constant_spans, prior_spans, random_spans, whole_video, zero_shot_spans
@@ -193,7 +195,9 @@ def train_row(job: Job, data: Draws, on_step: OnStep | None = None) -> Trained:
         config=job.training,
         validate=None if job.train_on_val else lambda m: selection_score(m, batches.source_val, held_out),
         on_step=on_step,
-        resume=job.run_path if job.resume else None,
+        resume=job.run_path,
+        save_steps=job.save_steps,
+        save_seconds=job.save_seconds,
         device=job.device,
     )
     return Trained(model, config, progress)
@@ -231,8 +235,10 @@ def run_job(
     if done is not None:
         return done
     began = time.perf_counter()
-    if job.resume:
-        write_json(job.run_path.with_suffix(".json"), {"settings": job.settings})
+    run_settings = job.run_path.with_suffix(".json")
+    if not job.resume:
+        _forget(job.run_path, run_settings)
+    write_record(run_settings, {"settings": job.settings})
     trained = recipe(job, data, on_step)
     facts = {"problem": job.problem.name, "row": job.row.name, "seed": job.seed, "settings": job.settings}
     save_model(job.model_path, trained.model, trained.config, **facts)
@@ -250,8 +256,15 @@ def run_job(
         "settings": job.settings,
     }
     if test:
-        write_json(job.result_path, result)
+        write_record(job.result_path, result)
+    _forget(job.run_path, run_settings)
     return result
+
+
+def _forget(*paths: Path) -> None:
+    """Remove the files of a run that is over, or that is not gone on with."""
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 def _tested(job: Job, data: Draws, model: MMCDA) -> tuple[Scores, float]:
@@ -301,7 +314,7 @@ def answers(spans: Spans, target: Domain, test: ResidentSplit, evaluation: Evalu
     for i, qid in enumerate(test.qids):
         keep = spans.mask[i]
         yield {
-            "qid": qid,
+            "qid": target.numbers.get(qid, qid),
             "vid": target.videos[qid],
             "query": target.texts[qid],
             "spans": spans.windows[i][keep].tolist(),

@@ -16,6 +16,7 @@ from mmda.models.mmcda.experiment.closed_rows import untrained_rows
 from mmda.models.mmcda.experiment.domains import Draws, Problem
 from mmda.models.mmcda.experiment.errors import UnusableError
 from mmda.models.mmcda.experiment.jobs import Job, Plan, finished, plan_jobs, unlabelled, unlabelled_test, usual_rows
+from mmda.models.mmcda.experiment.locks import only_run
 from mmda.models.mmcda.experiment.pool import train_all
 from mmda.models.mmcda.experiment.results import write, write_json
 from mmda.models.mmcda.experiment.runs import Recipe, blind_rows, run_job, train_row
@@ -59,7 +60,6 @@ def found_in(problem: Problem, data: Draws, *, test: bool = True) -> list[str]:
 
 def prepare(problems: Sequence[Problem], plan: Plan, data: Draws, tell: Tell = print) -> list[Job]:
     """The jobs of all problems, after everything that can be checked before training has been."""
-    check_writable(plan.output)
     check_device(plan.device)
     for problem in problems:
         for line in found_in(problem, data):
@@ -106,6 +106,10 @@ def run_table(
         UnusableError: something asked for cannot be done.
         VMRDataError: the data cannot be used.
         TrainingStopped: SIGINT or SIGTERM came.
+        OSError: a file cannot be written; it is named, and the one that was there before is whole.
+
+    Notes:
+        The folder is locked while this runs: a second run there is refused.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -116,6 +120,19 @@ def run_table(
         ...     sorted(path.name for path in Path(folder).glob("table.*"))
         ['table.json', 'table.png', 'table.txt']
     """
+    check_writable(plan.output)
+    with only_run(plan.output):
+        return _run_table(problems, plan, workers, recipe, arguments, tell)
+
+
+def _run_table(
+    problems: Sequence[Problem],
+    plan: Plan,
+    workers: int | None,
+    recipe: Recipe,
+    arguments: Sequence[str],
+    tell: Tell,
+) -> list[Table]:
     began = time.perf_counter()
     data = Draws()
     jobs = prepare(problems, plan, data, tell)
@@ -154,7 +171,7 @@ def run_table(
         "runs": [{k: v for k, v in r.items() if k not in ("values", "videos")} for r in results],
     }
     write(plan.output / "table.txt", text.encode())
-    write_json(plan.output / "table.json", content, indent=1)
+    write_json(plan.output / "table.json", content)
     plot_tables(tables, plan.output / "table.png")
     tell(f"{time.perf_counter() - began:.0f} s; text, JSON, plot and models are in {plan.output}/")
     return tables
@@ -189,6 +206,11 @@ def run_training(
         'small-source-only-0.pt'
     """
     check_writable(plan.output)
+    with only_run(plan.output):
+        return _run_training(problem, plan, seed, recipe, tell)
+
+
+def _run_training(problem: Problem, plan: Plan, seed: int, recipe: Recipe, tell: Tell) -> Path:
     check_device(plan.device)
     data = Draws()
     why = unlabelled_test(data.load(problem, seed)[1])

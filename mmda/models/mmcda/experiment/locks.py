@@ -1,0 +1,89 @@
+"""One run in one folder: a lock that the system releases when its process ends, by whatever death."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from mmda.models.mmcda.experiment.errors import UnusableError
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+NAME = ".running"
+
+
+@contextmanager
+def only_run(folder: Path) -> Iterator[None]:
+    """Hold ``folder`` for this process; the file that a dead process left there holds nobody up.
+
+    What a write that was killed left half done is removed.
+    """
+    _check_alone()
+    handle = _locked(folder / NAME)
+    try:
+        for place in (folder, *(folder / name for name in ("jobs", "models", "predictions", "runs"))):
+            for part in place.glob(".*.part"):
+                part.unlink(missing_ok=True)
+        yield
+    finally:
+        with suppress(OSError):
+            os.unlink(folder / NAME)
+        os.close(handle)
+
+
+def _check_alone() -> None:
+    """Not one of several processes that a launcher started with the same command."""
+    world = os.environ.get("WORLD_SIZE", "1")
+    if "RANK" in os.environ and world != "1":
+        rule = "must be started once, without torchrun; --workers trains several rows at a time"
+        raise UnusableError(f"this command {rule}, got rank {os.environ['RANK']} of {world}")
+
+
+def _locked(path: Path) -> int:
+    """The locked file, which says who holds it."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        if not _lock(handle):
+            told = _holder(path)
+            os.close(handle)
+            rule = "the folder must not be in use by another run (--output names another folder)"
+            raise UnusableError(f"{path.parent}: {rule}, got {told}")
+        with suppress(OSError):
+            if os.fstat(handle).st_ino == os.stat(path).st_ino:  # else its holder has just removed it
+                break
+        os.close(handle)
+    holder = {"process": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+    os.truncate(handle, 0)
+    os.write(handle, json.dumps(holder).encode())
+    return handle
+
+
+def _lock(handle: int) -> bool:
+    """Take the lock without waiting; False where another holds it."""
+    try:
+        if sys.platform == "win32":
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except PermissionError:  # how Windows says it
+        return False
+    return True
+
+
+def _holder(path: Path) -> str:
+    try:
+        holder = json.loads(path.read_text())
+        return f"process {holder['process']} on {holder['host']}, since {holder['since']}"
+    except (OSError, ValueError, LookupError, TypeError):
+        return "a process that is just starting"

@@ -1,0 +1,109 @@
+"""Any command line ends in an exit code and one line, never in a trace."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mmda.cli import COMMANDS, main, predict, table, train
+from mmda.models.mmcda.experiment import UnusableError, session
+
+VALUES = ["0", "1", "2", "-1", "3.5", "nan", "inf", "1e9", "", " ", "cpu", "meta", "cuda:9", "mmd", "default"]
+PLACES = ["{here}", "{here}/none", "{here}/notes.jsonl", "{here}/damaged.pt", "{here}/bytes.npz", "/dev/null", "é"]
+TEXT = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), max_size=8)
+
+#: Command lines that are read as meant; the places are anything.
+FORMS = [
+    ["table", "--source", "{}", "--target", "{}", "--output", "{here}/out"],
+    ["table", "--source", "{here}/notes.jsonl", "--target", "{}", "--source-video", "{}", "--source-query", "{}"],
+    ["table", "--source", "{}", "--target", "{}", "--splits", "{}", "--glove", "{}", "--durations", "{}", "--drop"],
+    ["table", "--smoke", "--output", "{}", "--device", "{}"],
+    ["train", "--source", "{}", "--target", "{}", "--row", "{}", "--output", "{here}/out"],
+    ["predict", "{}", "--video", "{}", "--checkpoint", "{}"],
+    ["predict", "--all", "{}", "--checkpoint", "{}"],
+    ["predict", "{}", "--video", "{}", "--output", "{}", "--target-video", "{}", "--target-query", "{}"],
+    ["evaluate", "{}"],
+    ["evaluate", "{}", "--annotations", "{}", "--durations", "{}", "--split", "{}"],
+    ["check", "--annotations", "{}", "--video", "{}", "--query", "{}", "--clip-seconds", "1"],
+    ["shift", "{}", "{}", "--permutations", "2"],
+]
+FLAGS = [
+    *("--world", "--source", "--target", "--source-video", "--target-video", "--source-query", "--target-query"),
+    *("--glove", "--splits", "--max-clips", "--drop", "--smoke", "--alignment", "--epochs", "--batch-size"),
+    *("--target-batch-size", "--train-on-val", "--shared-space", "--dropout", "--diagnose", "--device", "--resume"),
+    *("--ablation", "--rows", "--seeds", "--workers", "--output", "--preset", "--iou", "--predict", "--predict-all"),
+    *("--video", "--checkpoint", "--top", "--save-steps", "--save-seconds", "--durations", "--clip-seconds", "--row"),
+    *("--seed", "--all", "--annotations", "--split", "--json", "--query", "--layout", "--show", "--permutations"),
+]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Odd files; whatever would train ends before it begins."""
+    (tmp_path / "notes.jsonl").write_text('{"qid": 1, "query": "a dog", "duration": 9.0, "vid": "v"}\n')
+    (tmp_path / "damaged.pt").write_bytes(b"PK\x03\x04 half a file")
+    (tmp_path / "bytes.npz").write_bytes(bytes(range(256)))
+
+    def nothing(*_: Any, **__: Any) -> list[Any]:
+        return []
+
+    def enough(*_: Any, **__: Any) -> list[Any]:
+        raise UnusableError("enough")
+
+    monkeypatch.setattr(session, "train_all", enough)
+    monkeypatch.setattr(predict, "write_lines", nothing)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def no_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No world is simulated: these command lines are only read."""
+    monkeypatch.setattr(table, "run_table", lambda *_, **__: [])
+    monkeypatch.setattr(train, "run_training", lambda *_, **__: None)
+
+
+def ended(here: Path, arguments: list[str]) -> tuple[object, str]:
+    """Exit code, and what came on standard error."""
+    told = io.StringIO()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(told):
+        try:
+            return main([word.replace("{here}", str(here)) for word in arguments]), told.getvalue()
+        except SystemExit as end:
+            return end.code, told.getvalue()
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    command=st.sampled_from([*COMMANDS, "tabel"]),
+    words=st.lists(st.sampled_from(FLAGS) | st.sampled_from(VALUES) | st.sampled_from(PLACES) | TEXT, max_size=7),
+)
+def test_any_command_line_ends_well(here: Path, no_tables: None, command: str, words: list[str]) -> None:
+    code, told = ended(here, [command, *words])
+    assert code in (0, 2), told
+    assert code == 0 or "error: " in told
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(form=st.sampled_from(FORMS), data=st.data())
+def test_any_place_ends_well(here: Path, form: list[str], data: st.DataObject) -> None:
+    arguments = [data.draw(st.sampled_from(PLACES) | TEXT) if word == "{}" else word for word in form]
+    code, told = ended(here, arguments)
+    assert code in (0, 2), (arguments, told)
+    assert code == 0 or "error: " in told
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
+def test_any_file_of_predictions_ends_well(here: Path, content: bytes) -> None:
+    (here / "answers.jsonl").write_bytes(content)
+    code, told = ended(here, ["evaluate", "{here}/answers.jsonl", "--annotations", "{here}/notes.jsonl"])
+    assert code == 2
+    assert told.startswith("error: ")
+    assert len(told.strip().splitlines()) == 1
