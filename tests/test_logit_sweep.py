@@ -52,7 +52,7 @@ def pair_masks(form: str, n: int, m: int, seed: int = 5) -> dict[str, Tensor]:
     if "s" in form:
         labels = torch.randint(0, 4, (max(n, m),), generator=generator)
         groups = torch.randint(0, 3, (max(n, m),), generator=generator)
-        positive = (labels[:n, None] == labels[:m]) & ~torch.eye(n, m, dtype=torch.bool)
+        positive = labels[:n, None] == labels[:m]
         negative = groups[:n, None] != groups[:m]
     else:
         positive = torch.rand(n, m, generator=generator) < 0.3

@@ -37,7 +37,9 @@ def _parser(program: str, description: str, *, asking: bool) -> argparse.Argumen
     training.add_argument("--ablation", action="store_true", help="every row: also each module left out, controls")
     help_text = "train these rows only: names, or their beginnings"
     training.add_argument("--rows", nargs="+", metavar="NAME", help=help_text)
-    training.add_argument("--seeds", type=int, help="number of seeds (default: 1 simulated, 3 real)")
+    training.add_argument(
+        "--seeds", type=int, help="number of seeds (default: 3 on real data that is trained on, else 1)"
+    )
     training.add_argument("--workers", type=int, help="processes (default: one a core, at most 8; 1 on a GPU)")
     shared.add_output(training)
     shared.add_evaluation(parser)

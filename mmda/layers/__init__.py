@@ -9,6 +9,7 @@ from mmda.layers.batch_norm import (
 from mmda.layers.batch_norm_adaptation import adapt_batch_norm
 from mmda.layers.discriminator import DomainDiscriminator
 from mmda.layers.domain_model import DomainSpecificModel
+from mmda.layers.memory_bank import MemoryBank, MemoryCandidates
 from mmda.layers.normalisation import affine_parameters
 from mmda.layers.pooling import AttentionPool, MaskedMeanPool
 from mmda.layers.reversal import GradientReversal, gradient_reversal
@@ -25,6 +26,8 @@ __all__ = [
     "GradientReversal",
     "LearnableTemperature",
     "MaskedMeanPool",
+    "MemoryBank",
+    "MemoryCandidates",
     "adapt_batch_norm",
     "affine_parameters",
     "gradient_reversal",

@@ -13,6 +13,7 @@ from mmda.losses.adversarial import (
     domain_adversarial_loss,
     multi_domain_adversarial_loss,
 )
+from mmda.losses.alignment_uniformity import AlignmentUniformityLoss, alignment_uniformity_loss
 from mmda.losses.approximate_mmd import (
     BlockMMDLoss,
     RandomFeatureMMDLoss,
@@ -35,7 +36,7 @@ from mmda.losses.feature_norm import AdaptiveFeatureNormLoss, adaptive_feature_n
 from mmda.losses.frame_query import FrameQueryLoss, frame_query_loss
 from mmda.losses.higher_order_moment import HigherOrderMomentLoss, higher_order_moment_loss
 from mmda.losses.hsic import HSICLoss, hsic_loss
-from mmda.losses.info_nce import InfoNCELoss, domain_negative_mask, duplicate_mask, info_nce_loss
+from mmda.losses.info_nce import InfoNCELoss, info_nce_loss
 from mmda.losses.joint_mmd import JointMMDLoss, joint_mmd_loss
 from mmda.losses.joint_transport import JointTransportLoss, joint_transport_loss
 from mmda.losses.many_domains import MultiDomainLoss, multi_domain_loss
@@ -50,6 +51,7 @@ from mmda.losses.multiple_instance import MultipleInstanceLoss, multiple_instanc
 from mmda.losses.nt_xent import NTXentLoss, nt_xent_loss
 from mmda.losses.nuclear_norm import BatchNuclearNormLoss, batch_nuclear_norm_loss
 from mmda.losses.open_set import OpenSetLoss, open_set_loss
+from mmda.losses.pair_masks import domain_negative_mask, duplicate_mask
 from mmda.losses.polynomial_mmd import PolynomialMMDLoss, polynomial_mmd_loss
 from mmda.losses.prototypes import PrototypeContrastiveLoss, prototype_contrastive_loss
 from mmda.losses.pseudo_labels import (
@@ -79,6 +81,7 @@ from mmda.losses.wasserstein_critic import WassersteinCriticLoss, gradient_penal
 
 __all__ = [
     "AdaptiveFeatureNormLoss",
+    "AlignmentUniformityLoss",
     "AttendedContrastiveLoss",
     "BatchNuclearNormLoss",
     "BatchSpectralPenaltyLoss",
@@ -129,6 +132,7 @@ __all__ = [
     "VirtualAdversarialLoss",
     "WassersteinCriticLoss",
     "adaptive_feature_norm_loss",
+    "alignment_uniformity_loss",
     "attended_contrastive_loss",
     "balanced_pseudo_labels",
     "batch_nuclear_norm_loss",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
-from mmda._core.checks import check_count, check_same_width
+from mmda._core.checks import check_count, check_number, check_same_width
 from mmda._core.masking import full_precision, safe_divide, weighted_logsumexp, working_dtype
 from mmda._core.rows import as_rows, normalized_rows
 from mmda._math.class_weights import class_columns, count_classes, memberships
@@ -20,6 +21,7 @@ def prototype_contrastive_loss(
     *,
     classes: int | None = None,
     temperature: float | Tensor = 0.1,
+    confidence: float = 0.8,
     symmetric: bool = True,
     normalize: bool = True,
     source_weight: Tensor | None = None,
@@ -48,6 +50,9 @@ def prototype_contrastive_loss(
         target_assignment: the same for the target: pseudo-labels, or soft assignments.
         classes: the number of classes; needed where both assignments are integers.
         temperature: :math:`\tau` > 0, a number or a scalar tensor.
+        confidence: the least share in [0, 1] of a row's likeliest class. A row that reaches it is a row of that class;
+            one below it belongs to no class, and neither finds a prototype nor makes one. Labels are sure. 0 takes
+            every row, with its shares as they are.
         symmetric: average both directions; False takes target rows to source prototypes alone.
         normalize: lengths of one; False takes rows as they are and prototypes as weighted means.
         source_weight: how often each source row counts: 2 is a repeated row, 0 an absent one.
@@ -64,13 +69,16 @@ def prototype_contrastive_loss(
         without a class that is left; zero where no row is left.
 
     Raises:
-        ValueError: wrong shapes, an unknown number of classes, a temperature that is not positive.
+        ValueError: wrong shapes, an unknown number of classes, a temperature that is not positive, a confidence outside
+            [0, 1].
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:
         O((n + m) d classes). Assignments carry no gradient; prototypes do. A row whose integer is outside
         0 to classes - 1 belongs to no class. The form is chosen here: the paper's prototypes come from k-means in
-        each domain and a momentum memory, here from the batch and the caller's assignments.
+        each domain and a momentum memory, here from the batch and the caller's assignments. Soft predictions of a
+        classifier that knows little are all alike, and so are prototypes made of them: without the gate the loss lowers
+        accuracy in 10 of 12 transfers of Office-Caltech10, with it in one (the digits' page has the table).
 
     Example:
         >>> import torch
@@ -85,6 +93,7 @@ def prototype_contrastive_loss(
     """
     caller = "prototype_contrastive_loss"
     check_temperature(caller, temperature)
+    check_number(caller, "confidence", confidence, at_least=0, at_most=1)
     dtype = working_dtype(source, target)
     with full_precision(source):
         x, x_count = as_rows(caller, "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
@@ -98,6 +107,8 @@ def prototype_contrastive_loss(
                 names, labels, (source, target), (source_mask, target_mask), (x_count, y_count)
             )
         )
+        if confidence > 0:
+            a, b = _confident(a, confidence), _confident(b, confidence)
         if normalize:
             x, y = normalized_rows(x), normalized_rows(y)
         if isinstance(temperature, Tensor):
@@ -106,6 +117,13 @@ def prototype_contrastive_loss(
         if symmetric:
             value = (value + _one_way(x, a, x_count, y, b, y_count, temperature, normalize)) / 2
         return value
+
+
+def _confident(shares: Tensor, least: float) -> Tensor:
+    """One in the likeliest class of the rows that give it at least so much of their shares; zeros for the others."""
+    top, likeliest = shares.max(1, keepdim=True)
+    sure = (top >= least * shares.sum(1, keepdim=True)) & (top > 0)
+    return torch.zeros_like(shares).scatter(1, likeliest, sure.to(shares.dtype))
 
 
 def _one_way(
@@ -140,12 +158,13 @@ class PrototypeContrastiveLoss(nn.Module):
         classes: the number of classes; needed where both assignments are integers.
         temperature: a number, a scalar tensor (a buffer here, or a parameter if it is one), or a
             :class:`~mmda.layers.LearnableTemperature`.
+        confidence: the least share of a row's likeliest class.
         symmetric: average both directions.
         normalize: lengths of one.
 
     Example:
         >>> PrototypeContrastiveLoss(classes=10)
-        PrototypeContrastiveLoss(classes=10, temperature=0.1, symmetric=True, normalize=True)
+        PrototypeContrastiveLoss(classes=10, temperature=0.1, confidence=0.8, symmetric=True, normalize=True)
     """
 
     temperature: float | Tensor | LearnableTemperature
@@ -155,14 +174,17 @@ class PrototypeContrastiveLoss(nn.Module):
         *,
         classes: int | None = None,
         temperature: float | Tensor | LearnableTemperature = 0.1,
+        confidence: float = 0.8,
         symmetric: bool = True,
         normalize: bool = True,
     ) -> None:
         super().__init__()
         if classes is not None:
             check_count("PrototypeContrastiveLoss", "classes", classes)
+        check_number("PrototypeContrastiveLoss", "confidence", confidence, at_least=0, at_most=1)
         keep_temperature(self, "PrototypeContrastiveLoss", temperature)
         self.classes = classes
+        self.confidence = confidence
         self.symmetric = symmetric
         self.normalize = normalize
 
@@ -186,6 +208,7 @@ class PrototypeContrastiveLoss(nn.Module):
             target_assignment,
             classes=self.classes,
             temperature=temperature_value(self.temperature),
+            confidence=self.confidence,
             symmetric=self.symmetric,
             normalize=self.normalize,
             source_weight=source_weight,
@@ -196,4 +219,5 @@ class PrototypeContrastiveLoss(nn.Module):
 
     def extra_repr(self) -> str:
         shown = temperature_repr(self.temperature)
-        return f"classes={self.classes}, {shown}symmetric={self.symmetric}, normalize={self.normalize}"
+        options = f"confidence={self.confidence:g}, symmetric={self.symmetric}, normalize={self.normalize}"
+        return f"classes={self.classes}, {shown}{options}"

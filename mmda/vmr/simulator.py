@@ -158,7 +158,9 @@ WORLDS: dict[str, World] = {
     "location": replace(_NO_SHIFT, source_law=Law(first_tenth=0.7), target_law=Law(first_tenth=0.05)),
     "vocabulary": replace(_NO_SHIFT, new_synonyms=0.5),
     "wrong_pairs": World(wrong_pairs=0.3),
-    "wide": World(videos=250, video_width=192, query_width=192, concepts=72, topics=12, noise=0.8),
+    "wide": World(
+        videos=250, test_videos=200, video_width=192, query_width=192, concepts=72, topics=12, noise=0.8, clips=60
+    ),
 }
 
 

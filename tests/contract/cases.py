@@ -209,7 +209,7 @@ BUILD: dict[str, Build] = {
     "DomainSpecificBatchNorm3d": lambda d: DomainSpecificBatchNorm3d(d, 3),
     "MultiDomainAdversarialLoss": lambda d: MultiDomainAdversarialLoss(discriminator(d, 3), strength=0.6),
     "MultiDomainLoss": lambda d: MultiDomainLoss(MMDLoss(), domains=3),
-    "PrototypeContrastiveLoss": lambda d: PrototypeContrastiveLoss(classes=CLASSES),
+    "PrototypeContrastiveLoss": lambda d: PrototypeContrastiveLoss(classes=CLASSES, confidence=0.0),
     "RandomFeatureMMDLoss": lambda d: RandomFeatureMMDLoss(draws="fixed"),
     "RandomMultilinearMap": lambda d: random_map(d),
     "WassersteinCriticLoss": lambda d: WassersteinCriticLoss(discriminator(d), strength=0.6),
@@ -285,6 +285,7 @@ SCALE_FREE = ("AttendedContrastiveLoss", "FrameQueryLoss", "MMDLoss", "MultipleI
 
 #: Exported modules that are no row of the grid, and why.
 NOT_IN_GRID: dict[str, str] = {
+    "MemoryBank": "returns rows and masks, and changes by push alone, tested in tests/layers",
     "DomainSpecificModel": "holds a model of any call, tested in tests/layers",
     "LearnableTemperature": "takes no input: a bounded parameter with a repr, tested in tests/layers",
 }

@@ -37,6 +37,7 @@ BATCH_NORM = tuple(f"DomainSpecificBatchNorm{n}d" for n in (1, 2, 3))
 NETWORKS = ("DomainDiscriminator",)
 #: Losses whose slope on a weight of exactly 0 is not the one-sided one.
 LEAVES_OUT = (
+    "AlignmentUniformityLoss",
     "AttendedContrastiveLoss",
     "BatchNuclearNormLoss",
     "FrameQueryLoss",

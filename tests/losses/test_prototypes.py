@@ -27,7 +27,8 @@ def shares(labels: Tensor) -> Tensor:
 
 
 def loss(x: Tensor, y: Tensor, a: Tensor, b: Tensor, **kwargs: object) -> Tensor:
-    return prototype_contrastive_loss(x, y, a, b, classes=K, temperature=TAU, **kwargs)
+    options = {"confidence": 0.0, **kwargs}
+    return prototype_contrastive_loss(x, y, a, b, classes=K, temperature=TAU, **options)
 
 
 def oracle(x: Tensor, y: Tensor, a: Tensor, b: Tensor, symmetric: bool = True) -> float:
@@ -50,7 +51,7 @@ def test_soft_assignments_against_loops() -> None:
     softer = torch.rand(9, K, dtype=torch.float64, generator=generator)
     softer[:, 1] = 0  # a class without mass
     assert loss(x, y, a, soft).item() == pytest.approx(oracle(x, y, shares(a), soft), rel=1e-12)
-    value = prototype_contrastive_loss(x, y, softer, soft, temperature=TAU)
+    value = prototype_contrastive_loss(x, y, softer, soft, temperature=TAU, confidence=0)
     assert value.item() == pytest.approx(oracle(x, y, softer, soft), rel=1e-12)
 
 
@@ -157,3 +158,25 @@ def test_errors_and_repr() -> None:
     with pytest.raises(TypeError, match="`source_assignment` must hold integers or probabilities"):
         loss(x, y, a > 0, b)
     assert repr(PrototypeContrastiveLoss(classes=4)).startswith("PrototypeContrastiveLoss(classes=4, temperature=0.1,")
+
+
+def test_rows_below_the_confidence_belong_to_no_class() -> None:
+    """The others to their likeliest. They find no prototype and make none; labels are sure at any gate."""
+    x, y, a, _ = problem()
+    soft = torch.full((6, K), 0.1, dtype=torch.float64)
+    soft[range(6), [0, 1, 2, 3, 0, 1]] = torch.tensor([0.7, 0.4, 0.7, 0.4, 0.9, 0.39], dtype=torch.float64)
+    soft = soft / soft.sum(1, keepdim=True)  # largest shares 0.7, 0.57, 0.7, 0.57, 0.75, 0.57
+    sure = [0, 2, 4]
+    y.requires_grad_()
+    gated = loss(x, y, a, soft, confidence=0.65)
+    torch.testing.assert_close(gated, loss(x, y[sure], a, soft[sure].argmax(1)))
+    (gradient,) = torch.autograd.grad(gated, y)
+    assert torch.all(gradient[[1, 3, 5]] == 0)
+    assert torch.all(gradient[sure] != 0)
+    uniform = torch.full((6, K), 1 / K, dtype=torch.float64)
+    assert loss(x, y, a, uniform, confidence=0.8) == 0
+    labels = torch.tensor([0, 2, 3, 0, 3, 2])
+    assert loss(x, y, a, labels, confidence=1.0) == loss(x, y, a, labels)
+    assert PrototypeContrastiveLoss(classes=K).confidence == 0.8
+    with pytest.raises(ValueError, match=r"`confidence` must be a finite number >= 0 and <= 1, got 1.5"):
+        loss(x, y, a, labels, confidence=1.5)

@@ -1,4 +1,4 @@
-"""Barlow Twins and VICReg against loops."""
+"""Barlow Twins, VICReg, and alignment and uniformity against loops."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmda.losses import cross_correlation_loss, variance_covariance_loss
+from mmda.losses import alignment_uniformity_loss, cross_correlation_loss, variance_covariance_loss
 from tests.reference import redundancy as reference
 
 RNG = np.random.default_rng(42)
@@ -43,3 +43,11 @@ def test_one_pair_and_constant_rows_are_finite() -> None:
             (slope,) = torch.autograd.grad(value, one)
             assert torch.isfinite(value)
             assert torch.isfinite(slope).all()
+
+
+@pytest.mark.parametrize(("uniformity", "sharpness"), [(1.0, 2.0), (0.3, 0.5)])
+def test_alignment_uniformity_equals_the_paper(uniformity: float, sharpness: float) -> None:
+    value = alignment_uniformity_loss(
+        torch.from_numpy(A), torch.from_numpy(P), uniformity=uniformity, sharpness=sharpness
+    )
+    assert value.item() == pytest.approx(reference.alignment_uniformity(A, P, uniformity, sharpness), rel=1e-12)

@@ -1,4 +1,4 @@
-"""Barlow Twins and VICReg in float64 loops, from the papers' equations and the authors' constants."""
+"""Barlow Twins, VICReg, alignment and uniformity in float64 loops, from the papers and the authors' constants."""
 
 from __future__ import annotations
 
@@ -38,4 +38,15 @@ def variance_covariance(
         c = np.cov(z, rowvar=False)
         total += variance / 2 * math.fsum(max(0.0, margin - math.sqrt(c[i, i] + eps)) for i in range(d)) / d
         total += covariance * math.fsum(c[i, j] ** 2 for i in range(d) for j in range(d) if i != j) / d
+    return total
+
+
+def alignment_uniformity(a: Array, p: Array, uniformity: float, sharpness: float) -> float:
+    """Mean squared distance of the pairs, and the log of the mean Gaussian potential of each side."""
+    a, p = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, p))
+    n = len(a)
+    total = math.fsum(((a - p) ** 2).ravel()) / n
+    for z in (a, p):
+        pairs = [math.exp(-sharpness * ((z[i] - z[j]) ** 2).sum()) for i in range(n) for j in range(n) if i != j]
+        total += uniformity / 2 * math.log(math.fsum(pairs) / len(pairs))
     return total

@@ -44,7 +44,7 @@ class Plan:
     Args:
         rows: names of rows, or their beginnings; none for the usual ones.
         ablation: every row instead: also each module left out, and controls.
-        seeds: number of seeds; 1 on simulated worlds, 3 on real data.
+        seeds: number of seeds; 1 on simulated worlds and where nothing is trained, 3 on real data.
         alignment: what (i) aligns with, one of ``ALIGNMENTS``.
         form: ``"linear"`` or ``"towers"`` (:class:`mmda.models.mmcda.MMCDAConfig`); linear on real data in two spaces.
         epochs: passes over the source; 10 on simulated worlds, 12 on real data. A linear form is left at its start
@@ -95,13 +95,17 @@ class Plan:
         """The model's form for this problem."""
         return self.form or ("towers" if problem.world is not None or self.shared_space else "linear")
 
+    def learns(self, problem: Problem) -> bool:
+        """Whether anything is trained: a linear form is left at its start, the same for every seed, by default."""
+        return self.form_of(problem) == "towers" or bool(self.epochs)
+
     def trains_on_val(self, problem: Problem) -> bool:
         """Whether validation videos are trained on."""
         return self.form_of(problem) == "linear" if self.train_on_val is None else self.train_on_val
 
     def seeds_of(self, problem: Problem) -> int:
         """How many seeds this problem gets."""
-        return self.seeds or (1 if problem.world is not None or self.smoke else 3)
+        return self.seeds or (3 if problem.world is None and not self.smoke and self.learns(problem) else 1)
 
 
 @dataclass(frozen=True)
@@ -268,7 +272,7 @@ def plan_jobs(problem: Problem, plan: Plan, data: Draws | None = None) -> list[J
             target_batch_size=plan.target_batch_size or batch_size,
             model=model,
             pair_weight=1.0 if real or linear else 0.5,
-            learns=bool(plan.epochs) or not linear,
+            learns=plan.learns(problem),
             train_on_val=on_val,
             preset=plan.preset,
             iou=plan.thresholds,
@@ -293,7 +297,7 @@ def _rows(plan: Plan, problem: Problem, target: Domain) -> Sequence[Row]:
     if plan.rows:
         return chosen_rows(plan.rows)
     rows = usual_rows(plan, problem)
-    if plan.form_of(problem) == "linear" and not plan.epochs:  # nothing is trained: these would equal their neighbours
+    if not plan.learns(problem):  # these would equal their neighbours
         rows = [row for row in rows if row.name not in TRAINED_ONLY]
     return rows if unlabelled(rows, target) is None else [row for row in rows if row.train_on == "source"]
 
