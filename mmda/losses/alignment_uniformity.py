@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mmda._core.checks import check_number
 from mmda._core.masking import full_precision, safe_divide, weighted_logsumexp, working_dtype
+from mmda._core.rows import normalized_rows
 from mmda._engine.logit_formulas import counts, own_pairs
 from mmda._math.contrastive import pair_rows
 
@@ -70,6 +71,7 @@ def alignment_uniformity_loss(
     dtype = working_dtype(anchor, positive)
     with full_precision(anchor):
         pairs = pair_rows(caller, anchor, positive, mask=mask, weight=weight, dtype=dtype)
+        pairs = pairs._replace(anchor=normalized_rows(pairs.anchor), positive=normalized_rows(pairs.positive))
         count = counts(pairs.anchor, pairs.anchor_count)
         total = count.sum()
         gap = (pairs.anchor - pairs.positive).square().sum(1)
