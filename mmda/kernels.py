@@ -12,7 +12,7 @@ Bandwidths are distances. Other libraries write the Gaussian differently; with :
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -206,9 +206,15 @@ def _(
 
 def safe_sqrt(squared: Tensor) -> Tensor:
     """Square root with slope zero, not infinite, at zero. NaN stays NaN."""
+    return safe_power(squared, 0.5)
+
+
+def safe_power(squared: Tensor, exponent: float) -> Tensor:
+    """The same of other powers."""
     nothing = squared <= 0
-    root = torch.where(nothing, torch.ones((), dtype=squared.dtype, device=squared.device), squared).sqrt()
-    return torch.where(nothing, torch.zeros((), dtype=squared.dtype, device=squared.device), root)
+    base = torch.where(nothing, torch.ones((), dtype=squared.dtype, device=squared.device), squared)
+    power = base.sqrt() if exponent == 0.5 else base**exponent
+    return torch.where(nothing, torch.zeros((), dtype=squared.dtype, device=squared.device), power)
 
 
 def mean_bandwidth(rows: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -394,6 +400,60 @@ def _subsample(n: int, weight: Tensor | None, size: int, device: torch.device) -
     return key.topk(size, largest=False).indices
 
 
+class Formula(NamedTuple):
+    r"""A kernel's formula as plain numbers, of q = :math:`\lVert x - y \rVert^2` over the squared bandwidth.
+
+    The one place where it is written: what is evaluated here in plain operations, the engine's tiles and compiled loops
+    work out from the same numbers. With rates r, the mean over them of
+
+    * ``"gaussian"``: :math:`e^{-r q}`;
+    * ``"laplacian"``: :math:`e^{-r \sqrt q}`;
+    * ``"rational_quadratic"``: :math:`(1 + r q)^{-a}`, a the exponent;
+
+    and ``"distance"``: :math:`-q^{a / 2}`, without rates.
+    """
+
+    kind: str
+    rates: tuple[float, ...] = ()
+    exponent: float = 1.0
+
+    def evaluate(self, q: Tensor) -> Tensor:
+        """The kernel's values."""
+        if self.kind == "distance":
+            return -safe_power(q, self.exponent / 2)
+        if self.kind == "rational_quadratic":
+            values = [(1 + rate * q) ** -self.exponent for rate in self.rates]
+        else:
+            base = q if self.kind == "gaussian" else safe_sqrt(q)
+            values = [torch.exp(base * -rate) for rate in self.rates]
+        total = values[0]
+        for value in values[1:]:
+            total = total + value
+        return total / len(values) if len(values) > 1 else total
+
+    @property
+    def at_zero(self) -> float:
+        """k(x, x)."""
+        return 0.0 if self.kind == "distance" else 1.0
+
+
+def formula_of(kernel: Kernel) -> Formula | None:
+    """The formula of a kernel that is evaluated by it; None where only the kernel's own code knows its values."""
+    built_in = getattr(type(kernel), "evaluate", None) in (_Radial.evaluate, Energy.evaluate)
+    return None if not built_in else kernel._formula  # type: ignore[attr-defined]
+
+
+def settle_bandwidth(kernel: Kernel, x: Tensor, y: Tensor, x_weight: Tensor | None, y_weight: Tensor | None) -> Tensor:
+    """The kernel's bandwidth on the pooled sample of rows in their working dtype and their counts."""
+    if formula_of(kernel) is not None and not isinstance(getattr(kernel, "bandwidth", None), str):
+        return kernel.settle(x)  # a number or a tensor: no sample is looked at
+    pooled = torch.cat([x.detach(), y.detach()])
+    if x_weight is None and y_weight is None:
+        return kernel.settle(pooled)
+    weights = [rows.new_ones(rows.shape[0]) if w is None else w.detach() for rows, w in ((x, x_weight), (y, y_weight))]
+    return kernel.settle(pooled, torch.cat(weights))
+
+
 class _Radial:
     """Shared by the kernels with a bandwidth: its heuristics, its scales, and a repr."""
 
@@ -428,15 +488,11 @@ class _Radial:
     def evaluate(self, squared: Tensor, bandwidth: Tensor) -> Tensor:
         """Mean over the scales of the single-scale kernel."""
         # Divided twice: the square of a small or large bandwidth would leave the range of float32.
-        ratio = squared / bandwidth / bandwidth
-        values = [self._single(ratio, scale) for scale in self.scales]
-        total = values[0]
-        for value in values[1:]:
-            total = total + value
-        return total / len(values) if len(values) > 1 else total
+        return self._formula.evaluate(squared / bandwidth / bandwidth)
 
-    def _single(self, ratio: Tensor, scale: float) -> Tensor:
-        """Similarity at ``ratio``, squared distances over the squared bandwidth, with one factor on the latter."""
+    @property
+    def _formula(self) -> Formula:
+        """The kernel at a bandwidth of one."""
         raise NotImplementedError
 
     def _options(self) -> tuple[object, ...]:
@@ -476,8 +532,9 @@ class Gaussian(_Radial):
         Gaussian(bandwidth=2, scales=(1,))
     """
 
-    def _single(self, ratio: Tensor, scale: float) -> Tensor:
-        return torch.exp(ratio * (-0.5 / scale))
+    @property
+    def _formula(self) -> Formula:
+        return Formula("gaussian", tuple(0.5 / scale for scale in self.scales))
 
 
 class Laplacian(_Radial):
@@ -499,8 +556,9 @@ class Laplacian(_Radial):
         0.3678794503211975
     """
 
-    def _single(self, ratio: Tensor, scale: float) -> Tensor:
-        return torch.exp(safe_sqrt(ratio) * -(scale**-0.5))
+    @property
+    def _formula(self) -> Formula:
+        return Formula("laplacian", tuple(scale**-0.5 for scale in self.scales))
 
 
 class RationalQuadratic(_Radial):
@@ -532,8 +590,9 @@ class RationalQuadratic(_Radial):
         check_number(type(self).__name__, "alpha", alpha, above=0)
         self.alpha = float(alpha)
 
-    def _single(self, ratio: Tensor, scale: float) -> Tensor:
-        return (1 + ratio / (2 * self.alpha * scale)) ** -self.alpha
+    @property
+    def _formula(self) -> Formula:
+        return Formula("rational_quadratic", tuple(0.5 / (self.alpha * s) for s in self.scales), self.alpha)
 
     def _options(self) -> tuple[object, ...]:
         return (*super()._options(), self.alpha)
@@ -558,6 +617,7 @@ class Energy:
     """
 
     at_zero = 0.0
+    _formula = Formula("distance")
 
     def settle(self, rows: Tensor, weight: Tensor | None = None) -> Tensor:
         """One: nothing to settle."""
@@ -565,7 +625,7 @@ class Energy:
 
     def evaluate(self, squared: Tensor, bandwidth: Tensor) -> Tensor:
         """Minus the distance."""
-        return -safe_sqrt(squared)
+        return self._formula.evaluate(squared)
 
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self)

@@ -19,11 +19,15 @@ from torch.func import hessian, jvp, vmap
 import mmda._engine.logit_tiles as contrastive_tiles
 from mmda._engine import native
 from mmda._engine.kernel_sums import pair_means
-from mmda._engine.kernel_sweep import Coefficients, _doublings, _edges, _pair_sum_op, can_stream, pair_sum
+from mmda._engine.kernel_sweep import SWEEP as KERNEL_SWEEP
+from mmda._engine.kernel_sweep import KernelSum, Samples, can_stream, pair_sum
+from mmda._engine.kernel_tiles import _doublings
 from mmda._engine.logit_formulas import Contrast, Pairs
 from mmda._engine.logit_sweep import SWEEP, contrastive
+from mmda._engine.scaffold import edges as cut
 from mmda.kernels import Energy, Gaussian, Kernel, Laplacian, RationalQuadratic
 from mmda.losses import MMDLoss, contrastive_domain_discrepancy_loss, local_mmd_loss, mmd_loss
+from mmda.losses.energy import _NegativePower
 
 
 @pytest.fixture(autouse=True, params=["compiled", "operations"])
@@ -100,13 +104,13 @@ def test_value_and_gradient(kernel: Kernel, estimator: Any, weighted: bool, bloc
         assert_same(ours, dense_one, 1e-13)
 
 
-def coefficients(form: str, n: int, m: int) -> tuple[Coefficients, Tensor]:
-    """C of each form, and the same as a matrix, written out."""
+def coefficients(form: str, n: int, m: int) -> tuple[tuple[Tensor, Tensor] | tuple[None, None], Tensor]:
+    """C of each form, as two factors, and as a matrix, written out."""
     generator = torch.Generator().manual_seed(3)
     group = torch.tensor([0] * n + [1] * m)
     if form == "blocks":
-        table = torch.tensor([[0.3, -0.2], [-0.2, 0.7]], dtype=torch.float64)
-        return Coefficients(blocks=(0.3, -0.2, 0.7)), table[group][:, group]
+        table = torch.tensor([[1 / n**2, -1 / (n * m)], [-1 / (n * m), 1 / m**2]], dtype=torch.float64)
+        return (None, None), table[group][:, group]
     q = {"weights": 1, "classes": 3}[form]
     right = torch.rand(n + m, q, generator=generator, dtype=torch.float64)
     right[1] = 0  # a row that does not count
@@ -118,7 +122,7 @@ def coefficients(form: str, n: int, m: int) -> tuple[Coefficients, Tensor]:
     matrix = torch.stack(
         [torch.stack([right[i] @ tables[group[i], group[j]] @ right[j] for j in range(n + m)]) for i in range(n + m)]
     )
-    return Coefficients(left, right[:, 0] if q == 1 else right), matrix
+    return (left, right[:, 0] if q == 1 else right), matrix
 
 
 @pytest.mark.parametrize("block_size", [None, 5, 16])
@@ -127,9 +131,8 @@ def coefficients(form: str, n: int, m: int) -> tuple[Coefficients, Tensor]:
 def test_every_form_of_coefficients(kernel: Kernel, form: str, block_size: int | None) -> None:
     """Against the sum over all pairs: unequal sizes, a row twice in one sample and in both, one side's gradient."""
     x, y = samples(13, 22, d=3)
-    if not isinstance(kernel, (Laplacian, Energy)):  # a root of the rounding of zero has half the digits
-        with torch.no_grad():
-            x[7], y[20], y[3] = x[2], y[5], x[2]
+    with torch.no_grad():
+        x[7], y[20], y[3] = x[2], y[5], x[2]
     c, matrix = coefficients(form, 13, 22)
     assert_same(matrix, matrix.T, 1e-15)
     bandwidth, plus = kernel.settle(x), torch.tensor(0.25, dtype=torch.float64)
@@ -137,20 +140,23 @@ def test_every_form_of_coefficients(kernel: Kernel, form: str, block_size: int |
     def oracle() -> Tensor:
         z = torch.cat([x, y])
         gram = kernel.evaluate((z.unsqueeze(1) - z).square().sum(2), bandwidth)
-        return (matrix * gram * (1 - torch.eye(35, dtype=torch.float64))).sum() + 0.25
+        own = kernel.at_zero * (1 / 13 + 1 / 22) if form == "blocks" else 0.0
+        return (matrix * gram * (1 - torch.eye(35, dtype=torch.float64))).sum() + own + 0.25
 
     wanted, slopes = oracle().detach(), gradients(oracle(), x, y)
-    for centre in (x.new_empty(0), x.new_tensor([0.3, -0.1, 0.2])):
-        options: Any = {"kernel": kernel, "bandwidth": bandwidth, "centre": centre, "plus": plus}
-        options["block_size"] = block_size
-        found = pair_sum(x, y, c, **options)
+    for centre in (None, x.new_tensor([0.3, -0.1, 0.2])):
+
+        def by_tiles(x: Tensor, y: Tensor, centre: Tensor | None = centre) -> Tensor:
+            return pair_sum(Samples(x, y, *c, bandwidth, centre, plus), kernel, block_size=block_size)
+
+        found = by_tiles(x, y)
         assert_same(found, wanted)
         for ours, one in zip(gradients(found, x, y), slopes):
             assert_same(ours, one)
-        assert_same(gradients(pair_sum(x, y.detach(), c, **options), x)[0], slopes[0])
-        assert_same(gradients(pair_sum(x.detach(), y, c, **options), y)[0], slopes[1])
-        assert_same(pair_sum(x.detach(), y.detach(), c, **options), wanted)
-        first = torch.autograd.grad(pair_sum(x, y, c, **options), y, create_graph=True)[0]
+        assert_same(gradients(by_tiles(x, y.detach()), x)[0], slopes[0])
+        assert_same(gradients(by_tiles(x.detach(), y), y)[0], slopes[1])
+        assert_same(by_tiles(x.detach(), y.detach()), wanted)
+        first = torch.autograd.grad(by_tiles(x, y), y, create_graph=True)[0]
         twice = torch.autograd.grad(oracle(), y, create_graph=True)[0]
         assert_same(first, twice)
         for ours, one in zip(gradients(first.square().sum(), x, y), gradients(twice.square().sum(), x, y)):
@@ -196,16 +202,14 @@ def test_pairs_far_apart_cost_no_digits() -> None:
 
 
 def test_without_grad_mode_no_gradient_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    import mmda._engine.kernel_sweep as tiles
-
     asked = []
-    sweep = tiles._sweep
-    monkeypatch.setattr(tiles, "_sweep", lambda *a, **k: asked.append(k) or sweep(*a, **k))
+    pass_of_pairs = KERNEL_SWEEP.run
+    monkeypatch.setattr(KERNEL_SWEEP, "run", lambda *a: asked.append(a[2]) or pass_of_pairs(*a))
     x, y = samples(9, 14)
     with torch.no_grad():
         mmd_loss(x, y, kernel=FIXED)
     mmd_loss(x, y.detach(), kernel=FIXED)
-    assert asked == [{"need_x": False, "need_y": False}, {"need_x": True, "need_y": False}]
+    assert asked == [[False, False], [True, False]]
     wanted = []
     run = SWEEP.run
     monkeypatch.setattr(SWEEP, "run", lambda *a: wanted.append(a[2]) or run(*a))
@@ -255,14 +259,56 @@ def test_float32_far_from_the_origin() -> None:
         assert (ours.double() - one).norm() < 1e-4 * one.norm()
 
 
-def test_kernels_of_ones_own_take_the_dense_path() -> None:
-    class Mine(Gaussian):
-        def evaluate(self, squared: Tensor, bandwidth: Tensor) -> Tensor:
-            return 1 / (1 + squared)
+class Mine(Gaussian):
+    """A kernel that the engine cannot know."""
 
+    def evaluate(self, squared: Tensor, bandwidth: Tensor) -> Tensor:
+        return 1 / (1 + squared / bandwidth)
+
+
+class Learned(torch.nn.Module):
+    """A kernel with a parameter beside the bandwidth."""
+
+    at_zero = 1.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rate = torch.nn.Parameter(torch.tensor(0.7, dtype=torch.float64))
+
+    def settle(self, rows: Tensor, weight: Tensor | None = None) -> Tensor:
+        return rows.new_ones(())
+
+    def evaluate(self, squared: Tensor, bandwidth: Tensor) -> Tensor:
+        return torch.exp(-self.rate * squared)
+
+
+@pytest.mark.parametrize("block_size", [None, 5])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("kernel", [Mine(2.0), _NegativePower(1.5), _NegativePower(0.3)], ids=repr)
+def test_kernels_of_ones_own_go_by_tiles(kernel: Kernel, weighted: bool, block_size: int | None) -> None:
+    x, y = samples(19, 34, d=3)
+    with torch.no_grad():
+        x[7], y[20], y[3] = x[2], y[5], x[2]
+    weights = torch.arange(19).double() % 3 if weighted else None, None
+    assert can_stream(kernel, (x, y), ())
+    found = mmd_loss(x, y, kernel=kernel, source_weight=weights[0], block_size=block_size)
+    assert "PairSum" in type(found.grad_fn).__name__ or weighted
+    wanted = dense_mmd(x, y, kernel, unbiased=False, weights=weights)
+    assert_same(found, wanted, 1e-12)
+    for ours, one in zip(gradients(found, x, y), gradients(wanted, x, y)):
+        assert_same(ours, one, 1e-12)
+
+
+def test_kernels_that_learn_take_the_dense_formula() -> None:
     x, y = samples(5, 6)
-    assert not can_stream(Mine(1.0), (x, y), ())
-    assert_same(mmd_loss(x, y, kernel=Mine(1.0), block_size=2), dense_mmd(x, y, Mine(1.0), unbiased=False))
+    kernel = Learned()
+    assert not can_stream(kernel, (x, y), ())
+    (slope,) = gradients(mmd_loss(x, y, kernel=kernel), kernel.rate)
+    (wanted,) = gradients(dense_mmd(x, y, kernel, unbiased=False), kernel.rate)
+    assert slope.abs() > 0
+    assert_same(slope, wanted)
+    with torch.no_grad():
+        assert can_stream(kernel, (x, y), ())
 
 
 def test_bandwidth_and_weights_that_learn() -> None:
@@ -427,11 +473,11 @@ def test_operators_keep_their_promises() -> None:
     centre, bandwidth = x.detach().mean(0), torch.tensor(2.0, dtype=torch.float64)
     plus = torch.tensor(0.5, dtype=torch.float64)
     for block in (4, 64):
-        numbers = ("gaussian", [1.0, 2.0], 1.0, block)
-        for left, right, blocks in ((u.tile(2), u, []), (u.tile(2), u[:, 0], []), (u[:0], u[:0], [0.1, -0.2, 0.3])):
+        how = KernelSum("gaussian", [0.5, 0.25], 1.0, "biased", block)
+        for left, right in ((u.tile(2), u), (u.tile(2), u[:, 0]), (None, None)):
             for one, other in ((x, y), (x.detach().T.contiguous().T.requires_grad_(), y)):
-                others = (left, right, bandwidth, centre, plus, blocks, *numbers)
-                torch.library.opcheck(_pair_sum_op, (one, other, *others))
+                inputs = Samples(one, other, left, right, bandwidth, centre, plus)
+                torch.library.opcheck(KERNEL_SWEEP.operator, (*inputs, *how, [True, True]))
     tau = torch.tensor(1.3, dtype=torch.float64, requires_grad=True)
     for kind in KINDS:
         for unit in (True, False):
@@ -562,7 +608,7 @@ def test_no_matrix_of_pairs_is_made() -> None:
 
 def test_edges_and_doublings() -> None:
     for start, stop, block in ((0, 10, 4), (3, 3, 5), (5, 6, 1), (0, 1024, 512)):
-        edges = _edges(start, stop, block)
+        edges = cut(start, stop, block)
         assert [i for a, b in edges for i in range(a, b)] == list(range(start, stop))
         assert all(0 < b - a <= block for a, b in edges)
     for rates in ([1, 2, 4, 8, 16], [0.5, 2**0.5, 1, 3], [1, 4, 4], [1, 1000]):

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 
@@ -35,9 +36,12 @@ def shape_text(tensor: Tensor) -> str:
 
 
 def check_tensor(caller: str, argument: str, value: object) -> None:
-    """The value is a tensor."""
+    """The value is a dense tensor: neither sparse, nested nor in the layout of another library."""
     if not isinstance(value, Tensor):
         fail_type(caller, argument, "be a torch.Tensor", value)
+    if value.layout is not torch.strided or value.is_nested:
+        came = "a nested tensor" if value.is_nested else f"layout {value.layout}"
+        raise TypeError(f"{caller}: `{argument}` must be a dense tensor, got {came}")
 
 
 def check_floating(caller: str, argument: str, value: Tensor) -> None:
@@ -104,16 +108,24 @@ def check_same_width(caller: str, first: str, a: Tensor, second: str, b: Tensor,
     """Both have the same number of features, or of what else the last axis counts."""
     check_tensor(caller, first, a)
     check_tensor(caller, second, b)
+    check_same_device(caller, first, a, second, b)
     if a.ndim == 0 or b.ndim == 0:
         fail(caller, first if a.ndim == 0 else second, f"have an axis of {axis}", "()")
     if a.shape[-1] != b.shape[-1]:
         fail(caller, second, f"have as many {axis} as `{first}` ({a.shape[-1]})", b.shape[-1])
 
 
+def check_same_device(caller: str, first: str, a: Tensor, second: str, b: Tensor) -> None:
+    """Both are on one device."""
+    if a.device != b.device:
+        fail(caller, second, f"be on the device of `{first}` ({a.device})", b.device)
+
+
 def check_same_shape(caller: str, first: str, a: Tensor, second: str, b: Tensor) -> None:
     """Both have the same shape."""
     check_tensor(caller, first, a)
     check_tensor(caller, second, b)
+    check_same_device(caller, first, a, second, b)
     if a.shape != b.shape:
         fail(caller, second, f"have the shape of `{first}` {shape_text(a)}", shape_text(b))
 

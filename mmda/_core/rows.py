@@ -57,6 +57,8 @@ def as_rows(
     if weight is not None:
         check_weight(caller, prefix + "weight", weight, shape)
     rows = x.to(dtype) if axis is not None else x.to(dtype).unsqueeze(-1)
+    if not torch.compiler.is_compiling() and rows.is_neg():
+        rows = rows.resolve_neg()  # a view that negates on reading: loops over memory would read the other sign
     counts = None if weight is None else weight.to(dtype)
     if mask is not None:
         one = torch.ones((), dtype=dtype, device=x.device)

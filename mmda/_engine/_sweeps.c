@@ -5,7 +5,7 @@
    Arguments are addresses and numbers; the caller answers for sizes. On x86, numbers of a tile below the smallest normal
    one are taken as zero. Loops are compiled for several instruction sets, of which the best that the processor has is used. */
 
-#define INTERFACE 3 /* to be raised with any change of arguments, here and in native.py */
+#define INTERFACE 4 /* to be raised with any change of arguments, here and in native.py */
 #define Py_LIMITED_API 0x030A0000
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -47,7 +47,42 @@ typedef struct {
     void *t;
     const void *na, *nb, *matrix, *value_left, *value_right, *sum_left, *sum_right;
     void *row_sums, *column_sums;
+    /* Pairs whose squared distance is below `near` times the sum of their squared lengths (0: none) are taken by the
+       difference of the rows as given, times `inverse`; their part of the gradients is added to those. */
+    double near, inverse;
+    const void *rows_a, *rows_b;
+    Py_ssize_t width, most;
+    void *grad_a, *grad_b;
 } Tile;
+
+typedef struct {
+    Py_ssize_t i, j;
+    double slope;
+} NearPair;
+
+/* Near pairs that one thread found; no more than `most` are kept, all are counted. */
+typedef struct {
+    NearPair *pairs;
+    Py_ssize_t count, space, most;
+} Near;
+
+static void add_near(Near *near, Py_ssize_t i, Py_ssize_t j, double slope)
+{
+    if (near->count < near->most && near->count >= near->space) {
+        Py_ssize_t space = near->space ? 2 * near->space : 256;
+        NearPair *pairs = realloc(near->pairs, (size_t)space * sizeof(NearPair));
+        if (pairs) {
+            near->pairs = pairs;
+            near->space = space;
+        } else
+            near->most = -1; /* memory is short */
+    }
+    if (near->count < near->space) {
+        NearPair pair = {i, j, slope};
+        near->pairs[near->count] = pair;
+    }
+    near->count++;
+}
 
 typedef struct {
     int form;
@@ -147,13 +182,14 @@ static const double coefficients_double[] = {
 #endif
 
 /* The functions of one instruction set, for floats and for doubles. */
-typedef double (*TileFunction)(const Tile *, Py_ssize_t, Py_ssize_t, void *);
+typedef double (*TileFunction)(const Tile *, Py_ssize_t, Py_ssize_t, void *, Near *);
 typedef void (*LogitsFunction)(const Logits *, Py_ssize_t, Py_ssize_t, void *);
 typedef struct {
     TileFunction tile[2];
     LogitsFunction powers[2], tops[2], shares[2], pairwise[2];
-    void (*scaled_rows_float)(const float *, const float *, float, Py_ssize_t, Py_ssize_t, float *, float *);
-    void (*scaled_rows_double)(const double *, const double *, double, Py_ssize_t, Py_ssize_t, double *, double *);
+    void (*spread_near[2])(const Tile *, const Near *);
+    double (*scaled_rows_float)(const float *, const float *, float, Py_ssize_t, Py_ssize_t, float *, float *);
+    double (*scaled_rows_double)(const double *, const double *, double, Py_ssize_t, Py_ssize_t, double *, double *);
     void (*add_rows_float)(const float *, Py_ssize_t, Py_ssize_t, double *);
     void (*add_rows_double)(const double *, Py_ssize_t, Py_ssize_t, double *);
     void (*finish_float)(float *, const float *, const float *, const float *, float, Py_ssize_t, Py_ssize_t);
@@ -166,8 +202,9 @@ typedef struct {
             {(LogitsFunction)powers_float_##set, (LogitsFunction)powers_double_##set},                                 \
             {(LogitsFunction)tops_float_##set, (LogitsFunction)tops_double_##set},                                     \
             {(LogitsFunction)shares_float_##set, (LogitsFunction)shares_double_##set},                                 \
-            {(LogitsFunction)pairwise_float_##set, (LogitsFunction)pairwise_double_##set}, scaled_rows_float_##set,    \
-            scaled_rows_double_##set, add_rows_float_##set, add_rows_double_##set, finish_float_##set,                 \
+            {(LogitsFunction)pairwise_float_##set, (LogitsFunction)pairwise_double_##set},                             \
+            {spread_near_float_##set, spread_near_double_##set}, scaled_rows_float_##set, scaled_rows_double_##set,    \
+            add_rows_float_##set, add_rows_double_##set, finish_float_##set,                 \
             finish_double_##set                                                                                        \
     }
 
@@ -236,6 +273,7 @@ typedef struct {
     char *columns;
     void *made;
     double *values;
+    Near *near;
 } Job;
 
 static void part(Job *job, int index)
@@ -247,7 +285,7 @@ static void part(Job *job, int index)
     Py_ssize_t first = job->rows * index / job->threads, last = job->rows * (index + 1) / job->threads;
     void *columns = job->columns ? job->columns + job->columns_size * index : NULL;
     if (job->tile_function)
-        job->values[index] = job->tile_function(job->tile, first, last, columns);
+        job->values[index] = job->tile_function(job->tile, first, last, columns, job->near + index);
     else
         job->logits_function(job->logits, first, last, columns);
 #if X86
@@ -315,11 +353,12 @@ static int expect(Py_ssize_t given, Py_ssize_t wanted)
 
 /* tile(double, threads, kind, doublings, steps, fresh, counts, slopes, factor of each group and
         across (3), split, same, rows, columns, t, stride, na, nb,
-        matrix, matrix_stride, value_left, value_right, sum_left, sum_right, row_sums, column_sums) -> value */
+        matrix, matrix_stride, value_left, value_right, sum_left, sum_right, row_sums, column_sums,
+        near, inverse, rows_a, rows_b, width, most, grad_a, grad_b) -> value, or None where more than `most` pairs are near */
 static PyObject *py_tile(PyObject *self, PyObject *const *values, Py_ssize_t given)
 {
     (void)self;
-    if (!expect(given, 27))
+    if (!expect(given, 35))
         return NULL;
     Arguments a = {values, 0};
     int is_double = (int)count(&a), threads = some_threads(count(&a));
@@ -348,10 +387,25 @@ static PyObject *py_tile(PyObject *self, PyObject *const *values, Py_ssize_t giv
     t.sum_right = address(&a);
     t.row_sums = address(&a);
     t.column_sums = address(&a);
+    t.near = number(&a);
+    t.inverse = number(&a);
+    t.rows_a = address(&a);
+    t.rows_b = address(&a);
+    t.width = count(&a);
+    t.most = count(&a);
+    t.grad_a = address(&a);
+    t.grad_b = address(&a);
     if (PyErr_Occurred())
         return NULL;
     double sums[MOST_THREADS], value = 0;
-    Job job = {&t, NULL, use->tile[is_double], NULL, t.rows, t.columns * (is_double ? 8 : 4), threads, NULL, NULL, sums};
+    Near near[MOST_THREADS];
+    for (int k = 0; k < threads; k++) {
+        Near none = {NULL, 0, 0, t.most};
+        near[k] = none;
+    }
+    Job job = {&t, NULL, use->tile[is_double], NULL, t.rows, t.columns * (is_double ? 8 : 4), threads, NULL, NULL, sums, near};
+    Py_ssize_t pairs = 0;
+    int short_of_memory = 0;
     if (t.column_sums && !(job.columns = space(threads, &job.columns_size, &job.made)))
         return PyErr_NoMemory();
     Py_BEGIN_ALLOW_THREADS
@@ -361,11 +415,24 @@ static PyObject *py_tile(PyObject *self, PyObject *const *values, Py_ssize_t giv
     if (t.column_sums)
         add_columns(&job, is_double, t.columns, t.column_sums);
     free(job.made);
+    for (int k = 0; k < job.threads; k++) {
+        pairs += near[k].count;
+        short_of_memory |= near[k].most < 0;
+    }
+    for (int k = 0; k < job.threads; k++) {
+        if (pairs <= t.most && !short_of_memory)
+            use->spread_near[is_double](&t, &near[k]);
+        free(near[k].pairs);
+    }
     Py_END_ALLOW_THREADS
+    if (short_of_memory)
+        return PyErr_NoMemory();
+    if (pairs > t.most)
+        Py_RETURN_NONE;
     return PyFloat_FromDouble(value);
 }
 
-/* prepare(double, x, rows of x, y, rows of y, width, centre or 0, inverse, z, norms) */
+/* prepare(double, x, rows of x, y, rows of y, width, centre or 0, inverse, z, norms) -> largest squared length */
 static PyObject *py_prepare(PyObject *self, PyObject *const *values, Py_ssize_t given)
 {
     (void)self;
@@ -382,7 +449,7 @@ static PyObject *py_prepare(PyObject *self, PyObject *const *values, Py_ssize_t 
     char *z = address(&a), *norms = address(&a);
     if (PyErr_Occurred())
         return NULL;
-    double *sums = calloc((size_t)width, 2 * sizeof(double));
+    double largest = 0, *sums = calloc((size_t)width, 2 * sizeof(double));
     if (!sums)
         return PyErr_NoMemory();
     Py_BEGIN_ALLOW_THREADS
@@ -408,14 +475,16 @@ static PyObject *py_prepare(PyObject *self, PyObject *const *values, Py_ssize_t 
         const char *from = side ? y : x;
         Py_ssize_t rows = side ? m : n, before = side ? n : 0;
         void *to = z + before * width * size, *lengths = norms + before * size;
+        double found;
         if (is_double)
-            use->scaled_rows_double((const double *)from, centre, inverse, rows, width, to, lengths);
+            found = use->scaled_rows_double((const double *)from, centre, inverse, rows, width, to, lengths);
         else
-            use->scaled_rows_float((const float *)from, centre, (float)inverse, rows, width, to, lengths);
+            found = use->scaled_rows_float((const float *)from, centre, (float)inverse, rows, width, to, lengths);
+        largest = largest < found ? found : largest;
     }
     free(sums);
     Py_END_ALLOW_THREADS
-    Py_RETURN_NONE;
+    return PyFloat_FromDouble(largest);
 }
 
 /* finish(double, gradient, sums, z, weight or 0, scale, rows, width) */
@@ -443,7 +512,7 @@ static PyObject *py_finish(PyObject *self, PyObject *const *values, Py_ssize_t g
 
 static void logits_job(Job *job, const Logits *l, LogitsFunction function, int is_double, int threads)
 {
-    Job made = {NULL, l, NULL, function, l->rows, l->columns * (is_double ? 8 : 4), threads, NULL, NULL, NULL};
+    Job made = {NULL, l, NULL, function, l->rows, l->columns * (is_double ? 8 : 4), threads, NULL, NULL, NULL, NULL};
     *job = made;
 }
 

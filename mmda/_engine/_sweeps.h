@@ -136,11 +136,90 @@ static inline __attribute__((always_inline)) void NAME(plain_stretch)(
     *sums = slope_sum;
 }
 
+/* Squared length of the difference of two rows, times `inverse`. */
+static inline __attribute__((always_inline)) REAL NAME(apart)(
+    const REAL *restrict a, const REAL *restrict b, REAL inverse, Py_ssize_t width)
+{
+    REAL sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (Py_ssize_t k = 0; k < width; k++) {
+        REAL value = (a[k] - b[k]) * inverse;
+        sum += value * value;
+    }
+    return sum;
+}
+
+/* Which columns of a stretch are near to row i, in `found`: how many. */
+static inline __attribute__((always_inline)) int NAME(find_near)(
+    const Tile *tile, Py_ssize_t i, Py_ssize_t begin, Py_ssize_t length, const REAL *restrict g, REAL na,
+    const REAL *restrict nb, int *found)
+{
+    REAL limit = (REAL)tile->near;
+    int some = 0, count = 0;
+#pragma omp simd reduction(+ : some)
+    for (Py_ssize_t j = 0; j < length; j++)
+        some += (g[j] + g[j]) + (na + nb[j]) > limit * (na + nb[j]);
+    if (some == 0 || (some == 1 && tile->same && i >= begin && i < begin + length))
+        return 0; /* a row and itself */
+    for (Py_ssize_t j = 0; j < length; j++)
+        if ((g[j] + g[j]) + (na + nb[j]) > limit * (na + nb[j]) && !(tile->same && begin + j == i))
+            found[count++] = (int)j;
+    return count;
+}
+
+/* After `stretch`: values of the near columns by the difference of the rows; their slopes go into the list `near`. */
+static inline __attribute__((always_inline)) void NAME(settle_near)(
+    const Tile *tile, int kind, int doublings, double by, Py_ssize_t i, Py_ssize_t begin, REAL *restrict g,
+    REAL *restrict v, const int *found, int count, Near *near)
+{
+    if (!tile->rows_a) { /* only the count is wanted */
+        near->count += count;
+        return;
+    }
+    const REAL *a = (const REAL *)tile->rows_a + i * tile->width, *matrix = tile->matrix, zero = 0;
+    for (int k = 0; k < count; k++) {
+        Py_ssize_t j = begin + found[k];
+        const REAL *b = (const REAL *)tile->rows_b + j * tile->width;
+        REAL square = NAME(apart)(a, b, (REAL)tile->inverse, tile->width), value, x, u, slope = 0;
+        NAME(stretch)(tile, kind, doublings, by, 1, &slope, -square, &zero, &value, &x, &u);
+        v[found[k]] = value;
+        g[found[k]] = 0;
+        if (matrix)
+            slope *= matrix[i * tile->matrix_stride + j];
+        add_near(near, i, j, (double)slope);
+    }
+}
+
+/* The slopes of near pairs times the differences of their rows, into the gradients of both. */
+ATTRIBUTE static void NAME(spread_near)(const Tile *tile, const Near *near)
+{
+    const REAL *sum_left = tile->sum_left, *sum_right = tile->sum_right;
+    REAL inverse = (REAL)tile->inverse;
+    for (Py_ssize_t k = 0; k < near->count; k++) {
+        Py_ssize_t i = near->pairs[k].i, j = near->pairs[k].j, width = tile->width;
+        const REAL *restrict a = (const REAL *)tile->rows_a + i * width, *restrict b = (const REAL *)tile->rows_b + j * width;
+        REAL slope = (REAL)near->pairs[k].slope;
+        if (tile->grad_a) {
+            REAL *restrict to = (REAL *)tile->grad_a + i * width, by = sum_right ? slope * sum_right[j] : slope;
+#pragma omp simd
+            for (Py_ssize_t c = 0; c < width; c++)
+                to[c] += (b[c] - a[c]) * inverse * by;
+        }
+        if (tile->grad_b) {
+            REAL *restrict to = (REAL *)tile->grad_b + j * width, by = sum_left ? slope * sum_left[i] : slope;
+#pragma omp simd
+            for (Py_ssize_t c = 0; c < width; c++)
+                to[c] += (a[c] - b[c]) * inverse * by;
+        }
+    }
+}
+
 /* The rows of a tile: slopes in the place of products; the sum of values; sums of slopes over rows and columns. */
 static inline __attribute__((always_inline)) double NAME(tile_body)(
-    const Tile *tile, int kind, int doublings, Py_ssize_t first, Py_ssize_t last, REAL *columns)
+    const Tile *tile, int kind, int doublings, Py_ssize_t first, Py_ssize_t last, REAL *columns, Near *near)
 {
     REAL v[CHUNK], x[CHUNK], u[CHUNK];
+    int found[CHUNK];
     const REAL *na = tile->na, *nb = tile->nb, *matrix = tile->matrix;
     const REAL *value_left = tile->value_left, *value_right = tile->value_right;
     const REAL *sum_left = tile->sum_left, *sum_right = tile->sum_right;
@@ -157,13 +236,16 @@ static inline __attribute__((always_inline)) double NAME(tile_body)(
             double by = tile->factors[(i >= tile->split) + (begin >= tile->split)];
             REAL *restrict g = (REAL *)tile->t + i * tile->stride + begin;
             REAL some = 0, slope = 0;
-            if (plain) {
+            int close = tile->near > 0 ? NAME(find_near)(tile, i, begin, length, g, na[i], nb + begin, found) : 0;
+            if (plain && !close) {
                 NAME(plain_stretch)(tile, doublings, by, length, g, na[i], nb + begin, columns + begin, &some, &slope);
                 value += by * some;
                 sum += slope;
                 continue;
             }
             NAME(stretch)(tile, kind, doublings, by, length, g, na[i], nb + begin, v, x, u);
+            if (close)
+                NAME(settle_near)(tile, kind, doublings, by, i, begin, g, v, found, close, near);
             if (tile->same && i >= begin && i < begin + length)
                 v[i - begin] = g[i - begin] = 0;
             if (matrix) {
@@ -212,29 +294,30 @@ static inline __attribute__((always_inline)) double NAME(tile_body)(
     return total;
 }
 
-ATTRIBUTE static double NAME(tile)(const Tile *tile, Py_ssize_t first, Py_ssize_t last, REAL *columns)
+ATTRIBUTE static double NAME(tile)(const Tile *tile, Py_ssize_t first, Py_ssize_t last, REAL *columns, Near *near)
 {
     switch (tile->kind) {
     case GAUSSIAN:
         switch (tile->doublings) {
-        case 1: return NAME(tile_body)(tile, GAUSSIAN, 1, first, last, columns);
-        case 2: return NAME(tile_body)(tile, GAUSSIAN, 2, first, last, columns);
-        case 3: return NAME(tile_body)(tile, GAUSSIAN, 3, first, last, columns);
-        case 4: return NAME(tile_body)(tile, GAUSSIAN, 4, first, last, columns);
-        case 5: return NAME(tile_body)(tile, GAUSSIAN, 5, first, last, columns);
-        default: return NAME(tile_body)(tile, GAUSSIAN, 0, first, last, columns);
+        case 1: return NAME(tile_body)(tile, GAUSSIAN, 1, first, last, columns, near);
+        case 2: return NAME(tile_body)(tile, GAUSSIAN, 2, first, last, columns, near);
+        case 3: return NAME(tile_body)(tile, GAUSSIAN, 3, first, last, columns, near);
+        case 4: return NAME(tile_body)(tile, GAUSSIAN, 4, first, last, columns, near);
+        case 5: return NAME(tile_body)(tile, GAUSSIAN, 5, first, last, columns, near);
+        default: return NAME(tile_body)(tile, GAUSSIAN, 0, first, last, columns, near);
         }
-    case LAPLACIAN: return NAME(tile_body)(tile, LAPLACIAN, 0, first, last, columns);
-    case ENERGY: return NAME(tile_body)(tile, ENERGY, 0, first, last, columns);
-    default: return NAME(tile_body)(tile, RATIONAL, 0, first, last, columns);
+    case LAPLACIAN: return NAME(tile_body)(tile, LAPLACIAN, 0, first, last, columns, near);
+    case ENERGY: return NAME(tile_body)(tile, ENERGY, 0, first, last, columns, near);
+    default: return NAME(tile_body)(tile, RATIONAL, 0, first, last, columns, near);
     }
 }
 
-/* z = (x - centre) * inverse, and norms = -|z|^2. */
-ATTRIBUTE static void NAME(scaled_rows)(
+/* z = (x - centre) * inverse, and norms = -|z|^2; the largest |z|^2. */
+ATTRIBUTE static double NAME(scaled_rows)(
     const REAL *restrict x, const REAL *restrict centre, REAL inverse, Py_ssize_t rows, Py_ssize_t width,
     REAL *restrict z, REAL *restrict norms)
 {
+    REAL largest = 0;
     for (Py_ssize_t i = 0; i < rows; i++) {
         const REAL *restrict from = x + i * width;
         REAL *restrict to = z + i * width;
@@ -246,7 +329,9 @@ ATTRIBUTE static void NAME(scaled_rows)(
             sum += value * value;
         }
         norms[i] = -sum;
+        largest = NAME(most)(largest, sum);
     }
+    return largest;
 }
 
 /* sums += the rows, in float64 */

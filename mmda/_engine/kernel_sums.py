@@ -9,8 +9,8 @@ from torch import Tensor
 
 from mmda._core.counts import pooled_centre
 from mmda._core.masking import safe_divide
-from mmda._engine.kernel_sweep import Coefficients, can_stream, kernel_spec, pair_sum
-from mmda.kernels import Kernel, distances_about
+from mmda._engine.kernel_sweep import Samples, can_stream, pair_sum
+from mmda.kernels import Kernel, distances_about, settle_bandwidth
 
 
 class PairMeans(NamedTuple):
@@ -19,21 +19,6 @@ class PairMeans(NamedTuple):
     within_x: Tensor
     within_y: Tensor
     across: Tensor
-
-
-def settle_bandwidth(kernel: Kernel, x: Tensor, y: Tensor, x_weight: Tensor | None, y_weight: Tensor | None) -> Tensor:
-    """The kernel's bandwidth on the pooled sample."""
-    if kernel_spec(kernel) is not None and not isinstance(getattr(kernel, "bandwidth", None), str):
-        return kernel.settle(x)  # a number or a tensor: no sample is looked at
-    pooled = torch.cat([x.detach(), y.detach()])
-    weight: Tensor | None = None
-    if x_weight is not None or y_weight is not None:
-        parts = [
-            torch.ones(rows.shape[0], dtype=rows.dtype, device=rows.device) if w is None else w.detach()
-            for rows, w in ((x, x_weight), (y, y_weight))
-        ]
-        weight = torch.cat(parts)
-    return kernel.settle(pooled, weight)
 
 
 def pair_means(
@@ -79,24 +64,18 @@ def squared_mmd(
     if not can_stream(kernel, (x, y), (x_weight, y_weight, bandwidth)):
         means = pair_means(x, y, x_weight, y_weight, kernel=kernel, unbiased=unbiased, bandwidth=bandwidth)
         return means.within_x + means.within_y - 2 * means.across
-    n, m = x.shape[0], y.shape[0]
-    if x_weight is None and y_weight is None:
-        within = (1 / (n * (n - 1)), 1 / (m * (m - 1))) if unbiased else (1 / (n * n), 1 / (m * m))
-        coefficients = Coefficients(blocks=(within[0], -1 / (n * m), within[1]))
-        diagonal = 0.0 if unbiased else kernel.at_zero * (1 / n + 1 / m)
-        plus, centre = x.new_full((), diagonal, dtype=torch.float64), x.new_empty(0)
-    else:
-        a = x.new_ones(n) if x_weight is None else x_weight.detach()
-        b = y.new_ones(m) if y_weight is None else y_weight.detach()
-        coefficients, plus = _weighted_coefficients(a, b, unbiased)
-        plus, centre = kernel.at_zero * plus, pooled_centre(x, y, a, b)
-    return pair_sum(
-        x, y, coefficients, kernel=kernel, bandwidth=bandwidth, centre=centre, plus=plus, block_size=block_size
-    )
+    samples = Samples(x, y, None, None, bandwidth.detach(), None, None)
+    if x_weight is not None or y_weight is not None:
+        a = x.new_ones(x.shape[0]) if x_weight is None else x_weight.detach()
+        b = y.new_ones(y.shape[0]) if y_weight is None else y_weight.detach()
+        left, right, plus = _weighted_coefficients(a, b, unbiased)
+        centre = pooled_centre(x, y, a, b)
+        samples = samples._replace(left=left, right=right, centre=centre, plus=kernel.at_zero * plus)
+    return pair_sum(samples, kernel, estimator="unbiased" if unbiased else "biased", block_size=block_size)
 
 
-def _weighted_coefficients(a: Tensor, b: Tensor, unbiased: bool) -> tuple[Coefficients, Tensor]:
-    """C of the squared MMD with these row weights, and what multiplies k(z, z) beside the pairs i != j.
+def _weighted_coefficients(a: Tensor, b: Tensor, unbiased: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """C of the squared MMD with these row weights, as two factors, and what multiplies k(z, z) beside the pairs i != j.
 
     With ``unbiased``, counts above one leave something there: a row that counts twice is a pair of equal rows.
     """
@@ -110,7 +89,7 @@ def _weighted_coefficients(a: Tensor, b: Tensor, unbiased: bool) -> tuple[Coeffi
         rows[:, 1 - column] = -safe_divide(counts, across)
         once = counts.square().sum() - total if unbiased else counts.square().sum()
         diagonal = diagonal + safe_divide(once, pairs)
-    return Coefficients(left, torch.cat((a, b))), diagonal
+    return left, torch.cat((a, b)), diagonal
 
 
 def _mean_within(gram: Tensor, weight: Tensor | None, at_zero: float, unbiased: bool) -> Tensor:

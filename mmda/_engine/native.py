@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ try:
         raise ImportError("switched off")
     from mmda._engine import _sweeps
 
-    if _sweeps.interface != 3:
+    if _sweeps.interface != 4:
         raise ImportError("compiled from another version of the source")
 except ImportError:
     _sweeps = None  # type: ignore[assignment]
@@ -102,38 +103,60 @@ class KernelSteps:
         self.addresses = tuple(numbers.buffer_info()[0] for numbers in self._numbers)
 
 
-def tile(
-    steps: KernelSteps,
-    products: Tensor,
-    norms_a: Tensor,
-    norms_b: Tensor,
-    *,
-    same: bool,
-    factors: Sequence[float] = (1.0, 1.0, 1.0),
-    split: int | None = None,
-    matrix: Tensor | None = None,
-    value_weights: tuple[Tensor, Tensor] | tuple[None, None] = (None, None),
-    sum_weights: tuple[Tensor, Tensor] | tuple[None, None] = (None, None),
-    row_sums: Tensor | None = None,
-    column_sums: Tensor | None = None,
-) -> float:
-    """Sum of the kernel's values over a tile; the kernel's slopes in the place of the products z_i . z_j.
+@dataclass(slots=True)
+class Near:
+    """Pairs that are taken by the difference of their rows, as products of far rows would cost them their digits.
 
-    Args:
-        steps: the kernel.
-        products: (rows, columns), its rows contiguous.
-        norms_a: -|z_i|^2 of the rows.
-        norms_b: the same of the columns.
+    Attributes:
+        share: pairs whose squared distance is below this share of the sum of their squared lengths.
+        inverse: what the differences of the rows are multiplied by.
+        most: so many of a tile at the most.
+        rows: of the tile's rows and columns, as they were given; none where no pair may be near.
+        gradients: to which the part of these pairs is added: of rows and columns.
+    """
+
+    share: float
+    inverse: float
+    most: int
+    rows: tuple[Tensor, Tensor] | tuple[None, None] = (None, None)
+    gradients: tuple[Tensor | None, Tensor | None] = (None, None)
+
+
+@dataclass(slots=True)
+class Tile:
+    """What belongs to a tile of products z_i . z_j.
+
+    Attributes:
+        norms: -|z_i|^2 of the rows, and the same of the columns.
         same: rows and columns are the same; pairs i = j are left out.
         factors: of values and slopes, for pairs within the first group, across, and within the second.
         split: so many of the rows and of the columns are the first group; all by default.
         matrix: (rows, columns), multiplies both.
         value_weights: of rows and columns, multiply the values alone.
-        sum_weights: of rows (in ``column_sums``) and columns (in ``row_sums``).
-        row_sums: to which the sums of slopes over the columns are added.
-        column_sums: the same over the rows.
+        sum_weights: of rows (in the columns' sums) and columns (in the rows' sums).
+        sums: to which sums of slopes are added: over the columns, for each row; and over the rows.
+        near: where pairs may lie near each other.
+    """
+
+    norms: tuple[Tensor, Tensor]
+    same: bool
+    factors: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    split: int | None = None
+    matrix: Tensor | None = None
+    value_weights: tuple[Tensor | None, Tensor | None] = (None, None)
+    sum_weights: tuple[Tensor | None, Tensor | None] = (None, None)
+    sums: tuple[Tensor | None, Tensor | None] = (None, None)
+    near: Near | None = None
+
+
+def tile(steps: KernelSteps, products: Tensor, of: Tile) -> float | None:
+    """Sum of the kernel's values over a tile; the kernel's slopes in the place of the products.
+
+    None where more pairs are near each other than there may be; the tile is of no use then. The rows of ``products``
+    (rows, columns) must be contiguous.
     """
     rows, columns = products.shape
+    near = of.near
     return _sweeps.tile(
         _wide(products),
         torch.get_num_threads(),
@@ -141,33 +164,37 @@ def tile(
         steps.doublings,
         steps.steps,
         *steps.addresses,
-        *factors,
-        columns if split is None else split,
-        same,
+        *of.factors,
+        columns if of.split is None else of.split,
+        of.same,
         rows,
         columns,
         products.data_ptr(),
         products.stride(0),
-        norms_a.data_ptr(),
-        norms_b.data_ptr(),
-        _at(matrix),
-        0 if matrix is None else matrix.stride(0),
-        _at(value_weights[0]),
-        _at(value_weights[1]),
-        _at(sum_weights[0]),
-        _at(sum_weights[1]),
-        _at(row_sums),
-        _at(column_sums),
+        *map(_at, of.norms),
+        _at(of.matrix),
+        0 if of.matrix is None else of.matrix.stride(0),
+        *map(_at, of.value_weights),
+        *map(_at, of.sum_weights),
+        *map(_at, of.sums),
+        *((0.0, 0.0, 0, 0, 0, rows * columns, 0, 0) if near is None else _near(near)),
     )
 
 
-def prepare(x: Tensor, y: Tensor, centre: Tensor | None, inverse: float) -> tuple[Tensor, Tensor]:
-    """The rows of both, less ``centre`` (their mean) and times ``inverse``: z (n + m, d), and -|z_i|^2."""
-    x, y = x.contiguous(), y.contiguous()
+def _near(near: Near) -> tuple[float, ...]:
+    width = 0 if near.rows[0] is None else near.rows[0].shape[1]
+    return near.share, near.inverse, *map(_at, near.rows), width, near.most, *map(_at, near.gradients)
+
+
+def prepare(x: Tensor, y: Tensor, centre: Tensor | None, inverse: float) -> tuple[Tensor, Tensor, float]:
+    """The rows of both, less ``centre`` (their mean) and times ``inverse``: z (n + m, d); -|z_i|^2; the largest.
+
+    The rows must be contiguous.
+    """
     total, width = x.shape[0] + y.shape[0], x.shape[1]
     z, norms = x.new_empty(total, width), x.new_empty(total)
     centre = None if centre is None else centre.contiguous()
-    _sweeps.prepare(
+    largest = _sweeps.prepare(
         _wide(x),
         x.data_ptr(),
         x.shape[0],
@@ -179,7 +206,7 @@ def prepare(x: Tensor, y: Tensor, centre: Tensor | None, inverse: float) -> tupl
         z.data_ptr(),
         norms.data_ptr(),
     )
-    return z, norms
+    return z, norms, largest
 
 
 def finish(gradient: Tensor, sums: Tensor, z: Tensor, weight: Tensor | None, scale: float) -> None:

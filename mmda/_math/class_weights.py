@@ -12,9 +12,8 @@ from mmda._core.counts import pooled_centre
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows, zero_uncounted
 from mmda._core.transforms import values_are_known
-from mmda._engine.kernel_sums import settle_bandwidth
-from mmda._engine.kernel_sweep import Coefficients, can_stream, pair_sum
-from mmda.kernels import Kernel, distances_about
+from mmda._engine.kernel_sweep import Samples, can_stream, pair_sum
+from mmda.kernels import Kernel, distances_about, settle_bandwidth
 
 
 def count_classes(
@@ -122,15 +121,8 @@ def class_discrepancy(
         if can_stream(kernel, (x, y), (a, b, bandwidth)):
             left = torch.cat((torch.cat((of_x, -across), 1), torch.cat((-b @ factors.T, of_y), 1)))
             diagonal = (of_x * a).sum(dtype=torch.float64) + (of_y * b).sum(dtype=torch.float64)
-            return pair_sum(
-                x,
-                y,
-                Coefficients(left, torch.cat((a, b))),
-                kernel=kernel,
-                bandwidth=bandwidth,
-                centre=centre,
-                plus=kernel.at_zero * diagonal,
-            )
+            plus = kernel.at_zero * diagonal
+            return pair_sum(Samples(x, y, left, torch.cat((a, b)), bandwidth.detach(), centre, plus), kernel)
         x_gram = kernel.evaluate(distances_about(centre, x, x, same=True), bandwidth)
         y_gram = kernel.evaluate(distances_about(centre, y, y, same=True), bandwidth)
         gram = kernel.evaluate(distances_about(centre, x, y), bandwidth)

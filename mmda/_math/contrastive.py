@@ -71,11 +71,15 @@ def plainly_paired(anchor: Tensor, positive: Tensor) -> bool:
     return (
         isinstance(anchor, Tensor)
         and isinstance(positive, Tensor)
+        and not (anchor.is_nested or positive.is_nested)
         and anchor.ndim == 2
         and anchor.shape == positive.shape
         and anchor.numel() > 0
         and anchor.dtype is positive.dtype is torch.float32
+        and anchor.layout is positive.layout is torch.strided
+        and anchor.device == positive.device
         and anchor.device.type != "meta"  # of which autocast knows nothing
+        and (torch.compiler.is_compiling() or not (anchor.is_neg() or positive.is_neg()))
         and not torch.is_autocast_enabled(anchor.device.type)
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mmda._core.checks import check_count, check_features, fail, shape_text
+from mmda._core.checks import check_count, check_features, check_same_device, fail, shape_text
 
 
 def multilinear_map(features: Tensor, probabilities: Tensor) -> Tensor:
@@ -41,6 +41,7 @@ def multilinear_map(features: Tensor, probabilities: Tensor) -> Tensor:
 def _check_joint(caller: str, features: Tensor, probabilities: Tensor) -> None:
     check_features(caller, "features", features)
     check_features(caller, "probabilities", probabilities, axes="(samples, classes)")
+    check_same_device(caller, "features", features, "probabilities", probabilities)
     if features.shape[0] != probabilities.shape[0]:
         fail(caller, "probabilities", f"have as many rows as `features` ({features.shape[0]})", probabilities.shape[0])
 

@@ -6,7 +6,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmda._core.checks import check_floating, check_integers, check_module, check_same_width, fail, shape_text
+from mmda._core.checks import (
+    check_floating,
+    check_integers,
+    check_module,
+    check_same_device,
+    check_same_width,
+    fail,
+    shape_text,
+)
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_map_rows, as_rows
 from mmda._math.adversary import ask, balanced_binary, side_logits
@@ -70,6 +78,7 @@ def domain_adversarial_loss(
     dtype = working_dtype(source_logits, target_logits)
     _check_one_logit(caller, "source_logits", source_logits, source_mask)
     _check_one_logit(caller, "target_logits", target_logits, target_mask)
+    check_same_device(caller, "source_logits", source_logits, "target_logits", target_logits)
     with full_precision(source_logits):
         x, x_weight = side_logits(caller, "source", source_logits, source_mask, source_weight, dtype)
         y, y_weight = side_logits(caller, "target", target_logits, target_mask, target_weight, dtype)

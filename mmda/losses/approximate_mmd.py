@@ -21,9 +21,8 @@ from mmda._core.counts import pooled_centre, total_weight
 from mmda._core.draws import DRAWS, Draws, fixed_normal, fresh_normal
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows
-from mmda._engine.kernel_sums import settle_bandwidth
 from mmda._math.kernel_tensors import current_kernel, register_bandwidth
-from mmda.kernels import Gaussian, Kernel, distances_about
+from mmda.kernels import Gaussian, Kernel, distances_about, settle_bandwidth
 
 
 def block_mmd_loss(source: Tensor, target: Tensor, *, kernel: Kernel = Gaussian(), block_rows: int = 64) -> Tensor:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from mmda._core.checks import (
     check_floating,
     check_module,
+    check_same_device,
     check_same_width,
     check_tensor,
     fail,
@@ -85,6 +86,7 @@ def conditional_adversarial_loss(
     caller = "conditional_adversarial_loss"
     source_logits = _one_logit_a_row(caller, "source_logits", source_logits, source_class_logits)
     target_logits = _one_logit_a_row(caller, "target_logits", target_logits, target_class_logits)
+    check_same_device(caller, "source_logits", source_logits, "target_logits", target_logits)
     dtype = working_dtype(source_logits, target_logits)
     with full_precision(source_logits):
         x, x_weight = side_logits(caller, "source", source_logits, source_mask, source_weight, dtype)
@@ -102,6 +104,7 @@ def _one_logit_a_row(caller: str, argument: str, logits: Tensor, class_logits: T
     """Logits without the last axis of length 1 that a linear layer leaves, where the class logits have the rows."""
     check_tensor(caller, argument, logits)
     check_tensor(caller, argument.replace("_logits", "_class_logits"), class_logits)
+    check_same_device(caller, argument, logits, argument.replace("_logits", "_class_logits"), class_logits)
     rows = class_logits.shape[:-1]
     return logits.squeeze(-1) if logits.ndim > 1 and logits.shape == (*rows, 1) else logits
 

@@ -12,7 +12,7 @@ from mmda._core.counts import total_weight
 from mmda._core.masking import full_precision, working_dtype
 from mmda._core.rows import as_rows
 from mmda._engine.kernel_sums import squared_mmd
-from mmda.kernels import Energy, Kernel
+from mmda.kernels import Energy, Formula, Kernel
 
 Estimator = Literal["biased", "unbiased"]
 _ESTIMATORS = ("biased", "unbiased")
@@ -23,12 +23,7 @@ class _NegativePower(Energy):
 
     def __init__(self, exponent: float) -> None:
         self.exponent = exponent
-
-    def evaluate(self, squared: Tensor, bandwidth: Tensor) -> Tensor:
-        nothing = squared <= 0
-        one = torch.ones((), dtype=squared.dtype, device=squared.device)
-        power = torch.where(nothing, one, squared) ** (self.exponent / 2)
-        return -torch.where(nothing, 0 * one, power)
+        self._formula = Formula("distance", exponent=exponent)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _NegativePower) and other.exponent == self.exponent

@@ -7,7 +7,16 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mmda._core.checks import check_choice, check_kernel, check_mask, check_tensor, check_weight, fail, shape_text
+from mmda._core.checks import (
+    check_choice,
+    check_kernel,
+    check_mask,
+    check_same_device,
+    check_tensor,
+    check_weight,
+    fail,
+    shape_text,
+)
 from mmda._core.counts import pooled_centre
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows
@@ -85,6 +94,7 @@ def hsic_loss(
         check_kernel(caller, "positive_kernel", positive_kernel)
     check_tensor(caller, "anchor", anchor)
     check_tensor(caller, "positive", positive)
+    check_same_device(caller, "anchor", anchor, "positive", positive)
     dtype = working_dtype(anchor, positive)
     with full_precision(anchor):
         if mask is not None:

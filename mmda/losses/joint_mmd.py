@@ -22,9 +22,8 @@ from mmda._core.checks import (
 from mmda._core.counts import pooled_centre, total_weight
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows
-from mmda._engine.kernel_sums import settle_bandwidth
 from mmda._math.kernel_tensors import current_kernel, register_bandwidth
-from mmda.kernels import Gaussian, Kernel, distances_about
+from mmda.kernels import Gaussian, Kernel, distances_about, settle_bandwidth
 
 Estimator = Literal["biased", "unbiased", "linear"]
 _ESTIMATORS = ("biased", "unbiased", "linear")

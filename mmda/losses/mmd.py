@@ -11,9 +11,9 @@ from mmda._core.checks import check_choice, check_count, check_kernel, check_sam
 from mmda._core.counts import total_weight
 from mmda._core.masking import full_precision, working_dtype
 from mmda._core.rows import as_rows
-from mmda._engine.kernel_sums import settle_bandwidth, squared_mmd
+from mmda._engine.kernel_sums import squared_mmd
 from mmda._math.kernel_tensors import current_kernel, register_bandwidth
-from mmda.kernels import Gaussian, Kernel
+from mmda.kernels import Gaussian, Kernel, settle_bandwidth
 
 Estimator = Literal["biased", "unbiased", "linear"]
 _ESTIMATORS = ("biased", "unbiased", "linear")

@@ -16,9 +16,8 @@ from mmda._core.checks import (
     shape_text,
 )
 from mmda._core.masking import full_precision, safe_divide, working_dtype
-from mmda._engine.kernel_sums import settle_bandwidth
 from mmda._math.logits import as_logit_rows, weighted_mean
-from mmda.kernels import Gaussian, Kernel, centred_squared_distances
+from mmda.kernels import Gaussian, Kernel, centred_squared_distances, settle_bandwidth
 
 
 @torch.no_grad()

@@ -254,6 +254,16 @@ def _assert_views_agree(case: Case, contiguous: Problem, view: Problem) -> None:
             )
 
 
+@condition("Sizes and contents", "negated view")
+def check_negated_view(case: Case) -> None:
+    """A view that negates on reading (``torch._neg_view``) counts as the numbers that it shows."""
+    problem = case.draw()
+    for name in case.differentiable:
+        shown = problem.map(lambda own, leaf, n=name: -leaf if own == n else leaf)
+        view = problem.map(lambda own, leaf, n=name: torch._neg_view(leaf) if own == n else leaf)
+        assert_close(case.value(view), case.value(shown))
+
+
 def has_integers(case: Case) -> bool:
     return any(leaf.dtype == torch.int64 for leaf in pytree.tree_leaves(case.draw().values))
 
@@ -767,6 +777,48 @@ def check_no_recompile(case: Case) -> None:
         assert seen[-1] == seen[1], f"graphs compiled after each step: {seen}"
 
 
+#: Rows of the batches that a compiled module is given, and how many graphs it may make of them: one for the first
+#: size, one for any size, one for a size that is special.
+BATCHES, GRAPHS = (9, 12, 10, 17, 8, 23, 31, 16, 40, 11, 29, 50), 3
+
+
+@condition("Graphs", "batch sizes")
+def check_batch_sizes(case: Case) -> None:
+    """Twelve batch sizes compile at most three graphs; four with ``dynamic=True`` or marked as dynamic too."""
+    ways: dict[str, bool | None] = {"by itself": None, "dynamic=True": True, "mark_dynamic": None}
+    for way, dynamic in ways.items():
+        with _compiler():
+            graphs: list[nn.Module] = []
+
+            def backend(graph: nn.Module, inputs: object, graphs: list[nn.Module] = graphs) -> Callable[..., Any]:
+                graphs.append(graph)
+                return graph.forward
+
+            compiled = torch.compile(case.make(), backend=backend, fullgraph=True, dynamic=dynamic)
+            for k, rows in enumerate(BATCHES if way == "by itself" else BATCHES[:4]):
+                problem = case.leaves(case.draw(seed=k, **_sizes_of_batch(case, rows)))
+                if way == "mark_dynamic":
+                    problem.map(functools.partial(_mark_rows, case))
+                case.call(problem, compiled)
+            assert len(graphs) <= GRAPHS, f"{len(graphs)} graphs for batches of other sizes, {way}"
+
+
+def _sizes_of_batch(case: Case, rows: int) -> dict[str, int]:
+    """Rows of both sides, unequal where they may be."""
+    equal = case.sizes.get("n") is not None and case.sizes.get("n") == case.sizes.get("m")
+    sizes = {"n": rows, "m": rows if equal else rows + 3, "b": rows}
+    if equal:
+        sizes |= {"n": rows + rows % 2, "m": rows + rows % 2}
+    return {axis: size for axis, size in sizes.items() if axis in case.axes}
+
+
+def _mark_rows(case: Case, name: str, leaf: Tensor) -> Tensor:
+    for position, axis in enumerate(case.roles[name].axes):
+        if axis in ("n", "m", "b"):
+            torch._dynamo.mark_dynamic(leaf, position)
+    return leaf
+
+
 @condition("Graphs", "export")
 def check_export(case: Case) -> None:
     """``torch.export`` takes the module; the exported program returns the same."""
@@ -1040,6 +1092,29 @@ def check_error_tensors(case: Case) -> None:
         wrong, right = (right.float(), right) if case.roles[name].use == "mask" else (right, right.float())
         for what, value in ((f"a {wrong.dtype} `{name}`", wrong), (f"a short `{name}`", right[:-1])):
             assert_refused(case, functools.partial(case.call, problem.with_values(**{name: value})), what)
+
+
+@condition("Errors", "no dense tensor")
+def check_error_layouts(case: Case) -> None:
+    """Sparse, nested, quantised and foreign layouts, and a tensor on another device, are refused in one line."""
+    problem = case.draw()
+    quantised = functools.partial(torch.quantize_per_tensor, scale=0.1, zero_point=0, dtype=torch.qint8)
+    for name in case.differentiable:
+        others: dict[str, Callable[[Tensor], Tensor]] = {
+            "sparse": lambda leaf: leaf.to_sparse(),
+            "compressed": lambda leaf: leaf.flatten(1).to_sparse_csr() if leaf.ndim > 1 else leaf.to_sparse(),
+            "nested": lambda leaf: torch.nested.nested_tensor([leaf[0], leaf[0]]),
+            "quantised": lambda leaf: quantised(leaf),
+            "mkldnn": lambda leaf: leaf.to_mkldnn() if torch.backends.mkldnn.is_available() else leaf.to_sparse(),
+            "complex": lambda leaf: leaf.to(torch.complex64),
+        }
+        if len(case.differentiable) > 1:
+            others["meta"] = lambda leaf: leaf.to("meta")
+        for what, change in others.items():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # PyTorch's word on what is in beta
+                odd = problem.map(lambda own, leaf, c=change, n=name: c(leaf) if own == n else leaf)
+            assert_refused(case, functools.partial(case.call, odd, case.make()), f"a {what} `{name}`")
 
 
 def constructor(module: nn.Module) -> dict[str, inspect.Parameter]:

@@ -1,0 +1,302 @@
+"""Kernels on a tile of squared distances: their values and slopes, in place, or as a program for the compiled loops.
+
+Built-in kernels come as a :class:`mmda.kernels.Formula`, from whose numbers :class:`FormulaOnTiles` works out both. Any
+other kernel is evaluated by its own code, and its slope taken from PyTorch's differentiation of the tile.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from mmda._engine import native
+from mmda.kernels import Formula, Kernel
+
+
+class KernelOnTiles(Protocol):
+    """A kernel and its slope on a tile of t = -|z_i - z_j|^2, z the rows times ``stretch`` over the bandwidth.
+
+    Attributes:
+        stretch: None: z are the rows themselves, and the kernel knows its bandwidth.
+        value_factor, slope_factor: what values and slopes of a tile must be multiplied by.
+        work: so many tiles of space are needed.
+        steepest: bound on the size of dk/dt; None where there is none.
+        steps: the program for the compiled loops; None where they do not know the kernel.
+    """
+
+    stretch: float | None
+    value_factor: float
+    slope_factor: float
+    work: int
+    steepest: float | None
+    steps: native.KernelSteps | None
+
+    def __call__(
+        self,
+        t: Tensor,
+        work: Sequence[Tensor],
+        similar: Tensor | None,
+        weight: Tensor | None,
+        *,
+        same: bool,
+        need_slope: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """k and dk/dt over their factors, both without i = j; overwrites ``t`` and ``work``.
+
+        k is put into ``similar``, or summed over each row, weighted by ``weight``; dk/dt lies in one of the other
+        tiles, if ``need_slope``.
+        """
+        ...
+
+    def both(self, t: Tensor) -> Tensor:
+        """k and dk/dt (2, rows, rows) of one small tile of pairs among the same rows."""
+        ...
+
+
+class FormulaOnTiles:
+    """A kernel of the library, in few operations: powers of two in place of e, squares of powers where rates double."""
+
+    def __init__(self, formula: Formula) -> None:
+        self.kind, self.rates, self.exponent = formula
+        self.stretch: float | None = 1.0
+        self.value_factor = self.slope_factor = 1.0 / max(len(self.rates), 1)
+        self.work = 3
+        self.steepest: float | None = None
+        self.chains: list[tuple[float, list[int]]] = []
+        self.one_chain = False
+        # Powers of two in place of e: several times faster on many processors, also where they underflow.
+        if self.kind == "gaussian":
+            slowest = min(self.rates)
+            self.stretch = math.sqrt(slowest / math.log(2))
+            self.slope_factor *= math.log(2)
+            self.steepest = math.log(2) * max(self.rates) / slowest
+            self.chains = _doublings([rate / slowest for rate in self.rates])
+            self.one_chain = len(self.chains) == 1 and self.chains[0][1][0] == 1
+            self.work = 1 if self.one_chain else 2
+        elif self.kind == "laplacian":
+            self.stretch = 1 / math.log(2)
+            self.slope_factor *= math.log(2) / 2
+            self.chains = _doublings(self.rates)
+        elif self.kind == "rational_quadratic":
+            self.steepest = self.exponent * max(self.rates)
+            self.slope_factor *= self.exponent
+            self.work = 2 if self.exponent == 1 else 3
+        else:
+            self.value_factor, self.slope_factor = -1.0, self.exponent / 2
+            self.work = 1 if self.exponent == 1 else 2
+        self.steps = self._steps()
+
+    def _steps(self) -> native.KernelSteps | None:
+        if self.exponent != 1:
+            return None
+        if self.kind == "distance":
+            return native.KernelSteps("energy", [(1.0, 1.0, 1.0)])
+        if self.kind == "rational_quadratic":
+            return native.KernelSteps(self.kind, [(rate, 1.0, rate) for rate in self.rates])
+        steps = []
+        for start, counts in self.chains:
+            for position, count in enumerate(counts):
+                rate = start * 2.0**position
+                steps.append((start if position == 0 else 0.0, float(count), count * rate))
+        return native.KernelSteps(self.kind, steps)
+
+    def __call__(
+        self,
+        t: Tensor,
+        work: Sequence[Tensor],
+        similar: Tensor | None,
+        weight: Tensor | None,
+        *,
+        same: bool,
+        need_slope: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        found, slope = _Found(similar, weight), work[0] if need_slope else None
+        if self.one_chain:
+            self._one_chain(t, work[0], found, same, need_slope)
+            return found.result, t if need_slope else None
+        if self.kind == "gaussian":
+            self._chains(t, work[1], slope, found, same)
+        elif self.kind == "rational_quadratic":
+            self._powers(t, work[1:], slope, found, same)
+        elif self.kind == "distance" and self.exponent != 1:
+            if same:
+                t.fill_diagonal_(0)
+            power = torch.pow(t.neg_(), self.exponent / 2, out=work[1])
+            found.add(power)
+            if slope is not None:  # zero at coinciding rows
+                torch.div(power, t, out=slope).masked_fill_(t == 0, 0)
+        else:
+            if same:
+                t.fill_diagonal_(0)
+            # 1 / root, zero where root is zero: the slope of a distance at coinciding rows is taken as zero.
+            inverse = torch.rsqrt(t.neg_(), out=work[self.work - 1]).nan_to_num_(nan=math.nan, posinf=0.0, neginf=0.0)
+            root = t.mul_(inverse)
+            if self.kind == "distance":
+                found.add(root)  # the slope is `inverse`: one tile of work
+            else:
+                self._chains(root.neg_(), work[1], slope, found, same)
+                if slope is not None:
+                    slope.mul_(inverse)
+        return found.result, slope
+
+    def both(self, t: Tensor) -> Tensor:
+        if not self.one_chain:
+            both = t.new_empty(2, *t.shape)
+            work = t.new_empty(self.work - 1, *t.shape)
+            self(t, (both[1], *work.unbind(0)), both[0], None, same=True, need_slope=True)
+            return both
+        counts = self.chains[0][1]
+        powers = t.new_empty(len(counts), *t.shape)
+        power, *higher = powers.unbind(0)
+        torch.exp2(t, out=power).fill_diagonal_(0)
+        for following in higher:
+            power = torch.mul(power, power, out=following)
+        mix = t.new_tensor([counts, [count * 2.0**position for position, count in enumerate(counts)]])
+        return (mix @ powers.flatten(1)).view(2, *t.shape)
+
+    def _one_chain(self, t: Tensor, e: Tensor, found: _Found, same: bool, need_slope: bool) -> None:
+        """Sum of 2^t, 2^(2t), 2^(4t), ...: one power and its squares, the slope gathered in the place of t."""
+        power = torch.exp2(t, out=t)
+        if same:
+            t.fill_diagonal_(0)
+        for position, count in enumerate(self.chains[0][1]):
+            if position:
+                power = torch.mul(power, power, out=e)
+            if count:
+                found.add(power, count)
+                if position and need_slope:
+                    t.add_(e, alpha=count * 2**position)
+
+    def _chains(self, t: Tensor, e: Tensor, slope: Tensor | None, found: _Found, same: bool) -> None:
+        """Sum of 2^(rate t): one power a chain, squared from rate to doubled rate."""
+        begun = False
+        for start, counts in self.chains:
+            torch.exp2(t if start == 1 else torch.mul(t, start, out=e), out=e)
+            if same:
+                e.fill_diagonal_(0)
+            rate = start
+            for position, count in enumerate(counts):
+                if position:
+                    e.mul_(e)
+                    rate *= 2
+                if count:
+                    found.add(e, count)
+                    if slope is not None and begun:
+                        slope.add_(e, alpha=count * rate)
+                    elif slope is not None:
+                        torch.mul(e, count * rate, out=slope)
+                        begun = True
+
+    def _powers(self, t: Tensor, work: Sequence[Tensor], slope: Tensor | None, found: _Found, same: bool) -> None:
+        """Sum of (1 - rate t) ** -exponent; with an exponent of 1 no power is taken."""
+        base = work[0]
+        if slope is not None:
+            slope.zero_()
+        for rate in self.rates:
+            torch.mul(t, -rate, out=base).add_(1).reciprocal_()
+            power = base if self.exponent == 1 else torch.pow(base, self.exponent, out=work[1])
+            if same:
+                power.fill_diagonal_(0)
+            found.add(power)
+            if slope is not None:
+                slope.addcmul_(base, power, value=rate)
+
+
+class OwnKernelOnTiles:
+    """Any kernel: values by its own code, slopes by differentiating the tile."""
+
+    stretch: float | None = None
+    value_factor, slope_factor, work = 1.0, -1.0, 0
+    steepest: float | None = None
+    steps: native.KernelSteps | None = None
+
+    def __init__(self, kernel: Kernel, bandwidth: Tensor) -> None:
+        self.kernel, self.bandwidth = kernel, bandwidth
+
+    def learns(self) -> bool:
+        """Whether the kernel's values carry a gradient to something else than the distances."""
+        probe = self.kernel.evaluate(self.bandwidth.new_ones(1, 1), self.bandwidth)
+        return torch.is_grad_enabled() and probe.requires_grad
+
+    def __call__(
+        self,
+        t: Tensor,
+        work: Sequence[Tensor],
+        similar: Tensor | None,
+        weight: Tensor | None,
+        *,
+        same: bool,
+        need_slope: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        value, slope = self._on(t, same, need_slope)
+        found = _Found(similar, weight)
+        found.add(value)
+        return found.result, slope
+
+    def both(self, t: Tensor) -> Tensor:
+        value, slope = self._on(t, True, True)
+        assert slope is not None
+        return torch.stack((value, slope))
+
+    def _on(self, t: Tensor, same: bool, need_slope: bool) -> tuple[Tensor, Tensor | None]:
+        squared, slope = t.neg(), None
+        if need_slope:
+            with torch.enable_grad():
+                value = self.kernel.evaluate(squared.requires_grad_(), self.bandwidth)
+                (slope,) = torch.autograd.grad(value, squared, torch.ones_like(value))
+        else:
+            value = self.kernel.evaluate(squared, self.bandwidth)
+        value = value.detach().to(t.dtype)
+        if same:
+            own = torch.eye(t.shape[0], dtype=torch.bool, device=t.device)
+            value = value.masked_fill(own, 0)
+            slope = None if slope is None else slope.masked_fill(own, 0)
+        return value, slope
+
+
+formula_on_tiles = lru_cache(maxsize=64)(FormulaOnTiles)  # plain numbers, never changed
+
+
+class _Found:
+    """Kernel values added up: as a tile, or as weighted sums over its rows."""
+
+    result: Tensor
+
+    def __init__(self, similar: Tensor | None, weight: Tensor | None) -> None:
+        self.similar, self.weight, self.begun = similar, weight, False
+
+    def add(self, e: Tensor, count: int = 1) -> None:
+        if self.similar is None:
+            assert self.weight is not None
+            if self.begun:
+                self.result.addmv_(e, self.weight, alpha=count)
+            else:
+                self.result = torch.mv(e, self.weight)
+                if count != 1:
+                    self.result.mul_(count)
+        elif self.begun:
+            self.result.add_(e, alpha=count)
+        else:
+            self.result = torch.mul(e, count, out=self.similar)
+        self.begun = True
+
+
+def _doublings(rates: Sequence[float]) -> list[tuple[float, list[int]]]:
+    """Rates as chains r, 2 r, 4 r, ...: each chain's first rate, and how often each doubling of it occurs."""
+    chains: list[tuple[float, list[int]]] = []
+    for rate in sorted(rates):
+        for start, counts in chains:
+            steps = math.log2(rate / start)
+            step = round(steps)
+            if abs(steps - step) < 1e-12 and step < len(counts) + 2:
+                counts.extend([0] * (step + 1 - len(counts)))
+                counts[step] += 1
+                break
+        else:
+            chains.append((rate, [1]))
+    return chains
