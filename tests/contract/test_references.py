@@ -23,7 +23,7 @@ FILE = "tests/contract/references.py"
 def missing(cases: Mapping[str, Case], references: Mapping[str, Reference]) -> list[str]:
     """What no entry answers for, each with what to do about it."""
     found = [
-        f"{name} has no reference: write tests/reference/<file>.py, its formula in float64 loops, and an entry in {FILE}"
+        f"{name} has no reference: write tests/reference/<file>.py (its formula in loops) and an entry in {FILE}"
         for name in cases
         if name not in references
     ]
