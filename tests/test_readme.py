@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import mmda
+
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 
@@ -60,3 +62,9 @@ def test_links_to_files_lead_somewhere() -> None:
     text = README.read_text(encoding="utf-8")
     paths = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in link]
     assert not [path for path in paths if not (ROOT / path).exists()]
+
+
+def test_the_citation_names_this_version() -> None:
+    found = re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE)
+    assert found is not None
+    assert found[1] == mmda.__version__
