@@ -167,8 +167,10 @@ def test_the_command_resumes_and_draws(data: Path, tmp_path: Path, capsys: pytes
 def test_the_page_shows_the_recorded_runs() -> None:
     runs = [digits.Run(**entry) for entry in json.loads(digits.RESULTS.read_text(encoding="utf-8"))["runs"]]
     page = digits.PAGE.read_text(encoding="utf-8")
-    assert page.split(digits.MARKS[0])[1].split(digits.MARKS[1])[0].strip() == digits.as_page(runs).strip()
-    assert {run.adapter for run in runs} == {adapter.name for adapter in digits.ADAPTERS}
+    shown = page.split(digits.MARKS[0])[1].split(digits.MARKS[1])[0].strip()
+    assert shown == digits.as_page(runs).strip(), "python -m benchmarks.digits --page"
+    unlike = {run.adapter for run in runs} ^ {adapter.name for adapter in digits.ADAPTERS}
+    assert not unlike, f"python -m benchmarks.digits --resume, and then --page: {sorted(unlike)}"
 
 
 def test_absent_data_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

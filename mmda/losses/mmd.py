@@ -69,11 +69,12 @@ def mmd_loss(
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:
-        O((n + m)^2 d) time and O((n + m) d) memory: the pairs are swept in tiles and the gradient is made in the
-        same sweep (see the page on performance). A kernel of your own, a bandwidth or weight that carries a
-        gradient, function transforms, forward-mode and second derivatives use the dense formula, O((n + m)^2)
-        memory. Linear: O((n + m) d) time beside the bandwidth. Under autocast everything is computed in float32. The
-        bandwidth carries no gradient unless the kernel was given a tensor that requires one.
+        O((n + m)^2 d) time and O((n + m) d) memory: the pairs are swept in tiles and the gradient is made in the same
+        sweep (see the page on performance). A kernel of your own runs in the same tiles, its slope by automatic
+        differentiation of a tile; inside a compiled graph it is dense. A bandwidth, a weight or a kernel's own
+        parameter that carries a gradient, function transforms, forward-mode and second derivatives use the dense
+        formula, O((n + m)^2) memory. Linear: O((n + m) d) time beside the bandwidth. Under autocast everything is
+        computed in float32. The bandwidth carries no gradient unless the kernel was given a tensor that requires one.
         With ``"unbiased"`` and weights, a side whose total is at most one count gives zero (weights are counts, not
         shares).
 

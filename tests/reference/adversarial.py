@@ -35,3 +35,14 @@ def conditional(source: Array, target: Array, source_classes: Array, target_clas
     u = np.array([1 + math.exp(-entropy(softmax(g))) for g in source_classes])
     v = np.array([1 + math.exp(-entropy(softmax(g))) for g in target_classes])
     return binary(source, target, u, v)
+
+
+def outer(rows: Array, classes: Array) -> Array:
+    """What the conditional discriminator sees: feature i times p_k at place d k + i."""
+    return np.array([[f * p for p in softmax(g) for f in row] for row, g in zip(rows, classes)])
+
+
+def random_outer(rows: Array, classes: Array, of_features: Array, of_classes: Array) -> Array:
+    """CDAN's randomised map: products of two projections over the square root of their number."""
+    p = np.array([softmax(g) for g in classes])
+    return (rows @ of_features) * (p @ of_classes) / math.sqrt(of_features.shape[1])

@@ -67,12 +67,23 @@ def sigmoid(s: Array, bias: float, positive: Pairs | None = None, negative: Pair
     return math.fsum(terms) / n
 
 
+def inner(a: Array, b: Array) -> float:
+    return math.fsum(a * b)
+
+
 def nt_xent(
-    x: Array, y: Array, temperature: float, positive: Pairs | None = None, negative: Pairs | None = None
+    x: Array,
+    y: Array,
+    temperature: float,
+    positive: Pairs | None = None,
+    negative: Pairs | None = None,
+    *,
+    normalize: bool = True,
 ) -> float:
     """Every one of 2n rows finds its positives among all others; masks are over pairs."""
     n = len(x)
     rows = np.concatenate([x, y])
+    similarity = cosine if normalize else inner
     each = []
     for u in range(2 * n):
         others = [v for v in range(2 * n) if v != u]
@@ -83,8 +94,8 @@ def nt_xent(
         if not wanted:
             continue
         kept = [v for v in others if v in wanted or negative is None or negative[u % n, v % n]]
-        partition = log_sum_exp([cosine(rows[u], rows[v]) / temperature for v in kept])
-        each.append(math.fsum(partition - cosine(rows[u], rows[v]) / temperature for v in wanted) / len(wanted))
+        partition = log_sum_exp([similarity(rows[u], rows[v]) / temperature for v in kept])
+        each.append(math.fsum(partition - similarity(rows[u], rows[v]) / temperature for v in wanted) / len(wanted))
     return math.fsum(each) / len(each)
 
 
@@ -120,17 +131,20 @@ def triplet(
     return value
 
 
-def prototype(rows: Array, shares: Array, others: Array, other_shares: Array, temperature: float) -> float:
-    """Rows against the normalised class sums of the others' normalised rows."""
+def prototype(
+    rows: Array, shares: Array, others: Array, other_shares: Array, temperature: float, *, normalize: bool = True
+) -> float:
+    """Rows against the normalised class sums of the others' normalised rows; or all as they are, against means."""
     present = [k for k in range(shares.shape[1]) if other_shares[:, k].sum() > 0]
-    unit = [o / math.sqrt(math.fsum(o * o)) for o in others]
-    prototypes = {k: sum(a * o for a, o in zip(other_shares[:, k], unit)) for k in present}
+    unit = [o / math.sqrt(math.fsum(o * o)) if normalize else o for o in others]
+    prototypes = {k: sum(a * o for a, o in zip(other_shares[:, k], unit)) / other_shares[:, k].sum() for k in present}
+    similarity = cosine if normalize else inner
     each = []
     for row, share in zip(rows, shares):
         total = math.fsum(share[k] for k in present)
         if total == 0:
             continue
-        s = {k: cosine(row, prototypes[k]) / temperature for k in present}
+        s = {k: similarity(row, prototypes[k]) / temperature for k in present}
         partition = log_sum_exp(list(s.values()))
         each.append(math.fsum(share[k] * (partition - s[k]) for k in present) / total)
     return math.fsum(each) / len(each) if each else 0.0

@@ -34,3 +34,20 @@ def contrastive_domain_discrepancy(x: Array, y: Array, x_labels: Labels, y_label
     intra = [value for (a, b), value in values.items() if a == b]
     inter = [value for (a, b), value in values.items() if a != b]
     return (float(np.mean(intra)) if intra else 0.0) - (float(np.mean(inter)) if inter else 0.0)
+
+
+def soft(x: Array, y: Array, x_member: Array, y_member: Array, sigma: float) -> float:
+    """The same with shares (rows, classes) in the place of the indicators."""
+
+    def ratio(a: Array, b: Array, u: Array, v: Array) -> float:
+        pairs = [(i, j) for i in range(len(a)) for j in range(len(b))]
+        summed = sum(u[i] * v[j] * np.exp(-np.sum((a[i] - b[j]) ** 2) / (2 * sigma**2)) for i, j in pairs)
+        return float(summed / (u.sum() * v.sum()))
+
+    intra, inter = [], []
+    for first, u in enumerate(x_member.T):
+        for second, v in enumerate(y_member.T):
+            if u.sum() > 0 and v.sum() > 0:
+                value = ratio(x, x, u, u) + ratio(y, y, v, v) - 2 * ratio(x, y, u, v)
+                (intra if first == second else inter).append(value)
+    return (float(np.mean(intra)) if intra else 0.0) - (float(np.mean(inter)) if inter else 0.0)

@@ -26,3 +26,8 @@ def coral(x: Array, y: Array) -> float:
     """Squared Frobenius distance over 4 d^2."""
     d = x.shape[1]
     return math.fsum(((covariance(x) - covariance(y)) ** 2).ravel()) / (4 * d * d)
+
+
+def mean_gap(x: Array, y: Array) -> float:
+    """Squared distance of the means over 4 d."""
+    return math.fsum((x.mean(0) - y.mean(0)) ** 2) / (4 * x.shape[1])

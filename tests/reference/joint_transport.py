@@ -21,7 +21,10 @@ def joint_transport(
             cost[i, j] = alpha * ((x[i] - y[j]) ** 2).sum() - lam * log_q[j, labels[i]]
     f, g = np.zeros(n), np.zeros(m)
     for _ in range(3_000):
+        before = f
         f = -eps * logsumexp((g - cost) / eps - np.log(m), axis=1)
         g = -eps * logsumexp((f[:, None] - cost) / eps - np.log(n), axis=0)
+        if np.abs(f - before).max() < 1e-13:
+            break
     plan = np.exp((f[:, None] + g - cost) / eps) / (n * m)
     return float((plan * cost).sum() + eps * (plan * np.log(plan * n * m)).sum())

@@ -74,3 +74,9 @@ def nuclear_norm(logits: Array) -> float:
     """Sum of the singular values of the probabilities over the number of rows, by LAPACK in float64."""
     p = np.stack([softmax(z) for z in logits])
     return float(np.linalg.svd(p, compute_uv=False).sum() / len(p))
+
+
+def smooth_nuclear_norm(logits: Array, smoothing: float) -> float:
+    """The same with each singular value s as s^2 / sqrt(s^2 + smoothing^2)."""
+    p = np.stack([softmax(z) for z in logits])
+    return math.fsum(s**2 / math.hypot(s, smoothing) for s in np.linalg.svd(p, compute_uv=False)) / len(p)

@@ -1,0 +1,140 @@
+"""One far row, or groups far apart, cost the other rows no digits: float32 against the same formula in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from mmda.kernels import Energy, Gaussian, Laplacian, RationalQuadratic, mean_bandwidth, median_bandwidth
+from mmda.losses import (
+    block_mmd_loss,
+    contrastive_domain_discrepancy_loss,
+    energy_distance_loss,
+    hsic_loss,
+    joint_mmd_loss,
+    local_mmd_loss,
+    mmd_loss,
+    multi_domain_loss,
+)
+from tests.reference import mmd as reference
+
+LABELS = torch.arange(64) % 3
+WEIGHT = torch.ones(64).index_fill_(0, torch.arange(0, 64, 5), 2.0)
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mmd": mmd_loss,
+    "mmd, unbiased": lambda x, y: mmd_loss(x, y, estimator="unbiased"),
+    "mmd, Laplacian": lambda x, y: mmd_loss(x, y, kernel=Laplacian()),
+    "mmd, rational quadratic": lambda x, y: mmd_loss(x, y, kernel=RationalQuadratic()),
+    "mmd, fixed": lambda x, y: mmd_loss(x, y, kernel=Gaussian(4.0)),
+    "mmd, linear": lambda x, y: mmd_loss(x, y, kernel=Gaussian(4.0), estimator="linear"),
+    "mmd, tiles": lambda x, y: mmd_loss(x, y, kernel=Gaussian(4.0), block_size=32),
+    "mmd, weights": lambda x, y: mmd_loss(x, y, kernel=Gaussian(4.0), source_weight=WEIGHT.to(x.dtype)),
+    "mmd, mask": lambda x, y: mmd_loss(x, y, kernel=Gaussian(4.0), target_mask=torch.arange(64) < 50),
+    "energy": energy_distance_loss,
+    "energy, exponent 1.5": lambda x, y: energy_distance_loss(x, y, exponent=1.5),
+    "block": lambda x, y: block_mmd_loss(x, y, kernel=Gaussian(4.0), block_rows=16),
+    "joint": lambda x, y: joint_mmd_loss([x, x[:, :4]], [y, y[:, :4]], kernel=Gaussian(4.0)),
+    "hsic": lambda x, y: hsic_loss(x, y, kernel=Gaussian(4.0)),
+    "local": lambda x, y: local_mmd_loss(
+        x, y, source_labels=LABELS, target_probabilities=one_hot(x), kernel=Gaussian(4.0)
+    ),
+    "contrastive domain": lambda x, y: contrastive_domain_discrepancy_loss(
+        x, y, source_labels=LABELS, target_probabilities=one_hot(x), kernel=Gaussian(4.0)
+    ),
+    "several domains": lambda x, y: multi_domain_loss(
+        torch.cat([x, y]), torch.arange(128) // 64, discrepancy=mmd_loss, domains=2
+    ),
+}
+
+
+def one_hot(x: Tensor) -> Tensor:
+    return torch.nn.functional.one_hot(LABELS, 3).to(x.dtype)
+
+
+def samples(seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(64, 16, generator=generator), torch.randn(64, 16, generator=generator) + 1
+
+
+def assert_as_float64(loss: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor, ordinary: Tensor) -> None:
+    """Value, and gradient of the ordinary rows, within 1e-3 of float64."""
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        a, b = (rows.to(dtype).clone().requires_grad_() for rows in (x, y))
+        value = loss(a, b)
+        gradients = torch.autograd.grad(value, (a, b))
+        found.append((value.double(), torch.cat([gradients[0][ordinary], gradients[1]]).double()))
+    (value, gradient), (right, slope) = found
+    assert abs(value - right) <= 1e-3 * abs(right)
+    assert (gradient - slope).norm() <= 1e-3 * slope.norm()
+
+
+@pytest.mark.parametrize("far", [1e3, 1e5, 1e7])
+@pytest.mark.parametrize("place", [0, 31, 63])
+@pytest.mark.parametrize("name", LOSSES)
+def test_one_far_row_leaves_the_others_their_digits(name: str, place: int, far: float) -> None:
+    x, y = samples()
+    x[place] = far
+    assert_as_float64(LOSSES[name], x, y, torch.arange(64) != place)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_row_far_in_some_features(name: str) -> None:
+    x, y = samples()
+    x[7, :3] = -1e6
+    assert_as_float64(LOSSES[name], x, y, torch.arange(64) != 7)
+
+
+FIXED = [name for name in LOSSES if name not in ("mmd", "mmd, unbiased", "mmd, Laplacian", "mmd, rational quadratic")]
+
+
+@pytest.mark.parametrize("gap", [1e2, 1e3, 1e4, 1e5])
+@pytest.mark.parametrize("name", [name for name in FIXED if name != "several domains"])
+def test_groups_far_apart(name: str, gap: float) -> None:
+    """Both samples have half of their rows ``gap`` away, in every feature; the bandwidth is that of a group."""
+    x, y = samples()
+    x[32:] += gap
+    y[32:] += gap
+    assert_as_float64(LOSSES[name], x, y, torch.ones(64, dtype=torch.bool))
+
+
+def test_the_value_is_the_loops() -> None:
+    """Two tight groups 1e4 apart and a far row, float32, against loops over pairs in float64."""
+    x, y = samples()
+    x[32:] += 1e4
+    y[32:] += 1e4
+    x[5] = 1e6
+    expected = reference.biased(reference.gaussian(4.0), x.double().numpy(), y.double().numpy())
+    found = mmd_loss(x, y, kernel=Gaussian(4.0, scales=(1.0,)))
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("far", [1e5, 1e8])
+@pytest.mark.parametrize("place", range(5))
+def test_bandwidths_do_not_see_where_the_far_row_stands(far: float, place: int) -> None:
+    near = [0.0, 1.0, 2.0, 3.0]
+    rows = torch.tensor([*near[:place], far, *near[place:]])[:, None]
+    assert float(median_bandwidth(rows)) == pytest.approx(2.5)  # of 1, 1, 1, 2, 2, 3 and four far ones
+    assert float(mean_bandwidth(rows)) == pytest.approx(float(mean_bandwidth(rows.double())), rel=1e-5)
+
+
+def test_the_median_is_the_same_to_the_last_bit_in_any_order() -> None:
+    generator = torch.Generator().manual_seed(3)
+    rows = torch.randn(200, 8, generator=generator)
+    rows[17] = 1e6
+    found = {float(median_bandwidth(rows[torch.randperm(200, generator=generator)])) for _ in range(5)}
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("kernel", [Laplacian(), Gaussian(0.01), Gaussian(), RationalQuadratic(), Energy()], ids=repr)
+@pytest.mark.parametrize(("rows", "width"), [(8, 64), (300, 16)])
+def test_a_sample_against_itself_is_zero(kernel: object, rows: int, width: int) -> None:
+    """Equal rows have distance zero, in every path: nothing is left but the rounding of sums."""
+    x = torch.randn(rows, width, generator=torch.Generator().manual_seed(0))
+    for block in (None, 64):
+        assert abs(float(mmd_loss(x, x.clone(), kernel=kernel, block_size=block))) < 2e-7  # type: ignore[arg-type]
+    assert abs(float(energy_distance_loss(x, x.clone()))) < 2e-6
