@@ -5,7 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mmda._core.checks import check_count, check_integers, check_number, check_same_device, check_same_width
+from mmda._core.checks import (
+    check_count,
+    check_integers,
+    check_number,
+    check_same_device,
+    check_same_width,
+    check_tensor,
+)
 from mmda._core.counts import pooled_centre, total_weight
 from mmda._core.masking import full_precision, working_dtype
 from mmda._core.rows import as_rows
@@ -90,6 +97,7 @@ def joint_transport_loss(
         x, x_weight = as_rows(caller, "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
         y, y_weight = as_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
         check_same_width(caller, "source", x, "target", y)
+        check_tensor(caller, "target_logits", target_logits)
         check_same_device(caller, "source", source, "target_logits", target_logits)
         check_integers(caller, "source_labels", source_labels, source.shape[:-1])
         logits, _ = as_logit_rows(
