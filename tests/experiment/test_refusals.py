@@ -21,7 +21,7 @@ from tests.experiment._folders import (
 def test_what_the_system_refuses_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders(tmp_path)
     command = [*folder_options(tmp_path), "--smoke", "--output", str(tmp_path / "out")]
-    assert refused(capsys, *command, "--splits", str(tmp_path)) == f"error: {tmp_path}: Is a directory"
+    assert refused(capsys, *command, "--splits", str(tmp_path)) == f"error: {tmp_path}: must be a file, got a folder"
     assert "--device meta: the device must exist" in refused(capsys, *command, "--device", "meta")
 
 

@@ -34,7 +34,7 @@ MODULES: dict[str, Make] = {
     "JointMMDLoss(several)": lambda kernel: JointMMDLoss(kernel=(Laplacian(2.0), kernel)),
     "LocalMMDLoss": lambda kernel: LocalMMDLoss(kernel=kernel, classes=2),
     "MMDLoss": lambda kernel: MMDLoss(kernel=kernel),
-    "RandomFeatureMMDLoss": lambda kernel: RandomFeatureMMDLoss(kernel=kernel),  # type: ignore[arg-type]
+    "RandomFeatureMMDLoss": lambda kernel: RandomFeatureMMDLoss(kernel=kernel, draws="fixed"),  # type: ignore[arg-type]
 }
 
 
@@ -115,7 +115,7 @@ KERNEL_LOSSES = [
     lambda kernel: JointMMDLoss(kernel=(Gaussian(), kernel)),
     lambda kernel: LocalMMDLoss(kernel=kernel),
     lambda kernel: MMDLoss(kernel=kernel),
-    lambda kernel: RandomFeatureMMDLoss(kernel=kernel),
+    lambda kernel: RandomFeatureMMDLoss(kernel=kernel, draws="fixed"),
 ]
 
 
