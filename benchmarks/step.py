@@ -162,7 +162,7 @@ class Training:
         yield "heads", model.video_head
         yield "heads", model.query_head
         yield "localizer", model.localizer
-        for name, module in objective.named_children():
+        for name, module in objective.parts.named_children():
             yield f"loss: {name}", module
 
     def profiled(self) -> dict[str, dict[str, float]]:

@@ -59,7 +59,14 @@ def test_the_training_step(tmp_path: Path) -> None:
     assert all(len(times) == 1 and times[0] > 0 for times in figures["seconds"].values())
     assert figures["kept"]["lengths alike"] >= figures["kept"]["random order"]
     for parts in figures["profile"].values():
-        for name in ("projection of frames", "context of frames", "query encoder", "heads", "localizer", "loss: pairs"):
+        for name in (
+            "projection of frames",
+            "context of frames",
+            "query encoder",
+            "heads",
+            "localizer",
+            "loss: cross_modal",
+        ):
             assert min(parts[name].values()) > 0, name
         assert parts["optimiser"]["backward"] == 0
         whole = sum(sum(part.values()) for part in parts.values())

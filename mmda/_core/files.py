@@ -30,7 +30,7 @@ def write_file(path: str | Path, content: bytes) -> None:
                 os.unlink(temporary)
             raise
     except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def _write_whole(path: Path, content: bytes) -> None:
