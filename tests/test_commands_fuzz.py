@@ -107,3 +107,12 @@ def test_any_file_of_predictions_ends_well(here: Path, content: bytes) -> None:
     assert code == 2
     assert told.startswith("error: ")
     assert len(told.strip().splitlines()) == 1
+
+
+def test_lengths_for_a_layout_that_holds_them_are_one_line(here: Path) -> None:
+    (here / "answers.jsonl").write_text("{}\n", encoding="utf-8")
+    code, told = ended(
+        here, ["evaluate", "{here}/answers.jsonl", "--annotations", "{here}/notes.jsonl", "--durations", "{here}"]
+    )
+    assert code == 2
+    assert "`durations` must be left out for 'qvhighlights'" in told

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from mmda.cli import options as shared
 from mmda.cli.ending import exit_code
-from mmda.models.mmcda.experiment import Draws, open_checkpoint
+from mmda.models.mmcda.experiment import Draws, UnusableError, open_checkpoint
 from mmda.models.mmcda.experiment.jobs import IOU
 from mmda.models.mmcda.experiment.scoring import score_checkpoint, score_predictions
-from mmda.vmr import read_annotations
+from mmda.vmr import Annotations, VMRDataError, read_annotations
 
 DESCRIPTION = """\
 Score a trained model on the test split of its target, or a file of predictions against annotations.
@@ -22,6 +22,15 @@ Score a trained model on the test split of its target, or a file of predictions 
 
 A line of predictions is {"qid": ..., "pred_relevant_windows": [[start, end, score], ...]}, best first.
 """
+
+
+def _annotations(options: argparse.Namespace) -> Annotations:
+    try:
+        return read_annotations(options.annotations, split=options.split, durations=options.durations)
+    except VMRDataError:
+        raise
+    except ValueError as error:  # lengths for a layout that holds them
+        raise UnusableError(str(error)) from None
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -46,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
         if is_model:
             result = score_checkpoint(open_checkpoint(options.file), options.preset, thresholds, Draws())
         else:
-            notes = read_annotations(options.annotations, split=options.split, durations=options.durations)
+            notes = _annotations(options)
             result = score_predictions(options.file, notes, options.preset, thresholds)
         print(json.dumps({"queries": len(result), **result.as_dict()}, indent=1) if options.json else result)
 
