@@ -14,6 +14,7 @@ from mmda.models.mmcda.encoders import (
 from mmda.models.mmcda.files import CheckpointError
 from mmda.models.mmcda.linear_head import FlatLocalizer, LinearHead, MeanWords, NeighbourScaling, PlainFrames
 from mmda.models.mmcda.localizer import Localizer, MomentLogits, Spans, decode_spans, span_scores
+from mmda.models.mmcda.logs import JSONLines, StepFacts, TensorBoardLog
 from mmda.models.mmcda.model import MMCDA, MMCDAOutput
 from mmda.models.mmcda.objective import MMCDAObjective
 from mmda.models.mmcda.saving import Progress, load_model, save_model
@@ -45,6 +46,7 @@ __all__ = [
     "FeatureDropout",
     "FlatLocalizer",
     "FrameQueryTerm",
+    "JSONLines",
     "JointDistributionTerm",
     "LinearHead",
     "Localizer",
@@ -63,6 +65,8 @@ __all__ = [
     "PseudoMomentTerm",
     "QueryEncoder",
     "Spans",
+    "StepFacts",
+    "TensorBoardLog",
     "Term",
     "TrainingConfig",
     "TrainingStopped",
