@@ -15,7 +15,7 @@ import torch
 from mmda.cli.train import main as train
 from mmda.models.mmcda import load_model
 from mmda.models.mmcda.experiment import Draws, Plan, open_checkpoint, plan_jobs
-from mmda.models.mmcda.experiment.page import curve, page, panel, table
+from mmda.models.mmcda.experiment.markup import curve, page, panel, table
 from mmda.models.mmcda.experiment.report import Example, examples_of, table_report, training_report
 from mmda.models.mmcda.experiment.rows import FULL
 from mmda.models.mmcda.experiment.tables import columns, shown
