@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -163,6 +165,9 @@ class DomainAdversarialLoss(nn.Module):
             n = x.shape[0]
             return balanced_binary(logits[:n], logits[n:], x_weight, y_weight)
 
+    if TYPE_CHECKING:
+        __call__ = forward
+
 
 def multi_domain_adversarial_loss(
     logits: Tensor, domain_index: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None
@@ -276,3 +281,6 @@ class MultiDomainAdversarialLoss(nn.Module):
             check_integers(caller, "domain_index", domain_index, features.shape[:-1])
             logits = ask(caller, self.discriminator, self.reversal(x), 2, dtype)
             return _balanced(logits, domain_index.reshape(-1), count)
+
+    if TYPE_CHECKING:
+        __call__ = forward

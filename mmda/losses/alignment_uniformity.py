@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmda._core.checks import check_number
 from mmda._core.masking import full_precision, safe_divide, weighted_logsumexp, working_dtype
 from mmda._core.rows import normalized_rows
 from mmda._engine.logit_pairs import counts, own_pairs
 from mmda._math.contrastive import pair_rows
+from mmda.losses._modules import PairedModule
 
 
 def alignment_uniformity_loss(
@@ -96,7 +97,7 @@ def _check_settings(caller: str, uniformity: float, sharpness: float) -> None:
     check_number(caller, "sharpness", sharpness, above=0)
 
 
-class AlignmentUniformityLoss(nn.Module):
+class AlignmentUniformityLoss(PairedModule):
     """Module form of :func:`alignment_uniformity_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -108,19 +109,10 @@ class AlignmentUniformityLoss(nn.Module):
         AlignmentUniformityLoss(uniformity=1, sharpness=2)
     """
 
+    _function = staticmethod(alignment_uniformity_loss)
+
     def __init__(self, *, uniformity: float = 1.0, sharpness: float = 2.0) -> None:
         super().__init__()
         _check_settings("AlignmentUniformityLoss", uniformity, sharpness)
         self.uniformity = uniformity
         self.sharpness = sharpness
-
-    def forward(
-        self, anchor: Tensor, positive: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None
-    ) -> Tensor:
-        """See :func:`alignment_uniformity_loss`."""
-        return alignment_uniformity_loss(
-            anchor, positive, uniformity=self.uniformity, sharpness=self.sharpness, weight=weight, mask=mask
-        )
-
-    def extra_repr(self) -> str:
-        return f"uniformity={self.uniformity:g}, sharpness={self.sharpness:g}"

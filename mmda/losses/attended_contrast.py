@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmda._core.checks import check_number
 from mmda._core.masking import full_precision, masked_softmax
 from mmda._math.pair_logits import check_paired_frames, pair_cross_entropy, paired_frames
-from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_repr, temperature_value
+from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_value
+from mmda.losses._modules import LossModule
 
 
 def attended_contrastive_loss(
@@ -85,7 +88,7 @@ def attended_contrastive_loss(
         return pair_cross_entropy(cosine / temperature, candidates, counts)
 
 
-class AttendedContrastiveLoss(nn.Module):
+class AttendedContrastiveLoss(LossModule):
     """Module form of :func:`attended_contrastive_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -98,6 +101,8 @@ class AttendedContrastiveLoss(nn.Module):
         AttendedContrastiveLoss(temperature=0.2, attention_temperature=0.1)
     """
 
+    _function = staticmethod(attended_contrastive_loss)
+
     temperature: float | Tensor | LearnableTemperature
 
     def __init__(
@@ -107,6 +112,9 @@ class AttendedContrastiveLoss(nn.Module):
         keep_temperature(self, "AttendedContrastiveLoss", temperature)
         check_number("AttendedContrastiveLoss", "attention_temperature", attention_temperature, above=0)
         self.attention_temperature = attention_temperature
+
+    def _options(self) -> dict[str, Any]:
+        return {**super()._options(), "temperature": temperature_value(self.temperature)}
 
     def forward(
         self,
@@ -122,13 +130,12 @@ class AttendedContrastiveLoss(nn.Module):
         return attended_contrastive_loss(
             frames,
             queries,
-            temperature=temperature_value(self.temperature),
-            attention_temperature=self.attention_temperature,
             frame_mask=frame_mask,
             negative_mask=negative_mask,
             mask=mask,
             weight=weight,
+            **self._options(),
         )
 
-    def extra_repr(self) -> str:
-        return f"{temperature_repr(self.temperature)}attention_temperature={self.attention_temperature:g}"
+    if TYPE_CHECKING:
+        __call__ = forward

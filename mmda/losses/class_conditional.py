@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from mmda._core.checks import check_count, check_kernel
 from mmda._math.class_weights import class_discrepancy, equal_classes, equal_shares
 from mmda._math.kernel_tensors import current_kernel, register_bandwidth
 from mmda.kernels import Gaussian, Kernel
+from mmda.losses._modules import LossModule
 
 
 def local_mmd_loss(
@@ -97,7 +100,7 @@ def local_mmd_loss(
     )
 
 
-class LocalMMDLoss(nn.Module):
+class LocalMMDLoss(LossModule):
     """Module form of :func:`local_mmd_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -109,6 +112,8 @@ class LocalMMDLoss(nn.Module):
         LocalMMDLoss(kernel=Gaussian(bandwidth='mean', scales=(0.25, 0.5, 1, 2, 4)), classes=10)
     """
 
+    _function = staticmethod(local_mmd_loss)
+
     def __init__(self, *, kernel: Kernel = Gaussian(), classes: int | None = None) -> None:
         super().__init__()
         if classes is not None:
@@ -117,6 +122,9 @@ class LocalMMDLoss(nn.Module):
         self.kernel = kernel
         register_bandwidth(self, kernel)
         self.classes = classes
+
+    def _options(self) -> dict[str, Any]:
+        return {**super()._options(), "kernel": current_kernel(self, self.kernel)}
 
     def forward(
         self,
@@ -136,13 +144,12 @@ class LocalMMDLoss(nn.Module):
             target,
             source_labels=source_labels,
             target_probabilities=target_probabilities,
-            kernel=current_kernel(self, self.kernel),
-            classes=self.classes,
             source_weight=source_weight,
             target_weight=target_weight,
             source_mask=source_mask,
             target_mask=target_mask,
+            **self._options(),
         )
 
-    def extra_repr(self) -> str:
-        return f"kernel={current_kernel(self, self.kernel)!r}, classes={self.classes!r}"
+    if TYPE_CHECKING:
+        __call__ = forward

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -241,6 +243,9 @@ class ConditionalAdversarialLoss(nn.Module):
             logits = ask(caller, self.discriminator, rows, None, dtype)
             n = x.shape[0]
             return _value(logits[:n], logits[n:], p, q, x_weight, y_weight, entropy_weighting=self.entropy_weighting)
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
     def extra_repr(self) -> str:
         return f"entropy_weighting={self.entropy_weighting}"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from mmda._core.checks import check_count, check_kernel
 from mmda._math.class_weights import class_discrepancy, equal_classes, equal_shares
 from mmda._math.kernel_tensors import current_kernel, register_bandwidth
 from mmda.kernels import Gaussian, Kernel
+from mmda.losses._modules import LossModule
 
 
 def contrastive_domain_discrepancy_loss(
@@ -110,7 +113,7 @@ def _mix(present: Tensor) -> Tensor:
     return equal_shares(present & equal) - equal_shares(present & ~equal)
 
 
-class ContrastiveDomainDiscrepancyLoss(nn.Module):
+class ContrastiveDomainDiscrepancyLoss(LossModule):
     """Module form of :func:`contrastive_domain_discrepancy_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -122,6 +125,8 @@ class ContrastiveDomainDiscrepancyLoss(nn.Module):
         ContrastiveDomainDiscrepancyLoss(kernel=Gaussian(bandwidth=1, scales=(1,)), classes=3)
     """
 
+    _function = staticmethod(contrastive_domain_discrepancy_loss)
+
     def __init__(self, *, kernel: Kernel = Gaussian(), classes: int | None = None) -> None:
         super().__init__()
         if classes is not None:
@@ -130,6 +135,9 @@ class ContrastiveDomainDiscrepancyLoss(nn.Module):
         self.kernel = kernel
         register_bandwidth(self, kernel)
         self.classes = classes
+
+    def _options(self) -> dict[str, Any]:
+        return {**super()._options(), "kernel": current_kernel(self, self.kernel)}
 
     def forward(
         self,
@@ -149,13 +157,12 @@ class ContrastiveDomainDiscrepancyLoss(nn.Module):
             target,
             source_labels=source_labels,
             target_probabilities=target_probabilities,
-            kernel=current_kernel(self, self.kernel),
-            classes=self.classes,
             source_weight=source_weight,
             target_weight=target_weight,
             source_mask=source_mask,
             target_mask=target_mask,
+            **self._options(),
         )
 
-    def extra_repr(self) -> str:
-        return f"kernel={current_kernel(self, self.kernel)!r}, classes={self.classes!r}"
+    if TYPE_CHECKING:
+        __call__ = forward

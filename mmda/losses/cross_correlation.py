@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmda._core.checks import check_number
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._math.contrastive import pair_rows
 from mmda._math.standardise import centred_rows, off_diagonal, weighted
+from mmda.losses._modules import PairedModule
 
 
 def cross_correlation_loss(
@@ -83,7 +84,7 @@ def _check_settings(caller: str, redundancy: float, eps: float) -> None:
     check_number(caller, "eps", eps, above=0)
 
 
-class CrossCorrelationLoss(nn.Module):
+class CrossCorrelationLoss(PairedModule):
     """Module form of :func:`cross_correlation_loss` (Barlow Twins), which holds the formula, shapes and errors.
 
     Args:
@@ -95,19 +96,10 @@ class CrossCorrelationLoss(nn.Module):
         CrossCorrelationLoss(redundancy=0.005, eps=1e-05)
     """
 
+    _function = staticmethod(cross_correlation_loss)
+
     def __init__(self, *, redundancy: float = 5e-3, eps: float = 1e-5) -> None:
         super().__init__()
         _check_settings("CrossCorrelationLoss", redundancy, eps)
         self.redundancy = redundancy
         self.eps = eps
-
-    def forward(
-        self, anchor: Tensor, positive: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None
-    ) -> Tensor:
-        """See :func:`cross_correlation_loss`."""
-        return cross_correlation_loss(
-            anchor, positive, redundancy=self.redundancy, eps=self.eps, weight=weight, mask=mask
-        )
-
-    def extra_repr(self) -> str:
-        return f"redundancy={self.redundancy:g}, eps={self.eps:g}"

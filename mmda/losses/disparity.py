@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from mmda._core.checks import check_number, check_same_shape, check_same_width
 from mmda._core.masking import full_precision, working_dtype
 from mmda._math.logits import as_logit_rows, log_one_minus, weighted_mean
+from mmda.losses._modules import LossModule
 
 
 def margin_disparity_loss(
@@ -107,7 +109,7 @@ def margin_disparity_loss(
         return margin * agreement + mean(-log_one_minus(rows, choice), top, counts)
 
 
-class MarginDisparityLoss(nn.Module):
+class MarginDisparityLoss(LossModule):
     """Module form of :func:`margin_disparity_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -117,6 +119,8 @@ class MarginDisparityLoss(nn.Module):
         >>> MarginDisparityLoss(margin=2)
         MarginDisparityLoss(margin=2)
     """
+
+    _function = staticmethod(margin_disparity_loss)
 
     def __init__(self, *, margin: float = 4.0) -> None:
         super().__init__()
@@ -141,12 +145,12 @@ class MarginDisparityLoss(nn.Module):
             source_adversary_logits,
             target_logits,
             target_adversary_logits,
-            margin=self.margin,
             source_weight=source_weight,
             target_weight=target_weight,
             source_mask=source_mask,
             target_mask=target_mask,
+            **self._options(),
         )
 
-    def extra_repr(self) -> str:
-        return f"margin={self.margin:g}"
+    if TYPE_CHECKING:
+        __call__ = forward

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
+
+from torch import Tensor
 
 from mmda._core.masking import full_precision, working_dtype
 from mmda._math.logits import as_logit_rows, entropy_of, log_mean_probability, weighted_mean
+from mmda.losses._modules import LossModule
 
 
 def entropy_loss(logits: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
@@ -105,7 +108,7 @@ def information_maximisation_loss(
         return weighted_mean(entropy_of(log_p), counts) - entropy_of(log_mean_probability(log_p, counts))
 
 
-class EntropyLoss(nn.Module):
+class EntropyLoss(LossModule):
     """Module form of :func:`entropy_loss`, which holds the formula, shapes and errors.
 
     Example:
@@ -113,12 +116,17 @@ class EntropyLoss(nn.Module):
         EntropyLoss()
     """
 
+    _function = staticmethod(entropy_loss)
+
     def forward(self, logits: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """See :func:`entropy_loss`."""
         return entropy_loss(logits, weight=weight, mask=mask)
 
+    if TYPE_CHECKING:
+        __call__ = forward
 
-class InformationMaximisationLoss(nn.Module):
+
+class InformationMaximisationLoss(LossModule):
     """Module form of :func:`information_maximisation_loss`, which holds the formula, shapes and errors.
 
     Example:
@@ -126,6 +134,11 @@ class InformationMaximisationLoss(nn.Module):
         InformationMaximisationLoss()
     """
 
+    _function = staticmethod(information_maximisation_loss)
+
     def forward(self, logits: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """See :func:`information_maximisation_loss`."""
         return information_maximisation_loss(logits, weight=weight, mask=mask)
+
+    if TYPE_CHECKING:
+        __call__ = forward

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmda._core.checks import check_choice, check_count, check_same_width, check_tensor, fail, shape_text
 from mmda._core.counts import pooled_centre, total_weight
 from mmda._core.draws import DRAWS, Draws, fixed_integers, fresh_integers
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows, unit_of
+from mmda.losses._modules import LossModule
 
 
 def higher_order_moment_loss(
@@ -168,7 +170,7 @@ def _check_options(caller: str, order: int, samples: int | None, draws: Draws) -
         check_count(caller, "samples", samples)
 
 
-class HigherOrderMomentLoss(nn.Module):
+class HigherOrderMomentLoss(LossModule):
     """Module form of :func:`higher_order_moment_loss`, which holds the formula, shapes and errors.
 
     In training mode each call draws its samples anew, from PyTorch's global generator of the features' device (as
@@ -184,6 +186,8 @@ class HigherOrderMomentLoss(nn.Module):
         >>> HigherOrderMomentLoss(order=4, samples=1000)
         HigherOrderMomentLoss(order=4, samples=1000, draws='fresh')
     """
+
+    _function = staticmethod(higher_order_moment_loss)
 
     def __init__(self, *, order: int = 3, samples: int | None = None, draws: Draws = "fresh") -> None:
         super().__init__()
@@ -207,15 +211,13 @@ class HigherOrderMomentLoss(nn.Module):
         return higher_order_moment_loss(
             source,
             target,
-            order=self.order,
-            samples=self.samples,
-            draws=self.draws if self.training else "fixed",
             indices=indices,
             source_weight=source_weight,
             target_weight=target_weight,
             source_mask=source_mask,
             target_mask=target_mask,
+            **self._options_now(),
         )
 
-    def extra_repr(self) -> str:
-        return f"order={self.order}, samples={self.samples}, draws={self.draws!r}"
+    if TYPE_CHECKING:
+        __call__ = forward

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmda._core.checks import check_choice
 from mmda._core.masking import full_precision, working_dtype
@@ -12,7 +12,8 @@ from mmda._engine.info_nce_sweep import INFO_NCE
 from mmda._engine.logit_pairs import Contrast, Pairs
 from mmda._engine.logit_sweep import contrastive
 from mmda._math.contrastive import check_pairing, check_temperature, pair_rows, plainly_paired
-from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_repr, temperature_value
+from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_value
+from mmda.losses._modules import LossModule
 
 Several = Literal["mean", "sum"]
 _SEVERAL = ("mean", "sum")
@@ -142,7 +143,7 @@ def info_nce_loss(
         return contrastive(INFO_NCE, pairs, how, temperature)
 
 
-class InfoNCELoss(nn.Module):
+class InfoNCELoss(LossModule):
     """Module form of :func:`info_nce_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -159,6 +160,8 @@ class InfoNCELoss(nn.Module):
         >>> InfoNCELoss(temperature=0.1, symmetric=False)
         InfoNCELoss(temperature=0.1, symmetric=False, normalize=True, several='mean')
     """
+
+    _function = staticmethod(info_nce_loss)
 
     temperature: float | Tensor | LearnableTemperature
 
@@ -177,6 +180,9 @@ class InfoNCELoss(nn.Module):
         self.normalize = normalize
         self.several: Several = several
 
+    def _options(self) -> dict[str, Any]:
+        return {**super()._options(), "temperature": temperature_value(self.temperature)}
+
     def forward(
         self,
         anchor: Tensor,
@@ -193,18 +199,14 @@ class InfoNCELoss(nn.Module):
         return info_nce_loss(
             anchor,
             positive,
-            temperature=temperature_value(self.temperature),
-            symmetric=self.symmetric,
-            normalize=self.normalize,
-            several=self.several,
             weight=weight,
             mask=mask,
             candidate_mask=candidate_mask,
             positive_mask=positive_mask,
             positive_weight=positive_weight,
             negative_mask=negative_mask,
+            **self._options(),
         )
 
-    def extra_repr(self) -> str:
-        shown = temperature_repr(self.temperature)
-        return f"{shown}symmetric={self.symmetric}, normalize={self.normalize}, several={self.several!r}"
+    if TYPE_CHECKING:
+        __call__ = forward

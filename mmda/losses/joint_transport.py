@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmda._core.checks import (
     check_count,
@@ -19,6 +21,7 @@ from mmda._core.rows import as_rows
 from mmda._math.logits import as_logit_rows
 from mmda._math.transport import transport_cost
 from mmda.kernels import centred_squared_distances
+from mmda.losses._modules import LossModule
 
 
 def joint_transport_loss(
@@ -147,7 +150,7 @@ def _check_settings(
     check_count(caller, "iterations", iterations)
 
 
-class JointTransportLoss(nn.Module):
+class JointTransportLoss(LossModule):
     """Module form of :func:`joint_transport_loss` (DeepJDOT), which holds the formula, shapes and errors.
 
     Args:
@@ -160,6 +163,8 @@ class JointTransportLoss(nn.Module):
         >>> JointTransportLoss(regularisation=0.1)
         JointTransportLoss(feature_weight=1, label_weight=1, regularisation=0.1, iterations=100)
     """
+
+    _function = staticmethod(joint_transport_loss)
 
     def __init__(
         self,
@@ -194,18 +199,12 @@ class JointTransportLoss(nn.Module):
             target,
             source_labels,
             target_logits,
-            feature_weight=self.feature_weight,
-            label_weight=self.label_weight,
-            regularisation=self.regularisation,
-            iterations=self.iterations,
             source_weight=source_weight,
             target_weight=target_weight,
             source_mask=source_mask,
             target_mask=target_mask,
+            **self._options(),
         )
 
-    def extra_repr(self) -> str:
-        return (
-            f"feature_weight={self.feature_weight:g}, label_weight={self.label_weight:g}, "
-            f"regularisation={self.regularisation:g}, iterations={self.iterations}"
-        )
+    if TYPE_CHECKING:
+        __call__ = forward

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 from mmda._core.checks import check_number
 from mmda._core.masking import full_precision, safe_divide
 from mmda._math.pair_logits import check_paired_frames, pair_cross_entropy, paired_frames
-from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_repr, temperature_value
+from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_value
+from mmda.losses._modules import LossModule
 
 
 def multiple_instance_loss(
@@ -105,7 +107,7 @@ def multiple_instance_loss(
         return loss + in_video * safe_divide((margin * counted).sum(), counted.sum())
 
 
-class MultipleInstanceLoss(nn.Module):
+class MultipleInstanceLoss(LossModule):
     """Module form of :func:`multiple_instance_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -118,6 +120,8 @@ class MultipleInstanceLoss(nn.Module):
         >>> MultipleInstanceLoss(top=0.25)
         MultipleInstanceLoss(temperature=0.1, top=0.25, in_video=0)
     """
+
+    _function = staticmethod(multiple_instance_loss)
 
     temperature: float | Tensor | LearnableTemperature
 
@@ -135,6 +139,9 @@ class MultipleInstanceLoss(nn.Module):
         self.top = top
         self.in_video = in_video
 
+    def _options(self) -> dict[str, Any]:
+        return {**super()._options(), "temperature": temperature_value(self.temperature)}
+
     def forward(
         self,
         frames: Tensor,
@@ -149,14 +156,12 @@ class MultipleInstanceLoss(nn.Module):
         return multiple_instance_loss(
             frames,
             queries,
-            temperature=temperature_value(self.temperature),
-            top=self.top,
-            in_video=self.in_video,
             frame_mask=frame_mask,
             negative_mask=negative_mask,
             mask=mask,
             weight=weight,
+            **self._options(),
         )
 
-    def extra_repr(self) -> str:
-        return f"{temperature_repr(self.temperature)}top={self.top:g}, in_video={self.in_video:g}"
+    if TYPE_CHECKING:
+        __call__ = forward

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from mmda._core.masking import full_precision, working_dtype
 from mmda._engine.logit_pairs import Contrast, Pairs
 from mmda._engine.logit_sweep import contrastive
 from mmda._engine.nt_xent_sweep import NT_XENT
 from mmda._math.contrastive import check_pairing, check_temperature, pair_rows
-from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_repr, temperature_value
+from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_value
+from mmda.losses._modules import LossModule
 
 
 def nt_xent_loss(
@@ -93,7 +96,7 @@ def nt_xent_loss(
         return contrastive(NT_XENT, pairs, Contrast("nt_xent", unit=normalize), temperature)
 
 
-class NTXentLoss(nn.Module):
+class NTXentLoss(LossModule):
     """Module form of :func:`nt_xent_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -109,12 +112,17 @@ class NTXentLoss(nn.Module):
         NTXentLoss(temperature=0.1, normalize=True)
     """
 
+    _function = staticmethod(nt_xent_loss)
+
     temperature: float | Tensor | LearnableTemperature
 
     def __init__(self, *, temperature: float | Tensor | LearnableTemperature = 0.5, normalize: bool = True) -> None:
         super().__init__()
         keep_temperature(self, "NTXentLoss", temperature)
         self.normalize = normalize
+
+    def _options(self) -> dict[str, Any]:
+        return {**super()._options(), "temperature": temperature_value(self.temperature)}
 
     def forward(
         self,
@@ -130,14 +138,12 @@ class NTXentLoss(nn.Module):
         return nt_xent_loss(
             anchor,
             positive,
-            temperature=temperature_value(self.temperature),
-            normalize=self.normalize,
             weight=weight,
             mask=mask,
             positive_mask=positive_mask,
             negative_mask=negative_mask,
+            **self._options(),
         )
 
-    def extra_repr(self) -> str:
-        shown = temperature_repr(self.temperature)
-        return f"{shown}normalize={self.normalize}"
+    if TYPE_CHECKING:
+        __call__ = forward

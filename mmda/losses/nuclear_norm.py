@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmda._core.checks import check_number
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._math.logits import as_logit_rows
 from mmda._math.spectral import smooth_nuclear_norm
+from mmda.losses._modules import LossModule
 
 
 def batch_nuclear_norm_loss(
@@ -69,7 +72,7 @@ def batch_nuclear_norm_loss(
         return safe_divide(-smooth_nuclear_norm(p * scale.unsqueeze(1), smoothing), counts.sum())
 
 
-class BatchNuclearNormLoss(nn.Module):
+class BatchNuclearNormLoss(LossModule):
     """Module form of :func:`batch_nuclear_norm_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -80,6 +83,8 @@ class BatchNuclearNormLoss(nn.Module):
         BatchNuclearNormLoss(smoothing=1e-05)
     """
 
+    _function = staticmethod(batch_nuclear_norm_loss)
+
     def __init__(self, *, smoothing: float = 1e-5) -> None:
         super().__init__()
         check_number("BatchNuclearNormLoss", "smoothing", smoothing, above=0)
@@ -87,7 +92,7 @@ class BatchNuclearNormLoss(nn.Module):
 
     def forward(self, logits: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """See :func:`batch_nuclear_norm_loss`."""
-        return batch_nuclear_norm_loss(logits, smoothing=self.smoothing, weight=weight, mask=mask)
+        return batch_nuclear_norm_loss(logits, weight=weight, mask=mask, **self._options())
 
-    def extra_repr(self) -> str:
-        return f"smoothing={self.smoothing:g}"
+    if TYPE_CHECKING:
+        __call__ = forward

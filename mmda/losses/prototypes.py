@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmda._core.checks import check_count, check_number, check_same_width
 from mmda._core.masking import full_precision, safe_divide, weighted_logsumexp, working_dtype
 from mmda._core.rows import as_rows, normalized_rows
 from mmda._math.class_weights import class_columns, count_classes, memberships
 from mmda._math.contrastive import check_temperature
-from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_repr, temperature_value
+from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_value
+from mmda.losses._modules import LossModule
 
 
 def prototype_contrastive_loss(
@@ -151,7 +154,7 @@ def _one_way(
     return safe_divide(counted @ each, counted.sum())
 
 
-class PrototypeContrastiveLoss(nn.Module):
+class PrototypeContrastiveLoss(LossModule):
     """Module form of :func:`prototype_contrastive_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -166,6 +169,8 @@ class PrototypeContrastiveLoss(nn.Module):
         >>> PrototypeContrastiveLoss(classes=10)
         PrototypeContrastiveLoss(classes=10, temperature=0.1, confidence=0.8, symmetric=True, normalize=True)
     """
+
+    _function = staticmethod(prototype_contrastive_loss)
 
     temperature: float | Tensor | LearnableTemperature
 
@@ -188,6 +193,9 @@ class PrototypeContrastiveLoss(nn.Module):
         self.symmetric = symmetric
         self.normalize = normalize
 
+    def _options(self) -> dict[str, Any]:
+        return {**super()._options(), "temperature": temperature_value(self.temperature)}
+
     def forward(
         self,
         source: Tensor,
@@ -206,18 +214,12 @@ class PrototypeContrastiveLoss(nn.Module):
             target,
             source_assignment,
             target_assignment,
-            classes=self.classes,
-            temperature=temperature_value(self.temperature),
-            confidence=self.confidence,
-            symmetric=self.symmetric,
-            normalize=self.normalize,
             source_weight=source_weight,
             target_weight=target_weight,
             source_mask=source_mask,
             target_mask=target_mask,
+            **self._options(),
         )
 
-    def extra_repr(self) -> str:
-        shown = temperature_repr(self.temperature)
-        options = f"confidence={self.confidence:g}, symmetric={self.symmetric}, normalize={self.normalize}"
-        return f"classes={self.classes}, {shown}{options}"
+    if TYPE_CHECKING:
+        __call__ = forward

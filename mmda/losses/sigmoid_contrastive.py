@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from torch import Tensor, nn
 
 from mmda._core.checks import check_number, fail, shape_text
@@ -11,6 +13,7 @@ from mmda._engine.logit_sweep import contrastive
 from mmda._engine.sigmoid_sweep import SIGMOID
 from mmda._math.contrastive import check_pairing, check_temperature, pair_rows
 from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_value
+from mmda.losses._modules import LossModule
 
 
 def sigmoid_contrastive_loss(
@@ -115,7 +118,7 @@ def _check_bias(caller: str, bias: float | Tensor) -> None:
         fail(caller, "bias", "have shape ()", shape_text(bias))
 
 
-class SigmoidContrastiveLoss(nn.Module):
+class SigmoidContrastiveLoss(LossModule):
     """Module form of :func:`sigmoid_contrastive_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -131,6 +134,8 @@ class SigmoidContrastiveLoss(nn.Module):
         >>> SigmoidContrastiveLoss(temperature=0.2)
         SigmoidContrastiveLoss(temperature=0.2, bias=-10, normalize=True)
     """
+
+    _function = staticmethod(sigmoid_contrastive_loss)
 
     temperature: float | Tensor | LearnableTemperature
     bias: float | Tensor
@@ -151,6 +156,9 @@ class SigmoidContrastiveLoss(nn.Module):
             self.bias = bias
         self.normalize = normalize
 
+    def _options(self) -> dict[str, Any]:
+        return {**super()._options(), "temperature": temperature_value(self.temperature)}
+
     def forward(
         self,
         anchor: Tensor,
@@ -166,17 +174,13 @@ class SigmoidContrastiveLoss(nn.Module):
         return sigmoid_contrastive_loss(
             anchor,
             positive,
-            temperature=temperature_value(self.temperature),
-            bias=self.bias,
-            normalize=self.normalize,
             weight=weight,
             mask=mask,
             candidate_mask=candidate_mask,
             positive_mask=positive_mask,
             negative_mask=negative_mask,
+            **self._options(),
         )
 
-    def extra_repr(self) -> str:
-        numbers = (("temperature", self.temperature), ("bias", self.bias))
-        shown = "".join(f"{name}={value:g}, " for name, value in numbers if isinstance(value, (int, float)))
-        return f"{shown}normalize={self.normalize}"
+    if TYPE_CHECKING:
+        __call__ = forward

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmda._core.masking import full_precision, safe_divide, weighted_logsumexp, working_dtype
 from mmda._engine.logit_pairs import counts
 from mmda._math.contrastive import check_temperature, pair_rows
-from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_repr, temperature_value
+from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_value
+from mmda.losses._modules import LossModule
 
 
 def similarity_entropy_loss(
@@ -91,7 +94,7 @@ def similarity_entropy_loss(
         return safe_divide((each * entropy).sum(), each.sum())
 
 
-class SimilarityEntropyLoss(nn.Module):
+class SimilarityEntropyLoss(LossModule):
     """Module form of :func:`similarity_entropy_loss` (TENT), which holds the formula, shapes and errors.
 
     Args:
@@ -104,12 +107,17 @@ class SimilarityEntropyLoss(nn.Module):
         SimilarityEntropyLoss(temperature=0.1, normalize=True)
     """
 
+    _function = staticmethod(similarity_entropy_loss)
+
     temperature: float | Tensor | LearnableTemperature
 
     def __init__(self, *, temperature: float | Tensor | LearnableTemperature = 0.07, normalize: bool = True) -> None:
         super().__init__()
         keep_temperature(self, "SimilarityEntropyLoss", temperature)
         self.normalize = normalize
+
+    def _options(self) -> dict[str, Any]:
+        return {**super()._options(), "temperature": temperature_value(self.temperature)}
 
     def forward(
         self,
@@ -122,15 +130,8 @@ class SimilarityEntropyLoss(nn.Module):
     ) -> Tensor:
         """See :func:`similarity_entropy_loss`."""
         return similarity_entropy_loss(
-            anchor,
-            positive,
-            temperature=temperature_value(self.temperature),
-            normalize=self.normalize,
-            weight=weight,
-            mask=mask,
-            candidate_mask=candidate_mask,
+            anchor, positive, weight=weight, mask=mask, candidate_mask=candidate_mask, **self._options()
         )
 
-    def extra_repr(self) -> str:
-        shown = temperature_repr(self.temperature)
-        return f"{shown}normalize={self.normalize}"
+    if TYPE_CHECKING:
+        __call__ = forward

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmda._core.checks import check_choice, check_count, check_number, check_same_width
 from mmda._core.counts import pooled_centre, total_weight
 from mmda._core.masking import full_precision, working_dtype
 from mmda._core.rows import as_rows
 from mmda._math.transport_sweep import Inputs, Settings, sinkhorn_divergence
+from mmda.losses._modules import DiscrepancyModule
 
 Cost = Literal["squared", "distance"]
 _COSTS = ("squared", "distance")
@@ -123,7 +124,7 @@ def _check_options(caller: str, regularisation: float, cost: Cost, iterations: i
     check_count(caller, "iterations", iterations)
 
 
-class SinkhornDivergenceLoss(nn.Module):
+class SinkhornDivergenceLoss(DiscrepancyModule):
     """Module form of :func:`sinkhorn_divergence_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -136,35 +137,11 @@ class SinkhornDivergenceLoss(nn.Module):
         SinkhornDivergenceLoss(regularisation=0.1, cost='squared', iterations=30)
     """
 
+    _function = staticmethod(sinkhorn_divergence_loss)
+
     def __init__(self, *, regularisation: float = 1.0, cost: Cost = "squared", iterations: int = 30) -> None:
         super().__init__()
         _check_options("SinkhornDivergenceLoss", regularisation, cost, iterations)
         self.regularisation = regularisation
         self.cost: Cost = cost
         self.iterations = iterations
-
-    def forward(
-        self,
-        source: Tensor,
-        target: Tensor,
-        *,
-        source_weight: Tensor | None = None,
-        target_weight: Tensor | None = None,
-        source_mask: Tensor | None = None,
-        target_mask: Tensor | None = None,
-    ) -> Tensor:
-        """See :func:`sinkhorn_divergence_loss`."""
-        return sinkhorn_divergence_loss(
-            source,
-            target,
-            regularisation=self.regularisation,
-            cost=self.cost,
-            iterations=self.iterations,
-            source_weight=source_weight,
-            target_weight=target_weight,
-            source_mask=source_mask,
-            target_mask=target_mask,
-        )
-
-    def extra_repr(self) -> str:
-        return f"regularisation={self.regularisation:g}, cost={self.cost!r}, iterations={self.iterations}"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmda._core.checks import check_choice, check_count, check_features, check_same_width, fail
 from mmda._core.counts import pooled_centre, total_weight
@@ -13,6 +13,7 @@ from mmda._core.draws import DRAWS, Draws, fixed_normal, fresh_normal
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows
 from mmda._core.transforms import carries_slope
+from mmda.losses._modules import LossModule
 
 Order = Literal[1, 2]
 
@@ -171,7 +172,7 @@ def _check_options(caller: str, order: Order, n_projections: int, draws: Draws) 
     check_choice(caller, "draws", draws, DRAWS)
 
 
-class SlicedWassersteinLoss(nn.Module):
+class SlicedWassersteinLoss(LossModule):
     """Module form of :func:`sliced_wasserstein_loss`, which holds the formula, shapes and errors.
 
     In training mode each call draws its directions anew, from PyTorch's global generator of the features' device (as
@@ -187,6 +188,8 @@ class SlicedWassersteinLoss(nn.Module):
         >>> SlicedWassersteinLoss(order=1)
         SlicedWassersteinLoss(order=1, n_projections=128, draws='fresh')
     """
+
+    _function = staticmethod(sliced_wasserstein_loss)
 
     def __init__(self, *, order: Order = 2, n_projections: int = 128, draws: Draws = "fresh") -> None:
         super().__init__()
@@ -211,16 +214,14 @@ class SlicedWassersteinLoss(nn.Module):
         return sliced_wasserstein_loss(
             source,
             target,
-            order=self.order,
-            n_projections=self.n_projections,
-            draws=self.draws if self.training else "fixed",
             projections=projections,
             generator=generator,
             source_weight=source_weight,
             target_weight=target_weight,
             source_mask=source_mask,
             target_mask=target_mask,
+            **self._options_now(),
         )
 
-    def extra_repr(self) -> str:
-        return f"order={self.order}, n_projections={self.n_projections}, draws={self.draws!r}"
+    if TYPE_CHECKING:
+        __call__ = forward

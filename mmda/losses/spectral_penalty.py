@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmda._core.checks import check_count, check_same_width
 from mmda._core.masking import full_precision, working_dtype
 from mmda._core.rows import as_rows
 from mmda._math.spectral import largest_squares
+from mmda.losses._modules import DiscrepancyModule
 
 
 def batch_spectral_penalty_loss(
@@ -76,7 +77,7 @@ def batch_spectral_penalty_loss(
         return torch.where((torch.stack(totals) > 0).all(), value, 0 * value) if totals else value
 
 
-class BatchSpectralPenaltyLoss(nn.Module):
+class BatchSpectralPenaltyLoss(DiscrepancyModule):
     """Module form of :func:`batch_spectral_penalty_loss` (BSP), which holds the formula, shapes and errors.
 
     Args:
@@ -87,31 +88,9 @@ class BatchSpectralPenaltyLoss(nn.Module):
         BatchSpectralPenaltyLoss(singular_values=1)
     """
 
+    _function = staticmethod(batch_spectral_penalty_loss)
+
     def __init__(self, *, singular_values: int = 1) -> None:
         super().__init__()
         check_count("BatchSpectralPenaltyLoss", "singular_values", singular_values)
         self.singular_values = singular_values
-
-    def forward(
-        self,
-        source: Tensor,
-        target: Tensor,
-        *,
-        source_weight: Tensor | None = None,
-        target_weight: Tensor | None = None,
-        source_mask: Tensor | None = None,
-        target_mask: Tensor | None = None,
-    ) -> Tensor:
-        """See :func:`batch_spectral_penalty_loss`."""
-        return batch_spectral_penalty_loss(
-            source,
-            target,
-            singular_values=self.singular_values,
-            source_weight=source_weight,
-            target_weight=target_weight,
-            source_mask=source_mask,
-            target_mask=target_mask,
-        )
-
-    def extra_repr(self) -> str:
-        return f"singular_values={self.singular_values}"

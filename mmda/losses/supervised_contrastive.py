@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmda._core.checks import check_integers
 from mmda._core.masking import full_precision, safe_divide, weighted_logsumexp, working_dtype
 from mmda._core.rows import as_rows, normalized_rows
 from mmda._engine.logit_pairs import counts, own_pairs
 from mmda._math.contrastive import check_temperature
-from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_repr, temperature_value
+from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_value
+from mmda.losses._modules import LossModule
 
 
 def supervised_contrastive_loss(
@@ -89,7 +92,7 @@ def supervised_contrastive_loss(
         return safe_divide((kept * torch.where(kept > 0, loss, torch.zeros_like(loss))).sum(), kept.sum())
 
 
-class SupervisedContrastiveLoss(nn.Module):
+class SupervisedContrastiveLoss(LossModule):
     """Module form of :func:`supervised_contrastive_loss` (SupCon), which holds the formula, shapes and errors.
 
     Args:
@@ -102,6 +105,8 @@ class SupervisedContrastiveLoss(nn.Module):
         SupervisedContrastiveLoss(temperature=0.2, normalize=True)
     """
 
+    _function = staticmethod(supervised_contrastive_loss)
+
     temperature: float | Tensor | LearnableTemperature
 
     def __init__(self, *, temperature: float | Tensor | LearnableTemperature = 0.1, normalize: bool = True) -> None:
@@ -109,19 +114,14 @@ class SupervisedContrastiveLoss(nn.Module):
         keep_temperature(self, "SupervisedContrastiveLoss", temperature)
         self.normalize = normalize
 
+    def _options(self) -> dict[str, Any]:
+        return {**super()._options(), "temperature": temperature_value(self.temperature)}
+
     def forward(
         self, features: Tensor, labels: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
         """See :func:`supervised_contrastive_loss`."""
-        return supervised_contrastive_loss(
-            features,
-            labels,
-            temperature=temperature_value(self.temperature),
-            normalize=self.normalize,
-            weight=weight,
-            mask=mask,
-        )
+        return supervised_contrastive_loss(features, labels, weight=weight, mask=mask, **self._options())
 
-    def extra_repr(self) -> str:
-        shown = temperature_repr(self.temperature)
-        return f"{shown}normalize={self.normalize}"
+    if TYPE_CHECKING:
+        __call__ = forward

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmda._core.checks import check_choice, check_number
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._engine.logit_pairs import Pairs, counts, negative_counts, positive_share
 from mmda._math.contrastive import check_pairing, pair_rows
+from mmda.losses._modules import LossModule
 
 Negatives = Literal["hardest", "semi_hard", "all"]
 _NEGATIVES = ("hardest", "semi_hard", "all")
@@ -147,7 +148,7 @@ def _one_way(
     return safe_divide(kept @ each, kept.sum())
 
 
-class TripletRankingLoss(nn.Module):
+class TripletRankingLoss(LossModule):
     """Module form of :func:`triplet_ranking_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -160,6 +161,8 @@ class TripletRankingLoss(nn.Module):
         >>> TripletRankingLoss(negatives="all")
         TripletRankingLoss(margin=0.2, negatives='all', symmetric=True, normalize=True)
     """
+
+    _function = staticmethod(triplet_ranking_loss)
 
     def __init__(
         self,
@@ -192,19 +195,13 @@ class TripletRankingLoss(nn.Module):
         return triplet_ranking_loss(
             anchor,
             positive,
-            margin=self.margin,
-            negatives=self.negatives,
-            symmetric=self.symmetric,
-            normalize=self.normalize,
             weight=weight,
             mask=mask,
             candidate_mask=candidate_mask,
             positive_mask=positive_mask,
             negative_mask=negative_mask,
+            **self._options(),
         )
 
-    def extra_repr(self) -> str:
-        return (
-            f"margin={self.margin:g}, negatives={self.negatives!r}, "
-            f"symmetric={self.symmetric}, normalize={self.normalize}"
-        )
+    if TYPE_CHECKING:
+        __call__ = forward

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmda._core.checks import check_number
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._math.contrastive import pair_rows
 from mmda._math.standardise import centred_rows, off_diagonal, weighted
+from mmda.losses._modules import PairedModule
 
 
 def variance_covariance_loss(
@@ -99,7 +100,7 @@ def _check_settings(
     check_number(caller, "eps", eps, above=0)
 
 
-class VarianceCovarianceLoss(nn.Module):
+class VarianceCovarianceLoss(PairedModule):
     """Module form of :func:`variance_covariance_loss` (VICReg), which holds the formula, shapes and errors.
 
     Args:
@@ -113,6 +114,8 @@ class VarianceCovarianceLoss(nn.Module):
         >>> VarianceCovarianceLoss()
         VarianceCovarianceLoss(invariance=25, variance=25, covariance=1, margin=1, eps=0.0001)
     """
+
+    _function = staticmethod(variance_covariance_loss)
 
     def __init__(
         self,
@@ -130,25 +133,3 @@ class VarianceCovarianceLoss(nn.Module):
         self.covariance = covariance
         self.margin = margin
         self.eps = eps
-
-    def forward(
-        self, anchor: Tensor, positive: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None
-    ) -> Tensor:
-        """See :func:`variance_covariance_loss`."""
-        return variance_covariance_loss(
-            anchor,
-            positive,
-            invariance=self.invariance,
-            variance=self.variance,
-            covariance=self.covariance,
-            margin=self.margin,
-            eps=self.eps,
-            weight=weight,
-            mask=mask,
-        )
-
-    def extra_repr(self) -> str:
-        return (
-            f"invariance={self.invariance:g}, variance={self.variance:g}, covariance={self.covariance:g}, "
-            f"margin={self.margin:g}, eps={self.eps:g}"
-        )

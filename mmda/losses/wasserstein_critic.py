@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -183,6 +184,9 @@ class WassersteinCriticLoss(nn.Module):
                 value = value + self.penalty * gradient_penalty(score, points, weight=count)
             totals = [weight.sum() for weight in (x_weight, y_weight) if weight is not None]
             return torch.where((torch.stack(totals) > 0).all(), value, 0 * value) if totals else value
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
     def extra_repr(self) -> str:
         return f"penalty={self.penalty:g}"

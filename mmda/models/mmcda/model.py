@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -117,6 +117,9 @@ class MMCDA(nn.Module):
         similarity = torch.bmm(joint_frames, joint_query.unsqueeze(2)).squeeze(2) / self.temperature
         logits = self.localizer(similarity, batch.frame_mask)
         return MMCDAOutput(frames, query, joint_frames, joint_query, similarity, logits, batch.frame_mask)
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
     @torch.no_grad()
     def predict(self, batch: VMRBatch, *, n: int = 5, mix: float = 0.4, nms_threshold: float = 0.5) -> Spans:
