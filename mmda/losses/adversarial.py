@@ -46,10 +46,8 @@ def domain_adversarial_loss(
     Args:
         source_logits: logits (of being target) of the source rows.
         target_logits: logits of the target rows.
-        source_weight: how often each source row counts: 2 is a repeated row, 0 an absent one.
-        target_weight: the same for the target.
-        source_mask: bool, True = keep. Padding may hold anything.
-        target_mask: the same for the target.
+        source_weight, target_weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        source_mask, target_mask: bool, True = keep. Padding may hold anything.
 
     Shape:
         ``source_logits`` (n,) or (n, 1), ``target_logits`` (m,) or (m, 1), or with a mask (b, t); weights and masks

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mmda._core.checks import check_number
-from mmda._core.masking import full_precision, safe_divide, weighted_logsumexp, working_dtype
+from mmda._core.masking import full_precision, safe_divide, weighted_logsumexp
 from mmda._core.rows import normalized_rows
 from mmda._engine.logit_pairs import counts, own_pairs
 from mmda._math.contrastive import pair_rows
@@ -69,15 +69,14 @@ def alignment_uniformity_loss(
     """
     caller = "alignment_uniformity_loss"
     _check_settings(caller, uniformity, sharpness)
-    dtype = working_dtype(anchor, positive)
     with full_precision(anchor):
-        pairs = pair_rows(caller, anchor, positive, mask=mask, weight=weight, dtype=dtype)
-        pairs = pairs._replace(anchor=normalized_rows(pairs.anchor), positive=normalized_rows(pairs.positive))
-        count = counts(pairs.anchor, pairs.anchor_count)
+        pairs = pair_rows(caller, anchor, positive, weight, mask)
+        pairs = pairs._replace(a=normalized_rows(pairs.a), b=normalized_rows(pairs.b))
+        count = counts(pairs.a, pairs.a_count)
         total = count.sum()
-        gap = (pairs.anchor - pairs.positive).square().sum(1)
+        gap = (pairs.a - pairs.b).square().sum(1)
         value = safe_divide((count * gap).sum(), total)
-        for rows in (pairs.anchor, pairs.positive):
+        for rows in (pairs.a, pairs.b):
             similarity = rows @ rows.transpose(0, 1)
             itself = own_pairs(similarity)
             squared = (2 - 2 * similarity).clamp(min=0)

@@ -172,10 +172,8 @@ def random_feature_mmd_loss(
         draws: without a generator: ``"fixed"``, the same frequencies at every call, or ``"fresh"``, new ones from
             PyTorch's global generator of the features' device.
         generator: where the frequencies are drawn from instead, anew at every call.
-        source_weight: how often each source row counts: 2 is a repeated row, 0 an absent one.
-        target_weight: the same for the target.
-        source_mask: bool, True = keep. Padding may hold anything.
-        target_mask: the same for the target.
+        source_weight, target_weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        source_mask, target_mask: bool, True = keep. Padding may hold anything.
 
     Shape:
         ``source`` (n, d), ``target`` (m, d), or with a mask (b, t, d); weights and masks (n,) and (m,), or (b, t);

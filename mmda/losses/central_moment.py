@@ -39,10 +39,8 @@ def central_moment_discrepancy_loss(
         orders: K, the highest moment; 1 compares means alone.
         interval: (a, b), the range of one feature: (0, 1) after a sigmoid, (-1, 1) after a hyperbolic tangent.
             Values outside are allowed, but the higher moments then grow like their powers.
-        source_weight: how often each source row counts: 2 is a repeated row, 0 an absent one.
-        target_weight: the same for the target.
-        source_mask: bool, True = keep. Padding may hold anything.
-        target_mask: the same for the target.
+        source_weight, target_weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        source_mask, target_mask: bool, True = keep. Padding may hold anything.
 
     Shape:
         ``source`` (n, d), ``target`` (m, d), or with a mask (b, t, d); weights and masks (n,) and (m,), or (b, t).

@@ -46,10 +46,8 @@ def local_mmd_loss(
             no gradient flows into them.
         kernel: any :class:`mmda.kernels.Kernel`; its bandwidth is settled on the pooled sample of this call.
         classes: number of classes; needed only where both label arguments are integers.
-        source_weight: how often each source row counts: 2 is a repeated row, 0 an absent one.
-        target_weight: the same for the target.
-        source_mask: bool, True = keep. Padding may hold anything.
-        target_mask: the same for the target.
+        source_weight, target_weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        source_mask, target_mask: bool, True = keep. Padding may hold anything.
 
     Shape:
         ``source`` (n, d), ``target`` (m, d), or with a mask (b, t, d); labels (n,) and (m,), or (b, t);

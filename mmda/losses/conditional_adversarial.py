@@ -55,10 +55,8 @@ def conditional_adversarial_loss(
         source_class_logits: class logits of the source rows; they carry no gradient here.
         target_class_logits: the same for the target.
         entropy_weighting: weigh rows by the certainty of their class prediction.
-        source_weight: how often each source row counts (w): 2 is a repeated row, 0 an absent one.
-        target_weight: the same for the target.
-        source_mask: bool, True = keep. Padding may hold anything.
-        target_mask: the same for the target.
+        source_weight, target_weight: how often each row counts (w): 2 is a repeated row, 0 an absent one.
+        source_mask, target_mask: bool, True = keep. Padding may hold anything.
 
     Shape:
         ``source_logits`` (n,), ``target_logits`` (m,), or (b, t), each also with a last axis of length 1, (n, 1);

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from mmda._core.checks import check_number
-from mmda._core.masking import full_precision, safe_divide, working_dtype
+from mmda._core.masking import full_precision, safe_divide
 from mmda._math.contrastive import pair_rows
 from mmda._math.standardise import centred_rows, off_diagonal, weighted
 from mmda.losses._modules import PairedModule
@@ -64,16 +64,15 @@ def cross_correlation_loss(
     """
     caller = "cross_correlation_loss"
     _check_settings(caller, redundancy, eps)
-    dtype = working_dtype(anchor, positive)
     with full_precision(anchor):
-        pairs = pair_rows(caller, anchor, positive, mask=mask, weight=weight, dtype=dtype)
-        a, total = centred_rows(pairs.anchor, pairs.anchor_count)
-        b, _ = centred_rows(pairs.positive, pairs.anchor_count)
+        pairs = pair_rows(caller, anchor, positive, weight, mask)
+        a, total = centred_rows(pairs.a, pairs.a_count)
+        b, _ = centred_rows(pairs.b, pairs.a_count)
         factors = []
         for rows in (a, b):
-            variance = safe_divide(weighted(rows.square(), pairs.anchor_count).sum(0), total)
+            variance = safe_divide(weighted(rows.square(), pairs.a_count).sum(0), total)
             factors.append((variance + eps).rsqrt())
-        left = weighted(a, pairs.anchor_count) * factors[0]
+        left = weighted(a, pairs.a_count) * factors[0]
         correlation = safe_divide(left.transpose(0, 1) @ (b * factors[1]), total)
         value = (1 - correlation.diagonal()).square().sum() + redundancy * off_diagonal(correlation).square().sum()
         return value * (total > 0)

@@ -44,10 +44,8 @@ def margin_disparity_loss(
         target_logits: the classifier's logits on the target; only their arg max is used.
         target_adversary_logits: the adversary's logits on the same rows.
         margin: :math:`\gamma = e^\rho`, for the margin :math:`\rho`; above 0.
-        source_weight: how often each source row counts: 2 is a repeated row, 0 an absent one.
-        target_weight: the same for the target.
-        source_mask: bool, True = keep. Padding may hold anything.
-        target_mask: the same for the target.
+        source_weight, target_weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        source_mask, target_mask: bool, True = keep. Padding may hold anything.
 
     Shape:
         Source logits (n, K), target logits (m, K), or with a mask (b, t, K); weights and masks (n,) and (m,), or

@@ -68,10 +68,8 @@ def energy_distance_loss(
         target: target features; the number of rows may differ.
         exponent: :math:`\alpha`, in (0, 2); at 2 only the means would be compared.
         estimator: ``"biased"`` (V-statistic) or ``"unbiased"`` (U-statistic).
-        source_weight: how often each source row counts: 2 is a repeated row, 0 an absent one.
-        target_weight: the same for the target.
-        source_mask: bool, True = keep. Padding may hold anything.
-        target_mask: the same for the target.
+        source_weight, target_weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        source_mask, target_mask: bool, True = keep. Padding may hold anything.
 
     Shape:
         ``source`` (n, d), ``target`` (m, d), or with a mask (b, t, d); weights and masks (n,) and (m,), or (b, t).

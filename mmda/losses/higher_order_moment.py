@@ -53,10 +53,8 @@ def higher_order_moment_loss(
             generator of the features' device.
         indices: the entries themselves, in place of ``samples``: one row of p feature numbers an entry, such as
             ``torch.randint(d, (1000, p), generator=generator)``.
-        source_weight: how often each source row counts: 2 is a repeated row, 0 an absent one.
-        target_weight: the same for the target.
-        source_mask: bool, True = keep. Padding may hold anything.
-        target_mask: the same for the target.
+        source_weight, target_weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        source_mask, target_mask: bool, True = keep. Padding may hold anything.
 
     Shape:
         ``source`` (n, d), ``target`` (m, d), or with a mask (b, t, d); weights and masks (n,) and (m,), or (b, t);

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor
 
 from mmda._core.checks import check_choice
-from mmda._core.masking import full_precision, working_dtype
+from mmda._core.masking import full_precision
 from mmda._engine.info_nce_sweep import INFO_NCE
 from mmda._engine.logit_pairs import Contrast, Pairs
 from mmda._engine.logit_sweep import contrastive
-from mmda._math.contrastive import check_pairing, check_temperature, pair_rows, plainly_paired
+from mmda._math.contrastive import candidate_rows, check_temperature, plainly_paired, with_masks
 from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_value
 from mmda.losses._modules import LossModule
 
@@ -113,33 +113,10 @@ def info_nce_loss(
     how = Contrast("symmetric" if symmetric else "info_nce", several, normalize)
     special = (weight, mask, candidate_mask, positive_mask, positive_weight, negative_mask)
     if all(t is None for t in special) and plainly_paired(anchor, positive):
-        if isinstance(temperature, Tensor):
-            temperature = temperature.to(anchor.dtype)
         return contrastive(INFO_NCE, Pairs(anchor, positive), how, temperature)
-    dtype = working_dtype(anchor, positive)
     with full_precision(anchor):
-        rows = pair_rows(
-            caller,
-            anchor,
-            positive,
-            mask=mask,
-            weight=weight,
-            dtype=dtype,
-            candidate_mask=candidate_mask,
-            same_size=False,
-        )
-        check_pairing(caller, rows, positive_mask, negative_mask, positive_weight)
-        pairs = Pairs(
-            rows.anchor,
-            rows.positive,
-            a_count=rows.anchor_count,
-            b_count=rows.positive_count,
-            positive_mask=positive_mask,
-            positive_weight=positive_weight,
-            negative_mask=negative_mask,
-        )
-        if isinstance(temperature, Tensor):
-            temperature = temperature.to(dtype)
+        pairs = candidate_rows(caller, anchor, positive, weight, mask, candidate_mask)
+        pairs = with_masks(caller, pairs, positive_mask, negative_mask, positive_weight)
         return contrastive(INFO_NCE, pairs, how, temperature)
 
 

@@ -65,10 +65,8 @@ def joint_mmd_loss(
         target: the target's layers, in the same order and of the same widths; the number of rows may differ.
         kernel: one kernel for all layers or one a layer; each settles its bandwidth on its own pooled layer.
         estimator: ``"biased"`` (V-statistic), ``"unbiased"`` (U-statistic) or ``"linear"`` (disjoint pairs).
-        source_weight: how often each source row counts: 2 is a repeated row, 0 an absent one.
-        target_weight: the same for the target.
-        source_mask: bool, True = keep, shared by all layers. Padding may hold anything.
-        target_mask: the same for the target.
+        source_weight, target_weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        source_mask, target_mask: bool, True = keep, shared by all layers. Padding may hold anything.
 
     Shape:
         layer l: ``source[l]`` (n, d_l), ``target[l]`` (m, d_l), or with a mask (b, t, d_l); weights and masks (n,)

@@ -59,10 +59,8 @@ def joint_transport_loss(
         label_weight: :math:`\lambda \ge 0`.
         regularisation: :math:`\varepsilon > 0`, in units of the cost.
         iterations: steps of the solver; see :func:`sinkhorn_divergence_loss`.
-        source_weight: how often each source row counts: 2 is a repeated row, 0 an absent one.
-        target_weight: the same for the target.
-        source_mask: bool, True = keep. Padding may hold anything.
-        target_mask: the same for the target.
+        source_weight, target_weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        source_mask, target_mask: bool, True = keep. Padding may hold anything.
 
     Shape:
         ``source`` (n, d), ``target`` (m, d), ``source_labels`` (n,), ``target_logits`` (m, K), or with masks (b, t, d),

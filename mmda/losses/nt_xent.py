@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from mmda._core.masking import full_precision, working_dtype
-from mmda._engine.logit_pairs import Contrast, Pairs
+from mmda._core.masking import full_precision
+from mmda._engine.logit_pairs import Contrast
 from mmda._engine.logit_sweep import contrastive
 from mmda._engine.nt_xent_sweep import NT_XENT
-from mmda._math.contrastive import check_pairing, check_temperature, pair_rows
+from mmda._math.contrastive import check_temperature, pair_rows, with_masks
 from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_value
 from mmda.losses._modules import LossModule
 
@@ -79,20 +79,9 @@ def nt_xent_loss(
     """
     caller = "nt_xent_loss"
     check_temperature(caller, temperature)
-    dtype = working_dtype(anchor, positive)
     with full_precision(anchor):
-        rows = pair_rows(caller, anchor, positive, mask=mask, weight=weight, dtype=dtype)
-        check_pairing(caller, rows, positive_mask, negative_mask)
-        pairs = Pairs(
-            rows.anchor,
-            rows.positive,
-            a_count=rows.anchor_count,
-            b_count=rows.positive_count,
-            positive_mask=positive_mask,
-            negative_mask=negative_mask,
-        )
-        if isinstance(temperature, Tensor):
-            temperature = temperature.to(dtype)
+        pairs = pair_rows(caller, anchor, positive, weight, mask)
+        pairs = with_masks(caller, pairs, positive_mask, negative_mask)
         return contrastive(NT_XENT, pairs, Contrast("nt_xent", unit=normalize), temperature)
 
 

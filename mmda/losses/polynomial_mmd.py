@@ -44,10 +44,8 @@ def polynomial_mmd_loss(
         scale: :math:`\gamma > 0`; None for 1 / d.
         offset: :math:`c \ge 0`; 0 compares the moments of order p alone.
         estimator: "unbiased" (may be negative) or "biased" (>= 0).
-        source_weight: how often each source row counts: 2 is a repeated row, 0 an absent one.
-        target_weight: the same for the target.
-        source_mask: bool, True = keep. Padding may hold anything.
-        target_mask: the same for the target.
+        source_weight, target_weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        source_mask, target_mask: bool, True = keep. Padding may hold anything.
 
     Shape:
         ``source`` (n, d), ``target`` (m, d), or with a mask (b, t, d); weights and masks (n,) and (m,), or (b, t).

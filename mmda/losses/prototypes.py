@@ -58,10 +58,8 @@ def prototype_contrastive_loss(
             every row, with its shares as they are.
         symmetric: average both directions; False takes target rows to source prototypes alone.
         normalize: lengths of one; False takes rows as they are and prototypes as weighted means.
-        source_weight: how often each source row counts: 2 is a repeated row, 0 an absent one.
-        target_weight: the same for the target.
-        source_mask: bool, True = keep. Padding may hold anything.
-        target_mask: the same for the target.
+        source_weight, target_weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        source_mask, target_mask: bool, True = keep. Padding may hold anything.
 
     Shape:
         ``source`` (n, d), ``target`` (m, d), or with a mask (b, t, d). Assignments have the shape of the rows, (n,),

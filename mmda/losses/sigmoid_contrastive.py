@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from mmda._core.checks import check_number, fail, shape_text
-from mmda._core.masking import full_precision, working_dtype
-from mmda._engine.logit_pairs import Contrast, Pairs
+from mmda._core.masking import full_precision
+from mmda._engine.logit_pairs import Contrast
 from mmda._engine.logit_sweep import contrastive
 from mmda._engine.sigmoid_sweep import SIGMOID
-from mmda._math.contrastive import check_pairing, check_temperature, pair_rows
+from mmda._math.contrastive import candidate_rows, check_temperature, with_masks
 from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_value
 from mmda.losses._modules import LossModule
 
@@ -83,31 +83,11 @@ def sigmoid_contrastive_loss(
     caller = "sigmoid_contrastive_loss"
     check_temperature(caller, temperature)
     _check_bias(caller, bias)
-    dtype = working_dtype(anchor, positive)
     with full_precision(anchor):
-        rows = pair_rows(
-            caller,
-            anchor,
-            positive,
-            mask=mask,
-            weight=weight,
-            dtype=dtype,
-            candidate_mask=candidate_mask,
-            same_size=False,
-        )
-        check_pairing(caller, rows, positive_mask, negative_mask)
-        shift = bias.to(dtype) if isinstance(bias, Tensor) else rows.anchor.new_full((), bias)
-        pairs = Pairs(
-            rows.anchor,
-            rows.positive,
-            bias=shift.to(rows.anchor.device),
-            a_count=rows.anchor_count,
-            b_count=rows.positive_count,
-            positive_mask=positive_mask,
-            negative_mask=negative_mask,
-        )
-        if isinstance(temperature, Tensor):
-            temperature = temperature.to(dtype)
+        pairs = candidate_rows(caller, anchor, positive, weight, mask, candidate_mask)
+        pairs = with_masks(caller, pairs, positive_mask, negative_mask)
+        shift = bias.to(pairs.a) if isinstance(bias, Tensor) else pairs.a.new_full((), bias)
+        pairs = pairs._replace(bias=shift)
         return contrastive(SIGMOID, pairs, Contrast("sigmoid", unit=normalize), temperature)
 
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mmda._core.masking import full_precision, safe_divide, weighted_logsumexp, working_dtype
+from mmda._core.masking import full_precision, safe_divide, weighted_logsumexp
 from mmda._engine.logit_pairs import counts
-from mmda._math.contrastive import check_temperature, pair_rows
+from mmda._math.contrastive import candidate_rows, check_temperature
 from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_value
 from mmda.losses._modules import LossModule
 
@@ -69,28 +69,17 @@ def similarity_entropy_loss(
     """
     caller = "similarity_entropy_loss"
     check_temperature(caller, temperature)
-    dtype = working_dtype(anchor, positive)
     with full_precision(anchor):
-        pairs = pair_rows(
-            caller,
-            anchor,
-            positive,
-            mask=mask,
-            weight=weight,
-            dtype=dtype,
-            candidate_mask=candidate_mask,
-            normalize=normalize,
-            same_size=False,
-        )
+        pairs = candidate_rows(caller, anchor, positive, weight, mask, candidate_mask, normalize=normalize)
         if isinstance(temperature, Tensor):
-            temperature = temperature.to(dtype)
-        similarity = (pairs.anchor / temperature) @ pairs.positive.transpose(0, 1)
-        count = counts(pairs.positive, pairs.positive_count).expand_as(similarity)
+            temperature = temperature.to(pairs.a.dtype)
+        similarity = (pairs.a / temperature) @ pairs.b.transpose(0, 1)
+        count = counts(pairs.b, pairs.b_count).expand_as(similarity)
         log_total = weighted_logsumexp(similarity, count).unsqueeze(1)
         some = count > 0
         gap = torch.where(some, log_total - similarity, torch.zeros_like(similarity))
         entropy = (torch.where(some, count, torch.zeros_like(count)) * (-gap).exp() * gap).sum(1)
-        each = counts(pairs.anchor, pairs.anchor_count)
+        each = counts(pairs.a, pairs.a_count)
         return safe_divide((each * entropy).sum(), each.sum())
 
 

@@ -52,10 +52,8 @@ def sinkhorn_divergence_loss(
         iterations: steps over which the regularisation falls, where :math:`\varepsilon` is so far below the cost (some
             hundred times) that the solver comes from a large one; it takes up to eight times as many where it has not
             converged.
-        source_weight: how often each source row counts: 2 is a repeated row, 0 an absent one.
-        target_weight: the same for the target.
-        source_mask: bool, True = keep. Padding may hold anything.
-        target_mask: the same for the target.
+        source_weight, target_weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        source_mask, target_mask: bool, True = keep. Padding may hold anything.
 
     Shape:
         ``source`` (n, d), ``target`` (m, d), or with a mask (b, t, d); weights and masks (n,) and (m,), or (b, t).

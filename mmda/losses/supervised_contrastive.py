@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from mmda._core.checks import check_integers
-from mmda._core.masking import full_precision, safe_divide, weighted_logsumexp, working_dtype
-from mmda._core.rows import as_rows, normalized_rows
-from mmda._engine.logit_pairs import counts, own_pairs
+from mmda._core.masking import full_precision, working_dtype
+from mmda._core.rows import as_rows
+from mmda._engine.logit_pairs import Contrast, Pairs
+from mmda._engine.logit_sweep import contrastive
+from mmda._engine.nt_xent_sweep import NT_XENT
 from mmda._math.contrastive import check_temperature
 from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_value
 from mmda.losses._modules import LossModule
@@ -55,7 +56,9 @@ def supervised_contrastive_loss(
         TypeError: labels that are not integers, a mask that is not bool, features that are not floating point.
 
     Notes:
-        O(n^2 d) time, O(n^2) memory. The sum over positives stands outside of the logarithm, which the paper found
+        O(n^2 d) time. Large batches are computed in tiles: O(n d) memory beside n^2 bytes of which labels agree. Second
+        derivatives, function transforms, and weights that carry a gradient take the formula with the matrix of all
+        logits, O(n^2) memory. The sum over positives stands outside of the logarithm, which the paper found
         better; two views of an image are two rows with one label. :func:`nt_xent_loss` takes two views apart, and its
         positives as a mask of pairs.
 
@@ -74,22 +77,10 @@ def supervised_contrastive_loss(
     with full_precision(features):
         rows, count = as_rows(caller, "features", features, mask=mask, weight=weight, dtype=dtype, prefix="")
         check_integers(caller, "labels", labels, features.shape[:-1])
-        if isinstance(temperature, Tensor):
-            temperature = temperature.to(dtype)
-        if normalize:
-            rows = normalized_rows(rows)
-        similarity = (rows / temperature) @ rows.T
-        each = counts(rows, count)
-        # A row is not among its own candidates, its twins are.
-        twins = (each - 1).clamp_min(0).expand_as(similarity)
-        present = torch.where(own_pairs(similarity), twins, each.expand_as(similarity))
         label = labels.reshape(-1)
         alike = (label.unsqueeze(1) == label) & (label >= 0)
-        share = torch.where(alike, present, torch.zeros_like(present))
-        total = share.sum(1)
-        loss = weighted_logsumexp(similarity, present) - safe_divide((share * similarity).sum(1), total)
-        kept = torch.where(total > 0, each, torch.zeros_like(each))
-        return safe_divide((kept * torch.where(kept > 0, loss, torch.zeros_like(loss))).sum(), kept.sum())
+        pairs = Pairs(rows, rows.detach()[:0], a_count=count, positive_mask=alike)
+        return contrastive(NT_XENT, pairs, Contrast("nt_xent", unit=normalize), temperature)
 
 
 class SupervisedContrastiveLoss(LossModule):

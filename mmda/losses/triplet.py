@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from mmda._core.checks import check_choice, check_number
-from mmda._core.masking import full_precision, safe_divide, working_dtype
-from mmda._engine.logit_pairs import Pairs, counts, negative_counts, positive_share
-from mmda._math.contrastive import check_pairing, pair_rows
+from mmda._core.masking import full_precision, safe_divide
+from mmda._engine.logit_pairs import counts, negative_counts, positive_share
+from mmda._math.contrastive import candidate_rows, with_masks
 from mmda.losses._modules import LossModule
 
 Negatives = Literal["hardest", "semi_hard", "all"]
@@ -93,25 +93,12 @@ def triplet_ranking_loss(
     caller = "triplet_ranking_loss"
     check_number(caller, "margin", margin, above=0.0)
     check_choice(caller, "negatives", negatives, _NEGATIVES)
-    dtype = working_dtype(anchor, positive)
     with full_precision(anchor):
-        pairs = pair_rows(
-            caller,
-            anchor,
-            positive,
-            mask=mask,
-            weight=weight,
-            dtype=dtype,
-            candidate_mask=candidate_mask,
-            normalize=normalize,
-            same_size=False,
-        )
-        check_pairing(caller, pairs, positive_mask, negative_mask)
-        x, y = pairs.anchor, pairs.positive
-        known = Pairs(x, y, None, None, pairs.anchor_count, pairs.positive_count, positive_mask)
-        share = positive_share(known, dtype)
-        similarity = x @ y.T
-        x_count, y_count = counts(x, pairs.anchor_count), counts(y, pairs.positive_count)
+        pairs = candidate_rows(caller, anchor, positive, weight, mask, candidate_mask, normalize=normalize)
+        pairs = with_masks(caller, pairs, positive_mask, negative_mask)
+        similarity = pairs.a @ pairs.b.T
+        share = positive_share(pairs, similarity.dtype)
+        x_count, y_count = counts(pairs.a, pairs.a_count), counts(pairs.b, pairs.b_count)
         value = _one_way(similarity, share, negative_mask, x_count, y_count, margin, negatives)
         if symmetric:
             turned = (None if share is None else share.T, None if negative_mask is None else negative_mask.T)

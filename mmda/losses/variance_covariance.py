@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mmda._core.checks import check_number
-from mmda._core.masking import full_precision, safe_divide, working_dtype
+from mmda._core.masking import full_precision, safe_divide
 from mmda._math.contrastive import pair_rows
 from mmda._math.standardise import centred_rows, off_diagonal, weighted
 from mmda.losses._modules import PairedModule
@@ -76,13 +76,12 @@ def variance_covariance_loss(
     """
     caller = "variance_covariance_loss"
     _check_settings(caller, invariance, variance, covariance, margin, eps)
-    dtype = working_dtype(anchor, positive)
     with full_precision(anchor):
-        pairs = pair_rows(caller, anchor, positive, mask=mask, weight=weight, dtype=dtype)
-        count, width = pairs.anchor_count, pairs.anchor.shape[1]
-        sides = [centred_rows(rows, count) for rows in (pairs.anchor, pairs.positive)]
+        pairs = pair_rows(caller, anchor, positive, weight, mask)
+        count, width = pairs.a_count, pairs.a.shape[1]
+        sides = [centred_rows(rows, count) for rows in (pairs.a, pairs.b)]
         total = sides[0][1]
-        gap = weighted((pairs.anchor - pairs.positive).square(), count).sum()
+        gap = weighted((pairs.a - pairs.b).square(), count).sum()
         value = invariance * safe_divide(gap, total * width)
         for rows, _ in sides:
             spread = safe_divide(weighted(rows, count).transpose(0, 1) @ rows, total - 1)
