@@ -37,10 +37,6 @@ class LossModule(nn.Module):
         """The function's settings by name. Overridden where one is stored otherwise than the function takes it."""
         return {name: getattr(self, name) for name in self._names}
 
-    def _options_now(self) -> dict[str, Any]:
-        """The same, where random draws are fixed outside of training."""
-        return self._options() if self.training else {**self._options(), "draws": "fixed"}
-
     def extra_repr(self) -> str:
         """The settings; tensors and modules among them are shown as parts of the module."""
         shown = ((name, value) for name, value in self._options().items() if not isinstance(value, (Tensor, nn.Module)))
@@ -70,19 +66,6 @@ class DiscrepancyModule(LossModule):
             target_mask=target_mask,
             **self._options(),
         )
-
-    if TYPE_CHECKING:
-        __call__ = forward
-
-
-class PairedModule(LossModule):
-    """Of paired rows, all of which are compared with their partners alone."""
-
-    def forward(
-        self, anchor: Tensor, positive: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None
-    ) -> Tensor:
-        """The function of these pairs, with the settings of this module."""
-        return type(self)._function(anchor, positive, weight=weight, mask=mask, **self._options())
 
     if TYPE_CHECKING:
         __call__ = forward

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from mmda._core.checks import (
     check_floating,
     check_integers,
-    check_module,
     check_same_device,
     check_same_width,
     fail,
@@ -20,7 +19,7 @@ from mmda._core.checks import (
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_map_rows, as_rows
 from mmda._math.adversary import ask, balanced_binary, side_logits
-from mmda.layers.reversal import GradientReversal
+from mmda.losses._domain_modules import DiscriminatorModule
 
 
 def domain_adversarial_loss(
@@ -93,7 +92,7 @@ def _check_one_logit(caller: str, argument: str, logits: Tensor, mask: Tensor | 
     fail(caller, argument, "have shape (samples,), or with a mask (batch, time)", shape_text(logits))
 
 
-class DomainAdversarialLoss(nn.Module):
+class DomainAdversarialLoss(DiscriminatorModule):
     r"""Discriminator and gradient reversal behind the call of a discrepancy; the loss is the discriminator's.
 
     Computes :func:`domain_adversarial_loss` of ``discriminator(reversal(features))``. One optimiser and one backward
@@ -131,16 +130,6 @@ class DomainAdversarialLoss(nn.Module):
         >>> bool(adversary(torch.randn(8, 16), torch.randn(12, 16)) > 0)
         True
     """
-
-    def __init__(self, discriminator: nn.Module, *, strength: float = 1.0) -> None:
-        super().__init__()
-        check_module("DomainAdversarialLoss", "discriminator", discriminator)
-        self.discriminator = discriminator
-        self.reversal = GradientReversal(strength)
-
-    def set_strength(self, strength: float | Tensor) -> None:
-        """Set the strength of the calls that follow."""
-        self.reversal.set_strength(strength)
 
     def forward(
         self,
@@ -229,7 +218,7 @@ def _balanced(logits: Tensor, domain_index: Tensor, count: Tensor | None) -> Ten
     return safe_divide(each.sum(), (total > 0).to(logits.dtype).sum())
 
 
-class MultiDomainAdversarialLoss(nn.Module):
+class MultiDomainAdversarialLoss(DiscriminatorModule):
     r"""Discriminator of K domains behind a gradient reversal; the loss is the discriminator's.
 
     Computes :func:`multi_domain_adversarial_loss` of ``discriminator(reversal(features))``.
@@ -257,16 +246,6 @@ class MultiDomainAdversarialLoss(nn.Module):
         >>> bool(adversary(torch.randn(6, 16), torch.tensor([0, 0, 1, 1, 2, 2])) > 0)
         True
     """
-
-    def __init__(self, discriminator: nn.Module, *, strength: float = 1.0) -> None:
-        super().__init__()
-        check_module("MultiDomainAdversarialLoss", "discriminator", discriminator)
-        self.discriminator = discriminator
-        self.reversal = GradientReversal(strength)
-
-    def set_strength(self, strength: float | Tensor) -> None:
-        """Set the strength of the calls that follow."""
-        self.reversal.set_strength(strength)
 
     def forward(
         self, features: Tensor, domain_index: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None

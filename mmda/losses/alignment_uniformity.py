@@ -10,7 +10,7 @@ from mmda._core.masking import full_precision, safe_divide, weighted_logsumexp
 from mmda._core.rows import normalized_rows
 from mmda._engine.logit_pairs import counts, own_pairs
 from mmda._math.contrastive import pair_rows
-from mmda.losses._modules import PairedModule
+from mmda.losses._pair_modules import PairedModule
 
 
 def alignment_uniformity_loss(

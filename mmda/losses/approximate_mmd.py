@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -22,9 +22,9 @@ from mmda._core.counts import pooled_centre, total_weight
 from mmda._core.draws import DRAWS, Draws, fixed_normal, fresh_normal
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows
-from mmda._math.kernel_tensors import current_kernel, register_bandwidth
+from mmda._math.kernel_tensors import register_bandwidth
 from mmda.kernels import Gaussian, Kernel, distances_about, settle_bandwidth
-from mmda.losses._modules import LossModule
+from mmda.losses._domain_modules import KernelModule, ProjectedModule
 
 
 def block_mmd_loss(source: Tensor, target: Tensor, *, kernel: Kernel = Gaussian(), block_rows: int = 64) -> Tensor:
@@ -102,7 +102,7 @@ def _mean_of_pairs(gram: Tensor, at_zero: float) -> Tensor:
     return (gram.sum((1, 2)).mean() - size * at_zero) / (size * (size - 1))
 
 
-class BlockMMDLoss(LossModule):
+class BlockMMDLoss(KernelModule):
     """Module form of :func:`block_mmd_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -123,9 +123,6 @@ class BlockMMDLoss(LossModule):
         self.kernel = kernel
         register_bandwidth(self, kernel)
         self.block_rows = block_rows
-
-    def _options(self) -> dict[str, Any]:
-        return {**super()._options(), "kernel": current_kernel(self, self.kernel)}
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         """See :func:`block_mmd_loss`."""
@@ -281,7 +278,7 @@ def _orthogonal(count: int, rows: Tensor, draws: Draws, generator: torch.Generat
     return (unit * lengths.square().sum(2, keepdim=True).sqrt()).reshape(-1, width)[:count]
 
 
-class RandomFeatureMMDLoss(LossModule):
+class RandomFeatureMMDLoss(ProjectedModule, KernelModule):
     """Module form of :func:`random_feature_mmd_loss`, which holds the formula, shapes and errors.
 
     In training mode each call draws its frequencies anew, from PyTorch's global generator of the features' device (as
@@ -307,34 +304,3 @@ class RandomFeatureMMDLoss(LossModule):
         register_bandwidth(self, kernel)
         self.n_features = n_features
         self.draws: Draws = draws
-
-    def _options(self) -> dict[str, Any]:
-        return {**super()._options(), "kernel": current_kernel(self, self.kernel)}
-
-    def forward(
-        self,
-        source: Tensor,
-        target: Tensor,
-        *,
-        projections: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        source_weight: Tensor | None = None,
-        target_weight: Tensor | None = None,
-        source_mask: Tensor | None = None,
-        target_mask: Tensor | None = None,
-    ) -> Tensor:
-        """See :func:`random_feature_mmd_loss`."""
-        return random_feature_mmd_loss(
-            source,
-            target,
-            projections=projections,
-            generator=generator,
-            source_weight=source_weight,
-            target_weight=target_weight,
-            source_mask=source_mask,
-            target_mask=target_mask,
-            **self._options_now(),
-        )
-
-    if TYPE_CHECKING:
-        __call__ = forward

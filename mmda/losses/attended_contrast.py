@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import torch
 from torch import Tensor
 
 from mmda._core.checks import check_number
 from mmda._core.masking import full_precision, masked_softmax
 from mmda._math.pair_logits import check_paired_frames, pair_cross_entropy, paired_frames
-from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_value
-from mmda.losses._modules import LossModule
+from mmda.layers.temperature import LearnableTemperature, keep_temperature
+from mmda.losses._pair_modules import FramesModule
 
 
 def attended_contrastive_loss(
@@ -88,7 +86,7 @@ def attended_contrastive_loss(
         return pair_cross_entropy(cosine / temperature, candidates, counts)
 
 
-class AttendedContrastiveLoss(LossModule):
+class AttendedContrastiveLoss(FramesModule):
     """Module form of :func:`attended_contrastive_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -103,8 +101,6 @@ class AttendedContrastiveLoss(LossModule):
 
     _function = staticmethod(attended_contrastive_loss)
 
-    temperature: float | Tensor | LearnableTemperature
-
     def __init__(
         self, *, temperature: float | Tensor | LearnableTemperature = 0.1, attention_temperature: float = 0.1
     ) -> None:
@@ -112,30 +108,3 @@ class AttendedContrastiveLoss(LossModule):
         keep_temperature(self, "AttendedContrastiveLoss", temperature)
         check_number("AttendedContrastiveLoss", "attention_temperature", attention_temperature, above=0)
         self.attention_temperature = attention_temperature
-
-    def _options(self) -> dict[str, Any]:
-        return {**super()._options(), "temperature": temperature_value(self.temperature)}
-
-    def forward(
-        self,
-        frames: Tensor,
-        queries: Tensor,
-        *,
-        frame_mask: Tensor | None = None,
-        negative_mask: Tensor | None = None,
-        mask: Tensor | None = None,
-        weight: Tensor | None = None,
-    ) -> Tensor:
-        """See :func:`attended_contrastive_loss`."""
-        return attended_contrastive_loss(
-            frames,
-            queries,
-            frame_mask=frame_mask,
-            negative_mask=negative_mask,
-            mask=mask,
-            weight=weight,
-            **self._options(),
-        )
-
-    if TYPE_CHECKING:
-        __call__ = forward

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from torch import Tensor
 
-from mmda._core.checks import check_count, check_kernel
 from mmda._math.class_weights import class_discrepancy, equal_classes, equal_shares
-from mmda._math.kernel_tensors import current_kernel, register_bandwidth
 from mmda.kernels import Gaussian, Kernel
-from mmda.losses._modules import LossModule
+from mmda.losses._domain_modules import ClassKernelModule
 
 
 def local_mmd_loss(
@@ -98,7 +94,7 @@ def local_mmd_loss(
     )
 
 
-class LocalMMDLoss(LossModule):
+class LocalMMDLoss(ClassKernelModule):
     """Module form of :func:`local_mmd_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -111,43 +107,3 @@ class LocalMMDLoss(LossModule):
     """
 
     _function = staticmethod(local_mmd_loss)
-
-    def __init__(self, *, kernel: Kernel = Gaussian(), classes: int | None = None) -> None:
-        super().__init__()
-        if classes is not None:
-            check_count("LocalMMDLoss", "classes", classes)
-        check_kernel("LocalMMDLoss", "kernel", kernel)
-        self.kernel = kernel
-        register_bandwidth(self, kernel)
-        self.classes = classes
-
-    def _options(self) -> dict[str, Any]:
-        return {**super()._options(), "kernel": current_kernel(self, self.kernel)}
-
-    def forward(
-        self,
-        source: Tensor,
-        target: Tensor,
-        *,
-        source_labels: Tensor,
-        target_probabilities: Tensor,
-        source_weight: Tensor | None = None,
-        target_weight: Tensor | None = None,
-        source_mask: Tensor | None = None,
-        target_mask: Tensor | None = None,
-    ) -> Tensor:
-        """See :func:`local_mmd_loss`."""
-        return local_mmd_loss(
-            source,
-            target,
-            source_labels=source_labels,
-            target_probabilities=target_probabilities,
-            source_weight=source_weight,
-            target_weight=target_weight,
-            source_mask=source_mask,
-            target_mask=target_mask,
-            **self._options(),
-        )
-
-    if TYPE_CHECKING:
-        __call__ = forward

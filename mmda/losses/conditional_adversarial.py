@@ -23,6 +23,7 @@ from mmda._math.adversary import ask, balanced_binary, side_logits
 from mmda._math.logits import entropy_of
 from mmda.layers.multilinear import RandomMultilinearMap, multilinear_map
 from mmda.layers.reversal import GradientReversal
+from mmda.losses._domain_modules import AdversaryModule
 
 
 def conditional_adversarial_loss(
@@ -154,7 +155,7 @@ def _certainty(log_probabilities: Tensor, weight: Tensor | None) -> Tensor:
     return factor if weight is None else factor * weight
 
 
-class ConditionalAdversarialLoss(nn.Module):
+class ConditionalAdversarialLoss(AdversaryModule):
     r"""Discriminator of features and predictions behind a gradient reversal; the loss is the discriminator's.
 
     Computes :func:`conditional_adversarial_loss` of ``discriminator(T(reversal(features), p))`` where p is the
@@ -206,10 +207,6 @@ class ConditionalAdversarialLoss(nn.Module):
         self.reversal = GradientReversal(strength)
         self.random_map = random_map
         self.entropy_weighting = entropy_weighting
-
-    def set_strength(self, strength: float | Tensor) -> None:
-        """Set the strength of the calls that follow."""
-        self.reversal.set_strength(strength)
 
     def forward(
         self,

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from torch import Tensor
 
-from mmda._core.checks import check_count, check_kernel
 from mmda._math.class_weights import class_discrepancy, equal_classes, equal_shares
-from mmda._math.kernel_tensors import current_kernel, register_bandwidth
 from mmda.kernels import Gaussian, Kernel
-from mmda.losses._modules import LossModule
+from mmda.losses._domain_modules import ClassKernelModule
 
 
 def contrastive_domain_discrepancy_loss(
@@ -111,7 +107,7 @@ def _mix(present: Tensor) -> Tensor:
     return equal_shares(present & equal) - equal_shares(present & ~equal)
 
 
-class ContrastiveDomainDiscrepancyLoss(LossModule):
+class ContrastiveDomainDiscrepancyLoss(ClassKernelModule):
     """Module form of :func:`contrastive_domain_discrepancy_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -124,43 +120,3 @@ class ContrastiveDomainDiscrepancyLoss(LossModule):
     """
 
     _function = staticmethod(contrastive_domain_discrepancy_loss)
-
-    def __init__(self, *, kernel: Kernel = Gaussian(), classes: int | None = None) -> None:
-        super().__init__()
-        if classes is not None:
-            check_count("ContrastiveDomainDiscrepancyLoss", "classes", classes)
-        check_kernel("ContrastiveDomainDiscrepancyLoss", "kernel", kernel)
-        self.kernel = kernel
-        register_bandwidth(self, kernel)
-        self.classes = classes
-
-    def _options(self) -> dict[str, Any]:
-        return {**super()._options(), "kernel": current_kernel(self, self.kernel)}
-
-    def forward(
-        self,
-        source: Tensor,
-        target: Tensor,
-        *,
-        source_labels: Tensor,
-        target_probabilities: Tensor,
-        source_weight: Tensor | None = None,
-        target_weight: Tensor | None = None,
-        source_mask: Tensor | None = None,
-        target_mask: Tensor | None = None,
-    ) -> Tensor:
-        """See :func:`contrastive_domain_discrepancy_loss`."""
-        return contrastive_domain_discrepancy_loss(
-            source,
-            target,
-            source_labels=source_labels,
-            target_probabilities=target_probabilities,
-            source_weight=source_weight,
-            target_weight=target_weight,
-            source_mask=source_mask,
-            target_mask=target_mask,
-            **self._options(),
-        )
-
-    if TYPE_CHECKING:
-        __call__ = forward

@@ -13,7 +13,7 @@ from mmda._core.counts import pooled_centre, total_weight
 from mmda._core.draws import DRAWS, Draws, fixed_integers, fresh_integers
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows, unit_of
-from mmda.losses._modules import LossModule
+from mmda.losses._domain_modules import DrawnModule
 
 
 def higher_order_moment_loss(
@@ -168,7 +168,7 @@ def _check_options(caller: str, order: int, samples: int | None, draws: Draws) -
         check_count(caller, "samples", samples)
 
 
-class HigherOrderMomentLoss(LossModule):
+class HigherOrderMomentLoss(DrawnModule):
     """Module form of :func:`higher_order_moment_loss`, which holds the formula, shapes and errors.
 
     In training mode each call draws its samples anew, from PyTorch's global generator of the features' device (as

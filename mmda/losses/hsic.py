@@ -22,7 +22,7 @@ from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows
 from mmda._math.kernel_tensors import current_kernel, register_bandwidth
 from mmda.kernels import Gaussian, Kernel, distances_about
-from mmda.losses._modules import PairedModule
+from mmda.losses._pair_modules import PairedModule
 
 Estimator = Literal["biased", "unbiased"]
 _ESTIMATORS = ("biased", "unbiased")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
@@ -12,8 +12,8 @@ from mmda._engine.info_nce_sweep import INFO_NCE
 from mmda._engine.logit_pairs import Contrast, Pairs
 from mmda._engine.logit_sweep import contrastive
 from mmda._math.contrastive import candidate_rows, check_temperature, plainly_paired, with_masks
-from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_value
-from mmda.losses._modules import LossModule
+from mmda.layers.temperature import LearnableTemperature, keep_temperature
+from mmda.losses._pair_modules import TemperedModule
 
 Several = Literal["mean", "sum"]
 _SEVERAL = ("mean", "sum")
@@ -120,7 +120,7 @@ def info_nce_loss(
         return contrastive(INFO_NCE, pairs, how, temperature)
 
 
-class InfoNCELoss(LossModule):
+class InfoNCELoss(TemperedModule):
     """Module form of :func:`info_nce_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -140,8 +140,6 @@ class InfoNCELoss(LossModule):
 
     _function = staticmethod(info_nce_loss)
 
-    temperature: float | Tensor | LearnableTemperature
-
     def __init__(
         self,
         *,
@@ -156,9 +154,6 @@ class InfoNCELoss(LossModule):
         self.symmetric = symmetric
         self.normalize = normalize
         self.several: Several = several
-
-    def _options(self) -> dict[str, Any]:
-        return {**super()._options(), "temperature": temperature_value(self.temperature)}
 
     def forward(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from mmda._engine.kernel_sums import squared_mmd
 from mmda._math.domain_sums import KernelSum, is_kernel_sum
 from mmda._math.kernel_tensors import current_kernel, register_bandwidth
 from mmda.kernels import Gaussian, Kernel, settle_bandwidth
+from mmda.losses._domain_modules import KernelModule
 from mmda.losses._modules import DiscrepancyModule
 
 Estimator = Literal["biased", "unbiased", "linear"]
@@ -135,7 +136,7 @@ def _linear(x: Tensor, y: Tensor, kernel: Kernel) -> Tensor:
     return within - mean_similarity(x_even, y_odd) - mean_similarity(x_odd, y_even)
 
 
-class MMDLoss(DiscrepancyModule):
+class MMDLoss(DiscrepancyModule, KernelModule):
     """Module form of :func:`mmd_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -163,9 +164,6 @@ class MMDLoss(DiscrepancyModule):
         register_bandwidth(self, kernel)
         self.estimator: Estimator = estimator
         self.block_size = block_size
-
-    def _options(self) -> dict[str, Any]:
-        return {**super()._options(), "kernel": current_kernel(self, self.kernel)}
 
     def extra_repr(self) -> str:
         return super().extra_repr().removesuffix(", block_size=None")

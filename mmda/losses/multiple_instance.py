@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +10,8 @@ from torch import Tensor, nn
 from mmda._core.checks import check_number
 from mmda._core.masking import full_precision, safe_divide
 from mmda._math.pair_logits import check_paired_frames, pair_cross_entropy, paired_frames
-from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_value
-from mmda.losses._modules import LossModule
+from mmda.layers.temperature import LearnableTemperature, keep_temperature
+from mmda.losses._pair_modules import FramesModule
 
 
 def multiple_instance_loss(
@@ -107,7 +106,7 @@ def multiple_instance_loss(
         return loss + in_video * safe_divide((margin * counted).sum(), counted.sum())
 
 
-class MultipleInstanceLoss(LossModule):
+class MultipleInstanceLoss(FramesModule):
     """Module form of :func:`multiple_instance_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -123,8 +122,6 @@ class MultipleInstanceLoss(LossModule):
 
     _function = staticmethod(multiple_instance_loss)
 
-    temperature: float | Tensor | LearnableTemperature
-
     def __init__(
         self,
         *,
@@ -138,30 +135,3 @@ class MultipleInstanceLoss(LossModule):
         keep_temperature(self, "MultipleInstanceLoss", temperature)
         self.top = top
         self.in_video = in_video
-
-    def _options(self) -> dict[str, Any]:
-        return {**super()._options(), "temperature": temperature_value(self.temperature)}
-
-    def forward(
-        self,
-        frames: Tensor,
-        queries: Tensor,
-        *,
-        frame_mask: Tensor | None = None,
-        negative_mask: Tensor | None = None,
-        mask: Tensor | None = None,
-        weight: Tensor | None = None,
-    ) -> Tensor:
-        """See :func:`multiple_instance_loss`."""
-        return multiple_instance_loss(
-            frames,
-            queries,
-            frame_mask=frame_mask,
-            negative_mask=negative_mask,
-            mask=mask,
-            weight=weight,
-            **self._options(),
-        )
-
-    if TYPE_CHECKING:
-        __call__ = forward

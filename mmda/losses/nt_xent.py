@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -11,8 +11,8 @@ from mmda._engine.logit_pairs import Contrast
 from mmda._engine.logit_sweep import contrastive
 from mmda._engine.nt_xent_sweep import NT_XENT
 from mmda._math.contrastive import check_temperature, pair_rows, with_masks
-from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_value
-from mmda.losses._modules import LossModule
+from mmda.layers.temperature import LearnableTemperature, keep_temperature
+from mmda.losses._pair_modules import TemperedModule
 
 
 def nt_xent_loss(
@@ -85,7 +85,7 @@ def nt_xent_loss(
         return contrastive(NT_XENT, pairs, Contrast("nt_xent", unit=normalize), temperature)
 
 
-class NTXentLoss(LossModule):
+class NTXentLoss(TemperedModule):
     """Module form of :func:`nt_xent_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -103,15 +103,10 @@ class NTXentLoss(LossModule):
 
     _function = staticmethod(nt_xent_loss)
 
-    temperature: float | Tensor | LearnableTemperature
-
     def __init__(self, *, temperature: float | Tensor | LearnableTemperature = 0.5, normalize: bool = True) -> None:
         super().__init__()
         keep_temperature(self, "NTXentLoss", temperature)
         self.normalize = normalize
-
-    def _options(self) -> dict[str, Any]:
-        return {**super()._options(), "temperature": temperature_value(self.temperature)}
 
     def forward(
         self,

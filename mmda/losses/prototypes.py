@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,8 +12,8 @@ from mmda._core.masking import full_precision, safe_divide, weighted_logsumexp, 
 from mmda._core.rows import as_rows, normalized_rows
 from mmda._math.class_weights import class_columns, count_classes, memberships
 from mmda._math.contrastive import check_temperature
-from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_value
-from mmda.losses._modules import LossModule
+from mmda.layers.temperature import LearnableTemperature, keep_temperature
+from mmda.losses._pair_modules import TemperedModule
 
 
 def prototype_contrastive_loss(
@@ -152,7 +152,7 @@ def _one_way(
     return safe_divide(counted @ each, counted.sum())
 
 
-class PrototypeContrastiveLoss(LossModule):
+class PrototypeContrastiveLoss(TemperedModule):
     """Module form of :func:`prototype_contrastive_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -169,8 +169,6 @@ class PrototypeContrastiveLoss(LossModule):
     """
 
     _function = staticmethod(prototype_contrastive_loss)
-
-    temperature: float | Tensor | LearnableTemperature
 
     def __init__(
         self,
@@ -190,9 +188,6 @@ class PrototypeContrastiveLoss(LossModule):
         self.confidence = confidence
         self.symmetric = symmetric
         self.normalize = normalize
-
-    def _options(self) -> dict[str, Any]:
-        return {**super()._options(), "temperature": temperature_value(self.temperature)}
 
     def forward(
         self,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from torch import Tensor, nn
 
 from mmda._core.checks import check_number, fail, shape_text
@@ -12,8 +10,8 @@ from mmda._engine.logit_pairs import Contrast
 from mmda._engine.logit_sweep import contrastive
 from mmda._engine.sigmoid_sweep import SIGMOID
 from mmda._math.contrastive import candidate_rows, check_temperature, with_masks
-from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_value
-from mmda.losses._modules import LossModule
+from mmda.layers.temperature import LearnableTemperature, keep_temperature
+from mmda.losses._pair_modules import CandidatesModule, TemperedModule
 
 
 def sigmoid_contrastive_loss(
@@ -98,7 +96,7 @@ def _check_bias(caller: str, bias: float | Tensor) -> None:
         fail(caller, "bias", "have shape ()", shape_text(bias))
 
 
-class SigmoidContrastiveLoss(LossModule):
+class SigmoidContrastiveLoss(CandidatesModule, TemperedModule):
     """Module form of :func:`sigmoid_contrastive_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -117,7 +115,6 @@ class SigmoidContrastiveLoss(LossModule):
 
     _function = staticmethod(sigmoid_contrastive_loss)
 
-    temperature: float | Tensor | LearnableTemperature
     bias: float | Tensor
 
     def __init__(
@@ -135,32 +132,3 @@ class SigmoidContrastiveLoss(LossModule):
         else:
             self.bias = bias
         self.normalize = normalize
-
-    def _options(self) -> dict[str, Any]:
-        return {**super()._options(), "temperature": temperature_value(self.temperature)}
-
-    def forward(
-        self,
-        anchor: Tensor,
-        positive: Tensor,
-        *,
-        weight: Tensor | None = None,
-        mask: Tensor | None = None,
-        candidate_mask: Tensor | None = None,
-        positive_mask: Tensor | None = None,
-        negative_mask: Tensor | None = None,
-    ) -> Tensor:
-        """See :func:`sigmoid_contrastive_loss`."""
-        return sigmoid_contrastive_loss(
-            anchor,
-            positive,
-            weight=weight,
-            mask=mask,
-            candidate_mask=candidate_mask,
-            positive_mask=positive_mask,
-            negative_mask=negative_mask,
-            **self._options(),
-        )
-
-    if TYPE_CHECKING:
-        __call__ = forward

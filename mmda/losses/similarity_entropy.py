@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -10,8 +10,8 @@ from torch import Tensor
 from mmda._core.masking import full_precision, safe_divide, weighted_logsumexp
 from mmda._engine.logit_pairs import counts
 from mmda._math.contrastive import candidate_rows, check_temperature
-from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_value
-from mmda.losses._modules import LossModule
+from mmda.layers.temperature import LearnableTemperature, keep_temperature
+from mmda.losses._pair_modules import TemperedModule
 
 
 def similarity_entropy_loss(
@@ -83,7 +83,7 @@ def similarity_entropy_loss(
         return safe_divide((each * entropy).sum(), each.sum())
 
 
-class SimilarityEntropyLoss(LossModule):
+class SimilarityEntropyLoss(TemperedModule):
     """Module form of :func:`similarity_entropy_loss` (TENT), which holds the formula, shapes and errors.
 
     Args:
@@ -98,15 +98,10 @@ class SimilarityEntropyLoss(LossModule):
 
     _function = staticmethod(similarity_entropy_loss)
 
-    temperature: float | Tensor | LearnableTemperature
-
     def __init__(self, *, temperature: float | Tensor | LearnableTemperature = 0.07, normalize: bool = True) -> None:
         super().__init__()
         keep_temperature(self, "SimilarityEntropyLoss", temperature)
         self.normalize = normalize
-
-    def _options(self) -> dict[str, Any]:
-        return {**super()._options(), "temperature": temperature_value(self.temperature)}
 
     def forward(
         self,

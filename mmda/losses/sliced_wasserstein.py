@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from mmda._core.draws import DRAWS, Draws, fixed_normal, fresh_normal
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows
 from mmda._core.transforms import carries_slope
-from mmda.losses._modules import LossModule
+from mmda.losses._domain_modules import ProjectedModule
 
 Order = Literal[1, 2]
 
@@ -170,7 +170,7 @@ def _check_options(caller: str, order: Order, n_projections: int, draws: Draws) 
     check_choice(caller, "draws", draws, DRAWS)
 
 
-class SlicedWassersteinLoss(LossModule):
+class SlicedWassersteinLoss(ProjectedModule):
     """Module form of :func:`sliced_wasserstein_loss`, which holds the formula, shapes and errors.
 
     In training mode each call draws its directions anew, from PyTorch's global generator of the features' device (as
@@ -195,31 +195,3 @@ class SlicedWassersteinLoss(LossModule):
         self.order: Order = order
         self.n_projections = n_projections
         self.draws: Draws = draws
-
-    def forward(
-        self,
-        source: Tensor,
-        target: Tensor,
-        *,
-        projections: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        source_weight: Tensor | None = None,
-        target_weight: Tensor | None = None,
-        source_mask: Tensor | None = None,
-        target_mask: Tensor | None = None,
-    ) -> Tensor:
-        """See :func:`sliced_wasserstein_loss`."""
-        return sliced_wasserstein_loss(
-            source,
-            target,
-            projections=projections,
-            generator=generator,
-            source_weight=source_weight,
-            target_weight=target_weight,
-            source_mask=source_mask,
-            target_mask=target_mask,
-            **self._options_now(),
-        )
-
-    if TYPE_CHECKING:
-        __call__ = forward

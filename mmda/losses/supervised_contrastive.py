@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -13,8 +13,8 @@ from mmda._engine.logit_pairs import Contrast, Pairs
 from mmda._engine.logit_sweep import contrastive
 from mmda._engine.nt_xent_sweep import NT_XENT
 from mmda._math.contrastive import check_temperature
-from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_value
-from mmda.losses._modules import LossModule
+from mmda.layers.temperature import LearnableTemperature, keep_temperature
+from mmda.losses._pair_modules import TemperedModule
 
 
 def supervised_contrastive_loss(
@@ -83,7 +83,7 @@ def supervised_contrastive_loss(
         return contrastive(NT_XENT, pairs, Contrast("nt_xent", unit=normalize), temperature)
 
 
-class SupervisedContrastiveLoss(LossModule):
+class SupervisedContrastiveLoss(TemperedModule):
     """Module form of :func:`supervised_contrastive_loss` (SupCon), which holds the formula, shapes and errors.
 
     Args:
@@ -98,15 +98,10 @@ class SupervisedContrastiveLoss(LossModule):
 
     _function = staticmethod(supervised_contrastive_loss)
 
-    temperature: float | Tensor | LearnableTemperature
-
     def __init__(self, *, temperature: float | Tensor | LearnableTemperature = 0.1, normalize: bool = True) -> None:
         super().__init__()
         keep_temperature(self, "SupervisedContrastiveLoss", temperature)
         self.normalize = normalize
-
-    def _options(self) -> dict[str, Any]:
-        return {**super()._options(), "temperature": temperature_value(self.temperature)}
 
     def forward(
         self, features: Tensor, labels: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from mmda._core.checks import check_choice, check_number
 from mmda._core.masking import full_precision, safe_divide
 from mmda._engine.logit_pairs import counts, negative_counts, positive_share
 from mmda._math.contrastive import candidate_rows, with_masks
-from mmda.losses._modules import LossModule
+from mmda.losses._pair_modules import CandidatesModule
 
 Negatives = Literal["hardest", "semi_hard", "all"]
 _NEGATIVES = ("hardest", "semi_hard", "all")
@@ -135,7 +135,7 @@ def _one_way(
     return safe_divide(kept @ each, kept.sum())
 
 
-class TripletRankingLoss(LossModule):
+class TripletRankingLoss(CandidatesModule):
     """Module form of :func:`triplet_ranking_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -166,29 +166,3 @@ class TripletRankingLoss(LossModule):
         self.negatives: Negatives = negatives
         self.symmetric = symmetric
         self.normalize = normalize
-
-    def forward(
-        self,
-        anchor: Tensor,
-        positive: Tensor,
-        *,
-        weight: Tensor | None = None,
-        mask: Tensor | None = None,
-        candidate_mask: Tensor | None = None,
-        positive_mask: Tensor | None = None,
-        negative_mask: Tensor | None = None,
-    ) -> Tensor:
-        """See :func:`triplet_ranking_loss`."""
-        return triplet_ranking_loss(
-            anchor,
-            positive,
-            weight=weight,
-            mask=mask,
-            candidate_mask=candidate_mask,
-            positive_mask=positive_mask,
-            negative_mask=negative_mask,
-            **self._options(),
-        )
-
-    if TYPE_CHECKING:
-        __call__ = forward

@@ -9,7 +9,7 @@ from mmda._core.checks import check_number
 from mmda._core.masking import full_precision, safe_divide
 from mmda._math.contrastive import pair_rows
 from mmda._math.standardise import centred_rows, off_diagonal, weighted
-from mmda.losses._modules import PairedModule
+from mmda.losses._pair_modules import PairedModule
 
 
 def variance_covariance_loss(
