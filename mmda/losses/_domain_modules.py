@@ -12,7 +12,7 @@ from mmda._core.draws import Draws
 from mmda._math.kernel_tensors import current_kernel, register_bandwidth
 from mmda.kernels import Gaussian, Kernel
 from mmda.layers.reversal import GradientReversal
-from mmda.losses._modules import LossModule
+from mmda.losses._modules import LossModule, of_sides
 
 
 class KernelModule(LossModule):
@@ -53,9 +53,8 @@ class ClassKernelModule(KernelModule):
     ) -> Tensor:
         """The function of these samples, with the settings of this module."""
         labels = {"source_labels": source_labels, "target_probabilities": target_probabilities}
-        weights = {"source_weight": source_weight, "target_weight": target_weight}
-        masks = {"source_mask": source_mask, "target_mask": target_mask}
-        return type(self)._function(source, target, **labels, **weights, **masks, **self._options())
+        sides = of_sides(source_weight, target_weight, source_mask, target_mask)
+        return type(self)._function(source, target, **labels, **sides, **self._options())
 
     if TYPE_CHECKING:
         __call__ = forward
@@ -87,9 +86,8 @@ class ProjectedModule(DrawnModule):
     ) -> Tensor:
         """The function of these samples, with the settings of this module."""
         draws = {**self._options_now(), "projections": projections, "generator": generator}
-        weights = {"source_weight": source_weight, "target_weight": target_weight}
-        masks = {"source_mask": source_mask, "target_mask": target_mask}
-        return type(self)._function(source, target, **weights, **masks, **draws)
+        sides = of_sides(source_weight, target_weight, source_mask, target_mask)
+        return type(self)._function(source, target, **sides, **draws)
 
     if TYPE_CHECKING:
         __call__ = forward

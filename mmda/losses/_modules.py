@@ -60,15 +60,31 @@ class DiscrepancyModule(LossModule):
         return type(self)._function(
             source,
             target,
-            source_weight=source_weight,
-            target_weight=target_weight,
-            source_mask=source_mask,
-            target_mask=target_mask,
+            **of_sides(source_weight, target_weight, source_mask, target_mask),
             **self._options(),
         )
 
     if TYPE_CHECKING:
         __call__ = forward
+
+
+class LogitModule(LossModule):
+    """Of class logits, one row a sample."""
+
+    def forward(self, logits: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """The function of these logits, with the settings of this module."""
+        return type(self)._function(logits, weight=weight, mask=mask, **self._options())
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+def of_sides(
+    source_weight: Tensor | None, target_weight: Tensor | None, source_mask: Tensor | None, target_mask: Tensor | None
+) -> dict[str, Tensor | None]:
+    """These arguments, by name, to be handed on."""
+    weights = {"source_weight": source_weight, "target_weight": target_weight}
+    return {**weights, "source_mask": source_mask, "target_mask": target_mask}
 
 
 def _text(value: object) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_map_rows, as_rows
 from mmda._math.adversary import ask, balanced_binary, side_logits
 from mmda.losses._domain_modules import DiscriminatorModule
+from mmda.losses._modules import DiscrepancyModule
 
 
 def domain_adversarial_loss(
@@ -92,7 +93,29 @@ def _check_one_logit(caller: str, argument: str, logits: Tensor, mask: Tensor | 
     fail(caller, argument, "have shape (samples,), or with a mask (batch, time)", shape_text(logits))
 
 
-class DomainAdversarialLoss(DiscriminatorModule):
+def _told_apart(
+    source: Tensor,
+    target: Tensor,
+    *,
+    discriminator: nn.Module,
+    reversal: nn.Module,
+    source_weight: Tensor | None,
+    target_weight: Tensor | None,
+    source_mask: Tensor | None,
+    target_mask: Tensor | None,
+) -> Tensor:
+    caller = "DomainAdversarialLoss"
+    dtype = working_dtype(source, target)
+    with full_precision(source):
+        x, x_weight = as_map_rows(caller, "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
+        y, y_weight = as_map_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
+        check_same_width(caller, "source", x, "target", y)
+        logits = ask(caller, discriminator, reversal(torch.cat([x, y])), None, dtype)
+        n = x.shape[0]
+        return balanced_binary(logits[:n], logits[n:], x_weight, y_weight)
+
+
+class DomainAdversarialLoss(DiscrepancyModule, DiscriminatorModule):
     r"""Discriminator and gradient reversal behind the call of a discrepancy; the loss is the discriminator's.
 
     Computes :func:`domain_adversarial_loss` of ``discriminator(reversal(features))``. One optimiser and one backward
@@ -131,29 +154,10 @@ class DomainAdversarialLoss(DiscriminatorModule):
         True
     """
 
-    def forward(
-        self,
-        source: Tensor,
-        target: Tensor,
-        *,
-        source_weight: Tensor | None = None,
-        target_weight: Tensor | None = None,
-        source_mask: Tensor | None = None,
-        target_mask: Tensor | None = None,
-    ) -> Tensor:
-        """See the class."""
-        caller = "DomainAdversarialLoss"
-        dtype = working_dtype(source, target)
-        with full_precision(source):
-            x, x_weight = as_map_rows(caller, "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
-            y, y_weight = as_map_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
-            check_same_width(caller, "source", x, "target", y)
-            logits = ask(caller, self.discriminator, self.reversal(torch.cat([x, y])), None, dtype)
-            n = x.shape[0]
-            return balanced_binary(logits[:n], logits[n:], x_weight, y_weight)
+    _function = staticmethod(_told_apart)
 
-    if TYPE_CHECKING:
-        __call__ = forward
+    def _options(self) -> dict[str, Any]:
+        return {"discriminator": self.discriminator, "reversal": self.reversal}
 
 
 def multi_domain_adversarial_loss(

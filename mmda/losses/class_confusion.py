@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from mmda._core.checks import check_number
 from mmda._core.masking import full_precision, masked_log_softmax, working_dtype
 from mmda._math.logits import as_logit_rows, entropy_of
-from mmda.losses._modules import LossModule
+from mmda.losses._modules import LogitModule
 
 
 def minimum_class_confusion_loss(
@@ -76,7 +74,7 @@ def minimum_class_confusion_loss(
         return torch.where(kept, share * confused, torch.zeros_like(share)).sum(0).mean()
 
 
-class MinimumClassConfusionLoss(LossModule):
+class MinimumClassConfusionLoss(LogitModule):
     """Module form of :func:`minimum_class_confusion_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -93,10 +91,3 @@ class MinimumClassConfusionLoss(LossModule):
         super().__init__()
         check_number("MinimumClassConfusionLoss", "temperature", temperature, above=0)
         self.temperature = temperature
-
-    def forward(self, logits: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """See :func:`minimum_class_confusion_loss`."""
-        return minimum_class_confusion_loss(logits, weight=weight, mask=mask, **self._options())
-
-    if TYPE_CHECKING:
-        __call__ = forward

@@ -37,8 +37,7 @@ def cross_correlation_loss(
         mask: bool, True = valid pair. Padding may hold anything.
 
     Shape:
-        ``anchor`` and ``positive`` (n, d), or with a mask (b, t, d), whose rows are flattened; ``weight`` and
-        ``mask`` (n,) or (b, t).
+        ``anchor``, ``positive`` (n, d), or with a mask (b, t, d); ``weight``, ``mask`` (n,) or (b, t).
 
     Returns:
         Scalar >= 0, float32 (float64 for float64 input); d where features are constant. Zero where no pair is left.

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from mmda._core.checks import check_number, check_same_shape, check_same_width
 from mmda._core.masking import full_precision, working_dtype
 from mmda._math.logits import as_logit_rows, log_one_minus, weighted_mean
-from mmda.losses._modules import LossModule
+from mmda.losses._modules import LossModule, of_sides
 
 
 def margin_disparity_loss(
@@ -143,10 +143,7 @@ class MarginDisparityLoss(LossModule):
             source_adversary_logits,
             target_logits,
             target_adversary_logits,
-            source_weight=source_weight,
-            target_weight=target_weight,
-            source_mask=source_mask,
-            target_mask=target_mask,
+            **of_sides(source_weight, target_weight, source_mask, target_mask),
             **self._options(),
         )
 

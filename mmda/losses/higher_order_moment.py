@@ -14,6 +14,7 @@ from mmda._core.draws import DRAWS, Draws, fixed_integers, fresh_integers
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows, unit_of
 from mmda.losses._domain_modules import DrawnModule
+from mmda.losses._modules import of_sides
 
 
 def higher_order_moment_loss(
@@ -210,10 +211,7 @@ class HigherOrderMomentLoss(DrawnModule):
             source,
             target,
             indices=indices,
-            source_weight=source_weight,
-            target_weight=target_weight,
-            source_mask=source_mask,
-            target_mask=target_mask,
+            **of_sides(source_weight, target_weight, source_mask, target_mask),
             **self._options_now(),
         )
 

@@ -24,7 +24,7 @@ from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows
 from mmda._math.kernel_tensors import current_kernel, register_bandwidth
 from mmda.kernels import Gaussian, Kernel, distances_about, settle_bandwidth
-from mmda.losses._modules import LossModule
+from mmda.losses._modules import LossModule, of_sides
 
 Estimator = Literal["biased", "unbiased", "linear"]
 _ESTIMATORS = ("biased", "unbiased", "linear")
@@ -263,10 +263,7 @@ estimator='biased')
         return joint_mmd_loss(
             source,
             target,
-            source_weight=source_weight,
-            target_weight=target_weight,
-            source_mask=source_mask,
-            target_mask=target_mask,
+            **of_sides(source_weight, target_weight, source_mask, target_mask),
             **self._options(),
         )
 

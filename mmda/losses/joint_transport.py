@@ -15,13 +15,13 @@ from mmda._core.checks import (
     check_same_width,
     check_tensor,
 )
-from mmda._core.counts import pooled_centre, total_weight
+from mmda._core.counts import pooled_centre, row_shares, total_weight
 from mmda._core.masking import full_precision, working_dtype
 from mmda._core.rows import as_rows
 from mmda._math.logits import as_logit_rows
 from mmda._math.transport import transport_cost
 from mmda.kernels import centred_squared_distances
-from mmda.losses._modules import LossModule
+from mmda.losses._modules import LossModule, of_sides
 
 
 def joint_transport_loss(
@@ -118,8 +118,8 @@ def joint_transport_loss(
         missed = -logits.log_softmax(1).transpose(0, 1).index_select(0, label)
         value = transport_cost(
             feature_weight * distance + label_weight * missed,
-            _shares(x, x_weight),
-            _shares(y, y_weight),
+            row_shares(x, x_weight),
+            row_shares(y, y_weight),
             regularisation=float(regularisation),
             iterations=iterations,
         )
@@ -127,16 +127,6 @@ def joint_transport_loss(
             return value
         both = (total_weight(x, x_weight) > 0) & (total_weight(y, y_weight) > 0)
         return torch.where(both, value, 0 * value)
-
-
-def _shares(rows: Tensor, weight: Tensor | None) -> Tensor:
-    """Weights that sum to one; equal ones where none is left, so that the problem stays defined."""
-    equal = torch.full_like(rows[:, 0], 1 / rows.shape[0])
-    if weight is None:
-        return equal
-    total = weight.sum()
-    some = total > 0
-    return torch.where(some, weight / torch.where(some, total, torch.ones_like(total)), equal)
 
 
 def _check_settings(
@@ -197,10 +187,7 @@ class JointTransportLoss(LossModule):
             target,
             source_labels,
             target_logits,
-            source_weight=source_weight,
-            target_weight=target_weight,
-            source_mask=source_mask,
-            target_mask=target_mask,
+            **of_sides(source_weight, target_weight, source_mask, target_mask),
             **self._options(),
         )
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
@@ -11,7 +9,7 @@ from mmda._core.checks import check_number
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._math.logits import as_logit_rows
 from mmda._math.spectral import smooth_nuclear_norm
-from mmda.losses._modules import LossModule
+from mmda.losses._modules import LogitModule
 
 
 def batch_nuclear_norm_loss(
@@ -72,7 +70,7 @@ def batch_nuclear_norm_loss(
         return safe_divide(-smooth_nuclear_norm(p * scale.unsqueeze(1), smoothing), counts.sum())
 
 
-class BatchNuclearNormLoss(LossModule):
+class BatchNuclearNormLoss(LogitModule):
     """Module form of :func:`batch_nuclear_norm_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -89,10 +87,3 @@ class BatchNuclearNormLoss(LossModule):
         super().__init__()
         check_number("BatchNuclearNormLoss", "smoothing", smoothing, above=0)
         self.smoothing = smoothing
-
-    def forward(self, logits: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """See :func:`batch_nuclear_norm_loss`."""
-        return batch_nuclear_norm_loss(logits, weight=weight, mask=mask, **self._options())
-
-    if TYPE_CHECKING:
-        __call__ = forward

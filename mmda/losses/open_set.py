@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from mmda._core.checks import check_number
 from mmda._core.masking import full_precision, working_dtype
 from mmda._math.logits import as_logit_rows, log_one_minus, weighted_mean
-from mmda.losses._modules import LossModule
+from mmda.losses._modules import LogitModule
 
 
 def open_set_loss(
@@ -62,7 +60,7 @@ def open_set_loss(
         return weighted_mean(-boundary * log_p - (1 - boundary) * log_one_minus(rows, unknown), counts)
 
 
-class OpenSetLoss(LossModule):
+class OpenSetLoss(LogitModule):
     """Module form of :func:`open_set_loss` (OSBP), which holds the formula, shapes and errors.
 
     Args:
@@ -79,10 +77,3 @@ class OpenSetLoss(LossModule):
         super().__init__()
         check_number("OpenSetLoss", "boundary", boundary, above=0, below=1)
         self.boundary = boundary
-
-    def forward(self, logits: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """See :func:`open_set_loss`."""
-        return open_set_loss(logits, weight=weight, mask=mask, **self._options())
-
-    if TYPE_CHECKING:
-        __call__ = forward

@@ -13,6 +13,7 @@ from mmda._core.rows import as_rows, normalized_rows
 from mmda._math.class_weights import class_columns, count_classes, memberships
 from mmda._math.contrastive import check_temperature
 from mmda.layers.temperature import LearnableTemperature, keep_temperature
+from mmda.losses._modules import of_sides
 from mmda.losses._pair_modules import TemperedModule
 
 
@@ -207,10 +208,7 @@ class PrototypeContrastiveLoss(TemperedModule):
             target,
             source_assignment,
             target_assignment,
-            source_weight=source_weight,
-            target_weight=target_weight,
-            source_mask=source_mask,
-            target_mask=target_mask,
+            **of_sides(source_weight, target_weight, source_mask, target_mask),
             **self._options(),
         )
 

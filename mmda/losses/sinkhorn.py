@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mmda._core.checks import check_choice, check_count, check_number, check_same_width
-from mmda._core.counts import pooled_centre, total_weight
+from mmda._core.counts import pooled_centre, row_shares, total_weight
 from mmda._core.masking import full_precision, working_dtype
 from mmda._core.rows import as_rows
 from mmda._math.transport_sweep import Inputs, Settings, sinkhorn_divergence
@@ -98,22 +98,12 @@ def sinkhorn_divergence_loss(
         y, y_weight = as_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
         check_same_width(caller, "source", x, "target", y)
         centre = pooled_centre(x, y, x_weight, y_weight)
-        inputs = Inputs(x - centre, y - centre, _shares(x, x_weight), _shares(y, y_weight))
+        inputs = Inputs(x - centre, y - centre, row_shares(x, x_weight), row_shares(y, y_weight))
         value = sinkhorn_divergence(inputs, Settings(float(regularisation), cost, iterations))
         if x_weight is None and y_weight is None:
             return value
         both = (total_weight(x, x_weight) > 0) & (total_weight(y, y_weight) > 0)
         return torch.where(both, value, 0 * value)
-
-
-def _shares(rows: Tensor, weight: Tensor | None) -> Tensor:
-    """Weights that sum to one; equal ones where none is left, so that the problem stays defined."""
-    equal = torch.full_like(rows[:, 0], 1 / rows.shape[0])
-    if weight is None:
-        return equal
-    total = weight.sum()
-    some = total > 0
-    return torch.where(some, weight / torch.where(some, total, torch.ones_like(total)), equal)
 
 
 def _check_options(caller: str, regularisation: float, cost: Cost, iterations: int) -> None:

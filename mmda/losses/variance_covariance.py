@@ -47,8 +47,7 @@ def variance_covariance_loss(
         mask: bool, True = valid pair. Padding may hold anything.
 
     Shape:
-        ``anchor`` and ``positive`` (n, d), or with a mask (b, t, d), whose rows are flattened; ``weight`` and
-        ``mask`` (n,) or (b, t).
+        ``anchor``, ``positive`` (n, d), or with a mask (b, t, d); ``weight``, ``mask`` (n,) or (b, t).
 
     Returns:
         Scalar >= 0, float32 (float64 for float64 input). Zero where no pair is left; of a single one the variances
