@@ -81,7 +81,7 @@ class LogitModule(LossModule):
 
 def of_sides(
     source_weight: Tensor | None, target_weight: Tensor | None, source_mask: Tensor | None, target_mask: Tensor | None
-) -> dict[str, Tensor | None]:
+) -> dict[str, Any]:
     """These arguments, by name, to be handed on."""
     weights = {"source_weight": source_weight, "target_weight": target_weight}
     return {**weights, "source_mask": source_mask, "target_mask": target_mask}
