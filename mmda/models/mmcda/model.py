@@ -125,17 +125,35 @@ class MMCDA(nn.Module):
         By :func:`decode_spans`, or by :func:`vote_spans`, which has no ``mix``, where the model votes.
         """
         output = self(batch)
-        similarity = output.similarity
-        if self.neighbours is not None:
-            similarity = similarity - self.neighbours(output.joint_frames, self.query_head) / self.temperature
-        if self.votes:
-            return vote_spans(similarity, batch.frame_mask, batch.clip_times, n=n, nms_threshold=nms_threshold)
-        return decode_spans(
+        return self.decode(
+            self.profile(output),
             output.logits,
-            similarity,
             batch.frame_mask,
             batch.clip_times,
             n=n,
             mix=mix,
             nms_threshold=nms_threshold,
         )
+
+    def profile(self, output: MMCDAOutput) -> Tensor:
+        """What spans are read from, (b, t): the similarity, less what a frame is to queries in general."""
+        if self.neighbours is None:
+            return output.similarity
+        common: Tensor = self.neighbours(output.joint_frames, self.query_head)
+        return output.similarity - common / self.temperature
+
+    def decode(
+        self,
+        profile: Tensor,
+        logits: MomentLogits,
+        frame_mask: Tensor,
+        clip_times: Tensor,
+        *,
+        n: int = 5,
+        mix: float = 0.4,
+        nms_threshold: float = 0.5,
+    ) -> Spans:
+        """The n best spans of a :meth:`profile`; ``logits``, of the localizer, are not read where the model votes."""
+        if self.votes:
+            return vote_spans(profile, frame_mask, clip_times, n=n, nms_threshold=nms_threshold)
+        return decode_spans(logits, profile, frame_mask, clip_times, n=n, mix=mix, nms_threshold=nms_threshold)
