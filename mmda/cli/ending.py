@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from mmda.models.mmcda import CheckpointError, TrainingStopped
 from mmda.models.mmcda.experiment import UnusableError
-from mmda.models.mmcda.experiment.launched import launched
+from mmda.models.mmcda.experiment.launch import launched
 from mmda.vmr import ClosedMomentsError, VMRDataError
 
 

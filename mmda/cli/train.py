@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from mmda.cli import options as shared
 from mmda.cli.ending import exit_code
 from mmda.models.mmcda.experiment import run_training
-from mmda.models.mmcda.experiment.launched import TIMEOUT
+from mmda.models.mmcda.experiment.launch import TIMEOUT
 from mmda.models.mmcda.experiment.rows import FULL
 
 DESCRIPTION = """\

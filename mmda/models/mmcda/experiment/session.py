@@ -18,7 +18,7 @@ from mmda.models.mmcda.experiment.closed_rows import untrained_rows
 from mmda.models.mmcda.experiment.domains import Draws, Problem
 from mmda.models.mmcda.experiment.errors import UnusableError
 from mmda.models.mmcda.experiment.jobs import Job, Plan, finished, plan_jobs, unlabelled, unlabelled_test, usual_rows
-from mmda.models.mmcda.experiment.launched import TIMEOUT, joined, restarted
+from mmda.models.mmcda.experiment.launch import TIMEOUT, joined, restarted
 from mmda.models.mmcda.experiment.locks import only_run
 from mmda.models.mmcda.experiment.pool import train_all
 from mmda.models.mmcda.experiment.report import environment, examples_of, table_report, training_report
