@@ -167,23 +167,17 @@ class JSONLines:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._file: TextIO | None = None
+        self._begun = False
 
     def __call__(self, facts: Mapping[str, Any]) -> None:
         """Write a line, which is in the file when this returns."""
-        if self._file is None:
+        if not self._begun:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             kept = self._before(facts["step"])
             write_file(self.path, "".join(f"{line}\n" for line in kept).encode())
-            self._file = self.path.open("a", encoding="utf-8")
-        self._file.write(json.dumps(_plain(facts), allow_nan=False) + "\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        """Close the file; the next line opens it again."""
-        if self._file is not None:
-            self._file.close()
-        self._file = None
+            self._begun = True
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(_plain(facts), allow_nan=False) + "\n")
 
     def _before(self, step: int) -> list[str]:
         """The whole lines of earlier steps."""
