@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mmda._core.digits import with_enough_digits
 from mmda._core.transforms import is_plain, values_are_known
 from mmda._engine import native
 from mmda._engine.kernel_tiles import KernelOnTiles, OwnKernelOnTiles, formula_on_tiles
@@ -125,6 +126,16 @@ def _evaluate(how: KernelSum | OwnKernelSum) -> Kernel | Formula:
 
 def dense(samples: Samples, how: KernelSum | OwnKernelSum) -> Tensor:
     """The same number from the matrix of all pairs, in plain operations that every transform knows."""
+    numbers = [t for t in samples if t is not None]
+
+    def in_digits(dtype: torch.dtype) -> Tensor:
+        cast: list[Any] = [None if t is None else t.to(dtype) for t in samples]
+        return _dense(Samples(*cast), how)
+
+    return with_enough_digits(in_digits, *numbers, dtype=samples.x.dtype)
+
+
+def _dense(samples: Samples, how: KernelSum | OwnKernelSum) -> Tensor:
     x, y, left, right, bandwidth, centre, plus = samples
     rows, n, kernel = torch.cat([x, y]), x.shape[0], _evaluate(how)
     squared = distances_about(rows.detach().mean(0) if centre is None else centre, rows, rows, same=True)

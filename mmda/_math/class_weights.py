@@ -117,7 +117,7 @@ def class_discrepancy(
         a, b = (safe_divide(t, mass.expand_as(t)) for t, mass in ((a.double(), x_mass), (b.double(), y_mass)))
         # sum of F_cd (a_c K a_c + b_d K b_d - 2 a_c K b_d), with the shares a_c and b_d of rows in classes
         of_x, across, of_y = a * factors.sum(1), a @ factors, b * factors.sum(0)
-        x_weight, y_weight = _belonging(a, x_weight), _belonging(b, y_weight)
+        x_weight, y_weight = _belonging(a, x_weight, dtype), _belonging(b, y_weight, dtype)
         bandwidth = settle_bandwidth(kernel, x, y, x_weight, y_weight)
         centre = pooled_centre(x, y, x_weight, y_weight)
         if can_stream(kernel, (x, y), (a, b, bandwidth)):
@@ -138,12 +138,12 @@ def class_discrepancy(
         return with_enough_digits(by_matrices, x, y, a, b, bandwidth, dtype=dtype)
 
 
-def _belonging(shares: Tensor, weight: Tensor | None) -> Tensor | None:
+def _belonging(shares: Tensor, weight: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """Row weights without the rows that belong to no class: they play no part, in the bandwidth either."""
     some = (shares.detach() > 0).any(1)
     if shares.device.type == "cpu" and values_are_known(shares) and bool(some.all()):  # where looking is free
         return weight
-    return some.to(shares.dtype) if weight is None else torch.where(some, weight, 0.0)
+    return some.to(dtype) if weight is None else torch.where(some, weight, 0.0)
 
 
 def equal_shares(chosen: Tensor) -> Tensor:
