@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mmda._engine import native
+from mmda._engine import native_kernels
 from mmda.kernels import Formula, Kernel
 
 
@@ -34,7 +34,7 @@ class KernelOnTiles(Protocol):
     slope_factor: float
     work: int
     steepest: float | None
-    steps: native.KernelSteps | None
+    steps: native_kernels.KernelSteps | None
 
     def size(self, norms: Tensor) -> float:
         """The size of the kernel's values, roughly, among rows z with these -|z_i|^2."""
@@ -98,19 +98,19 @@ class FormulaOnTiles:
     def size(self, norms: Tensor) -> float:
         return float(-norms.mean()) ** (self.exponent / 2) if self.kind == "distance" else 1.0
 
-    def _steps(self) -> native.KernelSteps | None:
+    def _steps(self) -> native_kernels.KernelSteps | None:
         if self.exponent != 1:
             return None
         if self.kind == "distance":
-            return native.KernelSteps("energy", [(1.0, 1.0, 1.0)])
+            return native_kernels.KernelSteps("energy", [(1.0, 1.0, 1.0)])
         if self.kind == "rational_quadratic":
-            return native.KernelSteps(self.kind, [(rate, 1.0, rate) for rate in self.rates])
+            return native_kernels.KernelSteps(self.kind, [(rate, 1.0, rate) for rate in self.rates])
         steps = []
         for start, counts in self.chains:
             for position, count in enumerate(counts):
                 rate = start * 2.0**position
                 steps.append((start if position == 0 else 0.0, float(count), count * rate))
-        return native.KernelSteps(self.kind, steps)
+        return native_kernels.KernelSteps(self.kind, steps)
 
     def __call__(
         self,
@@ -220,7 +220,7 @@ class OwnKernelOnTiles:
     stretch: float | None = None
     value_factor, slope_factor, work = 1.0, -1.0, 0
     steepest: float | None = None
-    steps: native.KernelSteps | None = None
+    steps: native_kernels.KernelSteps | None = None
 
     def __init__(self, kernel: Kernel, bandwidth: Tensor) -> None:
         self.kernel, self.bandwidth = kernel, bandwidth

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from mmda._core.checks import check_number
 from mmda._core.masking import full_precision, safe_divide, weighted_logsumexp, working_dtype
 from mmda._core.rows import normalized_rows
-from mmda._engine.logit_formulas import counts, own_pairs
+from mmda._engine.logit_pairs import counts, own_pairs
 from mmda._math.contrastive import pair_rows
 
 

@@ -12,6 +12,7 @@ from mmda._core.counts import total_weight
 from mmda._core.masking import full_precision, working_dtype
 from mmda._core.rows import as_rows
 from mmda._engine.kernel_sums import squared_mmd
+from mmda._math.domain_sums import KernelSum, is_kernel_sum
 from mmda.kernels import Energy, Formula, Kernel
 
 Estimator = Literal["biased", "unbiased"]
@@ -33,6 +34,10 @@ class _NegativePower(Energy):
 
     def __repr__(self) -> str:
         return f"_NegativePower({self.exponent:g})"
+
+
+def _kernel(exponent: float) -> Kernel:
+    return Energy() if exponent == 1 else _NegativePower(float(exponent))
 
 
 def energy_distance_loss(
@@ -103,7 +108,7 @@ def energy_distance_loss(
             for name, rows in (("source", x), ("target", y)):
                 if rows.shape[0] < 2:
                     fail(caller, name, "have at least 2 samples for estimator='unbiased'", shape_text(rows))
-        kernel: Kernel = Energy() if exponent == 1 else _NegativePower(float(exponent))
+        kernel = _kernel(exponent)
         unbiased = estimator == "unbiased"
         value = squared_mmd(x, y, x_weight, y_weight, kernel=kernel, unbiased=unbiased) / 2
         if x_weight is None and y_weight is None:
@@ -156,3 +161,11 @@ class EnergyDistanceLoss(nn.Module):
 
     def extra_repr(self) -> str:
         return f"exponent={self.exponent:g}, estimator={self.estimator!r}"
+
+
+is_kernel_sum(
+    energy_distance_loss,
+    KernelSum(Energy(), "biased", 0.5),
+    EnergyDistanceLoss,
+    lambda loss: KernelSum(_kernel(loss.exponent), loss.estimator, 0.5),
+)

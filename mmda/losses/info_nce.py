@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from mmda._core.checks import check_choice
 from mmda._core.masking import full_precision, working_dtype
+from mmda._engine.info_nce_sweep import INFO_NCE
+from mmda._engine.logit_pairs import Contrast, Pairs
 from mmda._engine.logit_sweep import contrastive
 from mmda._math.contrastive import check_pairing, check_temperature, pair_rows, plainly_paired
 from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_repr, temperature_value
@@ -107,15 +109,15 @@ def info_nce_loss(
     caller = "info_nce_loss"
     check_choice(caller, "several", several, _SEVERAL)
     check_temperature(caller, temperature)
+    how = Contrast("symmetric" if symmetric else "info_nce", several, normalize)
     special = (weight, mask, candidate_mask, positive_mask, positive_weight, negative_mask)
     if all(t is None for t in special) and plainly_paired(anchor, positive):
         if isinstance(temperature, Tensor):
             temperature = temperature.to(anchor.dtype)
-        kind = "symmetric" if symmetric else "info_nce"
-        return contrastive(kind, anchor, positive, temperature=temperature, unit=normalize)
+        return contrastive(INFO_NCE, Pairs(anchor, positive), how, temperature)
     dtype = working_dtype(anchor, positive)
     with full_precision(anchor):
-        pairs = pair_rows(
+        rows = pair_rows(
             caller,
             anchor,
             positive,
@@ -125,20 +127,19 @@ def info_nce_loss(
             candidate_mask=candidate_mask,
             same_size=False,
         )
-        check_pairing(caller, pairs, positive_mask, negative_mask, positive_weight)
-        return contrastive(
-            "symmetric" if symmetric else "info_nce",
-            pairs.anchor,
-            pairs.positive,
-            temperature=temperature.to(dtype) if isinstance(temperature, Tensor) else temperature,
-            unit=normalize,
-            several=several,
-            a_count=pairs.anchor_count,
-            b_count=pairs.positive_count,
+        check_pairing(caller, rows, positive_mask, negative_mask, positive_weight)
+        pairs = Pairs(
+            rows.anchor,
+            rows.positive,
+            a_count=rows.anchor_count,
+            b_count=rows.positive_count,
             positive_mask=positive_mask,
             positive_weight=positive_weight,
             negative_mask=negative_mask,
         )
+        if isinstance(temperature, Tensor):
+            temperature = temperature.to(dtype)
+        return contrastive(INFO_NCE, pairs, how, temperature)
 
 
 class InfoNCELoss(nn.Module):

@@ -12,6 +12,7 @@ from mmda._core.counts import total_weight
 from mmda._core.masking import full_precision, working_dtype
 from mmda._core.rows import as_rows
 from mmda._engine.kernel_sums import squared_mmd
+from mmda._math.domain_sums import KernelSum, is_kernel_sum
 from mmda._math.kernel_tensors import current_kernel, register_bandwidth
 from mmda.kernels import Gaussian, Kernel, settle_bandwidth
 
@@ -188,3 +189,11 @@ class MMDLoss(nn.Module):
     def extra_repr(self) -> str:
         shown = "" if self.block_size is None else f", block_size={self.block_size}"
         return f"kernel={current_kernel(self, self.kernel)!r}, estimator={self.estimator!r}{shown}"
+
+
+is_kernel_sum(
+    mmd_loss,
+    KernelSum(Gaussian(), "biased"),
+    MMDLoss,
+    lambda loss: KernelSum(current_kernel(loss, loss.kernel), loss.estimator, block_size=loss.block_size),
+)

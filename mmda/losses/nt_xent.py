@@ -5,7 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from mmda._core.masking import full_precision, working_dtype
+from mmda._engine.logit_pairs import Contrast, Pairs
 from mmda._engine.logit_sweep import contrastive
+from mmda._engine.nt_xent_sweep import NT_XENT
 from mmda._math.contrastive import check_pairing, check_temperature, pair_rows
 from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_repr, temperature_value
 
@@ -76,19 +78,19 @@ def nt_xent_loss(
     check_temperature(caller, temperature)
     dtype = working_dtype(anchor, positive)
     with full_precision(anchor):
-        pairs = pair_rows(caller, anchor, positive, mask=mask, weight=weight, dtype=dtype)
-        check_pairing(caller, pairs, positive_mask, negative_mask)
-        return contrastive(
-            "nt_xent",
-            pairs.anchor,
-            pairs.positive,
-            temperature=temperature.to(dtype) if isinstance(temperature, Tensor) else temperature,
-            unit=normalize,
-            a_count=pairs.anchor_count,
-            b_count=pairs.positive_count,
+        rows = pair_rows(caller, anchor, positive, mask=mask, weight=weight, dtype=dtype)
+        check_pairing(caller, rows, positive_mask, negative_mask)
+        pairs = Pairs(
+            rows.anchor,
+            rows.positive,
+            a_count=rows.anchor_count,
+            b_count=rows.positive_count,
             positive_mask=positive_mask,
             negative_mask=negative_mask,
         )
+        if isinstance(temperature, Tensor):
+            temperature = temperature.to(dtype)
+        return contrastive(NT_XENT, pairs, Contrast("nt_xent", unit=normalize), temperature)
 
 
 class NTXentLoss(nn.Module):

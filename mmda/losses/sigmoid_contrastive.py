@@ -6,7 +6,9 @@ from torch import Tensor, nn
 
 from mmda._core.checks import check_number, fail, shape_text
 from mmda._core.masking import full_precision, working_dtype
+from mmda._engine.logit_pairs import Contrast, Pairs
 from mmda._engine.logit_sweep import contrastive
+from mmda._engine.sigmoid_sweep import SIGMOID
 from mmda._math.contrastive import check_pairing, check_temperature, pair_rows
 from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_value
 
@@ -80,7 +82,7 @@ def sigmoid_contrastive_loss(
     _check_bias(caller, bias)
     dtype = working_dtype(anchor, positive)
     with full_precision(anchor):
-        pairs = pair_rows(
+        rows = pair_rows(
             caller,
             anchor,
             positive,
@@ -90,20 +92,20 @@ def sigmoid_contrastive_loss(
             candidate_mask=candidate_mask,
             same_size=False,
         )
-        check_pairing(caller, pairs, positive_mask, negative_mask)
-        shift = bias.to(dtype) if isinstance(bias, Tensor) else pairs.anchor.new_full((), bias)
-        return contrastive(
-            "sigmoid",
-            pairs.anchor,
-            pairs.positive,
-            shift.to(pairs.anchor.device),
-            temperature=temperature.to(dtype) if isinstance(temperature, Tensor) else temperature,
-            unit=normalize,
-            a_count=pairs.anchor_count,
-            b_count=pairs.positive_count,
+        check_pairing(caller, rows, positive_mask, negative_mask)
+        shift = bias.to(dtype) if isinstance(bias, Tensor) else rows.anchor.new_full((), bias)
+        pairs = Pairs(
+            rows.anchor,
+            rows.positive,
+            bias=shift.to(rows.anchor.device),
+            a_count=rows.anchor_count,
+            b_count=rows.positive_count,
             positive_mask=positive_mask,
             negative_mask=negative_mask,
         )
+        if isinstance(temperature, Tensor):
+            temperature = temperature.to(dtype)
+        return contrastive(SIGMOID, pairs, Contrast("sigmoid", unit=normalize), temperature)
 
 
 def _check_bias(caller: str, bias: float | Tensor) -> None:

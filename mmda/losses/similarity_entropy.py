@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mmda._core.masking import full_precision, safe_divide, weighted_logsumexp, working_dtype
-from mmda._engine.logit_formulas import counts
+from mmda._engine.logit_pairs import counts
 from mmda._math.contrastive import check_temperature, pair_rows
 from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_repr, temperature_value
 

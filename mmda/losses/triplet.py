@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mmda._core.checks import check_choice, check_number
 from mmda._core.masking import full_precision, safe_divide, working_dtype
-from mmda._engine.logit_formulas import Pairs, counts, negative_counts, positive_share
+from mmda._engine.logit_pairs import Pairs, counts, negative_counts, positive_share
 from mmda._math.contrastive import check_pairing, pair_rows
 
 Negatives = Literal["hardest", "semi_hard", "all"]
