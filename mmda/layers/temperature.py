@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +69,9 @@ class LearnableTemperature(nn.Module):
         span = math.log(self.maximum / self.minimum)
         above, below = self.minimum * (span * raw.sigmoid()).exp(), self.maximum * (-span * (-raw).sigmoid()).exp()
         return torch.where(raw > 0, below, above)
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Checkpoints of earlier versions hold the parameter without an axis."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -111,6 +111,9 @@ class MMCDA(nn.Module):
         similarity = torch.bmm(joint_frames, joint_query.unsqueeze(2)).squeeze(2) / self.temperature
         logits = self.localizer(similarity, batch.frame_mask)
         return MMCDAOutput(frames, query, joint_frames, joint_query, similarity, logits, batch.frame_mask)
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
     def embed_frames(self, frames: Tensor, frame_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Frame features (b, t, hidden), and their unit rows in the joint space (b, t, joint)."""
