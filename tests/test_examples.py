@@ -58,3 +58,21 @@ def test_each_alignment_beats_source_only() -> None:
         scores[name] = example["train"](build(), weight=weight, steps=200, seed=0)
     alone = scores.pop("none")
     assert min(scores.values()) > alone + 0.05, (alone, scores)
+
+
+def test_a_moment_is_found_in_a_video(tmp_path: Path) -> None:
+    pytest.importorskip("av", reason="PyAV decodes the video")
+    example = runpy.run_path(str(ROOT / "examples" / "find_moment.py"))
+    path = str(tmp_path / "shots.mp4")
+    example["write_video"](path, [("blue", 6), ("red", 5), ("green", 7)])
+    for sentence, moment in (("a red ball", (6, 11)), ("the BLUE sky", (0, 6)), ("green", (11, 18))):
+        start, end, _ = example["find"](path, sentence, example["colours"]())[0]
+        assert (start, end) == moment
+
+
+def test_a_sentence_that_names_no_colour_is_told_what_it_may_name() -> None:
+    example = runpy.run_path(str(ROOT / "examples" / "find_moment.py"))
+    _, sentence = example["colours"]()
+    with pytest.raises(SystemExit, match="must name one of black, white, red"):
+        sentence("a dog runs")
+    assert sentence("a gray and white cat").nonzero().flatten().tolist() == [1, 10]
