@@ -1,5 +1,7 @@
 """MMCDA, the reference model for cross-domain video moment retrieval, assembled from the library's parts."""
 
+from torch import serialization
+
 from mmda.models.mmcda.build import build_mmcda
 from mmda.models.mmcda.closed_form import attended_rows, fit_joint_maps, moment_rows, sentence_rows, start_linear
 from mmda.models.mmcda.config import MMCDAConfig
@@ -99,3 +101,6 @@ __all__ = [
     "start_linear",
     "vote_spans",
 ]
+
+# Plain values, as kernels are: files that hold them are read with ``weights_only=True``.
+serialization.add_safe_globals([MMCDAConfig, TrainingConfig])
