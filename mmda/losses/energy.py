@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmda._core.checks import check_choice, check_number, check_same_width, fail, shape_text
 from mmda._core.counts import total_weight
 from mmda._core.masking import full_precision, working_dtype
 from mmda._core.rows import as_rows
 from mmda._engine.kernel_sums import squared_mmd
+from mmda._math.domain_sums import KernelSum, is_kernel_sum
 from mmda.kernels import Energy, Formula, Kernel
+from mmda.losses._modules import DiscrepancyModule
 
 Estimator = Literal["biased", "unbiased"]
 _ESTIMATORS = ("biased", "unbiased")
@@ -33,6 +35,10 @@ class _NegativePower(Energy):
 
     def __repr__(self) -> str:
         return f"_NegativePower({self.exponent:g})"
+
+
+def _kernel(exponent: float) -> Kernel:
+    return Energy() if exponent == 1 else _NegativePower(float(exponent))
 
 
 def energy_distance_loss(
@@ -62,10 +68,8 @@ def energy_distance_loss(
         target: target features; the number of rows may differ.
         exponent: :math:`\alpha`, in (0, 2); at 2 only the means would be compared.
         estimator: ``"biased"`` (V-statistic) or ``"unbiased"`` (U-statistic).
-        source_weight: how often each source row counts: 2 is a repeated row, 0 an absent one.
-        target_weight: the same for the target.
-        source_mask: bool, True = keep. Padding may hold anything.
-        target_mask: the same for the target.
+        source_weight, target_weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        source_mask, target_mask: bool, True = keep. Padding may hold anything.
 
     Shape:
         ``source`` (n, d), ``target`` (m, d), or with a mask (b, t, d); weights and masks (n,) and (m,), or (b, t).
@@ -103,7 +107,7 @@ def energy_distance_loss(
             for name, rows in (("source", x), ("target", y)):
                 if rows.shape[0] < 2:
                     fail(caller, name, "have at least 2 samples for estimator='unbiased'", shape_text(rows))
-        kernel: Kernel = Energy() if exponent == 1 else _NegativePower(float(exponent))
+        kernel = _kernel(exponent)
         unbiased = estimator == "unbiased"
         value = squared_mmd(x, y, x_weight, y_weight, kernel=kernel, unbiased=unbiased) / 2
         if x_weight is None and y_weight is None:
@@ -113,7 +117,7 @@ def energy_distance_loss(
         return torch.where(both, value, 0 * value)
 
 
-class EnergyDistanceLoss(nn.Module):
+class EnergyDistanceLoss(DiscrepancyModule):
     """Module form of :func:`energy_distance_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -125,6 +129,8 @@ class EnergyDistanceLoss(nn.Module):
         EnergyDistanceLoss(exponent=0.5, estimator='biased')
     """
 
+    _function = staticmethod(energy_distance_loss)
+
     def __init__(self, *, exponent: float = 1.0, estimator: Estimator = "biased") -> None:
         super().__init__()
         check_number("EnergyDistanceLoss", "exponent", exponent, above=0, below=2)
@@ -132,27 +138,10 @@ class EnergyDistanceLoss(nn.Module):
         self.exponent = exponent
         self.estimator: Estimator = estimator
 
-    def forward(
-        self,
-        source: Tensor,
-        target: Tensor,
-        *,
-        source_weight: Tensor | None = None,
-        target_weight: Tensor | None = None,
-        source_mask: Tensor | None = None,
-        target_mask: Tensor | None = None,
-    ) -> Tensor:
-        """See :func:`energy_distance_loss`."""
-        return energy_distance_loss(
-            source,
-            target,
-            exponent=self.exponent,
-            estimator=self.estimator,
-            source_weight=source_weight,
-            target_weight=target_weight,
-            source_mask=source_mask,
-            target_mask=target_mask,
-        )
 
-    def extra_repr(self) -> str:
-        return f"exponent={self.exponent:g}, estimator={self.estimator!r}"
+is_kernel_sum(
+    energy_distance_loss,
+    KernelSum(Energy(), "biased", 0.5),
+    EnergyDistanceLoss,
+    lambda loss: KernelSum(_kernel(loss.exponent), loss.estimator, 0.5),
+)

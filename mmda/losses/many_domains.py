@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import inspect
+from collections.abc import Callable
+from functools import lru_cache
+from itertools import combinations
+from types import FunctionType
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +24,20 @@ from mmda._core.checks import (
     shape_text,
 )
 from mmda._core.masking import full_precision, safe_divide, working_dtype
+from mmda._core.rows import as_rows
+from mmda._core.transforms import values_are_known
+from mmda._math.domain_sums import kernel_sum_of, mean_over_comparisons
+from mmda.losses._modules import LossModule
 from mmda.losses._protocols import Discrepancy
 
 Scheme = Literal["pairwise", "one_vs_rest", "to_mean"]
 _SCHEMES = ("pairwise", "one_vs_rest", "to_mean")
+#: A side has at least so many rows, which some estimators ask for; one that is added counts nothing.
+_LEAST = 2
+#: With fewer rows of three domains three calls are faster than one sum.
+_SMALL = 512
+
+_Side = tuple[Tensor, Tensor | None]
 
 
 def multi_domain_loss(
@@ -52,7 +67,9 @@ def multi_domain_loss(
     Args:
         features: rows of all domains together.
         domain_index: which domain each row is from, 0 .. domains - 1; any other number (-1, say) is in no domain.
-        discrepancy: any :class:`Discrepancy`; it gets all rows on both sides, and weights that choose.
+        discrepancy: any :class:`Discrepancy`; it gets the rows of both sides, and weights where some row does not
+            count once or it cannot do without. In compiled graphs and transforms it gets all rows, and weights that
+            choose.
         domains: number of domains; those without a row in this batch are left out of the mean.
         scheme: ``"pairwise"``, ``"one_vs_rest"`` or ``"to_mean"``.
         weight: how often each row counts: 2 is a repeated row, 0 an absent one.
@@ -70,10 +87,13 @@ def multi_domain_loss(
         TypeError: a mask that is not bool, domain numbers that are not integers.
 
     Notes:
-        domains (domains - 1) / 2 calls of the discrepancy ("pairwise"), or ``domains`` calls, each over all n rows
-        against all n: shapes never depend on the batch's domains. A discrepancy that refuses weights (the linear
-        MMD, say) cannot be used. With two domains, "pairwise" and "one_vs_rest" equal ``discrepancy(F_0, F_1)`` for
-        a symmetric discrepancy.
+        domains (domains - 1) / 2 calls of the discrepancy ("pairwise"), or ``domains`` calls, each on the rows that it
+        compares. An :class:`EnergyDistanceLoss`, or an :class:`MMDLoss` whose kernel has a number or a tensor without
+        gradient as its bandwidth, is one sum over all pairs of rows, whatever the number of domains: settle one
+        bandwidth for all, ``MMDLoss(kernel=Gaussian(median_bandwidth(features)))``, where there are many. In compiled
+        graphs and transforms every other call is over all n rows against all n, so that shapes never depend on the
+        batch's domains, and a discrepancy that refuses weights (the linear MMD, say) cannot be used. With two domains,
+        "pairwise" and "one_vs_rest" equal ``discrepancy(F_0, F_1)`` for a symmetric discrepancy.
 
     Example:
         >>> import torch
@@ -100,49 +120,172 @@ def multi_domain_loss(
     if weight is not None:
         check_weight(caller, "weight", weight, leading)
     _check_index(caller, domain_index, features)
-    dtype = working_dtype(features)
     with full_precision(features):
         index = domain_index
         if index.ndim < len(leading):
             index = index.unsqueeze(1).expand(leading)
-        member = (index == torch.arange(domains, device=index.device).reshape(-1, *(1 for _ in leading))).to(dtype)
-        if weight is not None:
-            member = member * weight.to(dtype)
-        if mask is not None:
-            member = torch.where(mask, member, torch.zeros((), dtype=dtype, device=member.device))
-        counts = member.flatten(1).sum(1)
-        present = counts > 0
-        total, values, chosen = member.sum(0), [], []
-        mixture = total
-        if scheme == "to_mean":
-            column = counts.reshape(-1, *(1 for _ in leading))
+        flat = (None if tensor is None else tensor.flatten() for tensor in (weight, mask))
+        samples = _Samples(features.flatten(0, -2), index.flatten(), *flat)
+        found = _by_one_sum(samples, discrepancy, domains, scheme)
+        if found is not None:
+            return found
+        if values_are_known(*samples):
+            return _by_slices(samples, discrepancy, domains, scheme)
+        return _by_weights(samples, discrepancy, domains, scheme)
+
+
+class _Samples(NamedTuple):
+    """Rows of all domains (n, d), which domain each is from, how often it counts and whether it is kept (n,)."""
+
+    features: Tensor
+    domain: Tensor
+    weight: Tensor | None
+    mask: Tensor | None
+
+    def member(self, domains: int) -> Tensor:
+        """How often each row counts in each domain (domains, n)."""
+        dtype = working_dtype(self.features)
+        member = (self.domain == torch.arange(domains, device=self.domain.device).unsqueeze(1)).to(dtype)
+        if self.weight is not None:
+            member = member * self.weight.to(dtype)
+        if self.mask is not None:
+            member = torch.where(self.mask, member, torch.zeros((), dtype=dtype, device=member.device))
+        return member
+
+
+def _shares(counts: Tensor) -> Tensor:
+    """How often a row of each domain counts in the mixture of all: every domain repeated to the size of the largest.
+
+    Shares are equal then, and weights stay counts.
+    """
+    return safe_divide(counts.amax().expand_as(counts), counts)
+
+
+def _by_one_sum(samples: _Samples, discrepancy: Discrepancy, domains: int, scheme: Scheme) -> Tensor | None:
+    """One sum over the pairs of all rows, where the discrepancy is a squared MMD with one bandwidth for all."""
+    how = kernel_sum_of(discrepancy)
+    slope = samples.weight is not None and samples.weight.requires_grad and torch.is_grad_enabled()
+    few = domains == 2 or (domains == 3 and samples.features.shape[0] < _SMALL)
+    if how is None or slope or few:  # a few small calls cost less
+        return None
+    dtype = working_dtype(samples.features)
+    rows, _ = as_rows("multi_domain_loss", "features", samples.features, mask=None, weight=None, dtype=dtype)
+    member = samples.member(domains)
+    masses = member.sum(1, dtype=torch.float64)
+    present, each = masses > 0, torch.eye(domains, dtype=torch.float64, device=rows.device)
+    if scheme == "pairwise":
+        first, second = torch.triu_indices(domains, domains, 1, device=rows.device)
+        sides, chosen = (each[first], each[second]), present[first] & present[second]
+    elif scheme == "one_vs_rest":
+        sides, chosen = (each, 1 - each), present & (present.sum() > 1)
+    else:
+        sides, chosen = (each, _shares(masses).expand(domains, domains)), present
+    return mean_over_comparisons(rows, member.T, sides, chosen, how)
+
+
+def _by_slices(samples: _Samples, discrepancy: Discrepancy, domains: int, scheme: Scheme) -> Tensor:
+    """Each comparison on its own rows."""
+    features, index, weight, mask = samples
+    kept = (index >= 0) & (index < domains)
+    if mask is not None:
+        kept &= mask
+    own = torch.where(kept, index + 1, 0)  # 0: of no domain
+    sizes = torch.bincount(own, minlength=domains + 1).tolist()
+    ordered = own.argsort(stable=True)
+    rows = torch.split(features.index_select(0, ordered), sizes)
+    dtype = working_dtype(features)
+    explicit = not _weights_are_optional(discrepancy)
+
+    def side(rows: Tensor, often: Tensor | None) -> _Side:
+        if often is None and (explicit or rows.shape[0] < _LEAST):
+            often = torch.ones(rows.shape[:1], dtype=dtype, device=features.device)
+        if often is not None and rows.shape[0] < _LEAST:
+            often = torch.cat((often, often.new_zeros(1)))
+            rows = rows.expand(_LEAST, -1)
+        return rows, often
+
+    def between(source: _Side, target: _Side) -> Tensor:
+        return discrepancy(source[0], target[0], source_weight=source[1], target_weight=target[1])
+
+    if weight is None:
+        masses = [float(size) for size in sizes]
+        sides = {a: side(rows[a], None) for a in range(1, domains + 1) if sizes[a]}
+    else:
+        weights = torch.split(weight.index_select(0, ordered), sizes)
+        masses = torch.stack([part.detach().sum(dtype=torch.float64) for part in weights]).tolist()
+        sides = {a: side(rows[a], weights[a]) for a in range(1, domains + 1) if masses[a] > 0}
+    if scheme == "pairwise":
+        values = [between(a, b) for a, b in combinations(sides.values(), 2)]
+    elif scheme == "one_vs_rest":
+        values = []
+        for a in sides if len(sides) > 1 else ():
+            rest = (kept & (own != a)).nonzero().squeeze(1)
+            often = None if weight is None else weight.index_select(0, rest)
+            values.append(between(sides[a], side(features.index_select(0, rest), often)))
+    else:
+        largest = max([masses[a] for a in sides], default=0.0)
+        every = kept.nonzero().squeeze(1)
+        often = None
+        if weight is not None or any(masses[a] != largest for a in sides):
             # Every domain repeated to the size of the largest: shares are equal and weights stay counts.
-            mixture = safe_divide(member * column.amax(), column.expand_as(member)).sum(0)
-        for a in range(domains):
-            if scheme == "pairwise":
-                rivals = [(member[b], present[b]) for b in range(a + 1, domains)]
-            elif scheme == "one_vs_rest":
-                rest = torch.cat([present[:a], present[a + 1 :]]).any()
-                rivals = [(torch.cat([member[:a], member[a + 1 :]]).sum(0), rest)]
-            else:
-                rivals = [(mixture, present[a])]
-            for other, other_present in rivals:
-                both = present[a] & other_present
-                # A comparison that is left out still has to be defined: there every row counts once.
-                one = torch.ones((), dtype=dtype, device=member.device)
-                value = discrepancy(
-                    features,
-                    features,
-                    source_weight=torch.where(both, member[a], one),
-                    target_weight=torch.where(both, other, one),
-                    source_mask=mask,
-                    target_mask=mask,
-                )
-                values.append(value)
-                chosen.append(both)
-        stacked, kept = torch.stack(values), torch.stack(chosen)
-        mean = safe_divide(torch.where(kept, stacked, 0 * stacked).sum(), kept.sum().to(stacked.dtype))
-        return torch.where(kept.any(), mean, 0 * stacked.sum())
+            times = [largest / mass if mass > 0 else 0.0 for mass in masses]
+            often = torch.tensor(times, dtype=dtype, device=features.device)[own.index_select(0, every)]
+            often = often if weight is None else often * weight.index_select(0, every)
+        values = []
+        if sides:
+            mixture = side(features.index_select(0, every), often)
+            values = [between(one, mixture) for one in sides.values()]
+    if not values:
+        return features.flatten()[:0].sum(dtype=dtype)
+    return values[0] if len(values) == 1 else torch.stack(values).mean()
+
+
+def _weights_are_optional(discrepancy: Discrepancy) -> bool:
+    """Whether a call without weights is one that the discrepancy knows: where every row counts once, it gets none."""
+    if isinstance(discrepancy, nn.Module):
+        return _defaults_to_none(type(discrepancy).forward)
+    return isinstance(discrepancy, FunctionType) and _defaults_to_none(discrepancy)
+
+
+@lru_cache(maxsize=64)
+def _defaults_to_none(call: Callable[..., object]) -> bool:
+    parameters = inspect.signature(call).parameters
+    return all(name in parameters and parameters[name].default is None for name in ("source_weight", "target_weight"))
+
+
+def _by_weights(samples: _Samples, discrepancy: Discrepancy, domains: int, scheme: Scheme) -> Tensor:
+    """All rows on both sides of each comparison, and weights that choose: shapes never depend on the values."""
+    features, _, _, mask = samples
+    member = samples.member(domains)
+    counts = member.sum(1)
+    present = counts > 0
+    total, values, chosen = member.sum(0), [], []
+    mixture = (_shares(counts).unsqueeze(1) * member).sum(0) if scheme == "to_mean" else total
+    for a in range(domains):
+        if scheme == "pairwise":
+            rivals = [(member[b], present[b]) for b in range(a + 1, domains)]
+        elif scheme == "one_vs_rest":
+            rest = torch.cat([present[:a], present[a + 1 :]]).any()
+            rivals = [(torch.cat([member[:a], member[a + 1 :]]).sum(0), rest)]
+        else:
+            rivals = [(mixture, present[a])]
+        for other, other_present in rivals:
+            both = present[a] & other_present
+            # A comparison that is left out still has to be defined: there every row counts once.
+            one = torch.ones((), dtype=member.dtype, device=member.device)
+            value = discrepancy(
+                features,
+                features,
+                source_weight=torch.where(both, member[a], one),
+                target_weight=torch.where(both, other, one),
+                source_mask=mask,
+                target_mask=mask,
+            )
+            values.append(value)
+            chosen.append(both)
+    stacked, kept = torch.stack(values), torch.stack(chosen)
+    mean = safe_divide(torch.where(kept, stacked, 0 * stacked).sum(), kept.sum().to(stacked.dtype))
+    return torch.where(kept.any(), mean, 0 * stacked.sum())
 
 
 def _check_index(caller: str, index: Tensor, features: Tensor) -> None:
@@ -161,7 +304,7 @@ def _check_options(caller: str, discrepancy: Discrepancy, domains: int, scheme: 
     check_choice(caller, "scheme", scheme, _SCHEMES)
 
 
-class MultiDomainLoss(nn.Module):
+class MultiDomainLoss(LossModule):
     """Module form of :func:`multi_domain_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -174,6 +317,8 @@ class MultiDomainLoss(nn.Module):
         >>> MultiDomainLoss(MMDLoss(), domains=3).scheme
         'pairwise'
     """
+
+    _function = staticmethod(multi_domain_loss)
 
     def __init__(self, discrepancy: Discrepancy, *, domains: int, scheme: Scheme = "pairwise") -> None:
         super().__init__()
@@ -191,16 +336,7 @@ class MultiDomainLoss(nn.Module):
         mask: Tensor | None = None,
     ) -> Tensor:
         """See :func:`multi_domain_loss`."""
-        return multi_domain_loss(
-            features,
-            domain_index,
-            discrepancy=self.discrepancy,
-            domains=self.domains,
-            scheme=self.scheme,
-            weight=weight,
-            mask=mask,
-        )
+        return multi_domain_loss(features, domain_index, weight=weight, mask=mask, **self._options())
 
-    def extra_repr(self) -> str:
-        shown = "" if isinstance(self.discrepancy, nn.Module) else f"discrepancy={self.discrepancy!r}, "
-        return f"{shown}domains={self.domains}, scheme={self.scheme!r}"
+    if TYPE_CHECKING:
+        __call__ = forward

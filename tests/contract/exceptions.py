@@ -87,6 +87,7 @@ EXCUSES: tuple[Excuse, ...] = (
             "weight_one",
             "weight_two",
             "weight_zero",
+            "weight_zero_nan",
         ),
         "the linear estimator pairs neighbouring rows, so a row cannot be left out or counted twice",
         ValueError,
@@ -108,7 +109,7 @@ EXCUSES: tuple[Excuse, ...] = (
     ),
     Excuse(
         ("BlockMMDLoss",),
-        ("weight_one", "weight_two", "weight_zero", "slope_at_weight_zero"),
+        ("weight_one", "weight_two", "weight_zero", "weight_zero_nan", "slope_at_weight_zero"),
         "counting a row twice moves the rows after it into other blocks",
         AssertionError,
         "takes no weight",

@@ -9,8 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmda.kernels import Gaussian
-from mmda.losses import EnergyDistanceLoss, MMDLoss, MultiDomainLoss, energy_distance_loss, multi_domain_loss
+from mmda.kernels import Gaussian, Laplacian
+from mmda.losses import (
+    EnergyDistanceLoss,
+    MMDLoss,
+    MultiDomainLoss,
+    energy_distance_loss,
+    mmd_loss,
+    multi_domain_loss,
+)
 from tests.losses._samples import unequal_sample
 
 INDEX = torch.tensor([0, 2, 2, 0, 1, 0, 2, 1, 0])
@@ -98,6 +105,114 @@ def test_sequences_masks_and_weights(scheme: str) -> None:
         **options,  # type: ignore[arg-type]
     )
     torch.testing.assert_close(value, expected)
+
+
+FIXED = {
+    "biased": MMDLoss(kernel=Gaussian(1.5)),
+    "unbiased": MMDLoss(kernel=Laplacian(torch.tensor(1.5)), estimator="unbiased"),
+    "energy": EnergyDistanceLoss(exponent=1.5, estimator="unbiased"),
+}
+
+
+def _several(size: int = 30) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Five domains, one of a single row and one absent; rows of none and padding hold what must not matter."""
+    generator = torch.Generator().manual_seed(2)
+    features = torch.randn(size, 3, dtype=torch.float64, generator=generator)
+    index = torch.tensor([0, 1, 2, 4, 1, 0, -1, 2, 1, 1] * (size // 10))
+    index[index == 4] = -1
+    index[3] = 4
+    mask = torch.arange(size) % 7 != 5
+    weight = (torch.arange(size) % 4).double()
+    weight[3] = 1
+    features = features.masked_fill((~mask | (index < 0))[:, None], torch.nan)
+    return features, index, weight, mask
+
+
+@pytest.mark.parametrize("name", FIXED)
+@pytest.mark.parametrize("scheme", ["pairwise", "one_vs_rest", "to_mean"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_one_sum_over_all_pairs_is_the_mean_of_the_comparisons(name: str, scheme: str, weighted: bool) -> None:
+    """One bandwidth for all: one sum, which a hook on the discrepancy turns into a call for each comparison."""
+    features, index, weight, mask = _several()
+    options = {"domains": 5, "scheme": scheme, "mask": mask, "weight": weight if weighted else None}
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    found = []
+    for hooked in (False, True):
+        loss = FIXED[name]
+        handle = loss.register_forward_pre_hook(count) if hooked else None
+        rows = features.clone().requires_grad_()
+        value = multi_domain_loss(rows, index, discrepancy=loss, **options)  # type: ignore[arg-type]
+        found.append((value.detach(), torch.autograd.grad(value, rows)[0]))
+        if handle is None:
+            assert calls == 0
+        else:
+            handle.remove()
+    assert calls == (6 if scheme == "pairwise" else 4)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-10, atol=1e-12)
+
+
+def test_one_sum_in_half_of_the_digits_far_from_the_origin() -> None:
+    features, index, *_ = _several(60)
+    features = features.nan_to_num(0.0) + 1000.0
+    loss = FIXED["biased"]
+    expected = multi_domain_loss(features, index, discrepancy=loss, domains=5)
+    rows = features.float()
+    exact = multi_domain_loss(rows.double(), index, discrepancy=loss, domains=5)
+    value = multi_domain_loss(rows, index, discrepancy=loss, domains=5)
+    assert value.item() == pytest.approx(exact.item(), rel=1e-6)
+    assert value.item() == pytest.approx(expected.item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("scheme", ["pairwise", "one_vs_rest", "to_mean"])
+def test_rows_that_are_chosen_and_weights_that_choose_agree(scheme: str) -> None:
+    """Each comparison on its own rows, and, where a transform hides the values, on all rows with weights."""
+    features, index, weight, mask = _several()
+    features = features.nan_to_num(0.5)
+
+    def value(rows: Tensor) -> Tensor:
+        return multi_domain_loss(
+            rows,
+            index,
+            discrepancy=MMDLoss(kernel=Gaussian("mean")),
+            domains=5,
+            scheme=scheme,  # type: ignore[arg-type]
+            weight=weight,
+            mask=mask,
+        )
+
+    rows = features.clone().requires_grad_()
+    eager = value(rows)
+    slope, transformed = torch.func.grad_and_value(value)(features)
+    torch.testing.assert_close(transformed, eager.detach(), rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(slope, torch.autograd.grad(eager, rows)[0], rtol=1e-9, atol=1e-14)
+
+
+def test_a_discrepancy_without_weights_serves_where_every_row_counts_once() -> None:
+    features, index = unequal_sample()[0], torch.tensor([0, 1, 2] * 3)
+    loss = MMDLoss(kernel=Gaussian(1.0), estimator="linear")
+    value = multi_domain_loss(features, index, discrepancy=loss, domains=3)
+    rows = {k: features[index == k] for k in range(3)}
+    torch.testing.assert_close(value, _by_hand(rows, "pairwise", loss))
+
+
+def test_a_weight_keeps_its_slope() -> None:
+    features, index, weight, mask = _several()
+    slopes = []
+    for loss in (
+        MMDLoss(kernel=Gaussian(1.5)),
+        lambda x, y, **options: mmd_loss(x, y, kernel=Gaussian(1.5), **options),
+    ):
+        counts = weight.clone().requires_grad_()
+        rows = features.nan_to_num(0.5)
+        value = multi_domain_loss(rows, index, discrepancy=loss, domains=5, weight=counts, mask=mask)  # type: ignore[arg-type]
+        slopes.append(torch.autograd.grad(value, counts)[0])
+    torch.testing.assert_close(slopes[0], slopes[1])
+    assert slopes[0].abs().sum() > 0
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Ten losses broken on purpose, each in the one way that a tired evening breaks it.
+"""Eleven losses broken on purpose, each in the one way that a tired evening breaks it.
 
 Every class stands in for the module it copies: same call, same claims. Written plainly (dense sums, no tiles), so that
 each fault is the only thing wrong; the unbroken plain form is beside it and passes.
@@ -184,6 +184,13 @@ class DetachedInput(PlainMMD):
         return super().mathematics(x.detach(), y, a, b)
 
 
+class SwallowedNaN(PlainMMD):
+    """A NaN that counts is made a zero: training goes on with a number that means nothing."""
+
+    def mathematics(self, x: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        return super().mathematics(x, y, a, b).nan_to_num()
+
+
 class SoftmaxOverOneUnit(PlainEntropy):
     """The softmax runs over the axis of the rows: with one row every probability is one."""
 
@@ -211,6 +218,7 @@ MUTANTS: dict[str, tuple[Callable[[], nn.Module], str, tuple[str, ...]]] = {
     "wrong constant": (WrongConstant, "CORALLoss", ("reference",)),
     "stale bandwidth": (StaleBandwidth, "MMDLoss", ("state_unchanged",)),
     "detached input": (DetachedInput, "MMDLoss", ("reaches_inputs", "gradcheck")),
+    "swallowed NaN": (SwallowedNaN, "MMDLoss", ("nan",)),
     "softmax over one unit": (SoftmaxOverOneUnit, "EntropyLoss", ("reference", "weight_two", "weight_zero")),
     "global randomness": (GlobalRandomness, "SlicedWassersteinLoss", ("global_rng",)),
 }
