@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mmda._core.masking import full_precision, safe_divide, weighted_logsumexp
+from mmda._core.masking import full_precision, safe_divide
+from mmda._core.reductions import weighted_logsumexp
 from mmda._engine.logit_pairs import counts
 from mmda._math.contrastive import candidate_rows, check_temperature
 from mmda.layers.temperature import LearnableTemperature, keep_temperature
@@ -37,7 +38,7 @@ def similarity_entropy_loss(
         weight: how often each anchor counts, and each candidate where there are as many: 2 is a repeated row, 0 an
             absent one.
         mask: bool, True = keep; of the anchors, and of the candidates where there are as many.
-        candidate_mask: the same for candidates of another number.
+        candidate_mask: the same for candidates of another number, required beside ``mask`` there.
 
     Shape:
         ``anchor`` (n, d), ``positive`` (m, d), or with a mask (b, t, d), whose rows are flattened; ``weight`` and
@@ -47,7 +48,8 @@ def similarity_entropy_loss(
         Scalar in [0, log m], float32 (float64 for float64 input). Zero where no row is left.
 
     Raises:
-        ValueError: wrong shapes, a temperature that is not positive.
+        ValueError: wrong shapes, a temperature that is not positive; other rows on the two sides with ``mask`` and
+            without ``candidate_mask``.
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:

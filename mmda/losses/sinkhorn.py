@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from mmda._core.checks import check_choice, check_count, check_number, check_same_width
-from mmda._core.counts import pooled_centre, row_shares, total_weight
+from mmda._core.counts import pooled_centre, total_weight
 from mmda._core.masking import full_precision, working_dtype
+from mmda._core.reductions import row_shares
 from mmda._core.rows import as_rows
 from mmda._math.transport_sweep import Inputs, Settings, sinkhorn_divergence
 from mmda.losses._modules import DiscrepancyModule
@@ -98,7 +99,7 @@ def sinkhorn_divergence_loss(
         y, y_weight = as_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
         check_same_width(caller, "source", x, "target", y)
         centre = pooled_centre(x, y, x_weight, y_weight)
-        inputs = Inputs(x - centre, y - centre, row_shares(x, x_weight), row_shares(y, y_weight))
+        inputs = Inputs(x, y, row_shares(x, x_weight), row_shares(y, y_weight), centre)
         value = sinkhorn_divergence(inputs, Settings(float(regularisation), cost, iterations))
         if x_weight is None and y_weight is None:
             return value
