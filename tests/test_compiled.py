@@ -18,11 +18,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmda import instruction_set
-from mmda._engine import native
+from mmda._engine import native, native_kernels
 from mmda._engine.kernel_sums import pair_means
-from mmda._engine.logit_sweep import contrastive
 from mmda.kernels import Energy, Gaussian, Kernel, Laplacian, RationalQuadratic
 from mmda.losses import info_nce_loss, mmd_loss, nt_xent_loss
+from tests.logits import contrastive
 from tests.test_tiles import dense
 
 pytestmark = pytest.mark.skipif(native._sweeps is None, reason="the loops were not compiled here")
@@ -254,8 +254,8 @@ def test_switch(wanted: str) -> None:
 
 def test_operators_in_a_compiled_graph_use_the_loops(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    real = native.tile
-    monkeypatch.setattr(native, "tile", lambda *a, **k: (calls.append(1), real(*a, **k))[1])
+    real = native_kernels.tile
+    monkeypatch.setattr(native_kernels, "tile", lambda *a, **k: (calls.append(1), real(*a, **k))[1])
     compiled = torch.compile(mmd_loss, backend="eager", fullgraph=True)
     x, y = rows(300, 4, torch.float32), rows(290, 4, torch.float32, seed=1)
     torch.testing.assert_close(compiled(x, y), mmd_loss(x, y))

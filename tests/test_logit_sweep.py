@@ -11,9 +11,10 @@ from torch import Tensor
 
 import mmda._engine.logit_tiles as tiles
 from mmda._engine import native
-from mmda._engine.logit_formulas import Contrast, Pairs
-from mmda._engine.logit_sweep import SWEEP, contrastive
+from mmda._engine.logit_loops import Operations
+from mmda._engine.logit_pairs import Contrast, Pairs
 from mmda.losses import info_nce_loss, nt_xent_loss, sigmoid_contrastive_loss, triplet_ranking_loss
+from tests.logits import SWEEPS, contrastive
 from tests.reference.contrastive import cosines, info_nce, nt_xent, sigmoid
 
 
@@ -77,7 +78,7 @@ def assert_equal_to_the_formula(kind: str, x: Tensor, y: Tensor, tau: float, uni
     found = contrastive(
         kind, a, b, shift, temperature=temperature, unit=unit, several=several, block_size=block, **known
     )
-    wanted = SWEEP.dense(Pairs(a, b, temperature, shift, **known), Contrast(kind, several, unit))
+    wanted = SWEEPS[kind].dense(Pairs(a, b, temperature, shift, **known), Contrast(kind, several, unit))
     torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-12)
     slopes = torch.autograd.grad(wanted, inputs, allow_unused=True)
     for one, other, given in zip(torch.autograd.grad(found, inputs, allow_unused=True), slopes, inputs):
@@ -204,7 +205,7 @@ def test_operators_with_masks_keep_their_promises() -> None:
     a, b = x.requires_grad_(), y.requires_grad_()
     for kind in ("symmetric", "nt_xent", "sigmoid"):
         torch.library.opcheck(
-            SWEEP.operator, (a, b, tau, None, *others, kind, "mean", True, 1.0, 4, [True] * 3 + [False])
+            SWEEPS[kind].operator, (a, b, tau, None, *others, kind, "mean", True, 1.0, 4, [True] * 3 + [False])
         )
 
 
@@ -227,7 +228,8 @@ def test_second_derivatives_and_learned_counts() -> None:
 def test_no_matrix_of_pairs_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     """Masks are read tile by tile: nothing of the size of the matrix is made beside them."""
     monkeypatch.setattr(tiles, "KEEP_BYTES", 0)
-    monkeypatch.setattr(tiles.Operations, "blocks", dict.fromkeys(KINDS, 256))
+    monkeypatch.setattr(Operations, "blocks", dict.fromkeys(KINDS, 256))
+    monkeypatch.setattr("mmda._engine.sigmoid_sweep.BLOCK", 256)
     largest = 0
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):

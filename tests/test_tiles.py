@@ -18,16 +18,17 @@ from torch.func import hessian, jvp, vmap
 
 import mmda._engine.logit_tiles as contrastive_tiles
 from mmda._engine import native
+from mmda._engine.info_nce_sweep import INFO_NCE
 from mmda._engine.kernel_sums import pair_means
 from mmda._engine.kernel_sweep import SWEEP as KERNEL_SWEEP
 from mmda._engine.kernel_sweep import KernelSum, Samples, can_stream, pair_sum
 from mmda._engine.kernel_tiles import _doublings
-from mmda._engine.logit_formulas import Contrast, Pairs
-from mmda._engine.logit_sweep import SWEEP, contrastive
+from mmda._engine.logit_pairs import Contrast, Pairs
 from mmda._engine.scaffold import edges as cut
 from mmda.kernels import Energy, Gaussian, Kernel, Laplacian, RationalQuadratic
 from mmda.losses import MMDLoss, contrastive_domain_discrepancy_loss, local_mmd_loss, mmd_loss
 from mmda.losses.energy import _NegativePower
+from tests.logits import SWEEPS, contrastive
 
 
 @pytest.fixture(autouse=True, params=["compiled", "operations"])
@@ -74,7 +75,7 @@ def gradients(value: Tensor, *inputs: Tensor) -> list[Tensor]:
 def dense(kind: str, a: Tensor, b: Tensor, bias: Tensor | None, tau: Any = 1.0, unit: bool = False) -> Tensor:
     learned = isinstance(tau, Tensor)
     how = Contrast(kind, "mean", unit, 1.0 if learned else tau)
-    return SWEEP.dense(Pairs(a, b, tau if learned else None, bias), how)
+    return SWEEPS[kind].dense(Pairs(a, b, tau if learned else None, bias), how)
 
 
 def assert_same(found: Tensor, wanted: Tensor, tolerance: float = 1e-10) -> None:
@@ -211,8 +212,8 @@ def test_without_grad_mode_no_gradient_is_made(monkeypatch: pytest.MonkeyPatch) 
     mmd_loss(x, y.detach(), kernel=FIXED)
     assert asked == [[False, False], [True, False]]
     wanted = []
-    run = SWEEP.run
-    monkeypatch.setattr(SWEEP, "run", lambda *a: wanted.append(a[2]) or run(*a))
+    run = INFO_NCE.run
+    monkeypatch.setattr(INFO_NCE, "run", lambda *a: wanted.append(a[2]) or run(*a))
     a, b, bias = pairs()
     with torch.no_grad():
         contrastive("info_nce", a, b, bias, block_size=3)
@@ -489,14 +490,14 @@ def test_operators_keep_their_promises() -> None:
                 (turned, (tau, bias), [True] * 4),
                 ((a, b.detach()), (None, None), [True, False, False, False]),
             ):
-                torch.library.opcheck(SWEEP.operator, (*rows, *others, *settings, needed))
+                torch.library.opcheck(SWEEPS[kind].operator, (*rows, *others, *settings, needed))
 
 
 def test_gradients_that_nobody_asked_for_come_from_the_formula() -> None:
     """An operator that was traced without gradients is given inputs that want them: right, and never zero."""
     a, b, bias = pairs()
     settings = (*[None] * 5, "symmetric", "mean", True, 0.5, 3)
-    value = SWEEP.operator(a, b, None, bias, *settings, [False] * 4)[0]
+    value = INFO_NCE.operator(a, b, None, bias, *settings, [False] * 4)[0]
     wanted = gradients(dense("symmetric", a, b, None, 0.5, True), a, b)
     for found, one in zip(gradients(value, a, b), wanted):
         assert_same(found, one)

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from mmda._core.transforms import is_plain, values_are_known
-from mmda._engine import native
+from mmda._engine import native, native_kernels
 from mmda._engine.kernel_tiles import KernelOnTiles, OwnKernelOnTiles, formula_on_tiles
 from mmda._engine.scaffold import ACCELERATOR_BLOCK, Gradients, Needed, Sweep, edges
 from mmda.kernels import NEAR, NEAR_FLOAT32, NEAR_WIDENED, Formula, Kernel, distances_about, formula_of
@@ -338,20 +338,20 @@ class _Compiled(_Loops):
     def prepare(self) -> tuple[Tensor, Tensor]:
         assert self.kernel.stretch is not None
         self.inverse = self.kernel.stretch * float(self.samples.bandwidth.reciprocal())
-        z, norms, largest = native.prepare(self.x, self.y, self.samples.centre, self.inverse)
+        z, norms, largest = native_kernels.prepare(self.x, self.y, self.samples.centre, self.inverse)
         self.look = self.may_be_near(largest)
         return z, norms
 
-    def near(self, rows: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> native.Near | None:
+    def near(self, rows: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> native_kernels.Near | None:
         """What the loop needs to know about near pairs."""
         if not self.look:
             return None
         most = self.most(rows[0].shape[0], rows[1].shape[0])
-        return native.Near(self.share, self.inverse, most, (rows[0], rows[1]), (gradients[0], gradients[1]))
+        return native_kernels.Near(self.share, self.inverse, most, (rows[0], rows[1]), (gradients[0], gradients[1]))
 
-    def run(self, products: Tensor, of: native.Tile) -> float:
+    def run(self, products: Tensor, of: native_kernels.Tile) -> float:
         assert self.kernel.steps is not None
-        found = native.tile(self.kernel.steps, products, of)
+        found = native_kernels.tile(self.kernel.steps, products, of)
         if found is None:
             raise _TooManyNear
         return found
@@ -364,7 +364,7 @@ class _Compiled(_Loops):
         tiles: list[Tensor] = [buffer[: shape[0] * shape[1]].view(shape) for buffer in self.buffers]
         tile, *others = tiles
         torch.mm(a.z, b.z.T, out=tile)
-        of = native.Tile((a.norms, b.norms), same, (factor, factor, factor))
+        of = native_kernels.Tile((a.norms, b.norms), same, (factor, factor, factor))
         if self.low_rank:
             of.matrix = self.rank_q(a, b, others[0])
         elif self.weighted:
@@ -385,7 +385,7 @@ class _Compiled(_Loops):
     def finish(self, part: _Part) -> None:
         assert part.grad is not None
         weight = part.right if self.weighted else None
-        native.finish(part.grad, part.sums, part.z, weight, self.inverse * 4 * self.kernel.slope_factor)
+        native_kernels.finish(part.grad, part.sums, part.z, weight, self.inverse * 4 * self.kernel.slope_factor)
 
     def result(self) -> Tensor:
         plus = self.samples.plus
@@ -395,12 +395,12 @@ class _Compiled(_Loops):
     def at_once(self, needed: Needed) -> tuple[Tensor, Gradients]:
         z, norms, n = self.z, self.norms, self.n
         tile, sums, wanted = torch.mm(z, z.T), z.new_zeros(self.total), any(needed)
-        of = native.Tile((norms, norms), True, self.factors, split=n, sums=(sums if wanted else None, None))
+        of = native_kernels.Tile((norms, norms), True, self.factors, split=n, sums=(sums if wanted else None, None))
         near_gradient: Tensor | None = None
         assert self.kernel.steps is not None
         if self.look:
-            of.near = native.Near(self.share, self.inverse, 0)
-        found = native.tile(self.kernel.steps, tile, of)
+            of.near = native_kernels.Near(self.share, self.inverse, 0)
+        found = native_kernels.tile(self.kernel.steps, tile, of)
         if found is None:  # some pairs are near after all
             torch.mm(z, z.T, out=tile)
             sums.zero_()
@@ -412,7 +412,7 @@ class _Compiled(_Loops):
         if not wanted:
             return self.result(), (None, None)
         gradient = torch.mm(tile, z) if near_gradient is None else near_gradient.addmm_(tile, z)
-        native.finish(gradient, sums, z, None, self.inverse * 4 * self.kernel.slope_factor)
+        native_kernels.finish(gradient, sums, z, None, self.inverse * 4 * self.kernel.slope_factor)
         return self.result(), (gradient[:n] if needed[0] else None, gradient[n:] if needed[1] else None)
 
 

@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mmda._engine import native
+from mmda._engine import native_kernels
 from mmda.kernels import Formula, Kernel
 
 
@@ -34,7 +34,7 @@ class KernelOnTiles(Protocol):
     slope_factor: float
     work: int
     steepest: float | None
-    steps: native.KernelSteps | None
+    steps: native_kernels.KernelSteps | None
 
     def __call__(
         self,
@@ -91,19 +91,19 @@ class FormulaOnTiles:
             self.work = 1 if self.exponent == 1 else 2
         self.steps = self._steps()
 
-    def _steps(self) -> native.KernelSteps | None:
+    def _steps(self) -> native_kernels.KernelSteps | None:
         if self.exponent != 1:
             return None
         if self.kind == "distance":
-            return native.KernelSteps("energy", [(1.0, 1.0, 1.0)])
+            return native_kernels.KernelSteps("energy", [(1.0, 1.0, 1.0)])
         if self.kind == "rational_quadratic":
-            return native.KernelSteps(self.kind, [(rate, 1.0, rate) for rate in self.rates])
+            return native_kernels.KernelSteps(self.kind, [(rate, 1.0, rate) for rate in self.rates])
         steps = []
         for start, counts in self.chains:
             for position, count in enumerate(counts):
                 rate = start * 2.0**position
                 steps.append((start if position == 0 else 0.0, float(count), count * rate))
-        return native.KernelSteps(self.kind, steps)
+        return native_kernels.KernelSteps(self.kind, steps)
 
     def __call__(
         self,
@@ -213,7 +213,7 @@ class OwnKernelOnTiles:
     stretch: float | None = None
     value_factor, slope_factor, work = 1.0, -1.0, 0
     steepest: float | None = None
-    steps: native.KernelSteps | None = None
+    steps: native_kernels.KernelSteps | None = None
 
     def __init__(self, kernel: Kernel, bandwidth: Tensor) -> None:
         self.kernel, self.bandwidth = kernel, bandwidth

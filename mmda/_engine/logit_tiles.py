@@ -1,174 +1,21 @@
-"""What a sweep over logits is made of: rows, sums, tiles, and what is done to the numbers of a tile.
-
-The last is :class:`Loops`, a small interface with two implementations: :class:`Operations`, PyTorch's, and
-:class:`mmda._engine.native_logits.CompiledLoops`. All logits are of base 2.
-"""
+"""What a sweep over tiles of logits is made of: rows, how they are cut, masks of pairs, and space for the tiles."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import ClassVar, NamedTuple, Protocol
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
-#: Numbers of a tile that are exponentiated, summed and turned into probabilities at a time.
+from mmda._engine.logit_pairs import Pairs
+from mmda._engine.scaffold import edges
+
+#: Numbers of a tile that are worked on at a time by PyTorch's operations.
 STRIP = 2**17
 #: Tiles are kept between the two passes while all of them fit.
 KEEP_BYTES = 64 * 2**20
-#: From natural logits to those of base 2.
-LOG2_E = 1 / math.log(2)
-
-
-class Sums(NamedTuple):
-    """Sums over logits of a matrix's rows or columns: of 2^(logit - top), with the largest logit so far.
-
-    Where no logit is large the tops are none (0,) and count as zero.
-    """
-
-    tops: Tensor
-    sums: Tensor
-
-    @classmethod
-    def begin(cls, like: Tensor, n: int, safe: bool) -> Sums:
-        return cls(like.new_full((0 if safe else n,), torch.finfo(like.dtype).min), like.new_zeros(n))
-
-    @classmethod
-    def of(cls, logits: Tensor, weight: Tensor | float, safe: bool) -> Sums:
-        """The sums of one logit a row, times ``weight``."""
-        if safe:
-            return cls(logits[:0], logits.exp2() * weight)
-        return cls(logits.clone(), torch.ones_like(logits) * weight)
-
-    def plus(self, logits: Tensor, weight: Tensor) -> Sums:
-        """The sums with one more logit a row, times ``weight``."""
-        if self.safe:
-            return self._replace(sums=self.sums + logits.exp2() * weight)
-        tops = torch.where(weight > 0, torch.maximum(self.tops, logits), self.tops)
-        more = ((logits - tops).exp2_() * weight).masked_fill_(weight <= 0, 0)
-        return Sums(tops, self.sums * (self.tops - tops).exp2() + more)
-
-    def parts(self, sizes: list[int]) -> list[Sums]:
-        tops = [self.tops] * len(sizes) if self.safe else parts(self.tops, sizes)
-        return [Sums(*both) for both in zip(tops, parts(self.sums, sizes))]
-
-    @property
-    def safe(self) -> bool:
-        return self.tops.numel() == 0
-
-    def above(self, logits: Tensor) -> Tensor:
-        """How far the logarithm of each sum lies above a logit of its row.
-
-        Where the logit is among those of the sum, a row that it outweighs gives exactly zero.
-        """
-        logarithms = self.sums.log2()
-        return logarithms - logits if self.safe else logarithms + (self.tops - logits)
-
-    def share(self, logits: Tensor) -> Tensor:
-        """The part of each sum that one logit of its row is."""
-        return (logits if self.safe else logits - self.tops).exp2() / self.sums
-
-    def turned(self, share: Tensor) -> Sums:
-        """What makes ``share`` times the probabilities of powers: reciprocals of the sums. Zero where the share is."""
-        return self._replace(sums=(share / self.sums).masked_fill_(share <= 0, 0))
-
-
-class Loops(Protocol):
-    """What is done to the numbers of a tile one by one. Tiles have contiguous rows and are overwritten."""
-
-    #: Rows of a tile by kind of loss: large ones make fast products, small ones need little memory.
-    blocks: ClassVar[dict[str, int]]
-
-    def collect(self, s: Tensor, rows: Sums, columns: Sums | None) -> None:
-        """Add a tile of logits to the sums of its rows, and of its columns; where these are safe it becomes powers."""
-
-    def probabilities(self, s: Tensor, rows: Sums, columns: Sums | None, *, collected: bool) -> None:
-        """Softmax over rows plus that over columns in the place of a tile of logits, or of what ``collect`` left.
-
-        The sums are :meth:`Sums.turned`.
-        """
-
-    def pairwise(self, s: Tensor, bias: Tensor | None, weights: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
-        """Sum of w log(1 + e^x), x natural logits plus ``bias``, and of the slopes, which take the place of the tile.
-
-        ``weights`` are those of rows and of columns, whose product w is; 1 by default.
-        """
-
-
-class Operations:
-    """:class:`Loops` in PyTorch's operations, strip by strip, which stays in the nearest caches."""
-
-    blocks: ClassVar = {"info_nce": 2048, "symmetric": 2048, "nt_xent": 512, "sigmoid": 1024}
-
-    def __init__(self, like: Tensor) -> None:
-        self.on_cpu = like.device.type == "cpu"
-        self.space = like.new_empty(0)
-
-    def strips(self, tile: Tensor, *of_rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """Some rows of a tile, space of their shape beside, free at any time, and what belongs to them."""
-        rows = max(1, STRIP // tile.shape[1]) if self.on_cpu else tile.shape[0]
-        if self.space.numel() < min(rows, tile.shape[0]) * tile.shape[1]:
-            self.space = tile.new_empty(min(rows, tile.shape[0]) * tile.shape[1])
-        groups: Iterable[tuple[Tensor, ...]] = zip(*(t.split(rows) for t in (tile, *of_rows)))  # type: ignore[no-untyped-call]
-        for piece, *values in groups:
-            yield piece, self.space[: piece.numel()].view(piece.shape), *values
-
-    def collect(self, s: Tensor, rows: Sums, columns: Sums | None) -> None:
-        limits = torch.finfo(s.dtype)
-        for piece, space, tops, sums in self.strips(s, rows.sums if rows.safe else rows.tops, rows.sums):
-            if rows.safe:
-                sums.add_(piece.exp2_().sum(1))
-                if columns is not None:
-                    columns.sums.add_(piece.sum(0))
-                continue
-            for top, total, dim in ((tops, sums, 1), (*columns, 0)) if columns is not None else ((tops, sums, 1),):
-                found = torch.maximum(top, piece.amax(dim)).clamp_(max=limits.max)
-                powers = torch.sub(piece, found.unsqueeze(dim), out=space).exp2_()
-                total.mul_(top.sub_(found).exp2_()).add_(powers.sum(dim))
-                top.copy_(found)
-
-    def probabilities(self, s: Tensor, rows: Sums, columns: Sums | None, *, collected: bool) -> None:
-        for piece, space, tops, sums in self.strips(s, rows.sums if rows.safe else rows.tops, rows.sums):
-            factor = sums.unsqueeze(1)
-            if rows.safe:
-                if not collected:
-                    piece.exp2_()
-                piece.mul_(factor if columns is None else torch.add(factor, columns.sums, out=space))
-            elif columns is None:
-                piece.sub_(tops.unsqueeze(1)).exp2_().mul_(factor)
-            else:
-                p = torch.sub(piece, tops.unsqueeze(1), out=space).exp2_().mul_(factor)
-                piece.sub_(columns.tops).exp2_().mul_(columns.sums).add_(p)
-
-    def pairwise(self, s: Tensor, bias: Tensor | None, weights: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
-        value, total = s.new_zeros((2,), dtype=torch.float64).unbind(0)
-        of_rows, of_columns = (s[:, 0], None) if weights is None else weights
-        for piece, space, w in self.strips(s, of_rows):
-            if bias is not None:
-                piece.add_(bias)
-            if of_columns is None:
-                value.add_(_softplus_sum(piece, space))
-                total.add_(piece.sigmoid_().sum(1).sum(dtype=torch.float64))
-                continue
-            each = torch.abs(piece, out=space).mul_(-LOG2_E).exp2_().log1p_().add_(piece.clamp_min(0))
-            value.add_(torch.mv(each, of_columns).mul_(w).sum(dtype=torch.float64))
-            piece.sigmoid_().mul_(of_columns).mul_(w.unsqueeze(1))
-            total.add_(piece.sum(1).sum(dtype=torch.float64))
-        return value, total
-
-
-def _softplus_sum(s: Tensor, space: Tensor) -> Tensor:
-    """Sum of log(1 + e^s) = max(s, 0) + log(1 + e^-|s|); four factors share a logarithm. Overwrites ``space``."""
-    value = torch.clamp_min(s, 0, out=space).sum(1).sum(dtype=torch.float64)
-    p = torch.abs(s, out=space).mul_(-LOG2_E).exp2_()
-    for _ in range(2):
-        if p.shape[1] % 2 == 0:
-            half = p.shape[1] // 2
-            left, right = p[:, :half], p[:, half:]
-            p = (left + right).addcmul_(left, right)  # (1 + left) (1 + right) - 1
-    return value.add_(p.log1p_().sum(1).sum(dtype=torch.float64))
 
 
 class Rows:
@@ -193,13 +40,6 @@ class Rows:
         self.rows.div_(length)
         self.inverse = length.mul_(top).reciprocal_()
 
-    def longest(self) -> Tensor:
-        """The largest length."""
-        if self.unit:
-            return self.rows.new_ones(())
-        lengths: Tensor = torch.linalg.vector_norm(self.rows, dim=1)
-        return lengths.amax()
-
     def gradient(self, h: Tensor, scale: Tensor | float, tempered: bool) -> tuple[Tensor | None, Tensor]:
         """From the slopes by the rows over ``scale``: the slope by ``scale``, and by the given rows (in place of h)."""
         bare = isinstance(scale, float) and scale == 1
@@ -211,6 +51,78 @@ class Rows:
             return slope, h if bare else h.mul_(scale)
         h.addcmul_(self.rows, along.unsqueeze(1), value=-1)
         return slope, h.mul_(self.inverse if bare else self.inverse * scale)
+
+
+class Grid:
+    """How rows and columns are cut, and which tiles are looked at.
+
+    Rows that belong together (the first ``paired`` of both sides) are cut alike, so that these pairs lie on diagonals
+    of tiles.
+    """
+
+    #: Whether each tile off the diagonal serves its columns as rows, too.
+    triangle = False
+
+    def __init__(self, n: int, m: int, paired: int, block: int) -> None:
+        common = sizes(paired, block)
+        self.whole = len(common)
+        self.rows, self.columns = common + sizes(n - paired, block), common + sizes(m - paired, block)
+        self.tiles = [(i, j) for j in range(len(self.columns)) for i in range(len(self.rows))]
+
+    @property
+    def largest(self) -> int:
+        """Numbers in the largest tile."""
+        return max(self.rows) * max(self.columns)
+
+    def in_masks(self, parts: list[int]) -> list[slice]:
+        """Where parts of the rows, or columns, lie in the masks of pairs."""
+        starts = accumulate(parts, initial=0)
+        return [slice(start, start + size) for start, size in zip(starts, parts)]
+
+    def partners_on_diagonal(self, i: int, j: int) -> bool:
+        """Whether the diagonal of a tile holds rows that belong together."""
+        return i == j < self.whole
+
+    def itself_on_diagonal(self, i: int, j: int) -> bool:
+        """Whether the diagonal of a tile holds each row with itself."""
+        return False
+
+
+class Masks:
+    """Masks of pairs, a tile at a time."""
+
+    def __init__(self, pairs: Pairs, grid: Grid) -> None:
+        self.pairs, self.grid, self.several = pairs, grid, not pairs.own
+        self.rows, self.columns = grid.in_masks(grid.rows), grid.in_masks(grid.columns)
+
+    def positive(self, i: int, j: int) -> Tensor | None:
+        """How much each column of a tile is a positive of each row, bool or numbers; None: row i of row i."""
+        if not self.several:
+            return None
+        mask, weight = (t if t is None else t[self.rows[i], self.columns[j]] for t in self.pairs[6:8])
+        if weight is None:
+            assert mask is not None
+            q = mask
+        else:
+            q = weight.to(self.pairs.a.dtype)
+            if mask is not None:
+                q = torch.where(mask, q, 0.0)
+            for count, place, dim in zip(self.pairs[4:6], (self.rows[i], self.columns[j]), (1, 0)):
+                if count is not None:  # what absent rows hold is not looked at
+                    q = torch.where((count[place] > 0).unsqueeze(dim), q, 0.0)
+        return q.clone().fill_diagonal_(0) if self.grid.itself_on_diagonal(i, j) else q
+
+    def left_out(self, i: int, j: int, q: Tensor | None) -> Tensor | None:
+        """Which pairs of a tile are neither positives nor negatives."""
+        if self.pairs.negative_mask is None:
+            return None
+        out = ~self.pairs.negative_mask[self.rows[i], self.columns[j]]
+        return out if q is None else out & ~(q if q.dtype == torch.bool else q > 0)
+
+
+def sizes(n: int, block: int) -> list[int]:
+    """The sizes of parts that n rows are cut into."""
+    return [stop - start for start, stop in edges(0, n, block)]
 
 
 class Tiles:
@@ -254,6 +166,23 @@ def _leave_space(space: Tensor) -> None:
     """Keep a CPU's space for the next sweep; one, and none that only ``torch.inference_mode`` may write."""
     if space.device.type == "cpu" and type(space) is Tensor and not space.is_inference():
         _spare[:] = [space]
+
+
+class Strips:
+    """Stretches of a tile's rows, so few that what is done to them stays in the nearest caches."""
+
+    def __init__(self, like: Tensor) -> None:
+        self.on_cpu = like.device.type == "cpu"
+        self.space = like.new_empty(0)
+
+    def of(self, tile: Tensor, *of_rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """Some rows of a tile, space of their shape beside, free at any time, and what belongs to them."""
+        rows = max(1, STRIP // tile.shape[1]) if self.on_cpu else tile.shape[0]
+        if self.space.numel() < min(rows, tile.shape[0]) * tile.shape[1]:
+            self.space = tile.new_empty(min(rows, tile.shape[0]) * tile.shape[1])
+        groups: Iterable[tuple[Tensor, ...]] = zip(*(t.split(rows) for t in (tile, *of_rows)))  # type: ignore[no-untyped-call]
+        for piece, *values in groups:
+            yield piece, self.space[: piece.numel()].view(piece.shape), *values
 
 
 def parts(x: Tensor, sizes: list[int]) -> Sequence[Tensor]:

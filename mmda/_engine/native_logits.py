@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mmda._engine import native
-from mmda._engine.logit_tiles import Sums
+from mmda._engine.logit_loops import Sums
 from mmda._engine.native import _at, _wide
 
 if TYPE_CHECKING:
@@ -21,10 +21,10 @@ KEPT, PLAIN, LOGITS, PRODUCTS = range(4)
 
 
 class CompiledLoops:
-    """:class:`mmda._engine.logit_tiles.Loops` for tiles of which :func:`mmda._engine.native.serves` says yes."""
+    """:class:`mmda._engine.logit_loops.Loops` for tiles of which :func:`mmda._engine.native.serves` says yes."""
 
     # So little is left to do beside the products that smaller tiles cost no time.
-    blocks: ClassVar = {"info_nce": 1024, "symmetric": 1024, "nt_xent": 512, "sigmoid": 1024}
+    blocks: ClassVar = {"info_nce": 1024, "symmetric": 1024, "nt_xent": 512}
 
     def collect(self, s: Tensor, rows: Sums, columns: Sums | None) -> None:
         if rows.safe:
@@ -36,12 +36,14 @@ class CompiledLoops:
         form = (KEPT if collected else PLAIN) if rows.safe else LOGITS
         _sweeps.shares(*_tile(s), form, 0.0, *_places(rows), *_places(columns))
 
-    def pairwise(self, s: Tensor, bias: Tensor | None, weights: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
-        of_rows, of_columns = (None, None) if weights is None else weights
-        number = 0.0 if bias is None else float(bias)
-        found = _sweeps.pairwise(*_tile(s), number, _at(of_rows), _at(of_columns))
-        value, slope = s.new_tensor(found, dtype=torch.float64).unbind(0)
-        return value, slope
+
+def pairwise(s: Tensor, bias: float, weights: tuple[Tensor, Tensor] | None) -> tuple[float, float]:
+    """Sum of w log(1 + e^x), x natural logits plus ``bias``, and of the slopes, which take the place of the tile.
+
+    ``weights`` are those of rows and of columns, whose product w is; 1 by default.
+    """
+    of_rows, of_columns = (None, None) if weights is None else weights
+    return _sweeps.pairwise(*_tile(s), bias, _at(of_rows), _at(of_columns))
 
 
 def _tile(s: Tensor) -> tuple[float, ...]:

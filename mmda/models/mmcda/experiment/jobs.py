@@ -348,16 +348,16 @@ def check_settings(path: Path, content: Any, settings: dict[str, Any]) -> None:
     kept = content.get("settings") if isinstance(content, dict) else None
     if not isinstance(kept, dict):
         raise UnusableError(f"{rule}, got a file that does not name its own")
-    there, asked = _flat(kept), _flat(settings)
+    there, asked = flat_settings(kept), flat_settings(settings)
     names = [name for name in {**asked, **there} if there.get(name) != asked.get(name)]
     if names:
         differ = "; ".join(f"{name} {there.get(name)!r}, not {asked.get(name)!r}" for name in names)
         raise UnusableError(f"{rule}, got {differ}")
 
 
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_settings(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings by their dotted names."""
     found: dict[str, Any] = {}
     for name, value in settings.items():
-        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        found |= flat_settings(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 import tempfile
 import time
@@ -18,7 +19,9 @@ from mmda.models.mmcda.experiment.errors import UnusableError
 from mmda.models.mmcda.experiment.jobs import Job, Plan, finished, plan_jobs, unlabelled, unlabelled_test, usual_rows
 from mmda.models.mmcda.experiment.locks import only_run
 from mmda.models.mmcda.experiment.pool import train_all
+from mmda.models.mmcda.experiment.report import environment, examples_of, table_report, training_report
 from mmda.models.mmcda.experiment.results import write, write_json
+from mmda.models.mmcda.experiment.rows import FULL
 from mmda.models.mmcda.experiment.runs import Recipe, blind_rows, run_job, train_row
 from mmda.models.mmcda.experiment.tables import Table, as_text, make_table, plot_tables
 
@@ -89,7 +92,7 @@ def run_table(
     arguments: Sequence[str] = (),
     tell: Tell = print,
 ) -> list[Table]:
-    """Train every row of every problem, and write the tables as text, JSON and plot to ``plan.output``.
+    """Train every row of every problem, and write report, tables as text and JSON, and a plot to ``plan.output``.
 
     Args:
         problems: what to train on.
@@ -109,7 +112,8 @@ def run_table(
         OSError: a file cannot be written; it is named, and the one that was there before is whole.
 
     Notes:
-        The folder is locked while this runs: a second run there is refused.
+        The folder is locked while this runs: a second run there is refused. Without matplotlib the report's own
+        pictures are all there are.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -165,6 +169,7 @@ def _run_table(
         "arguments": list(arguments),
         "seconds": time.perf_counter() - began,
         "torch": torch.__version__,
+        "environment": environment(),
         "alignment": plan.alignment,
         "training": asdict(jobs[0].training),
         "tables": tables,
@@ -172,9 +177,23 @@ def _run_table(
     }
     write(plan.output / "table.txt", text.encode())
     write_json(plan.output / "table.json", content)
-    plot_tables(tables, plan.output / "table.png")
-    tell(f"{time.perf_counter() - began:.0f} s; text, JSON, plot and models are in {plan.output}/")
+    if importlib.util.find_spec("matplotlib") is not None:
+        plot_tables(tables, plan.output / "table.png")
+    examples = {
+        problem.name: examples_of(job, data.load(problem, job.seed)[1])
+        for problem in problems
+        if (job := _shown_job(jobs, problem)) is not None
+    }
+    write(plan.output / "report.html", table_report(tables, content, results, examples))
+    tell(f"{time.perf_counter() - began:.0f} s; report.html, text, JSON and models are in {plan.output}/")
     return tables
+
+
+def _shown_job(jobs: Sequence[Job], problem: Problem) -> Job | None:
+    """The job whose answers the report shows: the full model with the first seed, else the last."""
+    mine = [job for job in jobs if job.problem.name == problem.name]
+    full = [job for job in mine if job.row.name == FULL]
+    return full[0] if full else mine[-1] if mine else None
 
 
 def run_training(
@@ -225,5 +244,9 @@ def _run_training(problem: Problem, plan: Plan, seed: int, recipe: Recipe, tell:
     (result,) = train_all([job], 1, functools.partial(run_job, recipe=recipe, test=why is None))
     for metric, value in result["metrics"].items():
         tell(f"{metric:14}{100 * value:6.1f}")
+    report = plan.output / "reports" / f"{job.stem}.html"
+    examples = examples_of(job, data.load(problem, seed)[1]) if why is None else []
+    write(report, training_report(result, environment(), examples))
+    tell(f"report: {report}")
     tell(f"step {result['chosen_step']} of {job.training.steps}, {result['seconds']:.0f} s: {job.model_path}")
     return job.model_path

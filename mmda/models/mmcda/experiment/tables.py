@@ -211,14 +211,14 @@ def _ends(interval: Interval) -> list[float] | None:
     return ends if all(map(math.isfinite, ends)) else None
 
 
-def _halves(row: TableRow, metric: str) -> list[float]:
+def half_widths(row: TableRow, metric: str) -> list[float]:
     """Half-widths of the intervals there are."""
     return [(ends[1] - ends[0]) / 2 for ends in row["interval"][metric].values() if ends is not None]
 
 
-def _shown(row: TableRow, metric: str) -> str:
+def shown(row: TableRow, metric: str) -> str:
     """``37.1 ±2.0``: the half-width is the larger of the intervals over seeds and by video."""
-    halves = _halves(row, metric)
+    halves = half_widths(row, metric)
     text = f"{100 * row['mean'][metric]:.1f}"
     return text + (f" ±{100 * max(halves):.1f}" if halves else "")
 
@@ -252,18 +252,25 @@ def as_text(tables: Sequence[Table]) -> str:
             if "recovered" in row:
                 gap = row["recovered"][HEADLINE]
                 tail = f"{'-':>9}" if gap is None else f"{100 * gap:8.0f}%"
-            lines.append((f"{row['row']:28}" + "".join(f"{_shown(row, m):>12}" for m in metrics) + tail).rstrip())
+            lines.append((f"{row['row']:28}" + "".join(f"{shown(row, m):>12}" for m in metrics) + tail).rstrip())
         lines.append("± half-width of the 95 % interval, over seeds or by video, the wider; gap won back at R@1, 0.5")
         lines += [f"{what}: {text}" for what, text in each["compared"].items()]
-        if HEADLINE in each["no_gap"]:
-            why = f"the interval of {CEILING} less {SOURCE_ONLY} must lie above 0, got {each['no_gap'][HEADLINE]}"
-            lines.append(f"note: no share of the gap: {why}")
-        for row in each["rows"]:
-            lines += _beaten_by(row, each["rows"])
-            if row.get("constancy", 0) > 0.5:
-                lines.append(f"alarm: over half of the spans of {row['row']} lie at the same place")
+        lines += notes_of(each)
         lines.append("")
     return "\n".join(lines)
+
+
+def notes_of(table: Table) -> list[str]:
+    """What a reader has to know beside the numbers, a line each."""
+    lines = []
+    if HEADLINE in table["no_gap"]:
+        why = f"the interval of {CEILING} less {SOURCE_ONLY} must lie above 0, got {table['no_gap'][HEADLINE]}"
+        lines.append(f"note: no share of the gap: {why}")
+    for row in table["rows"]:
+        lines += _beaten_by(row, table["rows"])
+        if row.get("constancy", 0) > 0.5:
+            lines.append(f"alarm: over half of the spans of {row['row']} lie at the same place")
+    return lines
 
 
 def _beaten_by(row: TableRow, rows: Sequence[TableRow]) -> list[str]:
@@ -311,7 +318,7 @@ def plot_tables(tables: Sequence[Table], path: Path) -> None:
     for axis, each in zip(axes[0], tables):
         rows = each["rows"][::-1]
         means = [100 * r["mean"][HEADLINE] for r in rows]
-        halves = [100 * max(_halves(r, HEADLINE), default=0.0) for r in rows]
+        halves = [100 * max(half_widths(r, HEADLINE), default=0.0) for r in rows]
         # two seeds can have an interval of several hundred points: a whisker ends where shares do
         whiskers = [[min(m, h) for m, h in zip(means, halves)], [min(100 - m, h) for m, h in zip(means, halves)]]
         ends = [mean + right for mean, right in zip(means, whiskers[1])]

@@ -1,0 +1,150 @@
+"""The compiled loops over tiles of kernel values: the Python face of ``_sweeps.c``, as ``native_logits.py`` is."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mmda._engine import native
+from mmda._engine.native import _at, _wide
+
+if TYPE_CHECKING:
+    from mmda._engine import _sweeps
+else:
+    _sweeps = native._sweeps  # None where :func:`native.serves` says no
+
+#: The kinds of kernels, as numbers that ``_sweeps.c`` knows.
+KINDS = {"gaussian": 0, "laplacian": 1, "energy": 2, "rational_quadratic": 3}
+#: A chain of so many doubled rates is one loop, longer ones a loop a rate.
+MOST_DOUBLINGS = 5
+
+
+class KernelSteps:
+    """A kernel as steps: e is 2^(rate t) afresh, or the square of the last; counts e and rate e are added up."""
+
+    def __init__(self, kind: str, steps: Sequence[tuple[float, float, float]]) -> None:
+        self.kind = KINDS[kind]
+        fresh, counts, slopes = zip(*steps)
+        chain = kind == "gaussian" and fresh[0] == 1 and not any(fresh[1:]) and len(fresh) <= MOST_DOUBLINGS
+        self.doublings, self.steps = len(fresh) if chain else 0, len(fresh)
+        # No tensors: those would be made on the default device, or by whatever mode is active.
+        self._numbers = [array("d", numbers) for numbers in (fresh, counts, slopes)]
+        self.addresses = tuple(numbers.buffer_info()[0] for numbers in self._numbers)
+
+
+@dataclass(slots=True)
+class Near:
+    """Pairs that are taken by the difference of their rows, as products of far rows would cost them their digits.
+
+    Attributes:
+        share: pairs whose squared distance is below this share of the sum of their squared lengths.
+        inverse: what the differences of the rows are multiplied by.
+        most: so many of a tile at the most.
+        rows: of the tile's rows and columns, as they were given; none where no pair may be near.
+        gradients: to which the part of these pairs is added: of rows and columns.
+    """
+
+    share: float
+    inverse: float
+    most: int
+    rows: tuple[Tensor, Tensor] | tuple[None, None] = (None, None)
+    gradients: tuple[Tensor | None, Tensor | None] = (None, None)
+
+
+@dataclass(slots=True)
+class Tile:
+    """What belongs to a tile of products z_i . z_j.
+
+    Attributes:
+        norms: -|z_i|^2 of the rows, and the same of the columns.
+        same: rows and columns are the same; pairs i = j are left out.
+        factors: of values and slopes, for pairs within the first group, across, and within the second.
+        split: so many of the rows and of the columns are the first group; all by default.
+        matrix: (rows, columns), multiplies both.
+        value_weights: of rows and columns, multiply the values alone.
+        sum_weights: of rows (in the columns' sums) and columns (in the rows' sums).
+        sums: to which sums of slopes are added: over the columns, for each row; and over the rows.
+        near: where pairs may lie near each other.
+    """
+
+    norms: tuple[Tensor, Tensor]
+    same: bool
+    factors: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    split: int | None = None
+    matrix: Tensor | None = None
+    value_weights: tuple[Tensor | None, Tensor | None] = (None, None)
+    sum_weights: tuple[Tensor | None, Tensor | None] = (None, None)
+    sums: tuple[Tensor | None, Tensor | None] = (None, None)
+    near: Near | None = None
+
+
+def tile(steps: KernelSteps, products: Tensor, of: Tile) -> float | None:
+    """Sum of the kernel's values over a tile; the kernel's slopes in the place of the products.
+
+    None where more pairs are near each other than there may be; the tile is of no use then. The rows of ``products``
+    (rows, columns) must be contiguous.
+    """
+    rows, columns = products.shape
+    near = of.near
+    return _sweeps.tile(
+        _wide(products),
+        torch.get_num_threads(),
+        steps.kind,
+        steps.doublings,
+        steps.steps,
+        *steps.addresses,
+        *of.factors,
+        columns if of.split is None else of.split,
+        of.same,
+        rows,
+        columns,
+        products.data_ptr(),
+        products.stride(0),
+        *map(_at, of.norms),
+        _at(of.matrix),
+        0 if of.matrix is None else of.matrix.stride(0),
+        *map(_at, of.value_weights),
+        *map(_at, of.sum_weights),
+        *map(_at, of.sums),
+        *((0.0, 0.0, 0, 0, 0, rows * columns, 0, 0) if near is None else _near(near)),
+    )
+
+
+def _near(near: Near) -> tuple[float, ...]:
+    width = 0 if near.rows[0] is None else near.rows[0].shape[1]
+    return near.share, near.inverse, *map(_at, near.rows), width, near.most, *map(_at, near.gradients)
+
+
+def prepare(x: Tensor, y: Tensor, centre: Tensor | None, inverse: float) -> tuple[Tensor, Tensor, float]:
+    """The rows of both, less ``centre`` (their mean) and times ``inverse``: z (n + m, d); -|z_i|^2; the largest.
+
+    The rows must be contiguous.
+    """
+    total, width = x.shape[0] + y.shape[0], x.shape[1]
+    z, norms = x.new_empty(total, width), x.new_empty(total)
+    centre = None if centre is None else centre.contiguous()
+    largest = _sweeps.prepare(
+        _wide(x),
+        x.data_ptr(),
+        x.shape[0],
+        y.data_ptr(),
+        y.shape[0],
+        width,
+        _at(centre),
+        inverse,
+        z.data_ptr(),
+        norms.data_ptr(),
+    )
+    return z, norms, largest
+
+
+def finish(gradient: Tensor, sums: Tensor, z: Tensor, weight: Tensor | None, scale: float) -> None:
+    """``(gradient - sums z) scale``, times the rows' weight, in place."""
+    _sweeps.finish(
+        _wide(z), gradient.data_ptr(), sums.data_ptr(), z.data_ptr(), _at(weight), scale, z.shape[0], z.shape[1]
+    )

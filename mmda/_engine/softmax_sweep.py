@@ -1,0 +1,277 @@
+r"""Softmaxes over the rows, or rows and columns, of a matrix of logits that is never made: one tile after another.
+
+* How often rows count is added to the logits, as log2 of the counts: the row sums of :math:`r_i c_j e^{s_{ij}}` are
+  :math:`r_i` times what is wanted.
+* What is no candidate has a logit of minus infinity.
+* A row and its own partner count once, however often both rows count: such logits are left out of the tiles and
+  treated beside them (:class:`Beside`), so that a loss of exactly zero stays zero.
+* Tiles are kept for the gradient while they fit ``KEEP_BYTES``, else computed twice.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mmda._engine.logit_loops import Loops, Sums
+from mmda._engine.logit_pairs import Contrast, Pairs
+from mmda._engine.logit_tiles import Grid, Masks, Rows, Tiles, parts
+
+#: Logits within this bound need no shift: their exponentials, summed over any batch, stay inside float32.
+SAFE_LOGIT = 40.0
+
+
+class Beside(NamedTuple):
+    """One logit of each row, how often it counts in the row's sum, and how much it is a positive."""
+
+    logits: Tensor
+    weight: Tensor
+    positive: Tensor
+
+
+class Part(NamedTuple):
+    """What belongs to a stretch of rows, see :class:`Side`; None where there is no such thing."""
+
+    rows: Tensor
+    slopes: Tensor | None
+    counts: Tensor | None
+    offset: Tensor | None
+    total: Tensor
+    pulled: Tensor
+    pull: Tensor
+    partner: Tensor | None
+    itself: Tensor | None
+    sums: Sums | None
+    found: Sums | None
+
+
+class Side:
+    """Rows on one side of the matrix, and what is added up for each of them.
+
+    Args:
+        rows: as they are compared.
+        count: how often each counts; None: once.
+        wanted: whether the slopes by the rows are.
+    """
+
+    def __init__(self, rows: Rows, count: Tensor | None, wanted: bool) -> None:
+        self.rows, self.count = rows.rows, count
+        #: By the rows, over the scale of the natural logits.
+        self.slopes = torch.zeros_like(self.rows) if wanted else None
+        self.offset = self.level = None
+        if count is not None:
+            self.offset, self.level = count.log2(), count.masked_fill(count == 0, 1).log2_()
+        #: Over the powers of each row's logits, and of its positives' with ``several="sum"``.
+        self.sums: Sums | None = None
+        self.found: Sums | None = None
+        #: The weight of each row's positives, and the sum of their logits with these weights.
+        self.total, self.pulled = self.rows.new_zeros(2, self.rows.shape[0]).unbind(0)
+        #: The slope of the loss by the weighted mean of each row's positive logits, over ``total``.
+        self.pull = self.total
+        self.partner: Beside | None = None
+        self.itself: Beside | None = None
+
+    def span(self) -> float:
+        """How much the counts add to natural logits. An accelerator is not asked about its numbers."""
+        if self.level is None:
+            return 0.0
+        return float(self.level.abs().amax()) * math.log(2) if self.level.device.type == "cpu" else math.inf
+
+    def begin(self, safe: bool, several: bool) -> None:
+        """A softmax runs over the logits of these rows; ``safe``: they need no shift, ``several``: see ``found``."""
+        n = self.rows.shape[0]
+        self.sums = Sums.begin(self.rows, n, safe)
+        self.found = Sums.begin(self.rows, n, safe) if several else None
+
+    def add(self, beside: Beside) -> Beside:
+        """Add a logit of each row to the sums."""
+        assert self.sums is not None
+        logits = beside.logits if self.level is None else beside.logits + self.level
+        self.sums = self.sums.plus(logits, beside.weight)
+        self.pulled += beside.logits * beside.positive
+        self.total += beside.positive
+        return beside._replace(logits=logits)
+
+    def settle(self, factor: float) -> Tensor:
+        """The mean loss over the rows that have a positive, times ``factor``. Of the sums its slopes are made."""
+        assert self.sums is not None
+        tiny = torch.finfo(self.total.dtype).tiny
+        kept = (self.total > 0).to(self.total)
+        kept = kept if self.count is None else kept * self.count
+        rows = kept.sum(dtype=torch.float64).clamp_min_(tiny)
+        share, weight = kept * (factor / rows).to(kept.dtype), self.total.clamp_min(tiny)
+        if self.found is None:
+            mean = self.pulled / weight
+            each = self.sums.above(mean if self.level is None else mean + self.level)
+        else:
+            each = self.sums.sums.log2() - self.found.sums.log2()
+            each = each if self.sums.safe else each + (self.sums.tops - self.found.tops)
+            self.found = self.found.turned(share)
+        self.partner, self.itself = (
+            b if b is None else self._slopes(b, share, weight) for b in (self.partner, self.itself)
+        )
+        self.pull, self.sums = share / weight, self.sums.turned(share)
+        return (each * kept).masked_fill_(kept <= 0, 0).sum(dtype=torch.float64) * (factor * math.log(2)) / rows
+
+    def _slopes(self, beside: Beside, share: Tensor, weight: Tensor) -> Beside:
+        """With the slopes by the logits in their place."""
+        assert self.sums is not None
+        among = (self.sums.share(beside.logits) * beside.weight).masked_fill_(beside.weight <= 0, 0)
+        slopes = among.sub_(beside.positive / weight).mul_(share).masked_fill_(share <= 0, 0)
+        return beside._replace(logits=slopes)
+
+    def cut(self, sizes: list[int]) -> list[Part]:
+        """What belongs to each stretch of rows: views, to which the tiles' sums are added."""
+        diagonals = (b if b is None else b.logits for b in (self.partner, self.itself))
+        tensors = (self.rows, self.slopes, self.count, self.offset, self.total, self.pulled, self.pull)
+        columns = [[None] * len(sizes) if t is None else parts(t, sizes) for t in (*tensors, *diagonals)]
+        sums = [[None] * len(sizes) if s is None else s.parts(sizes) for s in (self.sums, self.found)]
+        return [Part(*pieces) for pieces in zip(*columns, *sums)]
+
+
+class Softmaxes:
+    """The pass: sums over all tiles, then the slopes from these sums.
+
+    Args:
+        pairs: the masks.
+        how: what is asked.
+        grid: the tiles.
+        loops: what is done to their numbers.
+        scaled: the rows of the first side times the scale of the logits of base 2.
+        rows: the side over whose logits a softmax runs.
+        columns: the other side, over whose logits one may run; the same side where the tiles of a list serve both.
+    """
+
+    def __init__(
+        self, pairs: Pairs, how: Contrast, grid: Grid, loops: Loops, scaled: Tensor, rows: Side, columns: Side
+    ) -> None:
+        self.scaled = parts(scaled, grid.rows)
+        self.grid, self.loops, self.masks, self.own = grid, loops, Masks(pairs, grid), pairs.own
+        self.sides = rows, columns
+        self.sum_of_positives = how.several == "sum" and not pairs.own
+        self.wanted = rows.slopes is not None or columns.slopes is not None
+        self.tiles = Tiles(rows.rows, len(grid.tiles), grid.largest, self.wanted and not self.sum_of_positives)
+        self.spare = rows.rows.new_empty(0 if pairs.own else grid.largest)
+
+    def value(self) -> Tensor:
+        """The loss; its slopes are added to those of the sides."""
+        rows, columns = self._cut()
+        for index, (i, j) in enumerate(self.grid.tiles):
+            column = columns[j]
+            if self.grid.triangle and i == j:
+                column = column._replace(sums=None, found=None)  # the tile's columns are its rows
+            s, t = self._logits(index, rows[i], column, first=True)
+            for tile, sums, others in ((s, rows[i].sums, column.sums), (t, rows[i].found, column.found)):
+                if tile is not None and sums is not None:
+                    self.loops.collect(tile, sums, others)
+        there, back = self.sides
+        both = back is not there and back.sums is not None
+        value = there.settle(0.5 if both else 1.0)
+        value = value + back.settle(0.5) if both else value
+        if self.wanted:
+            self._add_slopes(*self._cut())
+        self.tiles.leave()
+        return value
+
+    def _cut(self) -> tuple[list[Part], list[Part]]:
+        return self.sides[0].cut(self.grid.rows), self.sides[1].cut(self.grid.columns)
+
+    def _logits(self, index: int, rows: Part, columns: Part, *, first: bool) -> tuple[Tensor, Tensor | None]:
+        """A tile of logits, and with ``several="sum"`` another of the positives alone.
+
+        At the ``first`` time the weights of positives, and their logits, are added up.
+        """
+        i, j = self.grid.tiles[index]
+        s, t = self.tiles.product(index, self.scaled[i], columns.rows), None
+        q = self.masks.positive(i, j)
+        if q is not None and first:
+            each = self._space(s).copy_(q)
+            for of_rows, of_columns in ((rows.total, columns.total), (rows.pulled, columns.pulled)):
+                _add_sums(of_rows, each, columns.counts)
+                if columns.sums is not None:
+                    _add_sums(of_columns, each.T, rows.counts)
+                each.mul_(s)
+        if rows.offset is not None:
+            s.add_(rows.offset.unsqueeze(1))
+        if columns.offset is not None:
+            s.add_(columns.offset)
+        if q is not None and self.sum_of_positives:
+            t = self._space(s)
+            if q.dtype == torch.bool:
+                t.copy_(s).masked_fill_(~q, -torch.inf)
+            else:
+                torch.add(s, q.log2(), out=t)
+        out = self.masks.left_out(i, j, q)
+        if out is not None:
+            s.masked_fill_(out, -torch.inf)
+        if self.grid.itself_on_diagonal(i, j) or (self.own and self.grid.partners_on_diagonal(i, j)):
+            s.fill_diagonal_(-torch.inf)
+        return s, t
+
+    def _add_slopes(self, rows: list[Part], columns: list[Part]) -> None:
+        grid = self.grid
+        # From the last tile to the first: those made last are the nearest.
+        for index, (i, j) in reversed(list(enumerate(grid.tiles))):
+            row, column = rows[i], columns[j]
+            if self.tiles.kept:
+                s, t = self.tiles.view(index, grid.rows[i], grid.columns[j]), None
+            else:
+                s, t = self._logits(index, row, column, first=False)
+            for tile, sums, others in ((s, row.sums, column.sums), (t, row.found, column.found)):
+                if tile is not None and sums is not None:
+                    self.loops.probabilities(tile, sums, others, collected=self.tiles.kept)
+            q = self.masks.positive(i, j)
+            if t is not None:
+                s.sub_(t)
+            elif q is not None:
+                s.sub_(self._pull(s, row, column).mul_(q))
+            if self.own and grid.partners_on_diagonal(i, j):
+                s.diagonal().copy_(_sum(row.partner, column.partner))
+            elif grid.itself_on_diagonal(i, j) and row.itself is not None:
+                s.diagonal().copy_(_sum(row.itself, column.itself))
+            if row.slopes is not None:
+                row.slopes.addmm_(s, column.rows)
+            if column.slopes is not None and not (grid.triangle and i == j):
+                column.slopes.addmm_(s.T, row.rows)
+
+    def _pull(self, s: Tensor, rows: Part, columns: Part) -> Tensor:
+        """How much less the loss is by the logit of each pair, were it a positive."""
+        pull = self._space(s)
+        if columns.counts is None:
+            pull.copy_(rows.pull.unsqueeze(1))
+        else:
+            torch.outer(rows.pull, columns.counts, out=pull)
+        if columns.sums is not None:
+            pull.add_(columns.pull if rows.counts is None else rows.counts.unsqueeze(1) * columns.pull)
+        return pull
+
+    def _space(self, s: Tensor) -> Tensor:
+        return self.spare[: s.numel()].view(s.shape)
+
+
+def are_safe(rows: Side, columns: Side, unit: bool, scale: Tensor | float) -> bool:
+    """Whether no logit needs a shift. An accelerator is not asked about its numbers, which would make it wait."""
+    if unit and not isinstance(scale, Tensor):
+        largest = abs(scale)
+    elif rows.rows.device.type == "cpu":
+        lengths = (1.0 if unit else torch.linalg.vector_norm(side.rows, dim=1).amax() for side in (rows, columns))
+        largest = abs(float(next(lengths) * next(lengths) * scale))
+    else:
+        return False
+    return largest + rows.span() + columns.span() <= SAFE_LOGIT
+
+
+def _add_sums(sums: Tensor, tile: Tensor, weight: Tensor | None) -> None:
+    """Add the sums of a tile's rows, over columns that count so often."""
+    if weight is None:
+        sums.add_(tile.sum(1))
+    else:
+        sums.addmv_(tile, weight)
+
+
+def _sum(one: Tensor | None, other: Tensor | None) -> Tensor:
+    assert one is not None
+    return one if other is None else one + other
