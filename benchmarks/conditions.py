@@ -1,8 +1,8 @@
 """Losses in the conditions of training beside what a user would write: ``python -m benchmarks.conditions``.
 
 Masks, weights, several domains, half precision: a step is forward and backward, float32 unless said, of one thread and
-in processor time. Ours and the alternative take turns inside one process, and a ratio is of the medians; with ``--before
-TREE`` an earlier checkout of this project takes its turn in a process of its own, a round of each in turn.
+in processor time. Ours and the alternative take turns inside one process, and a ratio is of the medians; with
+``--before TREE`` an earlier checkout of this project takes its turn in a process of its own, a round of each in turn.
 
     python -m benchmarks.conditions
     python -m benchmarks.conditions --before ../earlier --json out.json
