@@ -13,7 +13,7 @@ import torch
 
 from mmda.metrics import PRESETS, Preset
 from mmda.models.mmcda.build import build_mmcda
-from mmda.models.mmcda.closed_form import start_linear
+from mmda.models.mmcda.closed_form import POOLINGS, Pooling, start_linear
 from mmda.models.mmcda.config import MMCDAConfig
 from mmda.models.mmcda.experiment.domains import Domain, Draws, Problem
 from mmda.models.mmcda.experiment.jobs import Job, finished
@@ -29,6 +29,9 @@ from mmda.validators import span_constancy
 from mmda.vmr import ResidentLoader, ResidentSplit, VMRBatch, VMRQuery
 from mmda.vmr.blind import constant_rows, constant_spans, prior_spans, random_spans, whole_video, zero_shot_spans
 from mmda.vmr.evaluation import Evaluation, evaluate_windows
+
+#: How a module pools the frames of a pair in a linear form.
+_POOLINGS: dict[str, Pooling] = {"cross_modal": "attention", "specific": "top"}
 
 #: Called after each step with its number.
 OnStep = Callable[[int], None]
@@ -130,14 +133,15 @@ def shuffled(split: Pairs, seed: int) -> Pairs:
     )
 
 
-def start_model(model: MMCDA, job: Job, source: Domain, target: Domain) -> None:
+def start_model(model: MMCDA, job: Job, data: Draws) -> None:
     """Fix the maps of a linear form in closed form, from what the row may see; towers start as they were drawn.
 
-    Known moments are the source's, or what stands in for it; (ii) and (iii) let in the target's pairs, (i) gives the
-    source's features the target's mean and covariance.
+    Known moments are the source's, or what stands in for it. (i) gives the source's features the target's mean and
+    covariance. (ii) and (iii) let in the target's pairs, whose frames are pooled by attention or by the best of them.
     """
     if job.form != "linear":
         return
+    source, target = data.load(job.problem, job.seed)
     known = joined(map((target if job.row.train_on == "target" else source).opened, job.splits))
     if job.row.train_on == "both":
         known = joined([known, joined(map(target.opened, job.splits))])
@@ -150,6 +154,8 @@ def start_model(model: MMCDA, job: Job, source: Domain, target: Domain) -> None:
         known,
         pairs if job.row.uses_pairs else None,
         domain=pairs if "domain" in job.row.modules else None,
+        poolings=[pooling for module, pooling in _POOLINGS.items() if module in job.row.modules] or POOLINGS,
+        fitted=data.fitted(job.problem, job.seed, job.splits, job.row.train_on, job.row.shuffled),
     )
     model.to(device)
 
@@ -177,7 +183,7 @@ def train_row(job: Job, data: Draws, on_step: OnStep | None = None) -> Trained:
     torch.manual_seed(job.seed)
     config = job.config(*batches.widths)
     model = build_mmcda(config).to(job.device)
-    start_model(model, job, source, target)
+    start_model(model, job, data)
     if not job.weights:  # nothing on top of the closed form
         return Trained(model.eval(), config, Progress())
     objective = MMCDAObjective(
