@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable, Iterator, MutableMapping, Sequence
+from collections.abc import Hashable, Iterator, MutableMapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -24,12 +24,11 @@ from mmda.vmr.resident import ResidentSplit
 #: Pairs whose frames are held at a time.
 _CHUNK = 256
 
-#: Ridge of the CORAL map between domains: a thousand rows give a covariance of some hundred features loosely.
+#: Ridge of the CORAL map between domains, at least: see :func:`_recolouring`.
 _RECOLOUR = 0.1
 
-#: How the frames of a pair stand for its moment: all, by how much they look like the query, or the best alone.
-Pooling = Literal["attention", "top"]
-POOLINGS: tuple[Pooling, ...] = ("attention", "top")
+#: How the frames of a pair stand for its moment: all, by how much they look like the query; the best; or all alike.
+Pooling = Literal["attention", "top", "mean"]
 
 #: Fewer videos than this say nothing about which map is good.
 _FEW = 8
@@ -89,7 +88,8 @@ def attended_rows(
         split: pairs; no moment is read.
         maps: fitted to (query, frame) rows; ``None`` weighs all frames alike.
         temperature: :math:`\tau` > 0.
-        pooling: ``"attention"``, the formula; ``"top"``: the plain mean of the best eighth of the frames, at least one.
+        pooling: ``"attention"``, the formula; ``"top"``: the plain mean of the best eighth of the frames, at least one;
+            ``"mean"``: of all frames.
 
     Returns:
         (n, d_v), a row a pair.
@@ -103,12 +103,12 @@ def attended_rows(
         torch.Size([3, 32])
     """
     check_number("attended_rows", "temperature", temperature, above=0)
-    check_choice("attended_rows", "pooling", pooling, POOLINGS)
+    check_choice("attended_rows", "pooling", pooling, get_args(Pooling))
     rows = []
     if maps is not None:
         maps = copy.deepcopy(maps).to(split.frames.dtype)  # weights of a mean need no double precision
     for batch in _pieces(split):
-        if maps is None:
+        if maps is None or pooling == "mean":
             weight = batch.frame_mask.to(batch.frames.dtype)
         else:
             words = zero_padding(batch.words, batch.word_mask)
@@ -181,7 +181,7 @@ def fit_joint_maps(
     known = None if source is None else (sentence_rows(source), moment_rows(source))
     queries = None if known is None else known[0]
     if queries is not None and domain is not None:
-        queries = CORALMap(ridge=_RECOLOUR).fit(queries, sentence_rows(domain))(queries)
+        queries = _recolouring(queries, sentence_rows(domain))(queries)
     if pairs is None:
         assert known is not None
         assert queries is not None
@@ -192,16 +192,21 @@ def fit_joint_maps(
         return cca.to(frames.device).fit(queries, frames)
     sentences = sentence_rows(pairs)
     cca = cca.to(sentences.device)
-    for step in range(rounds):
+    for step in range(1 if pooling == "mean" else rounds):
         pooled = attended_rows(pairs, cca if step else None, temperature=temperature, pooling=pooling)
         domains = [_moments(sentences, pooled)]
         if known is not None and queries is not None:
             frames = known[1]
             if domain is not None:
-                frames = CORALMap(ridge=_RECOLOUR).fit(frames, pooled)(frames)
+                frames = _recolouring(frames, pooled)(frames)
             domains.append(_moments(queries, frames))
         cca.fit_moments(*domains)
     return cca
+
+
+def _recolouring(x: Tensor, y: Tensor) -> CORALMap:
+    """Rows of one domain as the other's. The fewer rows for the features, the less their covariances can be trusted."""
+    return CORALMap(ridge=max(_RECOLOUR, x.shape[1] / min(len(x), len(y)))).fit(x, y)
 
 
 def _towards(source: ResidentSplit, domain: ResidentSplit) -> CORALMap:
@@ -246,23 +251,20 @@ class _Member:
 
     known: bool
     asked: bool
-    recoloured: bool = False
-    pooling: Pooling = "attention"
-    scale: float = 0.5
+    recoloured: bool
+    pooling: Pooling
+    scale: float
 
 
-def _members(known: bool, asked: bool, recoloured: bool, poolings: Sequence[Pooling]) -> list[_Member]:
+def _members(known: bool, asked: bool, recoloured: bool, pooling: Pooling) -> list[_Member]:
     """The maps that stand side by side, the first the most needed."""
-    if not asked:
-        return [_Member(True, False, recoloured, scale=scale) for scale in (1.0, 0.5)]
-    if not known:
-        return [_Member(False, True, False, each, scale) for scale in (1.0, 0.5) for each in poolings]
-    first, *rest = poolings
-    chosen = [_Member(False, True, False, first, 1.0), _Member(True, True, recoloured, first)]
-    chosen.append(_Member(True, False, recoloured))
-    for each in rest:
-        chosen += [_Member(False, True, False, each, 1.0), _Member(True, True, recoloured, each)]
-    return chosen + ([_Member(True, True, False, first)] if recoloured else [])
+    if not asked or not known:
+        return [_Member(known, asked, recoloured, pooling, scale) for scale in (1.0, 0.5)]
+    return [
+        _Member(False, True, False, pooling, 1.0),
+        _Member(True, True, recoloured, pooling, 0.5),
+        _Member(True, False, recoloured, pooling, 0.5),
+    ]
 
 
 def start_linear(
@@ -271,17 +273,17 @@ def start_linear(
     pairs: ResidentSplit | None,
     *,
     domain: ResidentSplit | None = None,
-    poolings: Sequence[Pooling] = POOLINGS,
+    pooling: Pooling = "attention",
     fitted: MutableMapping[Hashable, object] | None = None,
 ) -> None:
     """Fix the maps of a linear :class:`MMCDA` in closed form; nothing that is learned changes.
 
     The members differ in what they believe. In turn they are fitted to the target's pairs alone, with directions
-    weighed by their correlation; to the source and the pairs, weighed by its square root; to the source alone, weighed
-    so too; to the first two with the next of the ``poolings``; and to the source as it is and the pairs. How much each
-    counts is read from the pairs: every map is fitted to half of the target's videos, and :func:`stacked_weights` asks
-    which weights find the videos of the other half's queries best. A far source gets little that way, and no boundary
-    is read. Without pairs there are two maps, alike in weight; with fewer than 8 videos all count alike.
+    weighed by their correlation; to the source and the pairs, weighed by its square root; and to the source alone,
+    weighed so too. How much each counts is read from the pairs: every map is fitted to half of the target's videos, and
+    :func:`stacked_weights` asks which weights find the videos of the other half's queries best. A far source gets
+    little that way, and no boundary is read. Without pairs, or without a source, there are two maps, of either scale,
+    that count alike; so do all where there are fewer than 8 videos.
 
     Args:
         model: of :func:`build_mmcda` with ``form="linear"``; changed in place. Of the maps it takes the first
@@ -289,7 +291,7 @@ def start_linear(
         source: labelled pairs.
         pairs: the target's pairs; no moment of theirs is read.
         domain: of :func:`fit_joint_maps`.
-        poolings: of :func:`attended_rows`; one or both.
+        pooling: of :func:`attended_rows`.
         fitted: keeps what was fitted, for another call with the same splits.
 
     Returns:
@@ -297,7 +299,7 @@ def start_linear(
 
     Raises:
         TypeError: the heads are no :class:`LinearHead`.
-        ValueError: neither side is given; a source without moments; no pooling.
+        ValueError: neither side is given; a source without moments.
 
     Example:
         >>> from mmda.models.mmcda import MMCDAConfig, build_mmcda
@@ -306,7 +308,7 @@ def start_linear(
         >>> model = build_mmcda(MMCDAConfig(video_width=32, query_width=24, joint=8, form="linear"))
         >>> start_linear(model, split, None)
         >>> model(split.slice([0, 1])).joint_query.shape
-        torch.Size([2, 48])
+        torch.Size([2, 24])
     """
     video, query = model.video_head, model.query_head
     for name, head in (("model.video_head", video), ("model.query_head", query)):
@@ -316,9 +318,7 @@ def start_linear(
     assert isinstance(query, LinearHead)
     if source is None and pairs is None:
         fail("start_linear", "source", "be given where `pairs` are not", "neither")
-    if not poolings:
-        fail("start_linear", "poolings", "hold at least one", "none")
-    members = _members(source is not None, pairs is not None, domain is not None, poolings)[: video.members]
+    members = _members(source is not None, pairs is not None, domain is not None, pooling)[: video.members]
     kept: MutableMapping[Hashable, object] = {} if fitted is None else fitted
 
     def maps(member: _Member, asked: ResidentSplit | None, part: str) -> CCA:
@@ -343,7 +343,7 @@ def start_linear(
         return kept[key]  # type: ignore[return-value]
 
     shares = torch.full((len(members),), 1 / len(members), dtype=torch.float64)
-    halves = None if pairs is None or len(members) == 1 else _halves(pairs)
+    halves = None if pairs is None or source is None or len(members) == 1 else _halves(pairs)
     if halves is not None:
         found = []
         for part, (half, other) in (("first", halves), ("second", halves[::-1])):

@@ -54,7 +54,7 @@ class MMCDAConfig:
     temperature: float = 0.1
     dropout: float = 0.1
     form: str = "towers"
-    members: int = 6
+    members: int = 3
     residual: int = 0
     neighbours: float = 0.25
     agreement: float = 4.0

@@ -13,7 +13,7 @@ import torch
 
 from mmda.metrics import PRESETS, Preset
 from mmda.models.mmcda.build import build_mmcda
-from mmda.models.mmcda.closed_form import POOLINGS, Pooling, start_linear
+from mmda.models.mmcda.closed_form import Pooling, start_linear
 from mmda.models.mmcda.config import MMCDAConfig
 from mmda.models.mmcda.experiment.domains import Domain, Draws, Problem
 from mmda.models.mmcda.experiment.jobs import Job, finished
@@ -29,9 +29,6 @@ from mmda.validators import span_constancy
 from mmda.vmr import ResidentLoader, ResidentSplit, VMRBatch, VMRQuery
 from mmda.vmr.blind import constant_rows, constant_spans, prior_spans, random_spans, whole_video, zero_shot_spans
 from mmda.vmr.evaluation import Evaluation, evaluate_windows
-
-#: How a module pools the frames of a pair in a linear form.
-_POOLINGS: dict[str, Pooling] = {"cross_modal": "attention", "specific": "top"}
 
 #: Called after each step with its number.
 OnStep = Callable[[int], None]
@@ -133,11 +130,22 @@ def shuffled(split: Pairs, seed: int) -> Pairs:
     )
 
 
+def pooling_of(modules: Sequence[str]) -> Pooling:
+    """How the frames of a pair are pooled in a linear form.
+
+    (ii) alone pairs whole videos with queries, their frames alike; (iii) alone the best frames, as multiple instances;
+    both together all frames, weighed by how much they look like the query.
+    """
+    if "specific" not in modules and "cross_modal" in modules:
+        return "mean"
+    return "top" if "cross_modal" not in modules and "specific" in modules else "attention"
+
+
 def start_model(model: MMCDA, job: Job, data: Draws) -> None:
     """Fix the maps of a linear form in closed form, from what the row may see; towers start as they were drawn.
 
     Known moments are the source's, or what stands in for it. (i) gives the source's features the target's mean and
-    covariance. (ii) and (iii) let in the target's pairs, whose frames are pooled by attention or by the best of them.
+    covariance. (ii) and (iii) let in the target's pairs: see :func:`pooling_of`.
     """
     if job.form != "linear":
         return
@@ -154,7 +162,7 @@ def start_model(model: MMCDA, job: Job, data: Draws) -> None:
         known,
         pairs if job.row.uses_pairs else None,
         domain=pairs if "domain" in job.row.modules else None,
-        poolings=[pooling for module, pooling in _POOLINGS.items() if module in job.row.modules] or POOLINGS,
+        pooling=pooling_of(job.row.modules),
         fitted=data.fitted(job.problem, job.seed, job.splits, job.row.train_on, job.row.shuffled),
     )
     model.to(device)
