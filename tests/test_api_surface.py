@@ -50,7 +50,10 @@ def describe(item: object) -> str | dict[str, str]:
     """One line for a function or a value; for a class its constructor and its own public methods."""
     if inspect.isclass(item):
         entry = {"": f"class{signature_text(item)}"}
-        for name, member in sorted(vars(item).items()):
+        # What a class inherits from a private base of ours is its own, too.
+        bases = [c for c in item.__mro__ if c is item or re.fullmatch(r"mmda\..*\._\w+", c.__module__)]
+        members = {name: member for base in reversed(bases) for name, member in vars(base).items()}
+        for name, member in sorted(members.items()):
             if name.startswith("_") or name == "extra_repr":
                 continue
             if isinstance(member, (classmethod, staticmethod)):

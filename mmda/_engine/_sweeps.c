@@ -18,9 +18,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#if defined(__linux__)
-#include <dlfcn.h>
-#endif
 #if (defined(__GNUC__) || defined(__clang__)) && defined(__x86_64__)
 #define X86 1
 #include <xmmintrin.h>
@@ -244,12 +241,19 @@ typedef int (*ThreadNumber)(void);
 static Parallel parallel_region;
 static ThreadNumber thread_number, team_size;
 
+#if defined(__linux__) && (defined(__GNUC__) || defined(__clang__))
+/* Weak: zero where nothing loaded has them. (dlsym would do the same, and ask for the C library of the build machine.) */
+__attribute__((weak)) void GOMP_parallel(void (*)(void *), void *, unsigned, unsigned);
+__attribute__((weak)) int omp_get_thread_num(void);
+__attribute__((weak)) int omp_get_num_threads(void);
+#endif
+
 static void find_threads(void)
 {
-#if defined(__linux__)
-    *(void **)&parallel_region = dlsym(RTLD_DEFAULT, "GOMP_parallel");
-    *(void **)&thread_number = dlsym(RTLD_DEFAULT, "omp_get_thread_num");
-    *(void **)&team_size = dlsym(RTLD_DEFAULT, "omp_get_num_threads");
+#if defined(__linux__) && (defined(__GNUC__) || defined(__clang__))
+    parallel_region = GOMP_parallel;
+    thread_number = omp_get_thread_num;
+    team_size = omp_get_num_threads;
 #endif
 }
 

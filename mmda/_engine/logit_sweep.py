@@ -67,10 +67,10 @@ def contrastive(sweep: Sweep[Pairs, Contrast], pairs: Pairs, how: Contrast, temp
     if compiling and not isinstance(temperature, Tensor):
         temperature = pairs.a.new_full((), temperature)  # a number would be a constant of the graph
     if isinstance(temperature, Tensor):
-        pairs = pairs._replace(temperature=temperature)
+        pairs = pairs._replace(temperature=temperature.to(pairs.a.dtype))
     else:
         how = how._replace(tau=temperature)
-    rows = pairs.a.shape[0] * (2 if how.kind == "nt_xent" else 1)
+    rows = pairs.a.shape[0] + (pairs.b.shape[0] if how.kind == "nt_xent" else 0)
     if compiling or how.block or rows >= FEWEST or (pairs.plain and how.kind in AT_ONCE):
         return sweep(pairs, how)
     return sweep.dense(pairs, how)
@@ -85,7 +85,7 @@ def sweep_of(
         whole, wanted = pairs, any(needed)
         pairs, places, paired = _present(pairs)
         a, b, temperature = pairs[:3]
-        if 0 in (a.shape[0], b.shape[0]):
+        if a.shape[0] == 0 or (b.shape[0] == 0 and whole.b.shape[0] > 0):
             return a.new_zeros(()), [None if t is None else torch.zeros_like(t) for t in whole[:4]] if wanted else ()
         scale: Tensor | float
         scale = 1 / how.tau if temperature is None else temperature.to(a).reciprocal()
@@ -104,7 +104,7 @@ def sweep_of(
             # In one list every similarity is there twice.
             slope = (slope * (made.factor * scale)).mul_(-0.5 if joined else -1.0).to(temperature)
         if joined and ga is not None:
-            ga, gb = ga.split(a.shape[0])  # type: ignore[no-untyped-call]
+            ga, gb = ga.split([a.shape[0], b.shape[0]])  # type: ignore[no-untyped-call]
         elif made.hy is not None:
             gb = made.y.gradient(made.hy, made.factor, False)[1]
         ga, gb = (None if g is None else _spread(g, place, t) for g, place, t in zip((ga, gb), places, whole[:2]))

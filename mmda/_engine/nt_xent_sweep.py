@@ -1,4 +1,7 @@
-"""NT-Xent: one list of both sides, in which each row looks for its partner; by tiles and as a formula."""
+"""NT-Xent: one list in which each row looks for its positives; by tiles and as a formula.
+
+The list is both sides one after the other, and masks are of pairs of one side; or the first side alone.
+"""
 
 from __future__ import annotations
 
@@ -30,21 +33,21 @@ def _dense(pairs: Pairs, how: Contrast) -> Tensor:
 
 
 def _masked(s: Tensor, pairs: Pairs) -> Tensor:
-    n = pairs.a.shape[0]
-    count = counts(pairs.a, pairs.a_count).repeat(2)
+    n, copies = pairs.a.shape[0], _copies(pairs)
+    count = counts(pairs.a, pairs.a_count).repeat(copies)
     zero = torch.zeros_like(s)
     itself = own_pairs(s)
     # A row is not among its own candidates, its twins are.
     twins = (count - 1).clamp_min(0).expand_as(s)
     present = torch.where(itself, twins, count.expand_as(s))
-    allowed = None if pairs.negative_mask is None else pairs.negative_mask.repeat(2, 2)
+    allowed = None if pairs.negative_mask is None else pairs.negative_mask.repeat(copies, copies)
     if pairs.positive_mask is None:
         partner = itself.roll(n, 1)
         share = partner.to(s.dtype)
         others = torch.where(partner, twins, present)
         columns = (others if allowed is None else torch.where(allowed, others, zero)) + share
     else:
-        chosen = pairs.positive_mask.repeat(2, 2)
+        chosen = pairs.positive_mask.repeat(copies, copies)
         share = torch.where(chosen, present, zero)
         columns = present if allowed is None else torch.where(allowed | chosen, present, zero)
     total = share.sum(1)
@@ -53,22 +56,28 @@ def _masked(s: Tensor, pairs: Pairs) -> Tensor:
     return safe_divide((kept * torch.where(kept > 0, each, torch.zeros_like(each))).sum(), kept.sum())
 
 
+def _copies(pairs: Pairs) -> int:
+    """How often the masks are repeated along the list."""
+    return 2 if pairs.b.shape[0] else 1
+
+
 class _ListGrid(Grid):
-    """The tiles of a list with itself: its second half holds the partners of the first.
+    """The tiles of a list with itself; a second half holds the partners of the first.
 
     Where masks of pairs are symmetric the tiles above the diagonal serve both sides.
     """
 
-    def __init__(self, n: int, block: int, triangle: bool) -> None:
+    def __init__(self, n: int, copies: int, block: int, triangle: bool) -> None:
         half = sizes(n, block)
         self.whole, self.triangle = len(half), triangle
-        self.rows = self.columns = half * 2
+        self.rows = self.columns = half * copies
         k = len(self.rows)
         self.tiles = [(i, j) for j in range(k) for i in range(j + 1 if triangle else k)]
 
     def in_masks(self, parts: list[int]) -> list[slice]:
         half = parts[: self.whole]
-        return [slice(start, start + size) for start, size in zip(accumulate(half, initial=0), half)] * 2
+        places = [slice(start, start + size) for start, size in zip(accumulate(half, initial=0), half)]
+        return places * (len(parts) // self.whole)
 
     def partners_on_diagonal(self, i: int, j: int) -> bool:
         return abs(i - j) == self.whole
@@ -79,20 +88,20 @@ class _ListGrid(Grid):
 
 def _make(problem: Problem) -> Made:
     pairs, how, scale, _, wanted = problem
-    a, n = pairs.a, pairs.a.shape[0]
+    a, n, copies = pairs.a, pairs.a.shape[0], _copies(pairs)
     loops: Loops = CompiledLoops() if native.serves(a, pairs.b) else Operations(a)
     block = how.block or (loops.blocks["nt_xent"] if a.device.type == "cpu" else ACCELERATOR_BLOCK)
     masks = pairs.positive_mask, pairs.negative_mask
-    grid = _ListGrid(n, block, all(mask is None or torch.equal(mask, mask.T) for mask in masks))
+    grid = _ListGrid(n, copies, block, all(mask is None or torch.equal(mask, mask.T) for mask in masks))
     x = Rows(torch.cat((a, pairs.b)), how.unit)
     scaled = x.rows * (scale * LOG2_E)
-    count = None if pairs.a_count is None else pairs.a_count.repeat(2)
+    count = None if pairs.a_count is None else pairs.a_count.repeat(copies)
     rows = columns = Side(x, count, any(wanted))
     if not grid.triangle:  # no softmax runs over the columns
         columns = Side(x, count, False)
         columns.slopes = rows.slopes
     rows.begin(are_safe(rows, columns, how.unit, scale), False)
-    positive, allowed = (None if mask is None else mask.diagonal().repeat(2) for mask in masks)
+    positive, allowed = (None if mask is None else mask.diagonal().repeat(copies) for mask in masks)
     if pairs.own:
         logits, one = torch.linalg.vecdot(scaled[:n], x.rows[n:]).repeat(2), torch.ones_like(rows.total)
         rows.partner = rows.add(Beside(logits, one if count is None else one + twins(count, allowed), one))

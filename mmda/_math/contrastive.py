@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from mmda._core.checks import check_mask, check_number, check_same_width, check_tensor, check_weight, fail, shape_text
+from mmda._core.masking import working_dtype
 from mmda._core.rows import as_rows, normalized_rows
-
-
-class Pairs(NamedTuple):
-    """Rows of both sides and how often each counts (None: once). Rows that count 0 are zeros."""
-
-    anchor: Tensor
-    positive: Tensor
-    anchor_count: Tensor | None
-    positive_count: Tensor | None
+from mmda._engine.logit_pairs import Pairs
 
 
 def pair_rows(
     caller: str,
     anchor: Tensor,
     positive: Tensor,
-    *,
-    mask: Tensor | None,
     weight: Tensor | None,
-    dtype: torch.dtype,
-    candidate_mask: Tensor | None = None,
+    mask: Tensor | None,
+    *,
     normalize: bool = False,
-    same_size: bool = True,
+) -> Pairs:
+    """Check both sides, of as many rows, and flatten them; ``weight`` and ``mask`` hold for both."""
+    pairs = candidate_rows(caller, anchor, positive, weight, mask, same_size=True)
+    if pairs.a.shape[0] != pairs.b.shape[0]:
+        fail(caller, "positive", f"have as many rows as `anchor` ({pairs.a.shape[0]})", pairs.b.shape[0])
+    return pairs
+
+
+def candidate_rows(
+    caller: str,
+    anchor: Tensor,
+    positive: Tensor,
+    weight: Tensor | None,
+    mask: Tensor | None,
+    candidate_mask: Tensor | None = None,
+    *,
+    normalize: bool = False,
+    same_size: bool = False,
 ) -> Pairs:
     """Check both sides and flatten them to rows; ``mask`` and ``weight`` hold for both where the sizes agree.
 
@@ -45,26 +51,19 @@ def pair_rows(
     elif candidate_mask is None and mask is not None and not same_size:
         rule = "be given where `mask` is and `positive` has other rows (True where none is padding)"
         fail(caller, "candidate_mask", rule, None)
-    x, x_count = as_rows(caller, "anchor", anchor, mask=mask, weight=weight, dtype=dtype, prefix="")
-    y, y_count = as_rows(
-        caller,
-        "positive",
-        positive,
-        dtype=dtype,
-        mask=candidate_mask,
-        weight=weight if paired else None,
-        prefix=of_candidates,
+    dtype, b_weight = working_dtype(anchor, positive), weight if paired else None
+    a, a_count = as_rows(caller, "anchor", anchor, mask=mask, weight=weight, dtype=dtype, prefix="")
+    b, b_count = as_rows(
+        caller, "positive", positive, mask=candidate_mask, weight=b_weight, dtype=dtype, prefix=of_candidates
     )
-    check_same_width(caller, "anchor", x, "positive", y)
-    if same_size and x.shape[0] != y.shape[0]:
-        fail(caller, "positive", f"have as many rows as `anchor` ({x.shape[0]})", y.shape[0])
+    check_same_width(caller, "anchor", a, "positive", b)
     if normalize:
-        x, y = normalized_rows(x), normalized_rows(y)
-    return Pairs(x, y, x_count, y_count)
+        a, b = normalized_rows(a), normalized_rows(b)
+    return Pairs(a, b, a_count=a_count, b_count=b_count)
 
 
 def plainly_paired(anchor: Tensor, positive: Tensor) -> bool:
-    """Whether these are the plain case, for which :func:`pair_rows` has nothing to check or to convert.
+    """Whether these are the plain case, for which :func:`candidate_rows` has nothing to check or to convert.
 
     Few operations are spent on few rows, so that what is checked one by one is a good part of the time.
     """
@@ -92,15 +91,15 @@ def check_temperature(caller: str, temperature: float | Tensor, argument: str = 
         fail(caller, argument, "have shape ()", shape_text(temperature))
 
 
-def check_pairing(
+def with_masks(
     caller: str,
     pairs: Pairs,
     positive_mask: Tensor | None,
     negative_mask: Tensor | None,
     positive_weight: Tensor | None = None,
-) -> None:
+) -> Pairs:
     """Masks over pairs are bool, all are (n, m); without positives row i belongs to row i, and n = m."""
-    n, m = pairs.anchor.shape[0], pairs.positive.shape[0]
+    n, m = pairs.a.shape[0], pairs.b.shape[0]
     if positive_mask is not None:
         check_mask(caller, "positive_mask", positive_mask, (n, m))
     if negative_mask is not None:
@@ -109,3 +108,4 @@ def check_pairing(
         check_weight(caller, "positive_weight", positive_weight, (n, m))
     if positive_mask is None and positive_weight is None and n != m:
         fail(caller, "positive_mask", f"be given where `anchor` has {n} rows and `positive` another number", m)
+    return pairs._replace(positive_mask=positive_mask, positive_weight=positive_weight, negative_mask=negative_mask)

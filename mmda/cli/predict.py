@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,22 +21,27 @@ Ask a trained model.
                                                                      an answer to every query, as JSON lines
     mmda predict "a dog runs" --video NEW --target-video VIDEO --target-query QUERY --clip-seconds 2
                                                                      a video and a sentence that nobody has seen
+    mmda predict "a dog runs" --corpus VIDEOS --target-query QUERY   which of many videos, and where in them
 """
 
 
 def add_asking(parser: argparse._ActionsContainer) -> None:
     """Which model, which video, how many moments."""
     parser.add_argument("--video", metavar="ID", help="a video of the target")
+    help_text = "frame features of many videos, any layout: rank them by how much they look like the sentence"
+    parser.add_argument("--corpus", metavar="PATH", help=help_text)
     parser.add_argument("--checkpoint", type=Path, help="default: the full model of the first seed in --output")
-    parser.add_argument("--top", type=int, default=5, help="how many moments (default: 5)")
+    parser.add_argument("--top", type=int, default=5, help="how many moments, or videos of --corpus (default: 5)")
 
 
 def check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """End with the usage where options contradict each other."""
     if options.predict is not None and options.predict_all is not None:
         parser.error("--predict and --predict-all exclude each other")
-    if options.predict is not None and options.video is None:
-        parser.error("--predict needs --video")
+    if options.predict is not None and (options.video is None) == (options.corpus is None):
+        parser.error("--predict needs --video or --corpus")
+    if options.predict_all is not None and options.corpus is not None:
+        parser.error("--corpus goes with one sentence")
     alone = ("target_video", "target_query", "clip_seconds", "target_clip_seconds")
     shared.check_data(parser, options, *alone, *(("glove", "drop", "durations") if options.predict_all else ()))
 
@@ -49,6 +53,8 @@ def run(options: argparse.Namespace) -> None:
     checkpoint = open_checkpoint(path, problems if named else ())
     if options.predict_all is not None:
         _answer_all(checkpoint, options)
+    elif options.corpus is not None:
+        _search(checkpoint, options)
     else:
         _answer(checkpoint, options)
 
@@ -66,11 +72,26 @@ def _answer(checkpoint: ask.Checkpoint, options: argparse.Namespace) -> None:
     spans = find_moments(checkpoint.model, pair, top=options.top)
     print("".join(f"{line}\n" for line in told), end="")
     print(f"{options.video} ({float(pair.duration[0]):.1f} s): {options.predict!r}")
-    best = float(spans.scores[0, 0])
     for (start, end), score, kept in zip(spans.windows[0].tolist(), spans.scores[0].tolist(), spans.mask[0].tolist()):
         if kept:
-            share = 100 * math.exp(score - best)
-            print(f"  {start:7.1f} s - {end:7.1f} s   score {score:7.2f}   {share:5.1f} % of the best")
+            print(f"  {start:7.1f} s - {end:7.1f} s   score {score:7.2f}")
+    print("scores order the moments of one video; they are no probabilities")
+
+
+def _search(checkpoint: ask.Checkpoint, options: argparse.Namespace) -> None:
+    question = ask.Question(
+        sentence=options.predict,
+        vid="",
+        video=(options.corpus,),
+        query=options.target_query if options.target is None else None,
+        clip_seconds=shared.clip_seconds(options, "target"),
+    )
+    found, told = ask.find_videos(checkpoint, question, Draws(), top=options.top)
+    print("".join(f"{line}\n" for line in told), end="")
+    print(f"{options.corpus}: {options.predict!r}")
+    for video in found:
+        start, end = video.windows[0].tolist()
+        print(f"  {start:7.1f} s - {end:7.1f} s   similarity {video.score:6.3f}   {video.vid}")
 
 
 def _answer_all(checkpoint: ask.Checkpoint, options: argparse.Namespace) -> None:

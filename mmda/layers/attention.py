@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
@@ -82,6 +84,9 @@ class FrameQueryAttention(nn.Module):
             similarity = torch.bmm(f, q.unsqueeze(2)).squeeze(2)
             weights = self._weights(similarity, mask)
             return torch.bmm(weights.unsqueeze(1), f).squeeze(1), similarity
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
     def _weights(self, similarity: Tensor, mask: Tensor) -> Tensor:
         logits = (similarity.detach() if self.detach_weights else similarity) / temperature_value(self.temperature)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -207,6 +207,9 @@ class DomainSpecificBatchNorm(nn.Module):
             if kept is not None:
                 out = torch.where(kept.unsqueeze(1), out, torch.zeros((), dtype=dtype, device=x.device))
             return out.reshape(x.shape).to(x.dtype)
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
     def _by_batch(self, rows: Tensor, domain: Tensor | int) -> Tensor:
         """Training's result by a function with a derivative of its own, in half of the passes over the rows."""

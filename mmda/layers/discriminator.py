@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
@@ -80,6 +81,9 @@ class DomainDiscriminator(nn.Module):
             fail("DomainDiscriminator", "x", f"have shape (..., {self.features})", shape_text(x))
         logits: Tensor = self.layers(x)
         return logits.squeeze(-1) if self.one_logit else logits
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
 
 __all__ = ["DomainDiscriminator"]

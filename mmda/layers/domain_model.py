@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +81,9 @@ class DomainSpecificModel(nn.Module):
     def forward(self, *inputs: Any, domain: int, **keywords: Any) -> Any:
         """The model's answer by the normalisation of one domain."""
         return torch.func.functional_call(self.model, self._tensors(domain), inputs, keywords)
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
     def of_domain(self, domain: int) -> dict[str, Tensor]:
         """A ``state_dict`` of the plain model for one domain."""

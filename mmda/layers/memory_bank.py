@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -95,6 +95,9 @@ class MemoryBank(nn.Module):
             torch.cat([own, torch.zeros_like(known)], 1),
             torch.cat([~own, ~known & self.held], 1),
         )
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
     @torch.no_grad()
     def push(self, positive: Tensor, identities: Tensor) -> None:

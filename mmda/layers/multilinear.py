@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
@@ -104,6 +106,9 @@ class RandomMultilinearMap(nn.Module):
         right = probabilities @ self.class_projection.to(probabilities.dtype)
         scale: float = self.feature_projection.shape[1] ** -0.5
         return left * right * scale
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
     def extra_repr(self) -> str:
         (features, outputs), classes = self.feature_projection.shape, self.class_projection.shape[0]

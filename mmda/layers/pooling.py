@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -39,6 +41,9 @@ class MaskedMeanPool(nn.Module):
         with full_precision(x):
             rows, keep = _rows_and_mask("MaskedMeanPool", x, mask)
             return safe_divide(rows.sum(1), keep.sum(1, keepdim=True).to(rows.dtype))
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
 
 class AttentionPool(nn.Module):
@@ -83,3 +88,6 @@ class AttentionPool(nn.Module):
             hidden = torch.tanh(F.linear(rows, self.inner.weight.to(dtype), self.inner.bias.to(dtype)))
             scores = F.linear(hidden, self.score.weight.to(dtype)).squeeze(-1)
             return torch.bmm(masked_softmax(scores, keep, 1).unsqueeze(1), rows).squeeze(1)
+
+    if TYPE_CHECKING:
+        __call__ = forward

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -162,6 +162,9 @@ class GradientReversal(nn.Module):
     def forward(self, x: Tensor, *, strength: Tensor | None = None) -> Tensor:
         """See :func:`gradient_reversal`; ``strength`` (n,), one value a sample, multiplies the layer's."""
         return gradient_reversal(x, self.strength if strength is None else self.strength * strength)
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
     def extra_repr(self) -> str:
         return "strength=?" if self.strength.is_meta else f"strength={self.strength.item():.7g}"

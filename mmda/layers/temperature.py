@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,9 @@ class LearnableTemperature(nn.Module):
         """The temperature."""
         raw = self.raw.to(working_dtype(self.raw)).sum()
         return self.minimum * (math.log(self.maximum / self.minimum) * raw.sigmoid()).exp()
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Checkpoints of earlier versions hold the parameter without an axis."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -9,7 +11,6 @@ from torch.nn import functional as F
 from mmda._core.checks import (
     check_floating,
     check_integers,
-    check_module,
     check_same_device,
     check_same_width,
     fail,
@@ -18,7 +19,8 @@ from mmda._core.checks import (
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_map_rows, as_rows
 from mmda._math.adversary import ask, balanced_binary, side_logits
-from mmda.layers.reversal import GradientReversal
+from mmda.losses._domain_modules import DiscriminatorModule
+from mmda.losses._modules import DiscrepancyModule
 
 
 def domain_adversarial_loss(
@@ -44,10 +46,8 @@ def domain_adversarial_loss(
     Args:
         source_logits: logits (of being target) of the source rows.
         target_logits: logits of the target rows.
-        source_weight: how often each source row counts: 2 is a repeated row, 0 an absent one.
-        target_weight: the same for the target.
-        source_mask: bool, True = keep. Padding may hold anything.
-        target_mask: the same for the target.
+        source_weight, target_weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        source_mask, target_mask: bool, True = keep. Padding may hold anything.
 
     Shape:
         ``source_logits`` (n,) or (n, 1), ``target_logits`` (m,) or (m, 1), or with a mask (b, t); weights and masks
@@ -93,7 +93,29 @@ def _check_one_logit(caller: str, argument: str, logits: Tensor, mask: Tensor | 
     fail(caller, argument, "have shape (samples,), or with a mask (batch, time)", shape_text(logits))
 
 
-class DomainAdversarialLoss(nn.Module):
+def _told_apart(
+    source: Tensor,
+    target: Tensor,
+    *,
+    discriminator: nn.Module,
+    reversal: nn.Module,
+    source_weight: Tensor | None,
+    target_weight: Tensor | None,
+    source_mask: Tensor | None,
+    target_mask: Tensor | None,
+) -> Tensor:
+    caller = "DomainAdversarialLoss"
+    dtype = working_dtype(source, target)
+    with full_precision(source):
+        x, x_weight = as_map_rows(caller, "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
+        y, y_weight = as_map_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
+        check_same_width(caller, "source", x, "target", y)
+        logits = ask(caller, discriminator, reversal(torch.cat([x, y])), None, dtype)
+        n = x.shape[0]
+        return balanced_binary(logits[:n], logits[n:], x_weight, y_weight)
+
+
+class DomainAdversarialLoss(DiscrepancyModule, DiscriminatorModule):
     r"""Discriminator and gradient reversal behind the call of a discrepancy; the loss is the discriminator's.
 
     Computes :func:`domain_adversarial_loss` of ``discriminator(reversal(features))``. One optimiser and one backward
@@ -132,36 +154,10 @@ class DomainAdversarialLoss(nn.Module):
         True
     """
 
-    def __init__(self, discriminator: nn.Module, *, strength: float = 1.0) -> None:
-        super().__init__()
-        check_module("DomainAdversarialLoss", "discriminator", discriminator)
-        self.discriminator = discriminator
-        self.reversal = GradientReversal(strength)
+    _function = staticmethod(_told_apart)
 
-    def set_strength(self, strength: float | Tensor) -> None:
-        """Set the strength of the calls that follow."""
-        self.reversal.set_strength(strength)
-
-    def forward(
-        self,
-        source: Tensor,
-        target: Tensor,
-        *,
-        source_weight: Tensor | None = None,
-        target_weight: Tensor | None = None,
-        source_mask: Tensor | None = None,
-        target_mask: Tensor | None = None,
-    ) -> Tensor:
-        """See the class."""
-        caller = "DomainAdversarialLoss"
-        dtype = working_dtype(source, target)
-        with full_precision(source):
-            x, x_weight = as_map_rows(caller, "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
-            y, y_weight = as_map_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
-            check_same_width(caller, "source", x, "target", y)
-            logits = ask(caller, self.discriminator, self.reversal(torch.cat([x, y])), None, dtype)
-            n = x.shape[0]
-            return balanced_binary(logits[:n], logits[n:], x_weight, y_weight)
+    def _options(self) -> dict[str, Any]:
+        return {"discriminator": self.discriminator, "reversal": self.reversal}
 
 
 def multi_domain_adversarial_loss(
@@ -226,7 +222,7 @@ def _balanced(logits: Tensor, domain_index: Tensor, count: Tensor | None) -> Ten
     return safe_divide(each.sum(), (total > 0).to(logits.dtype).sum())
 
 
-class MultiDomainAdversarialLoss(nn.Module):
+class MultiDomainAdversarialLoss(DiscriminatorModule):
     r"""Discriminator of K domains behind a gradient reversal; the loss is the discriminator's.
 
     Computes :func:`multi_domain_adversarial_loss` of ``discriminator(reversal(features))``.
@@ -255,16 +251,6 @@ class MultiDomainAdversarialLoss(nn.Module):
         True
     """
 
-    def __init__(self, discriminator: nn.Module, *, strength: float = 1.0) -> None:
-        super().__init__()
-        check_module("MultiDomainAdversarialLoss", "discriminator", discriminator)
-        self.discriminator = discriminator
-        self.reversal = GradientReversal(strength)
-
-    def set_strength(self, strength: float | Tensor) -> None:
-        """Set the strength of the calls that follow."""
-        self.reversal.set_strength(strength)
-
     def forward(
         self, features: Tensor, domain_index: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
@@ -276,3 +262,6 @@ class MultiDomainAdversarialLoss(nn.Module):
             check_integers(caller, "domain_index", domain_index, features.shape[:-1])
             logits = ask(caller, self.discriminator, self.reversal(x), 2, dtype)
             return _balanced(logits, domain_index.reshape(-1), count)
+
+    if TYPE_CHECKING:
+        __call__ = forward

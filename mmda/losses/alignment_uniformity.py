@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmda._core.checks import check_number
-from mmda._core.masking import full_precision, safe_divide, weighted_logsumexp, working_dtype
+from mmda._core.masking import full_precision, safe_divide, weighted_logsumexp
 from mmda._core.rows import normalized_rows
 from mmda._engine.logit_pairs import counts, own_pairs
 from mmda._math.contrastive import pair_rows
+from mmda.losses._pair_modules import PairedModule
 
 
 def alignment_uniformity_loss(
@@ -39,8 +40,7 @@ def alignment_uniformity_loss(
         mask: bool, True = valid pair. Padding may hold anything.
 
     Shape:
-        ``anchor`` and ``positive`` (n, d), or with a mask (b, t, d), whose rows are flattened; ``weight`` and
-        ``mask`` (n,) or (b, t).
+        ``anchor``, ``positive`` (n, d), or with a mask (b, t, d); ``weight``, ``mask`` (n,) or (b, t).
 
     Returns:
         Scalar in [-4 t lambda, 4], float32 (float64 for float64 input). Zero where no pair is left; a single one has
@@ -68,15 +68,14 @@ def alignment_uniformity_loss(
     """
     caller = "alignment_uniformity_loss"
     _check_settings(caller, uniformity, sharpness)
-    dtype = working_dtype(anchor, positive)
     with full_precision(anchor):
-        pairs = pair_rows(caller, anchor, positive, mask=mask, weight=weight, dtype=dtype)
-        pairs = pairs._replace(anchor=normalized_rows(pairs.anchor), positive=normalized_rows(pairs.positive))
-        count = counts(pairs.anchor, pairs.anchor_count)
+        pairs = pair_rows(caller, anchor, positive, weight, mask)
+        pairs = pairs._replace(a=normalized_rows(pairs.a), b=normalized_rows(pairs.b))
+        count = counts(pairs.a, pairs.a_count)
         total = count.sum()
-        gap = (pairs.anchor - pairs.positive).square().sum(1)
+        gap = (pairs.a - pairs.b).square().sum(1)
         value = safe_divide((count * gap).sum(), total)
-        for rows in (pairs.anchor, pairs.positive):
+        for rows in (pairs.a, pairs.b):
             similarity = rows @ rows.transpose(0, 1)
             itself = own_pairs(similarity)
             squared = (2 - 2 * similarity).clamp(min=0)
@@ -96,7 +95,7 @@ def _check_settings(caller: str, uniformity: float, sharpness: float) -> None:
     check_number(caller, "sharpness", sharpness, above=0)
 
 
-class AlignmentUniformityLoss(nn.Module):
+class AlignmentUniformityLoss(PairedModule):
     """Module form of :func:`alignment_uniformity_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -108,19 +107,10 @@ class AlignmentUniformityLoss(nn.Module):
         AlignmentUniformityLoss(uniformity=1, sharpness=2)
     """
 
+    _function = staticmethod(alignment_uniformity_loss)
+
     def __init__(self, *, uniformity: float = 1.0, sharpness: float = 2.0) -> None:
         super().__init__()
         _check_settings("AlignmentUniformityLoss", uniformity, sharpness)
         self.uniformity = uniformity
         self.sharpness = sharpness
-
-    def forward(
-        self, anchor: Tensor, positive: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None
-    ) -> Tensor:
-        """See :func:`alignment_uniformity_loss`."""
-        return alignment_uniformity_loss(
-            anchor, positive, uniformity=self.uniformity, sharpness=self.sharpness, weight=weight, mask=mask
-        )
-
-    def extra_repr(self) -> str:
-        return f"uniformity={self.uniformity:g}, sharpness={self.sharpness:g}"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmda._core.checks import (
     check_choice,
@@ -21,8 +22,9 @@ from mmda._core.counts import pooled_centre, total_weight
 from mmda._core.draws import DRAWS, Draws, fixed_normal, fresh_normal
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows
-from mmda._math.kernel_tensors import current_kernel, register_bandwidth
+from mmda._math.kernel_tensors import register_bandwidth
 from mmda.kernels import Gaussian, Kernel, distances_about, settle_bandwidth
+from mmda.losses._domain_modules import KernelModule, ProjectedModule
 
 
 def block_mmd_loss(source: Tensor, target: Tensor, *, kernel: Kernel = Gaussian(), block_rows: int = 64) -> Tensor:
@@ -100,7 +102,7 @@ def _mean_of_pairs(gram: Tensor, at_zero: float) -> Tensor:
     return (gram.sum((1, 2)).mean() - size * at_zero) / (size * (size - 1))
 
 
-class BlockMMDLoss(nn.Module):
+class BlockMMDLoss(KernelModule):
     """Module form of :func:`block_mmd_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -112,6 +114,8 @@ class BlockMMDLoss(nn.Module):
         BlockMMDLoss(kernel=Gaussian(bandwidth=2, scales=(1,)), block_rows=64)
     """
 
+    _function = staticmethod(block_mmd_loss)
+
     def __init__(self, *, kernel: Kernel = Gaussian(), block_rows: int = 64) -> None:
         super().__init__()
         check_count("BlockMMDLoss", "block_rows", block_rows, at_least=2)
@@ -122,10 +126,10 @@ class BlockMMDLoss(nn.Module):
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         """See :func:`block_mmd_loss`."""
-        return block_mmd_loss(source, target, kernel=current_kernel(self, self.kernel), block_rows=self.block_rows)
+        return block_mmd_loss(source, target, **self._options())
 
-    def extra_repr(self) -> str:
-        return f"kernel={current_kernel(self, self.kernel)!r}, block_rows={self.block_rows}"
+    if TYPE_CHECKING:
+        __call__ = forward
 
 
 def random_feature_mmd_loss(
@@ -165,10 +169,8 @@ def random_feature_mmd_loss(
         draws: without a generator: ``"fixed"``, the same frequencies at every call, or ``"fresh"``, new ones from
             PyTorch's global generator of the features' device.
         generator: where the frequencies are drawn from instead, anew at every call.
-        source_weight: how often each source row counts: 2 is a repeated row, 0 an absent one.
-        target_weight: the same for the target.
-        source_mask: bool, True = keep. Padding may hold anything.
-        target_mask: the same for the target.
+        source_weight, target_weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        source_mask, target_mask: bool, True = keep. Padding may hold anything.
 
     Shape:
         ``source`` (n, d), ``target`` (m, d), or with a mask (b, t, d); weights and masks (n,) and (m,), or (b, t);
@@ -276,7 +278,7 @@ def _orthogonal(count: int, rows: Tensor, draws: Draws, generator: torch.Generat
     return (unit * lengths.square().sum(2, keepdim=True).sqrt()).reshape(-1, width)[:count]
 
 
-class RandomFeatureMMDLoss(nn.Module):
+class RandomFeatureMMDLoss(ProjectedModule, KernelModule):
     """Module form of :func:`random_feature_mmd_loss`, which holds the formula, shapes and errors.
 
     In training mode each call draws its frequencies anew, from PyTorch's global generator of the features' device (as
@@ -293,6 +295,8 @@ class RandomFeatureMMDLoss(nn.Module):
         RandomFeatureMMDLoss(kernel=Gaussian(bandwidth=2, scales=(1,)), n_features=320, draws='fresh')
     """
 
+    _function = staticmethod(random_feature_mmd_loss)
+
     def __init__(self, *, kernel: Gaussian = Gaussian(), n_features: int = 320, draws: Draws = "fresh") -> None:
         super().__init__()
         _check_features("RandomFeatureMMDLoss", kernel, n_features, draws)
@@ -300,33 +304,3 @@ class RandomFeatureMMDLoss(nn.Module):
         register_bandwidth(self, kernel)
         self.n_features = n_features
         self.draws: Draws = draws
-
-    def forward(
-        self,
-        source: Tensor,
-        target: Tensor,
-        *,
-        projections: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        source_weight: Tensor | None = None,
-        target_weight: Tensor | None = None,
-        source_mask: Tensor | None = None,
-        target_mask: Tensor | None = None,
-    ) -> Tensor:
-        """See :func:`random_feature_mmd_loss`."""
-        return random_feature_mmd_loss(
-            source,
-            target,
-            kernel=current_kernel(self, self.kernel),
-            n_features=self.n_features,
-            draws=self.draws if self.training else "fixed",
-            projections=projections,
-            generator=generator,
-            source_weight=source_weight,
-            target_weight=target_weight,
-            source_mask=source_mask,
-            target_mask=target_mask,
-        )
-
-    def extra_repr(self) -> str:
-        return f"kernel={current_kernel(self, self.kernel)!r}, n_features={self.n_features}, draws={self.draws!r}"

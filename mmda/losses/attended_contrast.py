@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmda._core.checks import check_number
 from mmda._core.masking import full_precision, masked_softmax
 from mmda._math.pair_logits import check_paired_frames, pair_cross_entropy, paired_frames
-from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_repr, temperature_value
+from mmda.layers.temperature import LearnableTemperature, keep_temperature
+from mmda.losses._pair_modules import FramesModule
 
 
 def attended_contrastive_loss(
@@ -85,7 +86,7 @@ def attended_contrastive_loss(
         return pair_cross_entropy(cosine / temperature, candidates, counts)
 
 
-class AttendedContrastiveLoss(nn.Module):
+class AttendedContrastiveLoss(FramesModule):
     """Module form of :func:`attended_contrastive_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -98,7 +99,7 @@ class AttendedContrastiveLoss(nn.Module):
         AttendedContrastiveLoss(temperature=0.2, attention_temperature=0.1)
     """
 
-    temperature: float | Tensor | LearnableTemperature
+    _function = staticmethod(attended_contrastive_loss)
 
     def __init__(
         self, *, temperature: float | Tensor | LearnableTemperature = 0.1, attention_temperature: float = 0.1
@@ -107,28 +108,3 @@ class AttendedContrastiveLoss(nn.Module):
         keep_temperature(self, "AttendedContrastiveLoss", temperature)
         check_number("AttendedContrastiveLoss", "attention_temperature", attention_temperature, above=0)
         self.attention_temperature = attention_temperature
-
-    def forward(
-        self,
-        frames: Tensor,
-        queries: Tensor,
-        *,
-        frame_mask: Tensor | None = None,
-        negative_mask: Tensor | None = None,
-        mask: Tensor | None = None,
-        weight: Tensor | None = None,
-    ) -> Tensor:
-        """See :func:`attended_contrastive_loss`."""
-        return attended_contrastive_loss(
-            frames,
-            queries,
-            temperature=temperature_value(self.temperature),
-            attention_temperature=self.attention_temperature,
-            frame_mask=frame_mask,
-            negative_mask=negative_mask,
-            mask=mask,
-            weight=weight,
-        )
-
-    def extra_repr(self) -> str:
-        return f"{temperature_repr(self.temperature)}attention_temperature={self.attention_temperature:g}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmda._core.checks import check_count, check_number, check_same_width, check_sequence, fail
 from mmda._core.counts import pooled_centre, total_weight
@@ -11,6 +11,7 @@ from mmda._core.masking import full_precision, working_dtype
 from mmda._core.rows import as_rows, unit_of
 from mmda._math.logits import weighted_mean
 from mmda.kernels import safe_sqrt
+from mmda.losses._modules import DiscrepancyModule
 
 
 def central_moment_discrepancy_loss(
@@ -38,10 +39,8 @@ def central_moment_discrepancy_loss(
         orders: K, the highest moment; 1 compares means alone.
         interval: (a, b), the range of one feature: (0, 1) after a sigmoid, (-1, 1) after a hyperbolic tangent.
             Values outside are allowed, but the higher moments then grow like their powers.
-        source_weight: how often each source row counts: 2 is a repeated row, 0 an absent one.
-        target_weight: the same for the target.
-        source_mask: bool, True = keep. Padding may hold anything.
-        target_mask: the same for the target.
+        source_weight, target_weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        source_mask, target_mask: bool, True = keep. Padding may hold anything.
 
     Shape:
         ``source`` (n, d), ``target`` (m, d), or with a mask (b, t, d); weights and masks (n,) and (m,), or (b, t).
@@ -108,7 +107,7 @@ def _check_options(caller: str, orders: int, interval: tuple[float, float]) -> f
     return float(high - low)
 
 
-class CentralMomentDiscrepancyLoss(nn.Module):
+class CentralMomentDiscrepancyLoss(DiscrepancyModule):
     """Module form of :func:`central_moment_discrepancy_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -120,33 +119,10 @@ class CentralMomentDiscrepancyLoss(nn.Module):
         CentralMomentDiscrepancyLoss(orders=3, interval=(-1.0, 1.0))
     """
 
+    _function = staticmethod(central_moment_discrepancy_loss)
+
     def __init__(self, *, orders: int = 5, interval: tuple[float, float] = (0.0, 1.0)) -> None:
         super().__init__()
         _check_options("CentralMomentDiscrepancyLoss", orders, interval)
         self.orders = orders
         self.interval = (float(interval[0]), float(interval[1]))
-
-    def forward(
-        self,
-        source: Tensor,
-        target: Tensor,
-        *,
-        source_weight: Tensor | None = None,
-        target_weight: Tensor | None = None,
-        source_mask: Tensor | None = None,
-        target_mask: Tensor | None = None,
-    ) -> Tensor:
-        """See :func:`central_moment_discrepancy_loss`."""
-        return central_moment_discrepancy_loss(
-            source,
-            target,
-            orders=self.orders,
-            interval=self.interval,
-            source_weight=source_weight,
-            target_weight=target_weight,
-            source_mask=source_mask,
-            target_mask=target_mask,
-        )
-
-    def extra_repr(self) -> str:
-        return f"orders={self.orders}, interval={self.interval}"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmda._core.checks import check_number
 from mmda._core.masking import full_precision, masked_log_softmax, working_dtype
 from mmda._math.logits import as_logit_rows, entropy_of
+from mmda.losses._modules import LogitModule
 
 
 def minimum_class_confusion_loss(
@@ -73,7 +74,7 @@ def minimum_class_confusion_loss(
         return torch.where(kept, share * confused, torch.zeros_like(share)).sum(0).mean()
 
 
-class MinimumClassConfusionLoss(nn.Module):
+class MinimumClassConfusionLoss(LogitModule):
     """Module form of :func:`minimum_class_confusion_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -84,14 +85,9 @@ class MinimumClassConfusionLoss(nn.Module):
         MinimumClassConfusionLoss(temperature=2.5)
     """
 
+    _function = staticmethod(minimum_class_confusion_loss)
+
     def __init__(self, *, temperature: float = 2.5) -> None:
         super().__init__()
         check_number("MinimumClassConfusionLoss", "temperature", temperature, above=0)
         self.temperature = temperature
-
-    def forward(self, logits: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """See :func:`minimum_class_confusion_loss`."""
-        return minimum_class_confusion_loss(logits, temperature=self.temperature, weight=weight, mask=mask)
-
-    def extra_repr(self) -> str:
-        return f"temperature={self.temperature:g}"

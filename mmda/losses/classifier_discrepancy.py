@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
+
+from torch import Tensor
 
 from mmda._core.checks import check_same_shape
 from mmda._core.masking import full_precision, working_dtype
 from mmda._math.logits import as_logit_rows, weighted_mean
+from mmda.losses._modules import LossModule
 
 
 def classifier_discrepancy_loss(
@@ -60,13 +63,15 @@ def classifier_discrepancy_loss(
         return weighted_mean((first.softmax(1) - second.softmax(1)).abs().mean(1), counts)
 
 
-class ClassifierDiscrepancyLoss(nn.Module):
+class ClassifierDiscrepancyLoss(LossModule):
     """Module form of :func:`classifier_discrepancy_loss`, which holds the formula, shapes and errors.
 
     Example:
         >>> ClassifierDiscrepancyLoss()
         ClassifierDiscrepancyLoss()
     """
+
+    _function = staticmethod(classifier_discrepancy_loss)
 
     def forward(
         self,
@@ -78,3 +83,6 @@ class ClassifierDiscrepancyLoss(nn.Module):
     ) -> Tensor:
         """See :func:`classifier_discrepancy_loss`."""
         return classifier_discrepancy_loss(first_logits, second_logits, weight=weight, mask=mask)
+
+    if TYPE_CHECKING:
+        __call__ = forward

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,6 +23,7 @@ from mmda._math.adversary import ask, balanced_binary, side_logits
 from mmda._math.logits import entropy_of
 from mmda.layers.multilinear import RandomMultilinearMap, multilinear_map
 from mmda.layers.reversal import GradientReversal
+from mmda.losses._domain_modules import AdversaryModule
 
 
 def conditional_adversarial_loss(
@@ -53,10 +56,8 @@ def conditional_adversarial_loss(
         source_class_logits: class logits of the source rows; they carry no gradient here.
         target_class_logits: the same for the target.
         entropy_weighting: weigh rows by the certainty of their class prediction.
-        source_weight: how often each source row counts (w): 2 is a repeated row, 0 an absent one.
-        target_weight: the same for the target.
-        source_mask: bool, True = keep. Padding may hold anything.
-        target_mask: the same for the target.
+        source_weight, target_weight: how often each row counts (w): 2 is a repeated row, 0 an absent one.
+        source_mask, target_mask: bool, True = keep. Padding may hold anything.
 
     Shape:
         ``source_logits`` (n,), ``target_logits`` (m,), or (b, t), each also with a last axis of length 1, (n, 1);
@@ -154,7 +155,7 @@ def _certainty(log_probabilities: Tensor, weight: Tensor | None) -> Tensor:
     return factor if weight is None else factor * weight
 
 
-class ConditionalAdversarialLoss(nn.Module):
+class ConditionalAdversarialLoss(AdversaryModule):
     r"""Discriminator of features and predictions behind a gradient reversal; the loss is the discriminator's.
 
     Computes :func:`conditional_adversarial_loss` of ``discriminator(T(reversal(features), p))`` where p is the
@@ -207,10 +208,6 @@ class ConditionalAdversarialLoss(nn.Module):
         self.random_map = random_map
         self.entropy_weighting = entropy_weighting
 
-    def set_strength(self, strength: float | Tensor) -> None:
-        """Set the strength of the calls that follow."""
-        self.reversal.set_strength(strength)
-
     def forward(
         self,
         source: Tensor,
@@ -241,6 +238,9 @@ class ConditionalAdversarialLoss(nn.Module):
             logits = ask(caller, self.discriminator, rows, None, dtype)
             n = x.shape[0]
             return _value(logits[:n], logits[n:], p, q, x_weight, y_weight, entropy_weighting=self.entropy_weighting)
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
     def extra_repr(self) -> str:
         return f"entropy_weighting={self.entropy_weighting}"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmda._core.checks import check_count, check_kernel
 from mmda._math.class_weights import class_discrepancy, equal_classes, equal_shares
-from mmda._math.kernel_tensors import current_kernel, register_bandwidth
 from mmda.kernels import Gaussian, Kernel
+from mmda.losses._domain_modules import ClassKernelModule
 
 
 def contrastive_domain_discrepancy_loss(
@@ -50,10 +49,8 @@ def contrastive_domain_discrepancy_loss(
             into them.
         kernel: any :class:`mmda.kernels.Kernel`; its bandwidth is settled on the pooled sample of this call.
         classes: number of classes; needed only where both label arguments are integers.
-        source_weight: how often each source row counts: 2 is a repeated row, 0 an absent one.
-        target_weight: the same for the target.
-        source_mask: bool, True = keep. Padding may hold anything.
-        target_mask: the same for the target.
+        source_weight, target_weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        source_mask, target_mask: bool, True = keep. Padding may hold anything.
 
     Shape:
         ``source`` (n, d), ``target`` (m, d), or with a mask (b, t, d); labels (n,) and (m,), or (b, t);
@@ -110,7 +107,7 @@ def _mix(present: Tensor) -> Tensor:
     return equal_shares(present & equal) - equal_shares(present & ~equal)
 
 
-class ContrastiveDomainDiscrepancyLoss(nn.Module):
+class ContrastiveDomainDiscrepancyLoss(ClassKernelModule):
     """Module form of :func:`contrastive_domain_discrepancy_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -122,40 +119,4 @@ class ContrastiveDomainDiscrepancyLoss(nn.Module):
         ContrastiveDomainDiscrepancyLoss(kernel=Gaussian(bandwidth=1, scales=(1,)), classes=3)
     """
 
-    def __init__(self, *, kernel: Kernel = Gaussian(), classes: int | None = None) -> None:
-        super().__init__()
-        if classes is not None:
-            check_count("ContrastiveDomainDiscrepancyLoss", "classes", classes)
-        check_kernel("ContrastiveDomainDiscrepancyLoss", "kernel", kernel)
-        self.kernel = kernel
-        register_bandwidth(self, kernel)
-        self.classes = classes
-
-    def forward(
-        self,
-        source: Tensor,
-        target: Tensor,
-        *,
-        source_labels: Tensor,
-        target_probabilities: Tensor,
-        source_weight: Tensor | None = None,
-        target_weight: Tensor | None = None,
-        source_mask: Tensor | None = None,
-        target_mask: Tensor | None = None,
-    ) -> Tensor:
-        """See :func:`contrastive_domain_discrepancy_loss`."""
-        return contrastive_domain_discrepancy_loss(
-            source,
-            target,
-            source_labels=source_labels,
-            target_probabilities=target_probabilities,
-            kernel=current_kernel(self, self.kernel),
-            classes=self.classes,
-            source_weight=source_weight,
-            target_weight=target_weight,
-            source_mask=source_mask,
-            target_mask=target_mask,
-        )
-
-    def extra_repr(self) -> str:
-        return f"kernel={current_kernel(self, self.kernel)!r}, classes={self.classes!r}"
+    _function = staticmethod(contrastive_domain_discrepancy_loss)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmda._core.checks import check_same_width, fail, shape_text
 from mmda._core.counts import pooled_centre
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows
+from mmda.losses._modules import DiscrepancyModule
 
 
 def coral_loss(
@@ -38,10 +39,8 @@ def coral_loss(
         source: source features.
         target: target features; the number of rows may differ.
         match_mean: add the term in brackets; both terms are then mean squared differences of entries, over 4.
-        source_weight: how often each source row counts: 2 is a repeated row, 0 an absent one.
-        target_weight: the same for the target.
-        source_mask: bool, True = keep. Padding may hold anything.
-        target_mask: the same for the target.
+        source_weight, target_weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        source_mask, target_mask: bool, True = keep. Padding may hold anything.
 
     Shape:
         ``source`` (n, d), ``target`` (m, d), or with a mask (b, t, d); weights and masks (n,) and (m,), or (b, t).
@@ -140,7 +139,7 @@ def _inner(x: Tensor, y: Tensor, x_share: Tensor | float, y_share: Tensor | floa
     return squared @ y_share.double() if isinstance(y_share, Tensor) else squared.sum() * y_share
 
 
-class CORALLoss(nn.Module):
+class CORALLoss(DiscrepancyModule):
     """Module form of :func:`coral_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -151,30 +150,8 @@ class CORALLoss(nn.Module):
         CORALLoss(match_mean=True)
     """
 
+    _function = staticmethod(coral_loss)
+
     def __init__(self, *, match_mean: bool = False) -> None:
         super().__init__()
         self.match_mean = match_mean
-
-    def forward(
-        self,
-        source: Tensor,
-        target: Tensor,
-        *,
-        source_weight: Tensor | None = None,
-        target_weight: Tensor | None = None,
-        source_mask: Tensor | None = None,
-        target_mask: Tensor | None = None,
-    ) -> Tensor:
-        """See :func:`coral_loss`."""
-        return coral_loss(
-            source,
-            target,
-            match_mean=self.match_mean,
-            source_weight=source_weight,
-            target_weight=target_weight,
-            source_mask=source_mask,
-            target_mask=target_mask,
-        )
-
-    def extra_repr(self) -> str:
-        return f"match_mean={self.match_mean}"

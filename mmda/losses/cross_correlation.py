@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmda._core.checks import check_number
-from mmda._core.masking import full_precision, safe_divide, working_dtype
+from mmda._core.masking import full_precision, safe_divide
 from mmda._math.contrastive import pair_rows
 from mmda._math.standardise import centred_rows, off_diagonal, weighted
+from mmda.losses._pair_modules import PairedModule
 
 
 def cross_correlation_loss(
@@ -36,8 +37,7 @@ def cross_correlation_loss(
         mask: bool, True = valid pair. Padding may hold anything.
 
     Shape:
-        ``anchor`` and ``positive`` (n, d), or with a mask (b, t, d), whose rows are flattened; ``weight`` and
-        ``mask`` (n,) or (b, t).
+        ``anchor``, ``positive`` (n, d), or with a mask (b, t, d); ``weight``, ``mask`` (n,) or (b, t).
 
     Returns:
         Scalar >= 0, float32 (float64 for float64 input); d where features are constant. Zero where no pair is left.
@@ -63,16 +63,15 @@ def cross_correlation_loss(
     """
     caller = "cross_correlation_loss"
     _check_settings(caller, redundancy, eps)
-    dtype = working_dtype(anchor, positive)
     with full_precision(anchor):
-        pairs = pair_rows(caller, anchor, positive, mask=mask, weight=weight, dtype=dtype)
-        a, total = centred_rows(pairs.anchor, pairs.anchor_count)
-        b, _ = centred_rows(pairs.positive, pairs.anchor_count)
+        pairs = pair_rows(caller, anchor, positive, weight, mask)
+        a, total = centred_rows(pairs.a, pairs.a_count)
+        b, _ = centred_rows(pairs.b, pairs.a_count)
         factors = []
         for rows in (a, b):
-            variance = safe_divide(weighted(rows.square(), pairs.anchor_count).sum(0), total)
+            variance = safe_divide(weighted(rows.square(), pairs.a_count).sum(0), total)
             factors.append((variance + eps).rsqrt())
-        left = weighted(a, pairs.anchor_count) * factors[0]
+        left = weighted(a, pairs.a_count) * factors[0]
         correlation = safe_divide(left.transpose(0, 1) @ (b * factors[1]), total)
         value = (1 - correlation.diagonal()).square().sum() + redundancy * off_diagonal(correlation).square().sum()
         return value * (total > 0)
@@ -83,7 +82,7 @@ def _check_settings(caller: str, redundancy: float, eps: float) -> None:
     check_number(caller, "eps", eps, above=0)
 
 
-class CrossCorrelationLoss(nn.Module):
+class CrossCorrelationLoss(PairedModule):
     """Module form of :func:`cross_correlation_loss` (Barlow Twins), which holds the formula, shapes and errors.
 
     Args:
@@ -95,19 +94,10 @@ class CrossCorrelationLoss(nn.Module):
         CrossCorrelationLoss(redundancy=0.005, eps=1e-05)
     """
 
+    _function = staticmethod(cross_correlation_loss)
+
     def __init__(self, *, redundancy: float = 5e-3, eps: float = 1e-5) -> None:
         super().__init__()
         _check_settings("CrossCorrelationLoss", redundancy, eps)
         self.redundancy = redundancy
         self.eps = eps
-
-    def forward(
-        self, anchor: Tensor, positive: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None
-    ) -> Tensor:
-        """See :func:`cross_correlation_loss`."""
-        return cross_correlation_loss(
-            anchor, positive, redundancy=self.redundancy, eps=self.eps, weight=weight, mask=mask
-        )
-
-    def extra_repr(self) -> str:
-        return f"redundancy={self.redundancy:g}, eps={self.eps:g}"

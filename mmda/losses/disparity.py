@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from mmda._core.checks import check_number, check_same_shape, check_same_width
 from mmda._core.masking import full_precision, working_dtype
 from mmda._math.logits import as_logit_rows, log_one_minus, weighted_mean
+from mmda.losses._modules import LossModule, of_sides
 
 
 def margin_disparity_loss(
@@ -42,10 +44,8 @@ def margin_disparity_loss(
         target_logits: the classifier's logits on the target; only their arg max is used.
         target_adversary_logits: the adversary's logits on the same rows.
         margin: :math:`\gamma = e^\rho`, for the margin :math:`\rho`; above 0.
-        source_weight: how often each source row counts: 2 is a repeated row, 0 an absent one.
-        target_weight: the same for the target.
-        source_mask: bool, True = keep. Padding may hold anything.
-        target_mask: the same for the target.
+        source_weight, target_weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        source_mask, target_mask: bool, True = keep. Padding may hold anything.
 
     Shape:
         Source logits (n, K), target logits (m, K), or with a mask (b, t, K); weights and masks (n,) and (m,), or
@@ -107,7 +107,7 @@ def margin_disparity_loss(
         return margin * agreement + mean(-log_one_minus(rows, choice), top, counts)
 
 
-class MarginDisparityLoss(nn.Module):
+class MarginDisparityLoss(LossModule):
     """Module form of :func:`margin_disparity_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -117,6 +117,8 @@ class MarginDisparityLoss(nn.Module):
         >>> MarginDisparityLoss(margin=2)
         MarginDisparityLoss(margin=2)
     """
+
+    _function = staticmethod(margin_disparity_loss)
 
     def __init__(self, *, margin: float = 4.0) -> None:
         super().__init__()
@@ -141,12 +143,9 @@ class MarginDisparityLoss(nn.Module):
             source_adversary_logits,
             target_logits,
             target_adversary_logits,
-            margin=self.margin,
-            source_weight=source_weight,
-            target_weight=target_weight,
-            source_mask=source_mask,
-            target_mask=target_mask,
+            **of_sides(source_weight, target_weight, source_mask, target_mask),
+            **self._options(),
         )
 
-    def extra_repr(self) -> str:
-        return f"margin={self.margin:g}"
+    if TYPE_CHECKING:
+        __call__ = forward

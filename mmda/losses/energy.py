@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmda._core.checks import check_choice, check_number, check_same_width, fail, shape_text
 from mmda._core.counts import total_weight
@@ -14,6 +14,7 @@ from mmda._core.rows import as_rows
 from mmda._engine.kernel_sums import squared_mmd
 from mmda._math.domain_sums import KernelSum, is_kernel_sum
 from mmda.kernels import Energy, Formula, Kernel
+from mmda.losses._modules import DiscrepancyModule
 
 Estimator = Literal["biased", "unbiased"]
 _ESTIMATORS = ("biased", "unbiased")
@@ -67,10 +68,8 @@ def energy_distance_loss(
         target: target features; the number of rows may differ.
         exponent: :math:`\alpha`, in (0, 2); at 2 only the means would be compared.
         estimator: ``"biased"`` (V-statistic) or ``"unbiased"`` (U-statistic).
-        source_weight: how often each source row counts: 2 is a repeated row, 0 an absent one.
-        target_weight: the same for the target.
-        source_mask: bool, True = keep. Padding may hold anything.
-        target_mask: the same for the target.
+        source_weight, target_weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        source_mask, target_mask: bool, True = keep. Padding may hold anything.
 
     Shape:
         ``source`` (n, d), ``target`` (m, d), or with a mask (b, t, d); weights and masks (n,) and (m,), or (b, t).
@@ -118,7 +117,7 @@ def energy_distance_loss(
         return torch.where(both, value, 0 * value)
 
 
-class EnergyDistanceLoss(nn.Module):
+class EnergyDistanceLoss(DiscrepancyModule):
     """Module form of :func:`energy_distance_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -130,37 +129,14 @@ class EnergyDistanceLoss(nn.Module):
         EnergyDistanceLoss(exponent=0.5, estimator='biased')
     """
 
+    _function = staticmethod(energy_distance_loss)
+
     def __init__(self, *, exponent: float = 1.0, estimator: Estimator = "biased") -> None:
         super().__init__()
         check_number("EnergyDistanceLoss", "exponent", exponent, above=0, below=2)
         check_choice("EnergyDistanceLoss", "estimator", estimator, _ESTIMATORS)
         self.exponent = exponent
         self.estimator: Estimator = estimator
-
-    def forward(
-        self,
-        source: Tensor,
-        target: Tensor,
-        *,
-        source_weight: Tensor | None = None,
-        target_weight: Tensor | None = None,
-        source_mask: Tensor | None = None,
-        target_mask: Tensor | None = None,
-    ) -> Tensor:
-        """See :func:`energy_distance_loss`."""
-        return energy_distance_loss(
-            source,
-            target,
-            exponent=self.exponent,
-            estimator=self.estimator,
-            source_weight=source_weight,
-            target_weight=target_weight,
-            source_mask=source_mask,
-            target_mask=target_mask,
-        )
-
-    def extra_repr(self) -> str:
-        return f"exponent={self.exponent:g}, estimator={self.estimator!r}"
 
 
 is_kernel_sum(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmda._core.masking import full_precision, working_dtype
 from mmda._math.logits import as_logit_rows, entropy_of, log_mean_probability, weighted_mean
+from mmda.losses._modules import LogitModule
 
 
 def entropy_loss(logits: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
@@ -105,7 +106,7 @@ def information_maximisation_loss(
         return weighted_mean(entropy_of(log_p), counts) - entropy_of(log_mean_probability(log_p, counts))
 
 
-class EntropyLoss(nn.Module):
+class EntropyLoss(LogitModule):
     """Module form of :func:`entropy_loss`, which holds the formula, shapes and errors.
 
     Example:
@@ -113,12 +114,10 @@ class EntropyLoss(nn.Module):
         EntropyLoss()
     """
 
-    def forward(self, logits: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """See :func:`entropy_loss`."""
-        return entropy_loss(logits, weight=weight, mask=mask)
+    _function = staticmethod(entropy_loss)
 
 
-class InformationMaximisationLoss(nn.Module):
+class InformationMaximisationLoss(LogitModule):
     """Module form of :func:`information_maximisation_loss`, which holds the formula, shapes and errors.
 
     Example:
@@ -126,6 +125,4 @@ class InformationMaximisationLoss(nn.Module):
         InformationMaximisationLoss()
     """
 
-    def forward(self, logits: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """See :func:`information_maximisation_loss`."""
-        return information_maximisation_loss(logits, weight=weight, mask=mask)
+    _function = staticmethod(information_maximisation_loss)

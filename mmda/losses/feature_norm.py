@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmda._core.checks import check_choice, check_number, check_weight
 from mmda._core.masking import full_precision, working_dtype
 from mmda._core.rows import as_rows
 from mmda._math.logits import weighted_mean
 from mmda.kernels import safe_sqrt
+from mmda.losses._modules import LossModule
 
 Variant = Literal["stepwise", "hard"]
 _VARIANTS = ("stepwise", "hard")
@@ -100,7 +101,7 @@ def _check_options(caller: str, variant: object, step: object, radius: object) -
     check_number(caller, "radius", radius, at_least=0)
 
 
-class AdaptiveFeatureNormLoss(nn.Module):
+class AdaptiveFeatureNormLoss(LossModule):
     """Module form of :func:`adaptive_feature_norm_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -112,6 +113,8 @@ class AdaptiveFeatureNormLoss(nn.Module):
         >>> AdaptiveFeatureNormLoss(variant="hard", radius=10)
         AdaptiveFeatureNormLoss(variant='hard', radius=10)
     """
+
+    _function = staticmethod(adaptive_feature_norm_loss)
 
     def __init__(self, *, variant: Variant = "stepwise", step: float = 1.0, radius: float = 25.0) -> None:
         super().__init__()
@@ -130,14 +133,11 @@ class AdaptiveFeatureNormLoss(nn.Module):
     ) -> Tensor:
         """See :func:`adaptive_feature_norm_loss`."""
         return adaptive_feature_norm_loss(
-            features,
-            variant=self.variant,
-            step=self.step,
-            radius=self.radius,
-            reference_norm=reference_norm,
-            weight=weight,
-            mask=mask,
+            features, reference_norm=reference_norm, weight=weight, mask=mask, **self._options()
         )
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
     def extra_repr(self) -> str:
         used = f"step={self.step:g}" if self.variant == "stepwise" else f"radius={self.radius:g}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
@@ -118,6 +120,9 @@ class FrameQueryLoss(nn.Module):
         return frame_query_loss(
             frames, queries, moment_mask, temperature=temperature, frame_mask=frame_mask, weight=weight
         )
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
     def extra_repr(self) -> str:
         return temperature_repr(self.temperature).removesuffix(", ")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmda._core.checks import check_choice, check_count, check_same_width, check_tensor, fail, shape_text
 from mmda._core.counts import pooled_centre, total_weight
 from mmda._core.draws import DRAWS, Draws, fixed_integers, fresh_integers
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows, unit_of
+from mmda.losses._domain_modules import DrawnModule
+from mmda.losses._modules import of_sides
 
 
 def higher_order_moment_loss(
@@ -51,10 +54,8 @@ def higher_order_moment_loss(
             generator of the features' device.
         indices: the entries themselves, in place of ``samples``: one row of p feature numbers an entry, such as
             ``torch.randint(d, (1000, p), generator=generator)``.
-        source_weight: how often each source row counts: 2 is a repeated row, 0 an absent one.
-        target_weight: the same for the target.
-        source_mask: bool, True = keep. Padding may hold anything.
-        target_mask: the same for the target.
+        source_weight, target_weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        source_mask, target_mask: bool, True = keep. Padding may hold anything.
 
     Shape:
         ``source`` (n, d), ``target`` (m, d), or with a mask (b, t, d); weights and masks (n,) and (m,), or (b, t);
@@ -168,7 +169,7 @@ def _check_options(caller: str, order: int, samples: int | None, draws: Draws) -
         check_count(caller, "samples", samples)
 
 
-class HigherOrderMomentLoss(nn.Module):
+class HigherOrderMomentLoss(DrawnModule):
     """Module form of :func:`higher_order_moment_loss`, which holds the formula, shapes and errors.
 
     In training mode each call draws its samples anew, from PyTorch's global generator of the features' device (as
@@ -184,6 +185,8 @@ class HigherOrderMomentLoss(nn.Module):
         >>> HigherOrderMomentLoss(order=4, samples=1000)
         HigherOrderMomentLoss(order=4, samples=1000, draws='fresh')
     """
+
+    _function = staticmethod(higher_order_moment_loss)
 
     def __init__(self, *, order: int = 3, samples: int | None = None, draws: Draws = "fresh") -> None:
         super().__init__()
@@ -207,15 +210,10 @@ class HigherOrderMomentLoss(nn.Module):
         return higher_order_moment_loss(
             source,
             target,
-            order=self.order,
-            samples=self.samples,
-            draws=self.draws if self.training else "fixed",
             indices=indices,
-            source_weight=source_weight,
-            target_weight=target_weight,
-            source_mask=source_mask,
-            target_mask=target_mask,
+            **of_sides(source_weight, target_weight, source_mask, target_mask),
+            **self._options_now(),
         )
 
-    def extra_repr(self) -> str:
-        return f"order={self.order}, samples={self.samples}, draws={self.draws!r}"
+    if TYPE_CHECKING:
+        __call__ = forward

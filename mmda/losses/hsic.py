@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmda._core.checks import (
     check_choice,
@@ -22,6 +22,7 @@ from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows
 from mmda._math.kernel_tensors import current_kernel, register_bandwidth
 from mmda.kernels import Gaussian, Kernel, distances_about
+from mmda.losses._pair_modules import PairedModule
 
 Estimator = Literal["biased", "unbiased"]
 _ESTIMATORS = ("biased", "unbiased")
@@ -144,7 +145,7 @@ def _unbiased(k: Tensor, l: Tensor, counts: Tensor, k_zero: float, l_zero: float
     return torch.where(enough, value, 0 * value)
 
 
-class HSICLoss(nn.Module):
+class HSICLoss(PairedModule):
     """Module form of :func:`hsic_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -156,6 +157,8 @@ class HSICLoss(nn.Module):
         >>> HSICLoss(kernel=Gaussian(1.0, scales=(1.0,)), estimator="unbiased")
         HSICLoss(kernel=Gaussian(bandwidth=1, scales=(1,)), positive_kernel=None, estimator='unbiased')
     """
+
+    _function = staticmethod(hsic_loss)
 
     def __init__(
         self,
@@ -175,23 +178,8 @@ class HSICLoss(nn.Module):
         register_bandwidth(self, positive_kernel, "positive_bandwidth")
         self.estimator: Estimator = estimator
 
-    def forward(
-        self, anchor: Tensor, positive: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None
-    ) -> Tensor:
-        """See :func:`hsic_loss`."""
-        return hsic_loss(
-            anchor,
-            positive,
-            kernel=current_kernel(self, self.kernel),
-            positive_kernel=self._other(),
-            estimator=self.estimator,
-            weight=weight,
-            mask=mask,
-        )
-
-    def extra_repr(self) -> str:
-        kernel = current_kernel(self, self.kernel)
-        return f"kernel={kernel!r}, positive_kernel={self._other()!r}, estimator={self.estimator!r}"
+    def _options(self) -> dict[str, Any]:
+        return {**super()._options(), "kernel": current_kernel(self, self.kernel), "positive_kernel": self._other()}
 
     def _other(self) -> Kernel | None:
         other = self.positive_kernel

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmda._core.checks import check_choice
-from mmda._core.masking import full_precision, working_dtype
+from mmda._core.masking import full_precision
 from mmda._engine.info_nce_sweep import INFO_NCE
 from mmda._engine.logit_pairs import Contrast, Pairs
 from mmda._engine.logit_sweep import contrastive
-from mmda._math.contrastive import check_pairing, check_temperature, pair_rows, plainly_paired
-from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_repr, temperature_value
+from mmda._math.contrastive import candidate_rows, check_temperature, plainly_paired, with_masks
+from mmda.layers.temperature import LearnableTemperature, keep_temperature
+from mmda.losses._pair_modules import TemperedModule
 
 Several = Literal["mean", "sum"]
 _SEVERAL = ("mean", "sum")
@@ -112,37 +113,14 @@ def info_nce_loss(
     how = Contrast("symmetric" if symmetric else "info_nce", several, normalize)
     special = (weight, mask, candidate_mask, positive_mask, positive_weight, negative_mask)
     if all(t is None for t in special) and plainly_paired(anchor, positive):
-        if isinstance(temperature, Tensor):
-            temperature = temperature.to(anchor.dtype)
         return contrastive(INFO_NCE, Pairs(anchor, positive), how, temperature)
-    dtype = working_dtype(anchor, positive)
     with full_precision(anchor):
-        rows = pair_rows(
-            caller,
-            anchor,
-            positive,
-            mask=mask,
-            weight=weight,
-            dtype=dtype,
-            candidate_mask=candidate_mask,
-            same_size=False,
-        )
-        check_pairing(caller, rows, positive_mask, negative_mask, positive_weight)
-        pairs = Pairs(
-            rows.anchor,
-            rows.positive,
-            a_count=rows.anchor_count,
-            b_count=rows.positive_count,
-            positive_mask=positive_mask,
-            positive_weight=positive_weight,
-            negative_mask=negative_mask,
-        )
-        if isinstance(temperature, Tensor):
-            temperature = temperature.to(dtype)
+        pairs = candidate_rows(caller, anchor, positive, weight, mask, candidate_mask)
+        pairs = with_masks(caller, pairs, positive_mask, negative_mask, positive_weight)
         return contrastive(INFO_NCE, pairs, how, temperature)
 
 
-class InfoNCELoss(nn.Module):
+class InfoNCELoss(TemperedModule):
     """Module form of :func:`info_nce_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -160,7 +138,7 @@ class InfoNCELoss(nn.Module):
         InfoNCELoss(temperature=0.1, symmetric=False, normalize=True, several='mean')
     """
 
-    temperature: float | Tensor | LearnableTemperature
+    _function = staticmethod(info_nce_loss)
 
     def __init__(
         self,
@@ -193,18 +171,14 @@ class InfoNCELoss(nn.Module):
         return info_nce_loss(
             anchor,
             positive,
-            temperature=temperature_value(self.temperature),
-            symmetric=self.symmetric,
-            normalize=self.normalize,
-            several=self.several,
             weight=weight,
             mask=mask,
             candidate_mask=candidate_mask,
             positive_mask=positive_mask,
             positive_weight=positive_weight,
             negative_mask=negative_mask,
+            **self._options(),
         )
 
-    def extra_repr(self) -> str:
-        shown = temperature_repr(self.temperature)
-        return f"{shown}symmetric={self.symmetric}, normalize={self.normalize}, several={self.several!r}"
+    if TYPE_CHECKING:
+        __call__ = forward

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmda._core.checks import (
     check_choice,
@@ -24,6 +24,7 @@ from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows
 from mmda._math.kernel_tensors import current_kernel, register_bandwidth
 from mmda.kernels import Gaussian, Kernel, distances_about, settle_bandwidth
+from mmda.losses._modules import LossModule, of_sides
 
 Estimator = Literal["biased", "unbiased", "linear"]
 _ESTIMATORS = ("biased", "unbiased", "linear")
@@ -64,10 +65,8 @@ def joint_mmd_loss(
         target: the target's layers, in the same order and of the same widths; the number of rows may differ.
         kernel: one kernel for all layers or one a layer; each settles its bandwidth on its own pooled layer.
         estimator: ``"biased"`` (V-statistic), ``"unbiased"`` (U-statistic) or ``"linear"`` (disjoint pairs).
-        source_weight: how often each source row counts: 2 is a repeated row, 0 an absent one.
-        target_weight: the same for the target.
-        source_mask: bool, True = keep, shared by all layers. Padding may hold anything.
-        target_mask: the same for the target.
+        source_weight, target_weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        source_mask, target_mask: bool, True = keep, shared by all layers. Padding may hold anything.
 
     Shape:
         layer l: ``source[l]`` (n, d_l), ``target[l]`` (m, d_l), or with a mask (b, t, d_l); weights and masks (n,)
@@ -213,7 +212,7 @@ def _kernel_each(caller: str, kernel: Kernel | Sequence[Kernel], layers: int) ->
     return tuple(kernel)
 
 
-class JointMMDLoss(nn.Module):
+class JointMMDLoss(LossModule):
     """Module form of :func:`joint_mmd_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -225,6 +224,8 @@ class JointMMDLoss(nn.Module):
         JointMMDLoss(kernel=(Gaussian(bandwidth=2, scales=(1,)), Gaussian(bandwidth='median', scales=(1,))), \
 estimator='biased')
     """
+
+    _function = staticmethod(joint_mmd_loss)
 
     def __init__(self, *, kernel: Kernel | Sequence[Kernel] = Gaussian(), estimator: Estimator = "biased") -> None:
         super().__init__()
@@ -245,6 +246,9 @@ estimator='biased')
             register_bandwidth(self, kernel)
         self.estimator: Estimator = estimator
 
+    def _options(self) -> dict[str, Any]:
+        return {**super()._options(), "kernel": self._current()}
+
     def forward(
         self,
         source: Sequence[Tensor],
@@ -259,16 +263,12 @@ estimator='biased')
         return joint_mmd_loss(
             source,
             target,
-            kernel=self._current(),
-            estimator=self.estimator,
-            source_weight=source_weight,
-            target_weight=target_weight,
-            source_mask=source_mask,
-            target_mask=target_mask,
+            **of_sides(source_weight, target_weight, source_mask, target_mask),
+            **self._options(),
         )
 
-    def extra_repr(self) -> str:
-        return f"kernel={self._current()!r}, estimator={self.estimator!r}"
+    if TYPE_CHECKING:
+        __call__ = forward
 
     def _current(self) -> Kernel | tuple[Kernel, ...]:
         if isinstance(self.kernel, tuple):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmda._core.checks import (
     check_count,
@@ -13,12 +15,13 @@ from mmda._core.checks import (
     check_same_width,
     check_tensor,
 )
-from mmda._core.counts import pooled_centre, total_weight
+from mmda._core.counts import pooled_centre, row_shares, total_weight
 from mmda._core.masking import full_precision, working_dtype
 from mmda._core.rows import as_rows
 from mmda._math.logits import as_logit_rows
 from mmda._math.transport import transport_cost
 from mmda.kernels import centred_squared_distances
+from mmda.losses._modules import LossModule, of_sides
 
 
 def joint_transport_loss(
@@ -56,10 +59,8 @@ def joint_transport_loss(
         label_weight: :math:`\lambda \ge 0`.
         regularisation: :math:`\varepsilon > 0`, in units of the cost.
         iterations: steps of the solver; see :func:`sinkhorn_divergence_loss`.
-        source_weight: how often each source row counts: 2 is a repeated row, 0 an absent one.
-        target_weight: the same for the target.
-        source_mask: bool, True = keep. Padding may hold anything.
-        target_mask: the same for the target.
+        source_weight, target_weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        source_mask, target_mask: bool, True = keep. Padding may hold anything.
 
     Shape:
         ``source`` (n, d), ``target`` (m, d), ``source_labels`` (n,), ``target_logits`` (m, K), or with masks (b, t, d),
@@ -117,8 +118,8 @@ def joint_transport_loss(
         missed = -logits.log_softmax(1).transpose(0, 1).index_select(0, label)
         value = transport_cost(
             feature_weight * distance + label_weight * missed,
-            _shares(x, x_weight),
-            _shares(y, y_weight),
+            row_shares(x, x_weight),
+            row_shares(y, y_weight),
             regularisation=float(regularisation),
             iterations=iterations,
         )
@@ -126,16 +127,6 @@ def joint_transport_loss(
             return value
         both = (total_weight(x, x_weight) > 0) & (total_weight(y, y_weight) > 0)
         return torch.where(both, value, 0 * value)
-
-
-def _shares(rows: Tensor, weight: Tensor | None) -> Tensor:
-    """Weights that sum to one; equal ones where none is left, so that the problem stays defined."""
-    equal = torch.full_like(rows[:, 0], 1 / rows.shape[0])
-    if weight is None:
-        return equal
-    total = weight.sum()
-    some = total > 0
-    return torch.where(some, weight / torch.where(some, total, torch.ones_like(total)), equal)
 
 
 def _check_settings(
@@ -147,7 +138,7 @@ def _check_settings(
     check_count(caller, "iterations", iterations)
 
 
-class JointTransportLoss(nn.Module):
+class JointTransportLoss(LossModule):
     """Module form of :func:`joint_transport_loss` (DeepJDOT), which holds the formula, shapes and errors.
 
     Args:
@@ -160,6 +151,8 @@ class JointTransportLoss(nn.Module):
         >>> JointTransportLoss(regularisation=0.1)
         JointTransportLoss(feature_weight=1, label_weight=1, regularisation=0.1, iterations=100)
     """
+
+    _function = staticmethod(joint_transport_loss)
 
     def __init__(
         self,
@@ -194,18 +187,9 @@ class JointTransportLoss(nn.Module):
             target,
             source_labels,
             target_logits,
-            feature_weight=self.feature_weight,
-            label_weight=self.label_weight,
-            regularisation=self.regularisation,
-            iterations=self.iterations,
-            source_weight=source_weight,
-            target_weight=target_weight,
-            source_mask=source_mask,
-            target_mask=target_mask,
+            **of_sides(source_weight, target_weight, source_mask, target_mask),
+            **self._options(),
         )
 
-    def extra_repr(self) -> str:
-        return (
-            f"feature_weight={self.feature_weight:g}, label_weight={self.label_weight:g}, "
-            f"regularisation={self.regularisation:g}, iterations={self.iterations}"
-        )
+    if TYPE_CHECKING:
+        __call__ = forward

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from itertools import combinations
 from types import FunctionType
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows
 from mmda._core.transforms import values_are_known
 from mmda._math.domain_sums import kernel_sum_of, mean_over_comparisons
+from mmda.losses._modules import LossModule
 from mmda.losses._protocols import Discrepancy
 
 Scheme = Literal["pairwise", "one_vs_rest", "to_mean"]
@@ -303,7 +304,7 @@ def _check_options(caller: str, discrepancy: Discrepancy, domains: int, scheme: 
     check_choice(caller, "scheme", scheme, _SCHEMES)
 
 
-class MultiDomainLoss(nn.Module):
+class MultiDomainLoss(LossModule):
     """Module form of :func:`multi_domain_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -316,6 +317,8 @@ class MultiDomainLoss(nn.Module):
         >>> MultiDomainLoss(MMDLoss(), domains=3).scheme
         'pairwise'
     """
+
+    _function = staticmethod(multi_domain_loss)
 
     def __init__(self, discrepancy: Discrepancy, *, domains: int, scheme: Scheme = "pairwise") -> None:
         super().__init__()
@@ -333,16 +336,7 @@ class MultiDomainLoss(nn.Module):
         mask: Tensor | None = None,
     ) -> Tensor:
         """See :func:`multi_domain_loss`."""
-        return multi_domain_loss(
-            features,
-            domain_index,
-            discrepancy=self.discrepancy,
-            domains=self.domains,
-            scheme=self.scheme,
-            weight=weight,
-            mask=mask,
-        )
+        return multi_domain_loss(features, domain_index, weight=weight, mask=mask, **self._options())
 
-    def extra_repr(self) -> str:
-        shown = "" if isinstance(self.discrepancy, nn.Module) else f"discrepancy={self.discrepancy!r}, "
-        return f"{shown}domains={self.domains}, scheme={self.scheme!r}"
+    if TYPE_CHECKING:
+        __call__ = forward

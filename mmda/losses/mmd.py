@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmda._core.checks import check_choice, check_count, check_kernel, check_same_width, fail, shape_text
 from mmda._core.counts import total_weight
@@ -15,6 +15,8 @@ from mmda._engine.kernel_sums import squared_mmd
 from mmda._math.domain_sums import KernelSum, is_kernel_sum
 from mmda._math.kernel_tensors import current_kernel, register_bandwidth
 from mmda.kernels import Gaussian, Kernel, settle_bandwidth
+from mmda.losses._domain_modules import KernelModule
+from mmda.losses._modules import DiscrepancyModule
 
 Estimator = Literal["biased", "unbiased", "linear"]
 _ESTIMATORS = ("biased", "unbiased", "linear")
@@ -51,10 +53,8 @@ def mmd_loss(
         kernel: any :class:`mmda.kernels.Kernel`; its bandwidth is settled on the pooled sample of this call.
         estimator: ``"biased"`` (V-statistic), ``"unbiased"`` (U-statistic) or ``"linear"`` (disjoint pairs).
         block_size: rows of a tile of the matrix of pairs, a matter of speed and memory only; by size by default.
-        source_weight: how often each source row counts: 2 is a repeated row, 0 an absent one.
-        target_weight: the same for the target.
-        source_mask: bool, True = keep. Padding may hold anything.
-        target_mask: the same for the target.
+        source_weight, target_weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        source_mask, target_mask: bool, True = keep. Padding may hold anything.
 
     Shape:
         ``source`` (n, d), ``target`` (m, d), or with a mask (b, t, d); weights and masks (n,) and (m,), or (b, t).
@@ -136,7 +136,7 @@ def _linear(x: Tensor, y: Tensor, kernel: Kernel) -> Tensor:
     return within - mean_similarity(x_even, y_odd) - mean_similarity(x_odd, y_even)
 
 
-class MMDLoss(nn.Module):
+class MMDLoss(DiscrepancyModule, KernelModule):
     """Module form of :func:`mmd_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -149,6 +149,8 @@ class MMDLoss(nn.Module):
         >>> MMDLoss(kernel=Gaussian("mean"), estimator="unbiased")
         MMDLoss(kernel=Gaussian(bandwidth='mean', scales=(0.25, 0.5, 1, 2, 4)), estimator='unbiased')
     """
+
+    _function = staticmethod(mmd_loss)
 
     def __init__(
         self, *, kernel: Kernel = Gaussian(), estimator: Estimator = "biased", block_size: int | None = None
@@ -163,32 +165,8 @@ class MMDLoss(nn.Module):
         self.estimator: Estimator = estimator
         self.block_size = block_size
 
-    def forward(
-        self,
-        source: Tensor,
-        target: Tensor,
-        *,
-        source_weight: Tensor | None = None,
-        target_weight: Tensor | None = None,
-        source_mask: Tensor | None = None,
-        target_mask: Tensor | None = None,
-    ) -> Tensor:
-        """See :func:`mmd_loss`."""
-        return mmd_loss(
-            source,
-            target,
-            kernel=current_kernel(self, self.kernel),
-            estimator=self.estimator,
-            block_size=self.block_size,
-            source_weight=source_weight,
-            target_weight=target_weight,
-            source_mask=source_mask,
-            target_mask=target_mask,
-        )
-
     def extra_repr(self) -> str:
-        shown = "" if self.block_size is None else f", block_size={self.block_size}"
-        return f"kernel={current_kernel(self, self.kernel)!r}, estimator={self.estimator!r}{shown}"
+        return super().extra_repr().removesuffix(", block_size=None")
 
 
 is_kernel_sum(

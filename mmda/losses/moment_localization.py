@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from mmda._core.checks import (
     shape_text,
 )
 from mmda._core.masking import full_precision, masked_log_softmax, masked_mean, safe_divide, working_dtype
+from mmda.losses._modules import LossModule
 
 
 class MomentTargets(NamedTuple):
@@ -180,13 +181,15 @@ def moment_localization_loss(
         return safe_divide((row * counts).sum(), counts.sum())
 
 
-class MomentLocalizationLoss(nn.Module):
+class MomentLocalizationLoss(LossModule):
     """Module form of :func:`moment_localization_loss`, which holds the formula, shapes and errors.
 
     Example:
         >>> MomentLocalizationLoss()
         MomentLocalizationLoss()
     """
+
+    _function = staticmethod(moment_localization_loss)
 
     def forward(
         self,
@@ -202,3 +205,6 @@ class MomentLocalizationLoss(nn.Module):
         return moment_localization_loss(
             start_logits, end_logits, inside_logits, targets, frame_mask=frame_mask, weight=weight
         )
+
+    if TYPE_CHECKING:
+        __call__ = forward

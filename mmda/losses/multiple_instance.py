@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from mmda._core.checks import check_number
 from mmda._core.masking import full_precision, safe_divide
 from mmda._math.pair_logits import check_paired_frames, pair_cross_entropy, paired_frames
-from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_repr, temperature_value
+from mmda.layers.temperature import LearnableTemperature, keep_temperature
+from mmda.losses._pair_modules import FramesModule
 
 
 def multiple_instance_loss(
@@ -105,7 +106,7 @@ def multiple_instance_loss(
         return loss + in_video * safe_divide((margin * counted).sum(), counted.sum())
 
 
-class MultipleInstanceLoss(nn.Module):
+class MultipleInstanceLoss(FramesModule):
     """Module form of :func:`multiple_instance_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -119,7 +120,7 @@ class MultipleInstanceLoss(nn.Module):
         MultipleInstanceLoss(temperature=0.1, top=0.25, in_video=0)
     """
 
-    temperature: float | Tensor | LearnableTemperature
+    _function = staticmethod(multiple_instance_loss)
 
     def __init__(
         self,
@@ -134,29 +135,3 @@ class MultipleInstanceLoss(nn.Module):
         keep_temperature(self, "MultipleInstanceLoss", temperature)
         self.top = top
         self.in_video = in_video
-
-    def forward(
-        self,
-        frames: Tensor,
-        queries: Tensor,
-        *,
-        frame_mask: Tensor | None = None,
-        negative_mask: Tensor | None = None,
-        mask: Tensor | None = None,
-        weight: Tensor | None = None,
-    ) -> Tensor:
-        """See :func:`multiple_instance_loss`."""
-        return multiple_instance_loss(
-            frames,
-            queries,
-            temperature=temperature_value(self.temperature),
-            top=self.top,
-            in_video=self.in_video,
-            frame_mask=frame_mask,
-            negative_mask=negative_mask,
-            mask=mask,
-            weight=weight,
-        )
-
-    def extra_repr(self) -> str:
-        return f"{temperature_repr(self.temperature)}top={self.top:g}, in_video={self.in_video:g}"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
-from mmda._core.masking import full_precision, working_dtype
-from mmda._engine.logit_pairs import Contrast, Pairs
+from torch import Tensor
+
+from mmda._core.masking import full_precision
+from mmda._engine.logit_pairs import Contrast
 from mmda._engine.logit_sweep import contrastive
 from mmda._engine.nt_xent_sweep import NT_XENT
-from mmda._math.contrastive import check_pairing, check_temperature, pair_rows
-from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_repr, temperature_value
+from mmda._math.contrastive import check_temperature, pair_rows, with_masks
+from mmda.layers.temperature import LearnableTemperature, keep_temperature
+from mmda.losses._pair_modules import TemperedModule
 
 
 def nt_xent_loss(
@@ -76,24 +79,13 @@ def nt_xent_loss(
     """
     caller = "nt_xent_loss"
     check_temperature(caller, temperature)
-    dtype = working_dtype(anchor, positive)
     with full_precision(anchor):
-        rows = pair_rows(caller, anchor, positive, mask=mask, weight=weight, dtype=dtype)
-        check_pairing(caller, rows, positive_mask, negative_mask)
-        pairs = Pairs(
-            rows.anchor,
-            rows.positive,
-            a_count=rows.anchor_count,
-            b_count=rows.positive_count,
-            positive_mask=positive_mask,
-            negative_mask=negative_mask,
-        )
-        if isinstance(temperature, Tensor):
-            temperature = temperature.to(dtype)
+        pairs = pair_rows(caller, anchor, positive, weight, mask)
+        pairs = with_masks(caller, pairs, positive_mask, negative_mask)
         return contrastive(NT_XENT, pairs, Contrast("nt_xent", unit=normalize), temperature)
 
 
-class NTXentLoss(nn.Module):
+class NTXentLoss(TemperedModule):
     """Module form of :func:`nt_xent_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -109,7 +101,7 @@ class NTXentLoss(nn.Module):
         NTXentLoss(temperature=0.1, normalize=True)
     """
 
-    temperature: float | Tensor | LearnableTemperature
+    _function = staticmethod(nt_xent_loss)
 
     def __init__(self, *, temperature: float | Tensor | LearnableTemperature = 0.5, normalize: bool = True) -> None:
         super().__init__()
@@ -130,14 +122,12 @@ class NTXentLoss(nn.Module):
         return nt_xent_loss(
             anchor,
             positive,
-            temperature=temperature_value(self.temperature),
-            normalize=self.normalize,
             weight=weight,
             mask=mask,
             positive_mask=positive_mask,
             negative_mask=negative_mask,
+            **self._options(),
         )
 
-    def extra_repr(self) -> str:
-        shown = temperature_repr(self.temperature)
-        return f"{shown}normalize={self.normalize}"
+    if TYPE_CHECKING:
+        __call__ = forward

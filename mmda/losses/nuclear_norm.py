@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmda._core.checks import check_number
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._math.logits import as_logit_rows
 from mmda._math.spectral import smooth_nuclear_norm
+from mmda.losses._modules import LogitModule
 
 
 def batch_nuclear_norm_loss(
@@ -69,7 +70,7 @@ def batch_nuclear_norm_loss(
         return safe_divide(-smooth_nuclear_norm(p * scale.unsqueeze(1), smoothing), counts.sum())
 
 
-class BatchNuclearNormLoss(nn.Module):
+class BatchNuclearNormLoss(LogitModule):
     """Module form of :func:`batch_nuclear_norm_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -80,14 +81,9 @@ class BatchNuclearNormLoss(nn.Module):
         BatchNuclearNormLoss(smoothing=1e-05)
     """
 
+    _function = staticmethod(batch_nuclear_norm_loss)
+
     def __init__(self, *, smoothing: float = 1e-5) -> None:
         super().__init__()
         check_number("BatchNuclearNormLoss", "smoothing", smoothing, above=0)
         self.smoothing = smoothing
-
-    def forward(self, logits: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """See :func:`batch_nuclear_norm_loss`."""
-        return batch_nuclear_norm_loss(logits, smoothing=self.smoothing, weight=weight, mask=mask)
-
-    def extra_repr(self) -> str:
-        return f"smoothing={self.smoothing:g}"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmda._core.checks import check_number
 from mmda._core.masking import full_precision, working_dtype
 from mmda._math.logits import as_logit_rows, log_one_minus, weighted_mean
+from mmda.losses._modules import LogitModule
 
 
 def open_set_loss(
@@ -59,7 +60,7 @@ def open_set_loss(
         return weighted_mean(-boundary * log_p - (1 - boundary) * log_one_minus(rows, unknown), counts)
 
 
-class OpenSetLoss(nn.Module):
+class OpenSetLoss(LogitModule):
     """Module form of :func:`open_set_loss` (OSBP), which holds the formula, shapes and errors.
 
     Args:
@@ -70,14 +71,9 @@ class OpenSetLoss(nn.Module):
         OpenSetLoss(boundary=0.5)
     """
 
+    _function = staticmethod(open_set_loss)
+
     def __init__(self, *, boundary: float = 0.5) -> None:
         super().__init__()
         check_number("OpenSetLoss", "boundary", boundary, above=0, below=1)
         self.boundary = boundary
-
-    def forward(self, logits: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """See :func:`open_set_loss`."""
-        return open_set_loss(logits, boundary=self.boundary, weight=weight, mask=mask)
-
-    def extra_repr(self) -> str:
-        return f"boundary={self.boundary:g}"

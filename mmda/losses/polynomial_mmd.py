@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmda._core.checks import check_choice, check_count, check_number, check_same_width, fail, shape_text
 from mmda._core.counts import total_weight
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows
+from mmda.losses._modules import DiscrepancyModule
 
 PolynomialEstimator = Literal["biased", "unbiased"]
 
@@ -43,10 +44,8 @@ def polynomial_mmd_loss(
         scale: :math:`\gamma > 0`; None for 1 / d.
         offset: :math:`c \ge 0`; 0 compares the moments of order p alone.
         estimator: "unbiased" (may be negative) or "biased" (>= 0).
-        source_weight: how often each source row counts: 2 is a repeated row, 0 an absent one.
-        target_weight: the same for the target.
-        source_mask: bool, True = keep. Padding may hold anything.
-        target_mask: the same for the target.
+        source_weight, target_weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        source_mask, target_mask: bool, True = keep. Padding may hold anything.
 
     Shape:
         ``source`` (n, d), ``target`` (m, d), or with a mask (b, t, d); weights and masks (n,) and (m,), or (b, t).
@@ -120,7 +119,7 @@ def _check_settings(caller: str, degree: int, scale: float | None, offset: float
     check_choice(caller, "estimator", estimator, ("biased", "unbiased"))
 
 
-class PolynomialMMDLoss(nn.Module):
+class PolynomialMMDLoss(DiscrepancyModule):
     """Module form of :func:`polynomial_mmd_loss` (KID), which holds the formula, shapes and errors.
 
     Args:
@@ -133,6 +132,8 @@ class PolynomialMMDLoss(nn.Module):
         >>> PolynomialMMDLoss()
         PolynomialMMDLoss(degree=3, scale=None, offset=1, estimator='unbiased')
     """
+
+    _function = staticmethod(polynomial_mmd_loss)
 
     def __init__(
         self,
@@ -148,31 +149,3 @@ class PolynomialMMDLoss(nn.Module):
         self.scale = scale
         self.offset = offset
         self.estimator: PolynomialEstimator = estimator
-
-    def forward(
-        self,
-        source: Tensor,
-        target: Tensor,
-        *,
-        source_weight: Tensor | None = None,
-        target_weight: Tensor | None = None,
-        source_mask: Tensor | None = None,
-        target_mask: Tensor | None = None,
-    ) -> Tensor:
-        """See :func:`polynomial_mmd_loss`."""
-        return polynomial_mmd_loss(
-            source,
-            target,
-            degree=self.degree,
-            scale=self.scale,
-            offset=self.offset,
-            estimator=self.estimator,
-            source_weight=source_weight,
-            target_weight=target_weight,
-            source_mask=source_mask,
-            target_mask=target_mask,
-        )
-
-    def extra_repr(self) -> str:
-        scale = "None" if self.scale is None else f"{self.scale:g}"
-        return f"degree={self.degree}, scale={scale}, offset={self.offset:g}, estimator={self.estimator!r}"

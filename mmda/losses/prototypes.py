@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmda._core.checks import check_count, check_number, check_same_width
 from mmda._core.masking import full_precision, safe_divide, weighted_logsumexp, working_dtype
 from mmda._core.rows import as_rows, normalized_rows
 from mmda._math.class_weights import class_columns, count_classes, memberships
 from mmda._math.contrastive import check_temperature
-from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_repr, temperature_value
+from mmda.layers.temperature import LearnableTemperature, keep_temperature
+from mmda.losses._modules import of_sides
+from mmda.losses._pair_modules import TemperedModule
 
 
 def prototype_contrastive_loss(
@@ -55,10 +59,8 @@ def prototype_contrastive_loss(
             every row, with its shares as they are.
         symmetric: average both directions; False takes target rows to source prototypes alone.
         normalize: lengths of one; False takes rows as they are and prototypes as weighted means.
-        source_weight: how often each source row counts: 2 is a repeated row, 0 an absent one.
-        target_weight: the same for the target.
-        source_mask: bool, True = keep. Padding may hold anything.
-        target_mask: the same for the target.
+        source_weight, target_weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        source_mask, target_mask: bool, True = keep. Padding may hold anything.
 
     Shape:
         ``source`` (n, d), ``target`` (m, d), or with a mask (b, t, d). Assignments have the shape of the rows, (n,),
@@ -151,7 +153,7 @@ def _one_way(
     return safe_divide(counted @ each, counted.sum())
 
 
-class PrototypeContrastiveLoss(nn.Module):
+class PrototypeContrastiveLoss(TemperedModule):
     """Module form of :func:`prototype_contrastive_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -167,7 +169,7 @@ class PrototypeContrastiveLoss(nn.Module):
         PrototypeContrastiveLoss(classes=10, temperature=0.1, confidence=0.8, symmetric=True, normalize=True)
     """
 
-    temperature: float | Tensor | LearnableTemperature
+    _function = staticmethod(prototype_contrastive_loss)
 
     def __init__(
         self,
@@ -206,18 +208,9 @@ class PrototypeContrastiveLoss(nn.Module):
             target,
             source_assignment,
             target_assignment,
-            classes=self.classes,
-            temperature=temperature_value(self.temperature),
-            confidence=self.confidence,
-            symmetric=self.symmetric,
-            normalize=self.normalize,
-            source_weight=source_weight,
-            target_weight=target_weight,
-            source_mask=source_mask,
-            target_mask=target_mask,
+            **of_sides(source_weight, target_weight, source_mask, target_mask),
+            **self._options(),
         )
 
-    def extra_repr(self) -> str:
-        shown = temperature_repr(self.temperature)
-        options = f"confidence={self.confidence:g}, symmetric={self.symmetric}, normalize={self.normalize}"
-        return f"classes={self.classes}, {shown}{options}"
+    if TYPE_CHECKING:
+        __call__ = forward

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from mmda._core.checks import check_integers, check_number, check_weight
 from mmda._core.masking import full_precision, working_dtype
 from mmda._math.logits import as_logit_rows, weighted_mean
+from mmda.losses._modules import LossModule
 
 
 def self_training_loss(
@@ -79,7 +82,7 @@ def self_training_loss(
         return weighted_mean(torch.where(labelled, loss, zero), counts)
 
 
-class SelfTrainingLoss(nn.Module):
+class SelfTrainingLoss(LossModule):
     """Module form of :func:`self_training_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -89,6 +92,8 @@ class SelfTrainingLoss(nn.Module):
         >>> SelfTrainingLoss(smoothing=0.1)
         SelfTrainingLoss(smoothing=0.1)
     """
+
+    _function = staticmethod(self_training_loss)
 
     def __init__(self, *, smoothing: float = 0.0) -> None:
         super().__init__()
@@ -105,9 +110,7 @@ class SelfTrainingLoss(nn.Module):
         mask: Tensor | None = None,
     ) -> Tensor:
         """See :func:`self_training_loss`."""
-        return self_training_loss(
-            logits, labels, confidence=confidence, smoothing=self.smoothing, weight=weight, mask=mask
-        )
+        return self_training_loss(logits, labels, confidence=confidence, weight=weight, mask=mask, **self._options())
 
-    def extra_repr(self) -> str:
-        return f"smoothing={self.smoothing:g}"
+    if TYPE_CHECKING:
+        __call__ = forward

@@ -5,12 +5,13 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from mmda._core.checks import check_number, fail, shape_text
-from mmda._core.masking import full_precision, working_dtype
-from mmda._engine.logit_pairs import Contrast, Pairs
+from mmda._core.masking import full_precision
+from mmda._engine.logit_pairs import Contrast
 from mmda._engine.logit_sweep import contrastive
 from mmda._engine.sigmoid_sweep import SIGMOID
-from mmda._math.contrastive import check_pairing, check_temperature, pair_rows
-from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_value
+from mmda._math.contrastive import candidate_rows, check_temperature, with_masks
+from mmda.layers.temperature import LearnableTemperature, keep_temperature
+from mmda.losses._pair_modules import CandidatesModule, TemperedModule
 
 
 def sigmoid_contrastive_loss(
@@ -80,31 +81,11 @@ def sigmoid_contrastive_loss(
     caller = "sigmoid_contrastive_loss"
     check_temperature(caller, temperature)
     _check_bias(caller, bias)
-    dtype = working_dtype(anchor, positive)
     with full_precision(anchor):
-        rows = pair_rows(
-            caller,
-            anchor,
-            positive,
-            mask=mask,
-            weight=weight,
-            dtype=dtype,
-            candidate_mask=candidate_mask,
-            same_size=False,
-        )
-        check_pairing(caller, rows, positive_mask, negative_mask)
-        shift = bias.to(dtype) if isinstance(bias, Tensor) else rows.anchor.new_full((), bias)
-        pairs = Pairs(
-            rows.anchor,
-            rows.positive,
-            bias=shift.to(rows.anchor.device),
-            a_count=rows.anchor_count,
-            b_count=rows.positive_count,
-            positive_mask=positive_mask,
-            negative_mask=negative_mask,
-        )
-        if isinstance(temperature, Tensor):
-            temperature = temperature.to(dtype)
+        pairs = candidate_rows(caller, anchor, positive, weight, mask, candidate_mask)
+        pairs = with_masks(caller, pairs, positive_mask, negative_mask)
+        shift = bias.to(pairs.a) if isinstance(bias, Tensor) else pairs.a.new_full((), bias)
+        pairs = pairs._replace(bias=shift)
         return contrastive(SIGMOID, pairs, Contrast("sigmoid", unit=normalize), temperature)
 
 
@@ -115,7 +96,7 @@ def _check_bias(caller: str, bias: float | Tensor) -> None:
         fail(caller, "bias", "have shape ()", shape_text(bias))
 
 
-class SigmoidContrastiveLoss(nn.Module):
+class SigmoidContrastiveLoss(CandidatesModule, TemperedModule):
     """Module form of :func:`sigmoid_contrastive_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -132,7 +113,8 @@ class SigmoidContrastiveLoss(nn.Module):
         SigmoidContrastiveLoss(temperature=0.2, bias=-10, normalize=True)
     """
 
-    temperature: float | Tensor | LearnableTemperature
+    _function = staticmethod(sigmoid_contrastive_loss)
+
     bias: float | Tensor
 
     def __init__(
@@ -150,33 +132,3 @@ class SigmoidContrastiveLoss(nn.Module):
         else:
             self.bias = bias
         self.normalize = normalize
-
-    def forward(
-        self,
-        anchor: Tensor,
-        positive: Tensor,
-        *,
-        weight: Tensor | None = None,
-        mask: Tensor | None = None,
-        candidate_mask: Tensor | None = None,
-        positive_mask: Tensor | None = None,
-        negative_mask: Tensor | None = None,
-    ) -> Tensor:
-        """See :func:`sigmoid_contrastive_loss`."""
-        return sigmoid_contrastive_loss(
-            anchor,
-            positive,
-            temperature=temperature_value(self.temperature),
-            bias=self.bias,
-            normalize=self.normalize,
-            weight=weight,
-            mask=mask,
-            candidate_mask=candidate_mask,
-            positive_mask=positive_mask,
-            negative_mask=negative_mask,
-        )
-
-    def extra_repr(self) -> str:
-        numbers = (("temperature", self.temperature), ("bias", self.bias))
-        shown = "".join(f"{name}={value:g}, " for name, value in numbers if isinstance(value, (int, float)))
-        return f"{shown}normalize={self.normalize}"

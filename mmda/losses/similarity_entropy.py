@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
-from mmda._core.masking import full_precision, safe_divide, weighted_logsumexp, working_dtype
+import torch
+from torch import Tensor
+
+from mmda._core.masking import full_precision, safe_divide, weighted_logsumexp
 from mmda._engine.logit_pairs import counts
-from mmda._math.contrastive import check_temperature, pair_rows
-from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_repr, temperature_value
+from mmda._math.contrastive import candidate_rows, check_temperature
+from mmda.layers.temperature import LearnableTemperature, keep_temperature
+from mmda.losses._pair_modules import TemperedModule
 
 
 def similarity_entropy_loss(
@@ -66,32 +69,21 @@ def similarity_entropy_loss(
     """
     caller = "similarity_entropy_loss"
     check_temperature(caller, temperature)
-    dtype = working_dtype(anchor, positive)
     with full_precision(anchor):
-        pairs = pair_rows(
-            caller,
-            anchor,
-            positive,
-            mask=mask,
-            weight=weight,
-            dtype=dtype,
-            candidate_mask=candidate_mask,
-            normalize=normalize,
-            same_size=False,
-        )
+        pairs = candidate_rows(caller, anchor, positive, weight, mask, candidate_mask, normalize=normalize)
         if isinstance(temperature, Tensor):
-            temperature = temperature.to(dtype)
-        similarity = (pairs.anchor / temperature) @ pairs.positive.transpose(0, 1)
-        count = counts(pairs.positive, pairs.positive_count).expand_as(similarity)
+            temperature = temperature.to(pairs.a.dtype)
+        similarity = (pairs.a / temperature) @ pairs.b.transpose(0, 1)
+        count = counts(pairs.b, pairs.b_count).expand_as(similarity)
         log_total = weighted_logsumexp(similarity, count).unsqueeze(1)
         some = count > 0
         gap = torch.where(some, log_total - similarity, torch.zeros_like(similarity))
         entropy = (torch.where(some, count, torch.zeros_like(count)) * (-gap).exp() * gap).sum(1)
-        each = counts(pairs.anchor, pairs.anchor_count)
+        each = counts(pairs.a, pairs.a_count)
         return safe_divide((each * entropy).sum(), each.sum())
 
 
-class SimilarityEntropyLoss(nn.Module):
+class SimilarityEntropyLoss(TemperedModule):
     """Module form of :func:`similarity_entropy_loss` (TENT), which holds the formula, shapes and errors.
 
     Args:
@@ -104,7 +96,7 @@ class SimilarityEntropyLoss(nn.Module):
         SimilarityEntropyLoss(temperature=0.1, normalize=True)
     """
 
-    temperature: float | Tensor | LearnableTemperature
+    _function = staticmethod(similarity_entropy_loss)
 
     def __init__(self, *, temperature: float | Tensor | LearnableTemperature = 0.07, normalize: bool = True) -> None:
         super().__init__()
@@ -122,15 +114,8 @@ class SimilarityEntropyLoss(nn.Module):
     ) -> Tensor:
         """See :func:`similarity_entropy_loss`."""
         return similarity_entropy_loss(
-            anchor,
-            positive,
-            temperature=temperature_value(self.temperature),
-            normalize=self.normalize,
-            weight=weight,
-            mask=mask,
-            candidate_mask=candidate_mask,
+            anchor, positive, weight=weight, mask=mask, candidate_mask=candidate_mask, **self._options()
         )
 
-    def extra_repr(self) -> str:
-        shown = temperature_repr(self.temperature)
-        return f"{shown}normalize={self.normalize}"
+    if TYPE_CHECKING:
+        __call__ = forward

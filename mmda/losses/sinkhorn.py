@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmda._core.checks import check_choice, check_count, check_number, check_same_width
-from mmda._core.counts import pooled_centre, total_weight
+from mmda._core.counts import pooled_centre, row_shares, total_weight
 from mmda._core.masking import full_precision, working_dtype
 from mmda._core.rows import as_rows
 from mmda._math.transport_sweep import Inputs, Settings, sinkhorn_divergence
+from mmda.losses._modules import DiscrepancyModule
 
 Cost = Literal["squared", "distance"]
 _COSTS = ("squared", "distance")
@@ -51,10 +52,8 @@ def sinkhorn_divergence_loss(
         iterations: steps over which the regularisation falls, where :math:`\varepsilon` is so far below the cost (some
             hundred times) that the solver comes from a large one; it takes up to eight times as many where it has not
             converged.
-        source_weight: how often each source row counts: 2 is a repeated row, 0 an absent one.
-        target_weight: the same for the target.
-        source_mask: bool, True = keep. Padding may hold anything.
-        target_mask: the same for the target.
+        source_weight, target_weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        source_mask, target_mask: bool, True = keep. Padding may hold anything.
 
     Shape:
         ``source`` (n, d), ``target`` (m, d), or with a mask (b, t, d); weights and masks (n,) and (m,), or (b, t).
@@ -99,22 +98,12 @@ def sinkhorn_divergence_loss(
         y, y_weight = as_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
         check_same_width(caller, "source", x, "target", y)
         centre = pooled_centre(x, y, x_weight, y_weight)
-        inputs = Inputs(x - centre, y - centre, _shares(x, x_weight), _shares(y, y_weight))
+        inputs = Inputs(x - centre, y - centre, row_shares(x, x_weight), row_shares(y, y_weight))
         value = sinkhorn_divergence(inputs, Settings(float(regularisation), cost, iterations))
         if x_weight is None and y_weight is None:
             return value
         both = (total_weight(x, x_weight) > 0) & (total_weight(y, y_weight) > 0)
         return torch.where(both, value, 0 * value)
-
-
-def _shares(rows: Tensor, weight: Tensor | None) -> Tensor:
-    """Weights that sum to one; equal ones where none is left, so that the problem stays defined."""
-    equal = torch.full_like(rows[:, 0], 1 / rows.shape[0])
-    if weight is None:
-        return equal
-    total = weight.sum()
-    some = total > 0
-    return torch.where(some, weight / torch.where(some, total, torch.ones_like(total)), equal)
 
 
 def _check_options(caller: str, regularisation: float, cost: Cost, iterations: int) -> None:
@@ -123,7 +112,7 @@ def _check_options(caller: str, regularisation: float, cost: Cost, iterations: i
     check_count(caller, "iterations", iterations)
 
 
-class SinkhornDivergenceLoss(nn.Module):
+class SinkhornDivergenceLoss(DiscrepancyModule):
     """Module form of :func:`sinkhorn_divergence_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -136,35 +125,11 @@ class SinkhornDivergenceLoss(nn.Module):
         SinkhornDivergenceLoss(regularisation=0.1, cost='squared', iterations=30)
     """
 
+    _function = staticmethod(sinkhorn_divergence_loss)
+
     def __init__(self, *, regularisation: float = 1.0, cost: Cost = "squared", iterations: int = 30) -> None:
         super().__init__()
         _check_options("SinkhornDivergenceLoss", regularisation, cost, iterations)
         self.regularisation = regularisation
         self.cost: Cost = cost
         self.iterations = iterations
-
-    def forward(
-        self,
-        source: Tensor,
-        target: Tensor,
-        *,
-        source_weight: Tensor | None = None,
-        target_weight: Tensor | None = None,
-        source_mask: Tensor | None = None,
-        target_mask: Tensor | None = None,
-    ) -> Tensor:
-        """See :func:`sinkhorn_divergence_loss`."""
-        return sinkhorn_divergence_loss(
-            source,
-            target,
-            regularisation=self.regularisation,
-            cost=self.cost,
-            iterations=self.iterations,
-            source_weight=source_weight,
-            target_weight=target_weight,
-            source_mask=source_mask,
-            target_mask=target_mask,
-        )
-
-    def extra_repr(self) -> str:
-        return f"regularisation={self.regularisation:g}, cost={self.cost!r}, iterations={self.iterations}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmda._core.checks import check_choice, check_count, check_features, check_same_width, fail
 from mmda._core.counts import pooled_centre, total_weight
@@ -13,6 +13,7 @@ from mmda._core.draws import DRAWS, Draws, fixed_normal, fresh_normal
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows
 from mmda._core.transforms import carries_slope
+from mmda.losses._domain_modules import ProjectedModule
 
 Order = Literal[1, 2]
 
@@ -51,10 +52,8 @@ def sliced_wasserstein_loss(
         draws: without a generator: ``"fixed"``, the same directions at every call, or ``"fresh"``, new ones from
             PyTorch's global generator of the features' device.
         generator: where the directions are drawn from instead, anew at every call.
-        source_weight: how often each source row counts: 2 is a repeated row, 0 an absent one.
-        target_weight: the same for the target.
-        source_mask: bool, True = keep. Padding may hold anything.
-        target_mask: the same for the target.
+        source_weight, target_weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        source_mask, target_mask: bool, True = keep. Padding may hold anything.
 
     Shape:
         ``source`` (n, d), ``target`` (m, d), or with a mask (b, t, d); weights and masks (n,) and (m,), or (b, t);
@@ -171,7 +170,7 @@ def _check_options(caller: str, order: Order, n_projections: int, draws: Draws) 
     check_choice(caller, "draws", draws, DRAWS)
 
 
-class SlicedWassersteinLoss(nn.Module):
+class SlicedWassersteinLoss(ProjectedModule):
     """Module form of :func:`sliced_wasserstein_loss`, which holds the formula, shapes and errors.
 
     In training mode each call draws its directions anew, from PyTorch's global generator of the features' device (as
@@ -188,39 +187,11 @@ class SlicedWassersteinLoss(nn.Module):
         SlicedWassersteinLoss(order=1, n_projections=128, draws='fresh')
     """
 
+    _function = staticmethod(sliced_wasserstein_loss)
+
     def __init__(self, *, order: Order = 2, n_projections: int = 128, draws: Draws = "fresh") -> None:
         super().__init__()
         _check_options("SlicedWassersteinLoss", order, n_projections, draws)
         self.order: Order = order
         self.n_projections = n_projections
         self.draws: Draws = draws
-
-    def forward(
-        self,
-        source: Tensor,
-        target: Tensor,
-        *,
-        projections: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        source_weight: Tensor | None = None,
-        target_weight: Tensor | None = None,
-        source_mask: Tensor | None = None,
-        target_mask: Tensor | None = None,
-    ) -> Tensor:
-        """See :func:`sliced_wasserstein_loss`."""
-        return sliced_wasserstein_loss(
-            source,
-            target,
-            order=self.order,
-            n_projections=self.n_projections,
-            draws=self.draws if self.training else "fixed",
-            projections=projections,
-            generator=generator,
-            source_weight=source_weight,
-            target_weight=target_weight,
-            source_mask=source_mask,
-            target_mask=target_mask,
-        )
-
-    def extra_repr(self) -> str:
-        return f"order={self.order}, n_projections={self.n_projections}, draws={self.draws!r}"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmda._core.checks import check_features, check_floating, check_mask, check_same_shape
 from mmda._core.masking import full_precision, masked_log_softmax, safe_divide, working_dtype
+from mmda.losses._modules import LossModule
 
 
 def span_entropy_loss(
@@ -76,7 +79,7 @@ def span_entropy_loss(
         return safe_divide((entropy * some).sum(), some.sum()).to(dtype)
 
 
-class SpanEntropyLoss(nn.Module):
+class SpanEntropyLoss(LossModule):
     """Module form of :func:`span_entropy_loss` (TENT), which holds the formula, shapes and errors.
 
     Args:
@@ -87,13 +90,15 @@ class SpanEntropyLoss(nn.Module):
         SpanEntropyLoss(normalised=True)
     """
 
+    _function = staticmethod(span_entropy_loss)
+
     def __init__(self, *, normalised: bool = True) -> None:
         super().__init__()
         self.normalised = normalised
 
     def forward(self, start_logits: Tensor, end_logits: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """See :func:`span_entropy_loss`."""
-        return span_entropy_loss(start_logits, end_logits, normalised=self.normalised, mask=mask)
+        return span_entropy_loss(start_logits, end_logits, mask=mask, **self._options())
 
-    def extra_repr(self) -> str:
-        return f"normalised={self.normalised}"
+    if TYPE_CHECKING:
+        __call__ = forward

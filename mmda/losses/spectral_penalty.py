@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmda._core.checks import check_count, check_same_width
 from mmda._core.masking import full_precision, working_dtype
 from mmda._core.rows import as_rows
 from mmda._math.spectral import largest_squares
+from mmda.losses._modules import DiscrepancyModule
 
 
 def batch_spectral_penalty_loss(
@@ -31,10 +32,8 @@ def batch_spectral_penalty_loss(
         source: source features.
         target: target features; their number may differ.
         singular_values: k, how many of each domain; where there are fewer, all of them.
-        source_weight: how often each source row counts: 2 is a repeated row, 0 an absent one.
-        target_weight: the same for the target.
-        source_mask: bool, True = keep. Padding may hold anything.
-        target_mask: the same for the target.
+        source_weight, target_weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        source_mask, target_mask: bool, True = keep. Padding may hold anything.
 
     Shape:
         ``source`` (n, d), ``target`` (m, d), or with a mask (b, t, d); weights and masks (n,) and (m,), or (b, t).
@@ -76,7 +75,7 @@ def batch_spectral_penalty_loss(
         return torch.where((torch.stack(totals) > 0).all(), value, 0 * value) if totals else value
 
 
-class BatchSpectralPenaltyLoss(nn.Module):
+class BatchSpectralPenaltyLoss(DiscrepancyModule):
     """Module form of :func:`batch_spectral_penalty_loss` (BSP), which holds the formula, shapes and errors.
 
     Args:
@@ -87,31 +86,9 @@ class BatchSpectralPenaltyLoss(nn.Module):
         BatchSpectralPenaltyLoss(singular_values=1)
     """
 
+    _function = staticmethod(batch_spectral_penalty_loss)
+
     def __init__(self, *, singular_values: int = 1) -> None:
         super().__init__()
         check_count("BatchSpectralPenaltyLoss", "singular_values", singular_values)
         self.singular_values = singular_values
-
-    def forward(
-        self,
-        source: Tensor,
-        target: Tensor,
-        *,
-        source_weight: Tensor | None = None,
-        target_weight: Tensor | None = None,
-        source_mask: Tensor | None = None,
-        target_mask: Tensor | None = None,
-    ) -> Tensor:
-        """See :func:`batch_spectral_penalty_loss`."""
-        return batch_spectral_penalty_loss(
-            source,
-            target,
-            singular_values=self.singular_values,
-            source_weight=source_weight,
-            target_weight=target_weight,
-            source_mask=source_mask,
-            target_mask=target_mask,
-        )
-
-    def extra_repr(self) -> str:
-        return f"singular_values={self.singular_values}"

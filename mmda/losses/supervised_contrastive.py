@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
+
+from torch import Tensor
 
 from mmda._core.checks import check_integers
-from mmda._core.masking import full_precision, safe_divide, weighted_logsumexp, working_dtype
-from mmda._core.rows import as_rows, normalized_rows
-from mmda._engine.logit_pairs import counts, own_pairs
+from mmda._core.masking import full_precision, working_dtype
+from mmda._core.rows import as_rows
+from mmda._engine.logit_pairs import Contrast, Pairs
+from mmda._engine.logit_sweep import contrastive
+from mmda._engine.nt_xent_sweep import NT_XENT
 from mmda._math.contrastive import check_temperature
-from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_repr, temperature_value
+from mmda.layers.temperature import LearnableTemperature, keep_temperature
+from mmda.losses._pair_modules import TemperedModule
 
 
 def supervised_contrastive_loss(
@@ -52,7 +56,9 @@ def supervised_contrastive_loss(
         TypeError: labels that are not integers, a mask that is not bool, features that are not floating point.
 
     Notes:
-        O(n^2 d) time, O(n^2) memory. The sum over positives stands outside of the logarithm, which the paper found
+        O(n^2 d) time. Large batches are computed in tiles: O(n d) memory beside n^2 bytes of which labels agree. Second
+        derivatives, function transforms, and weights that carry a gradient take the formula with the matrix of all
+        logits, O(n^2) memory. The sum over positives stands outside of the logarithm, which the paper found
         better; two views of an image are two rows with one label. :func:`nt_xent_loss` takes two views apart, and its
         positives as a mask of pairs.
 
@@ -71,25 +77,13 @@ def supervised_contrastive_loss(
     with full_precision(features):
         rows, count = as_rows(caller, "features", features, mask=mask, weight=weight, dtype=dtype, prefix="")
         check_integers(caller, "labels", labels, features.shape[:-1])
-        if isinstance(temperature, Tensor):
-            temperature = temperature.to(dtype)
-        if normalize:
-            rows = normalized_rows(rows)
-        similarity = (rows / temperature) @ rows.T
-        each = counts(rows, count)
-        # A row is not among its own candidates, its twins are.
-        twins = (each - 1).clamp_min(0).expand_as(similarity)
-        present = torch.where(own_pairs(similarity), twins, each.expand_as(similarity))
         label = labels.reshape(-1)
         alike = (label.unsqueeze(1) == label) & (label >= 0)
-        share = torch.where(alike, present, torch.zeros_like(present))
-        total = share.sum(1)
-        loss = weighted_logsumexp(similarity, present) - safe_divide((share * similarity).sum(1), total)
-        kept = torch.where(total > 0, each, torch.zeros_like(each))
-        return safe_divide((kept * torch.where(kept > 0, loss, torch.zeros_like(loss))).sum(), kept.sum())
+        pairs = Pairs(rows, rows.detach()[:0], a_count=count, positive_mask=alike)
+        return contrastive(NT_XENT, pairs, Contrast("nt_xent", unit=normalize), temperature)
 
 
-class SupervisedContrastiveLoss(nn.Module):
+class SupervisedContrastiveLoss(TemperedModule):
     """Module form of :func:`supervised_contrastive_loss` (SupCon), which holds the formula, shapes and errors.
 
     Args:
@@ -102,7 +96,7 @@ class SupervisedContrastiveLoss(nn.Module):
         SupervisedContrastiveLoss(temperature=0.2, normalize=True)
     """
 
-    temperature: float | Tensor | LearnableTemperature
+    _function = staticmethod(supervised_contrastive_loss)
 
     def __init__(self, *, temperature: float | Tensor | LearnableTemperature = 0.1, normalize: bool = True) -> None:
         super().__init__()
@@ -113,15 +107,7 @@ class SupervisedContrastiveLoss(nn.Module):
         self, features: Tensor, labels: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
         """See :func:`supervised_contrastive_loss`."""
-        return supervised_contrastive_loss(
-            features,
-            labels,
-            temperature=temperature_value(self.temperature),
-            normalize=self.normalize,
-            weight=weight,
-            mask=mask,
-        )
+        return supervised_contrastive_loss(features, labels, weight=weight, mask=mask, **self._options())
 
-    def extra_repr(self) -> str:
-        shown = temperature_repr(self.temperature)
-        return f"{shown}normalize={self.normalize}"
+    if TYPE_CHECKING:
+        __call__ = forward

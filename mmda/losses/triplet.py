@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmda._core.checks import check_choice, check_number
-from mmda._core.masking import full_precision, safe_divide, working_dtype
-from mmda._engine.logit_pairs import Pairs, counts, negative_counts, positive_share
-from mmda._math.contrastive import check_pairing, pair_rows
+from mmda._core.masking import full_precision, safe_divide
+from mmda._engine.logit_pairs import counts, negative_counts, positive_share
+from mmda._math.contrastive import candidate_rows, with_masks
+from mmda.losses._pair_modules import CandidatesModule
 
 Negatives = Literal["hardest", "semi_hard", "all"]
 _NEGATIVES = ("hardest", "semi_hard", "all")
@@ -92,25 +93,12 @@ def triplet_ranking_loss(
     caller = "triplet_ranking_loss"
     check_number(caller, "margin", margin, above=0.0)
     check_choice(caller, "negatives", negatives, _NEGATIVES)
-    dtype = working_dtype(anchor, positive)
     with full_precision(anchor):
-        pairs = pair_rows(
-            caller,
-            anchor,
-            positive,
-            mask=mask,
-            weight=weight,
-            dtype=dtype,
-            candidate_mask=candidate_mask,
-            normalize=normalize,
-            same_size=False,
-        )
-        check_pairing(caller, pairs, positive_mask, negative_mask)
-        x, y = pairs.anchor, pairs.positive
-        known = Pairs(x, y, None, None, pairs.anchor_count, pairs.positive_count, positive_mask)
-        share = positive_share(known, dtype)
-        similarity = x @ y.T
-        x_count, y_count = counts(x, pairs.anchor_count), counts(y, pairs.positive_count)
+        pairs = candidate_rows(caller, anchor, positive, weight, mask, candidate_mask, normalize=normalize)
+        pairs = with_masks(caller, pairs, positive_mask, negative_mask)
+        similarity = pairs.a @ pairs.b.T
+        share = positive_share(pairs, similarity.dtype)
+        x_count, y_count = counts(pairs.a, pairs.a_count), counts(pairs.b, pairs.b_count)
         value = _one_way(similarity, share, negative_mask, x_count, y_count, margin, negatives)
         if symmetric:
             turned = (None if share is None else share.T, None if negative_mask is None else negative_mask.T)
@@ -147,7 +135,7 @@ def _one_way(
     return safe_divide(kept @ each, kept.sum())
 
 
-class TripletRankingLoss(nn.Module):
+class TripletRankingLoss(CandidatesModule):
     """Module form of :func:`triplet_ranking_loss`, which holds the formula, shapes and errors.
 
     Args:
@@ -160,6 +148,8 @@ class TripletRankingLoss(nn.Module):
         >>> TripletRankingLoss(negatives="all")
         TripletRankingLoss(margin=0.2, negatives='all', symmetric=True, normalize=True)
     """
+
+    _function = staticmethod(triplet_ranking_loss)
 
     def __init__(
         self,
@@ -176,35 +166,3 @@ class TripletRankingLoss(nn.Module):
         self.negatives: Negatives = negatives
         self.symmetric = symmetric
         self.normalize = normalize
-
-    def forward(
-        self,
-        anchor: Tensor,
-        positive: Tensor,
-        *,
-        weight: Tensor | None = None,
-        mask: Tensor | None = None,
-        candidate_mask: Tensor | None = None,
-        positive_mask: Tensor | None = None,
-        negative_mask: Tensor | None = None,
-    ) -> Tensor:
-        """See :func:`triplet_ranking_loss`."""
-        return triplet_ranking_loss(
-            anchor,
-            positive,
-            margin=self.margin,
-            negatives=self.negatives,
-            symmetric=self.symmetric,
-            normalize=self.normalize,
-            weight=weight,
-            mask=mask,
-            candidate_mask=candidate_mask,
-            positive_mask=positive_mask,
-            negative_mask=negative_mask,
-        )
-
-    def extra_repr(self) -> str:
-        return (
-            f"margin={self.margin:g}, negatives={self.negatives!r}, "
-            f"symmetric={self.symmetric}, normalize={self.normalize}"
-        )

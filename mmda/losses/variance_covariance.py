@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmda._core.checks import check_number
-from mmda._core.masking import full_precision, safe_divide, working_dtype
+from mmda._core.masking import full_precision, safe_divide
 from mmda._math.contrastive import pair_rows
 from mmda._math.standardise import centred_rows, off_diagonal, weighted
+from mmda.losses._pair_modules import PairedModule
 
 
 def variance_covariance_loss(
@@ -46,8 +47,7 @@ def variance_covariance_loss(
         mask: bool, True = valid pair. Padding may hold anything.
 
     Shape:
-        ``anchor`` and ``positive`` (n, d), or with a mask (b, t, d), whose rows are flattened; ``weight`` and
-        ``mask`` (n,) or (b, t).
+        ``anchor``, ``positive`` (n, d), or with a mask (b, t, d); ``weight``, ``mask`` (n,) or (b, t).
 
     Returns:
         Scalar >= 0, float32 (float64 for float64 input). Zero where no pair is left; of a single one the variances
@@ -75,13 +75,12 @@ def variance_covariance_loss(
     """
     caller = "variance_covariance_loss"
     _check_settings(caller, invariance, variance, covariance, margin, eps)
-    dtype = working_dtype(anchor, positive)
     with full_precision(anchor):
-        pairs = pair_rows(caller, anchor, positive, mask=mask, weight=weight, dtype=dtype)
-        count, width = pairs.anchor_count, pairs.anchor.shape[1]
-        sides = [centred_rows(rows, count) for rows in (pairs.anchor, pairs.positive)]
+        pairs = pair_rows(caller, anchor, positive, weight, mask)
+        count, width = pairs.a_count, pairs.a.shape[1]
+        sides = [centred_rows(rows, count) for rows in (pairs.a, pairs.b)]
         total = sides[0][1]
-        gap = weighted((pairs.anchor - pairs.positive).square(), count).sum()
+        gap = weighted((pairs.a - pairs.b).square(), count).sum()
         value = invariance * safe_divide(gap, total * width)
         for rows, _ in sides:
             spread = safe_divide(weighted(rows, count).transpose(0, 1) @ rows, total - 1)
@@ -99,7 +98,7 @@ def _check_settings(
     check_number(caller, "eps", eps, above=0)
 
 
-class VarianceCovarianceLoss(nn.Module):
+class VarianceCovarianceLoss(PairedModule):
     """Module form of :func:`variance_covariance_loss` (VICReg), which holds the formula, shapes and errors.
 
     Args:
@@ -113,6 +112,8 @@ class VarianceCovarianceLoss(nn.Module):
         >>> VarianceCovarianceLoss()
         VarianceCovarianceLoss(invariance=25, variance=25, covariance=1, margin=1, eps=0.0001)
     """
+
+    _function = staticmethod(variance_covariance_loss)
 
     def __init__(
         self,
@@ -130,25 +131,3 @@ class VarianceCovarianceLoss(nn.Module):
         self.covariance = covariance
         self.margin = margin
         self.eps = eps
-
-    def forward(
-        self, anchor: Tensor, positive: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None
-    ) -> Tensor:
-        """See :func:`variance_covariance_loss`."""
-        return variance_covariance_loss(
-            anchor,
-            positive,
-            invariance=self.invariance,
-            variance=self.variance,
-            covariance=self.covariance,
-            margin=self.margin,
-            eps=self.eps,
-            weight=weight,
-            mask=mask,
-        )
-
-    def extra_repr(self) -> str:
-        return (
-            f"invariance={self.invariance:g}, variance={self.variance:g}, covariance={self.covariance:g}, "
-            f"margin={self.margin:g}, eps={self.eps:g}"
-        )

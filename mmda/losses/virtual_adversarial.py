@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmda._core.checks import (
     check_callable,
@@ -19,6 +20,7 @@ from mmda._core.checks import (
 from mmda._core.draws import fixed_normal
 from mmda._core.masking import full_precision, working_dtype
 from mmda._math.logits import as_logit_rows, weighted_mean
+from mmda.losses._modules import LossModule
 
 
 def virtual_adversarial_loss(
@@ -172,13 +174,15 @@ def _unit(rows: Tensor, otherwise: Tensor) -> Tensor:
     return torch.where(some, scaled / torch.where(some, length, torch.ones_like(length)), otherwise)
 
 
-class VirtualAdversarialLoss(nn.Module):
+class VirtualAdversarialLoss(LossModule):
     """Module form of :func:`virtual_adversarial_loss` (VAT), which holds the formula, shapes and errors.
 
     Example:
         >>> VirtualAdversarialLoss()
         VirtualAdversarialLoss()
     """
+
+    _function = staticmethod(virtual_adversarial_loss)
 
     def forward(
         self,
@@ -190,3 +194,6 @@ class VirtualAdversarialLoss(nn.Module):
     ) -> Tensor:
         """See :func:`virtual_adversarial_loss`."""
         return virtual_adversarial_loss(logits, perturbed_logits, weight=weight, mask=mask)
+
+    if TYPE_CHECKING:
+        __call__ = forward

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from mmda._core.rows import as_map_rows
 from mmda._math.adversary import ask
 from mmda._math.logits import weighted_mean
 from mmda.layers.reversal import GradientReversal
+from mmda.losses._domain_modules import AdversaryModule
 
 
 def gradient_penalty(critic: Callable[[Tensor], Tensor], x: Tensor, *, weight: Tensor | None = None) -> Tensor:
@@ -92,7 +94,7 @@ def _between(
     return points, torch.cat([*counts, across])
 
 
-class WassersteinCriticLoss(nn.Module):
+class WassersteinCriticLoss(AdversaryModule):
     r"""Critic behind a gradient reversal (WDGRL); the loss is the critic's, minus the distance that it sees.
 
     With critic f on source features x and target features y, and the penalty on its slopes at all of them and at
@@ -148,10 +150,6 @@ class WassersteinCriticLoss(nn.Module):
         self.reversal = GradientReversal(strength)
         self.penalty = penalty
 
-    def set_strength(self, strength: float | Tensor) -> None:
-        """Set the strength of the calls that follow."""
-        self.reversal.set_strength(strength)
-
     def forward(
         self,
         source: Tensor,
@@ -183,6 +181,9 @@ class WassersteinCriticLoss(nn.Module):
                 value = value + self.penalty * gradient_penalty(score, points, weight=count)
             totals = [weight.sum() for weight in (x_weight, y_weight) if weight is not None]
             return torch.where((torch.stack(totals) > 0).all(), value, 0 * value) if totals else value
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
     def extra_repr(self) -> str:
         return f"penalty={self.penalty:g}"

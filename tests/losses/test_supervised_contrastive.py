@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from mmda._engine.logit_loops import Operations
+from mmda._engine.native_logits import CompiledLoops
 from mmda.losses import nt_xent_loss, supervised_contrastive_loss
 from tests.reference import supervised_contrastive as reference
 
@@ -34,6 +40,42 @@ def test_a_repeated_row_is_a_weight_of_two() -> None:
     z, labels = torch.from_numpy(RNG.standard_normal((5, 3))), torch.tensor([0, 1, 0, 1, 2])
     repeated = supervised_contrastive_loss(torch.cat([z, z[4:]]), torch.cat([labels, labels[4:]]))
     torch.testing.assert_close(supervised_contrastive_loss(z, labels, weight=torch.tensor([1.0, 1, 1, 1, 2])), repeated)
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_tiles_give_the_formula_in_little_memory(watched: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large batches: value and gradient, with counts of 0 to 3, and no matrix of logits beside its tiles.
+
+    What watches takes PyTorch's operations, in the place of the compiled loops.
+    """
+    for loops in (CompiledLoops, Operations):
+        monkeypatch.setattr(loops, "blocks", {"nt_xent": 64})
+    monkeypatch.setattr("mmda._engine.logit_tiles.KEEP_BYTES", 0)
+    n, generator = 300, torch.Generator().manual_seed(3)
+    z = torch.randn(n, 5, dtype=torch.float64, generator=generator).requires_grad_()
+    labels = torch.randint(-1, 40, (n,), generator=generator)
+    for weight in (None, torch.randint(0, 4, (n,), generator=generator)):
+        with Watch() if watched else nullcontext() as watch:
+            found = supervised_contrastive_loss(z, labels, weight=weight)
+            slope = torch.autograd.grad(found, z)[0]
+        assert watch is None or watch.largest <= 64 * 64
+        with monkeypatch.context() as patch:
+            patch.setattr("mmda._engine.logit_sweep.FEWEST", n + 1)
+            wanted = supervised_contrastive_loss(z, labels, weight=weight)
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=0)
+        torch.testing.assert_close(slope, torch.autograd.grad(wanted, z)[0], rtol=1e-9, atol=1e-14)
+
+
+class Watch(TorchDispatchMode):
+    """The number of entries of the largest matrix of numbers that is made."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor) and out.ndim == 2 and out.is_floating_point():
+            self.largest = max(self.largest, out.numel())
+        return out
 
 
 def test_no_two_of_a_kind_give_zero_with_a_graph() -> None:

@@ -3,6 +3,7 @@
 from mmda.models.mmcda.build import build_mmcda
 from mmda.models.mmcda.closed_form import attended_rows, fit_joint_maps, moment_rows, sentence_rows, start_linear
 from mmda.models.mmcda.config import MMCDAConfig
+from mmda.models.mmcda.corpus import Corpus, Found, encode_videos
 from mmda.models.mmcda.encoders import (
     FeatureDropout,
     MaskedConvBlock,
@@ -49,9 +50,11 @@ __all__ = [
     "MMCDA",
     "ROLES",
     "CheckpointError",
+    "Corpus",
     "DomainTerm",
     "FeatureDropout",
     "FlatLocalizer",
+    "Found",
     "FrameAgreement",
     "FrameQueryTerm",
     "JointDistributionTerm",
@@ -81,6 +84,7 @@ __all__ = [
     "build_mmcda",
     "decode_spans",
     "default_terms",
+    "encode_videos",
     "fit",
     "fit_joint_maps",
     "high_runs",

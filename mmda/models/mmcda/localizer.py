@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +75,9 @@ class Localizer(nn.Module):
         for block in self.blocks:
             x = block(x, frame_mask)
         return MomentLogits(*zero_padding(self.leave(x), frame_mask).unbind(-1))
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
 
 class Spans(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -109,17 +109,30 @@ class MMCDA(nn.Module):
 
     def forward(self, batch: VMRBatch) -> MMCDAOutput:
         """Features, joint features, similarities and logits of a batch; it never looks at ``batch.windows``."""
-        frames = self.video_encoder(batch.frames, batch.frame_mask)
-        query = self.query_encoder(batch.words, batch.word_mask)
-        joint_frames, joint_query = self.video_head(frames), self.query_head(query)
-        if self.shared_space:
-            joint_frames = joint_frames + normalized_rows(zero_padding(batch.frames, batch.frame_mask))
-            words = masked_mean(batch.words, batch.word_mask.unsqueeze(-1).expand_as(batch.words), 1)
-            joint_query = joint_query + normalized_rows(words)
-        joint_frames, joint_query = normalized_rows(joint_frames), normalized_rows(joint_query)
+        frames, joint_frames = self.embed_frames(batch.frames, batch.frame_mask)
+        query, joint_query = self.embed_query(batch.words, batch.word_mask)
         similarity = torch.bmm(joint_frames, joint_query.unsqueeze(2)).squeeze(2) / self.temperature
         logits = self.localizer(similarity, batch.frame_mask)
         return MMCDAOutput(frames, query, joint_frames, joint_query, similarity, logits, batch.frame_mask)
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+    def embed_frames(self, frames: Tensor, frame_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Frame features (b, t, hidden), and their unit rows in the joint space (b, t, joint)."""
+        encoded = self.video_encoder(frames, frame_mask)
+        joint = self.video_head(encoded)
+        if self.shared_space:
+            joint = joint + normalized_rows(zero_padding(frames, frame_mask))
+        return encoded, normalized_rows(joint)
+
+    def embed_query(self, words: Tensor, word_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Sentence features (b, hidden), and their unit rows in the joint space (b, joint)."""
+        encoded = self.query_encoder(words, word_mask)
+        joint = self.query_head(encoded)
+        if self.shared_space:
+            joint = joint + normalized_rows(masked_mean(words, word_mask.unsqueeze(-1).expand_as(words), 1))
+        return encoded, normalized_rows(joint)
 
     @torch.no_grad()
     def predict(self, batch: VMRBatch, *, n: int = 5, mix: float = 0.4, nms_threshold: float = 0.5) -> Spans:

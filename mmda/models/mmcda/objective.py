@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
@@ -119,3 +120,6 @@ class MMCDAObjective(nn.Module):
             values[term.role] = term.compute(*views[term.side])
             weights[term.role] = term.weight * (1.0 if term.side == "source" else strength)
         return weighted_sum(values, weights)
+
+    if TYPE_CHECKING:
+        __call__ = forward

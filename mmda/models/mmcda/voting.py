@@ -75,24 +75,40 @@ def high_runs(similarity: Tensor, frame_mask: Tensor, clip_times: Tensor, *, wid
         >>> high_runs(torch.tensor([[0.0, 0.9, 1.0]]), times[..., 0] >= 0, times, width=1, level=0.5)
         tensor([[2., 6.]])
     """
-    check_count("high_runs", "width", width)
-    check_number("high_runs", "level", level, at_least=0, at_most=1)
+    _check_runs(similarity, frame_mask, clip_times, (width,), (level,))
+    return _runs(similarity, frame_mask, clip_times, (width,), (level,))[:, 0]
+
+
+def _check_runs(
+    similarity: Tensor, frame_mask: Tensor, clip_times: Tensor, widths: Sequence[int], levels: Sequence[float]
+) -> None:
+    for width in widths:
+        check_count("high_runs", "width", width)
+    for level in levels:
+        check_number("high_runs", "level", level, at_least=0, at_most=1)
     check_floating("high_runs", "similarity", similarity)
     check_mask("high_runs", "frame_mask", frame_mask, similarity.shape)
     if tuple(clip_times.shape) != (*similarity.shape, 2):
         fail("high_runs", "clip_times", f"have shape {(*similarity.shape, 2)}", tuple(clip_times.shape))
-    profile = smoothed(similarity, frame_mask, width)
-    length = frame_mask.sum(1).clamp(min=1)
-    mean = torch.where(frame_mask, profile, torch.zeros_like(profile)).sum(1) / length
-    best, at = profile.max(1)
-    low = profile < (mean + level * (best - mean)).unsqueeze(1)
-    step = torch.arange(profile.shape[1], device=profile.device).unsqueeze(0)
-    before, after = step < at.unsqueeze(1), step > at.unsqueeze(1)
-    first = torch.where(low & before, step, -1).amax(1) + 1
-    last = torch.where(low & after, step, profile.shape[1]).amin(1) - 1
+
+
+def _runs(
+    similarity: Tensor, frame_mask: Tensor, clip_times: Tensor, widths: Sequence[int], levels: Sequence[float]
+) -> Tensor:
+    """The runs of every width and level, all levels of the first width first; (b, widths * levels, 2)."""
+    profile = torch.stack([smoothed(similarity, frame_mask, width) for width in widths], 1)
+    mask, length = frame_mask.unsqueeze(1), frame_mask.sum(1).clamp(min=1).unsqueeze(1)
+    mean = torch.where(mask, profile, torch.zeros_like(profile)).sum(2) / length
+    best, at = profile.max(2)
+    level = torch.tensor(levels, dtype=profile.dtype, device=profile.device)
+    bound = mean.unsqueeze(2) + level * (best - mean).unsqueeze(2)
+    low = profile.unsqueeze(2) < bound.unsqueeze(3)
+    step = torch.arange(profile.shape[2], device=profile.device)
+    before, after = (each.unsqueeze(2) for each in (step < at.unsqueeze(2), step > at.unsqueeze(2)))
+    first = (torch.where(low & before, step, -1).amax(3) + 1).flatten(1)
+    last = (torch.where(low & after, step, profile.shape[2]).amin(3) - 1).flatten(1)
     last = torch.maximum(torch.minimum(last, length - 1), first)
-    start = clip_times[..., 0].gather(1, first.unsqueeze(1))
-    return torch.cat([start, clip_times[..., 1].gather(1, last.unsqueeze(1))], 1)
+    return torch.stack([clip_times[..., 0].gather(1, first), clip_times[..., 1].gather(1, last)], 2)
 
 
 def vote_spans(
@@ -146,12 +162,11 @@ def vote_spans(
     check_count("vote_spans", "n", n)
     if not widths or not levels:
         fail("vote_spans", "widths" if not widths else "levels", "hold at least one", "none")
+    _check_runs(similarity, frame_mask, clip_times, widths, levels)
     windows, scores, masks = [], [], []
     free, left = similarity.clone(), frame_mask
     for place in range(n):
-        found = torch.stack(
-            [high_runs(free, frame_mask, clip_times, width=w, level=a) for w in widths for a in levels], 1
-        )
+        found = _runs(free, frame_mask, clip_times, widths, levels)
         agreement = temporal_iou(found.unsqueeze(2), found.unsqueeze(1)).mean(2)
         score, at = agreement.max(1)
         window = found[torch.arange(len(found), device=found.device), at]

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from mmda._core.files import open_file
+from mmda.models.mmcda.corpus import Found, encode_videos
 from mmda.models.mmcda.experiment.domains import (
     Draws,
     Place,
@@ -148,7 +149,7 @@ class Question:
 
 def asked_pair(checkpoint: Checkpoint, question: Question, data: Draws) -> tuple[VMRBatch, list[str]]:
     """Video and sentence as a batch of one, and what is to be told about the sentence."""
-    words, told = _words(checkpoint, question, data)
+    words, told = sentence_words(checkpoint, question, data)
     if not question.video:
         batch = _known_video(checkpoint, question.vid, data)
         mask = torch.ones(words.shape[:2], dtype=torch.bool)
@@ -187,7 +188,7 @@ def _known_video(checkpoint: Checkpoint, vid: str, data: Draws) -> VMRBatch:
     raise VMRDataError(problem.name, vid, rule, f"an unknown one; try {example!r}")
 
 
-def _words(checkpoint: Checkpoint, question: Question, data: Draws) -> tuple[torch.Tensor, list[str]]:
+def sentence_words(checkpoint: Checkpoint, question: Question, data: Draws) -> tuple[torch.Tensor, list[str]]:
     """Features of the sentence: given, by its words, or those that the target's queries have for this text."""
     problem, sentence = checkpoint.problem, question.sentence
     if question.query is not None:
@@ -257,6 +258,31 @@ def find_moments(model: MMCDA, pair: VMRBatch, *, top: int = 5) -> Spans:
     except ValueError as error:
         raise UnusableError(f"features must be as those the model was trained on, got {error}") from error
     return Spans(spans.windows[:, :top], spans.scores[:, :top], spans.mask[:, :top])
+
+
+def find_videos(
+    checkpoint: Checkpoint, question: Question, data: Draws, *, top: int = 5, preselect: int | None = None
+) -> tuple[list[Found], list[str]]:
+    """The videos of ``question.video`` that look most like the sentence, with the best moment of each.
+
+    Beside them what is to be told about the sentence.
+    """
+    words, told = sentence_words(checkpoint, question, data)
+    store = open_features(question.video if len(question.video) > 1 else question.video[0])
+    seconds = store.clip_seconds if question.clip_seconds is None else question.clip_seconds
+    if seconds is None:
+        rule = "the length of a clip must be known (--clip-seconds says it)"
+        raise UnusableError(f"{store.source}: {rule}, got features that do not say")
+    trained = checkpoint.problem.target
+    try:
+        corpus = encode_videos(
+            checkpoint.model, store, clip_seconds=seconds, max_clips=None if trained is None else trained.max_clips
+        )
+        return corpus.rank(words[0], top=top, preselect=preselect), told
+    except VMRDataError:
+        raise
+    except ValueError as error:
+        raise UnusableError(f"features must be as those the model was trained on, got {error}") from error
 
 
 def answer_queries(

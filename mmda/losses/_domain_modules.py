@@ -1,0 +1,113 @@
+"""What the module forms of losses on two samples share, beside :mod:`mmda.losses._modules`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from mmda._core.checks import check_count, check_kernel, check_module
+from mmda._core.draws import Draws
+from mmda._math.kernel_tensors import current_kernel, register_bandwidth
+from mmda.kernels import Gaussian, Kernel
+from mmda.layers.reversal import GradientReversal
+from mmda.losses._modules import LossModule, of_sides
+
+
+class KernelModule(LossModule):
+    """With a kernel, whose bandwidth may be a tensor of the module."""
+
+    kernel: Kernel
+
+    def _keep_kernel(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        register_bandwidth(self, kernel)
+
+    def _options(self) -> dict[str, Any]:
+        return {**super()._options(), "kernel": current_kernel(self, self.kernel)}
+
+
+class ClassKernelModule(KernelModule):
+    """With a kernel, of two samples class by class."""
+
+    def __init__(self, *, kernel: Kernel = Gaussian(), classes: int | None = None) -> None:
+        super().__init__()
+        if classes is not None:
+            check_count(type(self).__name__, "classes", classes)
+        check_kernel(type(self).__name__, "kernel", kernel)
+        self._keep_kernel(kernel)
+        self.classes = classes
+
+    def forward(
+        self,
+        source: Tensor,
+        target: Tensor,
+        *,
+        source_labels: Tensor,
+        target_probabilities: Tensor,
+        source_weight: Tensor | None = None,
+        target_weight: Tensor | None = None,
+        source_mask: Tensor | None = None,
+        target_mask: Tensor | None = None,
+    ) -> Tensor:
+        """The function of these samples, with the settings of this module."""
+        labels = {"source_labels": source_labels, "target_probabilities": target_probabilities}
+        sides = of_sides(source_weight, target_weight, source_mask, target_mask)
+        return type(self)._function(source, target, **labels, **sides, **self._options())
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class DrawnModule(LossModule):
+    """With random draws, which are fixed outside of training."""
+
+    draws: Draws
+
+    def _options_now(self) -> dict[str, Any]:
+        return self._options() if self.training else {**self._options(), "draws": "fixed"}
+
+
+class ProjectedModule(DrawnModule):
+    """Of random projections of two samples."""
+
+    def forward(
+        self,
+        source: Tensor,
+        target: Tensor,
+        *,
+        projections: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        source_weight: Tensor | None = None,
+        target_weight: Tensor | None = None,
+        source_mask: Tensor | None = None,
+        target_mask: Tensor | None = None,
+    ) -> Tensor:
+        """The function of these samples, with the settings of this module."""
+        draws = {**self._options_now(), "projections": projections, "generator": generator}
+        sides = of_sides(source_weight, target_weight, source_mask, target_mask)
+        return type(self)._function(source, target, **sides, **draws)
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class AdversaryModule(nn.Module):
+    """With a gradient reversal, whose strength a training loop sets."""
+
+    reversal: GradientReversal
+
+    def set_strength(self, strength: float | Tensor) -> None:
+        """Set the strength of the calls that follow."""
+        self.reversal.set_strength(strength)
+
+
+class DiscriminatorModule(AdversaryModule):
+    """With a discriminator behind a gradient reversal."""
+
+    def __init__(self, discriminator: nn.Module, *, strength: float = 1.0) -> None:
+        super().__init__()
+        check_module(type(self).__name__, "discriminator", discriminator)
+        self.discriminator = discriminator
+        self.reversal = GradientReversal(strength)

@@ -1,0 +1,91 @@
+"""What the module forms share: a function and its settings, which every call hands on.
+
+A loss of your own need not inherit from these: the call alone makes it one, see :class:`mmda.losses.Discrepancy` and
+:class:`mmda.losses.PairLoss`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor, nn
+
+
+class LossModule(nn.Module):
+    """A loss function with its settings.
+
+    A subclass names its ``_function``; its ``__init__`` takes the settings, checks them and stores each under its own
+    name.
+    """
+
+    _function: ClassVar[Callable[..., Tensor]]
+    _names: ClassVar[tuple[str, ...]]
+
+    if TYPE_CHECKING:
+        __call__: Callable[..., Tensor]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "_function" in vars(cls):  # a subclass of a user's own may take other arguments
+            parameters = inspect.signature(cls).parameters.values()
+            cls._names = tuple(p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
+
+    def _options(self) -> dict[str, Any]:
+        """The function's settings by name. Overridden where one is stored otherwise than the function takes it."""
+        return {name: getattr(self, name) for name in self._names}
+
+    def extra_repr(self) -> str:
+        """The settings; tensors and modules among them are shown as parts of the module."""
+        shown = ((name, value) for name, value in self._options().items() if not isinstance(value, (Tensor, nn.Module)))
+        return ", ".join(f"{name}={_text(value)}" for name, value in shown)
+
+
+class DiscrepancyModule(LossModule):
+    """Of two samples, see :class:`mmda.losses.Discrepancy`."""
+
+    def forward(
+        self,
+        source: Tensor,
+        target: Tensor,
+        *,
+        source_weight: Tensor | None = None,
+        target_weight: Tensor | None = None,
+        source_mask: Tensor | None = None,
+        target_mask: Tensor | None = None,
+    ) -> Tensor:
+        """The function of these samples, with the settings of this module."""
+        return type(self)._function(
+            source,
+            target,
+            **of_sides(source_weight, target_weight, source_mask, target_mask),
+            **self._options(),
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class LogitModule(LossModule):
+    """Of class logits, one row a sample."""
+
+    def forward(self, logits: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """The function of these logits, with the settings of this module."""
+        return type(self)._function(logits, weight=weight, mask=mask, **self._options())
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+def of_sides(
+    source_weight: Tensor | None, target_weight: Tensor | None, source_mask: Tensor | None, target_mask: Tensor | None
+) -> dict[str, Any]:
+    """These arguments, by name, to be handed on."""
+    weights = {"source_weight": source_weight, "target_weight": target_weight}
+    return {**weights, "source_mask": source_mask, "target_mask": target_mask}
+
+
+def _text(value: object) -> str:
+    return f"{value:g}" if isinstance(value, Real) and not isinstance(value, Integral) else repr(value)
