@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from mmda import distributed, kernels, layers, linear, losses, metrics, objectives, schedules, two_sample, validators
+from mmda._core.hints import unknown_name
 from mmda._core.version import __version__
 from mmda._engine.native import instruction_set
 
@@ -37,7 +38,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in ("migration", "shift"):
         return importlib.import_module(f"mmda.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    homes = (losses, layers, kernels, linear, metrics, objectives, schedules, two_sample, validators, distributed)
+    raise unknown_name(__name__, name, homes)
 
 
 def __dir__() -> list[str]:

@@ -136,11 +136,6 @@ def _by_products(centre: Tensor | None, a: Tensor, b: Tensor, same: bool) -> tup
     return products(bound, a, b.mT, alpha=-2), bound, a, b
 
 
-def centred_squared_distances(a: Tensor, b: Tensor, *, same: bool = False) -> Tensor:
-    """:func:`distances_about` for rows that are centred already."""
-    return distances_about(None, a, b, same=same)
-
-
 #: Pairs are near each other where their squared distance is below this share of the sum of their squared lengths. With
 #: none in float32, products of that type are exact enough (4e-4 in the worst pair, 1e-7 in most); else they are made in
 #: float64, where those of near pairs are replaced by squares of differences and the others are exact to 1e-5 or better.

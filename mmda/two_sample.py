@@ -32,7 +32,7 @@ from mmda._core.checks import (
 )
 from mmda._core.masking import full_precision
 from mmda._math.relabelling import Splits, matrix, similarities
-from mmda.kernels import Energy, Gaussian, Kernel, centred_squared_distances
+from mmda.kernels import Energy, Gaussian, Kernel, distances_about
 
 Estimator = Literal["unbiased", "biased"]
 _ESTIMATORS = ("unbiased", "biased")
@@ -500,8 +500,7 @@ def _settle(kernel: Kernel, z: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _squared(z: Tensor) -> Tensor:
-    z = z - z.median(0).values  # where one far row cannot move it
-    return centred_squared_distances(z, z, same=True)
+    return distances_about(z.median(0).values, z, z, same=True)  # a centre that one far row cannot move
 
 
 def _difference(gram: Tensor, n: int) -> Tensor:

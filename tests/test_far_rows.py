@@ -11,13 +11,17 @@ from torch import Tensor
 from mmda.kernels import Energy, Gaussian, Laplacian, RationalQuadratic, mean_bandwidth, median_bandwidth
 from mmda.losses import (
     block_mmd_loss,
+    central_moment_discrepancy_loss,
     contrastive_domain_discrepancy_loss,
     energy_distance_loss,
     hsic_loss,
     joint_mmd_loss,
+    joint_transport_loss,
     local_mmd_loss,
     mmd_loss,
     multi_domain_loss,
+    random_feature_mmd_loss,
+    sinkhorn_divergence_loss,
 )
 from tests.reference import mmd as reference
 
@@ -138,3 +142,59 @@ def test_a_sample_against_itself_is_zero(kernel: object, rows: int, width: int) 
     for block in (None, 64):
         assert abs(float(mmd_loss(x, x.clone(), kernel=kernel, block_size=block))) < 2e-7  # type: ignore[arg-type]
     assert abs(float(energy_distance_loss(x, x.clone()))) < 2e-6
+
+
+WIDE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mmd": mmd_loss,
+    "mmd, mean": lambda x, y: mmd_loss(x, y, kernel=Gaussian("mean")),
+    "mmd, rational quadratic": lambda x, y: mmd_loss(x, y, kernel=RationalQuadratic()),
+    "mmd, linear": lambda x, y: mmd_loss(x, y, estimator="linear"),
+    "mmd, tiles": lambda x, y: mmd_loss(x, y, block_size=32),
+    "mmd, weights": lambda x, y: mmd_loss(x, y, source_weight=WEIGHT.to(x.dtype)),
+    "mmd, learnt": lambda x, y: mmd_loss(x, y, kernel=Gaussian(torch.full((), 3e5, requires_grad=True))),
+    "joint": lambda x, y: joint_mmd_loss([x, x[:, :4]], [y, y[:, :4]]),
+    "joint, linear": lambda x, y: joint_mmd_loss([x, x[:, :4]], [y, y[:, :4]], estimator="linear"),
+    "hsic": lambda x, y: hsic_loss(x, y, kernel=Gaussian(1e7)),
+    "local": lambda x, y: local_mmd_loss(x, y, source_labels=LABELS, target_probabilities=one_hot(x)),
+    "several domains": LOSSES["several domains"],
+    "random features": random_feature_mmd_loss,
+    "random features, fixed": lambda x, y: random_feature_mmd_loss(x, y, kernel=Gaussian(4.0)),
+    "joint transport": lambda x, y: joint_transport_loss(x, y, LABELS, 3 * one_hot(x)),
+    "sinkhorn": sinkhorn_divergence_loss,
+    "sinkhorn, distance": lambda x, y: sinkhorn_divergence_loss(x, y, cost="distance"),
+    "central moments": central_moment_discrepancy_loss,
+}
+
+
+@pytest.mark.parametrize("gap", [1e3, 1e5])
+@pytest.mark.parametrize("name", WIDE)
+def test_groups_far_apart_under_a_bandwidth_of_their_distance(name: str, gap: float) -> None:
+    """Every similarity is near one, and their sums cancel to 1e-10."""
+    x, y = samples()
+    x[32:] += gap
+    y[32:] += gap
+    assert_as_float64(WIDE[name], x, y, torch.ones(64, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("far", [1e5, 1e7])
+@pytest.mark.parametrize("name", ["random features", "random features, fixed", "joint transport", "sinkhorn, distance"])
+def test_one_far_row_leaves_the_phases_and_plans_of_the_others(name: str, far: float) -> None:
+    x, y = samples()
+    x[31] = far
+    assert_as_float64(WIDE[name], x, y, torch.arange(64) != 31)
+
+
+@pytest.mark.parametrize("name", ["mmd", "mmd, weights", "local", "random features, fixed", "several domains"])
+def test_function_transforms_keep_the_digits_too(name: str) -> None:
+    x, y = samples()
+    x[32:] += 1e5
+    y[32:] += 1e5
+    x[5] = 1e6
+    found, right = (torch.func.grad(WIDE[name], argnums=1)(x.to(t), y.to(t)) for t in (torch.float32, torch.float64))
+    assert (found - right).norm() <= 1e-3 * right.norm()
+
+
+def test_moments_of_large_features_have_a_gradient() -> None:
+    for scale in (1e-10, 1e4, 1e7):
+        x, y = (scale * rows for rows in samples())
+        assert_as_float64(central_moment_discrepancy_loss, x, y, torch.ones(64, dtype=torch.bool))

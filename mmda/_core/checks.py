@@ -207,6 +207,17 @@ def check_module(caller: str, argument: str, value: object) -> None:
         fail_type(caller, argument, "be a torch.nn.Module", value)
 
 
+def check_discriminator(caller: str, value: object) -> None:
+    """The value is a module, and no sequence that is seen to end in probabilities: the losses take logits."""
+    check_module(caller, "discriminator", value)
+    last = value
+    while isinstance(last, nn.Sequential) and len(last):
+        last = last[-1]
+    if isinstance(last, (nn.Sigmoid, nn.Softmax, nn.LogSigmoid, nn.LogSoftmax)):
+        rule = "return logits, as the loss applies the log-sigmoid or log-softmax itself"
+        fail(caller, "discriminator", rule, f"a module that ends in {type(last).__name__}")
+
+
 def check_count(caller: str, argument: str, value: object, *, at_least: int = 1) -> None:
     """The value is an integer (Python's or numpy's, not a tensor's) of at least ``at_least``."""
     if not isinstance(value, int):

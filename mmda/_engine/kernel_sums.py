@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mmda._core.counts import pooled_centre
+from mmda._core.digits import with_enough_digits
 from mmda._core.masking import safe_divide
 from mmda._engine.kernel_sweep import Samples, can_stream, pair_sum
 from mmda.kernels import Kernel, distances_about, settle_bandwidth
@@ -62,14 +63,24 @@ def squared_mmd(
     """``within_x + within_y - 2 across`` of :func:`pair_means`: by tiles where they can serve, else dense."""
     bandwidth = settle_bandwidth(kernel, x, y, x_weight, y_weight)
     if not can_stream(kernel, (x, y), (x_weight, y_weight, bandwidth)):
-        means = pair_means(x, y, x_weight, y_weight, kernel=kernel, unbiased=unbiased, bandwidth=bandwidth)
-        return means.within_x + means.within_y - 2 * means.across
+
+        def by_means(dtype: torch.dtype) -> Tensor:
+            rows, weights = (
+                (x.to(dtype), y.to(dtype)),
+                [None if w is None else w.to(dtype) for w in (x_weight, y_weight)],
+            )
+            means = pair_means(*rows, *weights, kernel=kernel, unbiased=unbiased, bandwidth=bandwidth.to(dtype))
+            return means.within_x + means.within_y - 2 * means.across
+
+        return with_enough_digits(by_means, x, y, bandwidth, x_weight, y_weight, dtype=x.dtype)
     samples = Samples(x, y, None, None, bandwidth.detach(), None, None)
     if x_weight is not None or y_weight is not None:
-        a = x.new_ones(x.shape[0]) if x_weight is None else x_weight.detach()
-        b = y.new_ones(y.shape[0]) if y_weight is None else y_weight.detach()
+        a, b = (
+            rows.new_ones(rows.shape[0], dtype=torch.float64) if weight is None else weight.detach().double()
+            for rows, weight in ((x, x_weight), (y, y_weight))
+        )
         left, right, plus = _weighted_coefficients(a, b, unbiased)
-        centre = pooled_centre(x, y, a, b)
+        centre = pooled_centre(x, y, x_weight, y_weight)
         samples = samples._replace(left=left, right=right, centre=centre, plus=kernel.at_zero * plus)
     return pair_sum(samples, kernel, estimator="unbiased" if unbiased else "biased", block_size=block_size)
 

@@ -12,7 +12,7 @@ autograd, in compiled graphs and among transforms: see :mod:`mmda._engine.scaffo
 Distances come from products of rows less their centre, which costs digits where a pair lies much closer to each other
 than to the centre. Such near pairs are taken by the difference of their rows, in value and gradient. Where they are
 many, as beside far rows or with groups of rows far apart, the pass begins again about a centre in the midst of the
-rows, and then in float64.
+rows, and then in float64. So it does where the sum comes out so small beside its terms that their rounding is seen.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mmda._core.digits import with_enough_digits
 from mmda._core.transforms import is_plain, values_are_known
 from mmda._engine import native, native_kernels
 from mmda._engine.kernel_tiles import KernelOnTiles, OwnKernelOnTiles, formula_on_tiles
@@ -39,6 +40,8 @@ SMALL = 256
 HARMLESS = 16.0
 #: In float32, of a tile's pairs no more than this share (and :data:`SOME`) are taken one by one.
 FEW, SOME = 1 / 16, 64
+#: A sum of float32 values smaller than this share of them is made again in float64: rounding is some 1e-8 of them.
+SMALL_SUM = 1e-5
 
 
 class Samples(NamedTuple):
@@ -50,7 +53,7 @@ class Samples(NamedTuple):
         left: None: C is constant over each pair of samples, as the estimator says. (n + m, 2): with g_j = 0 for a row
             of x and 1 for a row of y, C_ij = left[i, g_j] right[j]. (n + m, 2 q): C_ij = left[i, g_j q : g_j q + q] .
             right[j], of rank q a pair of samples.
-        right: (n + m,) or (n + m, q).
+        right: (n + m,) or (n + m, q). Both may be float64 where the rows are float32: sums that nearly cancel see it.
         bandwidth: settled scalar.
         centre: (d,), subtracted from the rows so that a common offset costs no digits; the mean of all rows by default.
         plus: float64 scalar, added before the sum is rounded.
@@ -123,6 +126,16 @@ def _evaluate(how: KernelSum | OwnKernelSum) -> Kernel | Formula:
 
 def dense(samples: Samples, how: KernelSum | OwnKernelSum) -> Tensor:
     """The same number from the matrix of all pairs, in plain operations that every transform knows."""
+    numbers = [t for t in samples if t is not None]
+
+    def in_digits(dtype: torch.dtype) -> Tensor:
+        cast: list[Any] = [None if t is None else t.to(dtype) for t in samples]
+        return _dense(Samples(*cast), how)
+
+    return with_enough_digits(in_digits, *numbers, dtype=samples.x.dtype)
+
+
+def _dense(samples: Samples, how: KernelSum | OwnKernelSum) -> Tensor:
     x, y, left, right, bandwidth, centre, plus = samples
     rows, n, kernel = torch.cat([x, y]), x.shape[0], _evaluate(how)
     squared = distances_about(rows.detach().mean(0) if centre is None else centre, rows, rows, same=True)
@@ -170,17 +183,24 @@ def _matrix(
 def _run(samples: Samples, how: KernelSum | OwnKernelSum, needed: Needed) -> tuple[Tensor, Gradients]:
     """One pass over the tiles on and above the diagonal: the sum, and its gradient for x and y."""
     dtype = samples.x.dtype
+    lost = False
     for tried, share, few in _ways(samples):
+        if lost and tried.x.dtype == dtype:
+            continue
         kernel: KernelOnTiles
         if isinstance(how, OwnKernelSum):
             kernel = OwnKernelOnTiles(how.kernel, tried.bandwidth)
         else:
             kernel = formula_on_tiles(Formula(how.kind, tuple(how.rates), how.exponent))
         numbers = [t for t in tried[:4] if t is not None]
-        loops = _Compiled if kernel.steps is not None and native.serves(*numbers) else _Operations
+        kind = _Compiled if kernel.steps is not None and native.serves(*numbers) else _Operations
+        loops: _Loops = kind(tried, kernel, how, share, few)
         try:
-            value, gradients = loops(tried, kernel, how, share, few).sweep(needed)
+            value, gradients = loops.sweep(needed)
         except _TooManyNear:
+            continue
+        lost = tried.x.dtype != torch.float64 and loops.is_lost(value)
+        if lost:
             continue
         if tried.x.dtype != dtype:
             gradients = [None if g is None else g.to(dtype) for g in gradients]
@@ -190,13 +210,16 @@ def _run(samples: Samples, how: KernelSum | OwnKernelSum, needed: Needed) -> tup
 
 def _ways(samples: Samples) -> Iterator[tuple[Samples, float, float]]:
     """Ways to one sum, each for harder samples: rows, what share of their lengths is near, how many pairs may be."""
-    x = samples.x
+    x, left, right = samples.x, samples.left, samples.right
     if x.dtype == torch.float64:
         yield samples, NEAR, 1.0
         return
-    yield samples, NEAR_FLOAT32, FEW
+    single = samples
+    if left is not None and right is not None:
+        single = samples._replace(left=left.to(x.dtype), right=right.to(x.dtype))
+    yield single, NEAR_FLOAT32, FEW
     some = [rows[:: max(rows.shape[0] // 64, 1)] for rows in samples[:2]]
-    yield samples._replace(centre=torch.cat(some).median(0).values), NEAR_FLOAT32, FEW
+    yield single._replace(centre=torch.cat(some).median(0).values), NEAR_FLOAT32, FEW
     wide: list[Any] = [None if t is None else t.double() for t in samples]
     yield Samples(*wide), NEAR_WIDENED, 1.0
 
@@ -275,6 +298,10 @@ class _Loops:
     def most(self, rows: int, columns: int) -> int:
         """How many pairs of a tile may be near each other."""
         return int(rows * columns * self.few) + SOME
+
+    def is_lost(self, value: Tensor) -> bool:
+        """Whether the sum is so small beside its terms that rounding of them is seen."""
+        return values_are_known(value) and abs(float(value)) < SMALL_SUM * self.kernel.size(self.norms)
 
     def sweep(self, needed: Needed) -> tuple[Tensor, Gradients]:
         """The sum, and its gradient for x and y."""

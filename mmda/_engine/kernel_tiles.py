@@ -36,6 +36,10 @@ class KernelOnTiles(Protocol):
     steepest: float | None
     steps: native_kernels.KernelSteps | None
 
+    def size(self, norms: Tensor) -> float:
+        """The size of the kernel's values, roughly, among rows z with these -|z_i|^2."""
+        ...
+
     def __call__(
         self,
         t: Tensor,
@@ -90,6 +94,9 @@ class FormulaOnTiles:
             self.value_factor, self.slope_factor = -1.0, self.exponent / 2
             self.work = 1 if self.exponent == 1 else 2
         self.steps = self._steps()
+
+    def size(self, norms: Tensor) -> float:
+        return float(-norms.mean()) ** (self.exponent / 2) if self.kind == "distance" else 1.0
 
     def _steps(self) -> native_kernels.KernelSteps | None:
         if self.exponent != 1:
@@ -217,6 +224,9 @@ class OwnKernelOnTiles:
 
     def __init__(self, kernel: Kernel, bandwidth: Tensor) -> None:
         self.kernel, self.bandwidth = kernel, bandwidth
+
+    def size(self, norms: Tensor) -> float:
+        return 1.0
 
     def learns(self) -> bool:
         """Whether the kernel's values carry a gradient to something else than the distances."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mmda._core.checks import check_count, check_kernel, check_same_width, check_tensor, fail, shape_text
 from mmda._core.counts import pooled_centre
+from mmda._core.digits import with_enough_digits
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows, zero_uncounted
 from mmda._core.transforms import values_are_known
@@ -110,12 +111,13 @@ def class_discrepancy(
                 names, labels, (source, target), (source_mask, target_mask), (x_weight, y_weight)
             )
         )
-        x_mass, y_mass = a.sum(0), b.sum(0)
-        factors = mix((x_mass > 0).unsqueeze(1) & (y_mass > 0)).to(dtype)
-        a, b = safe_divide(a, x_mass.expand_as(a)), safe_divide(b, y_mass.expand_as(b))
+        x_mass, y_mass = a.sum(0, dtype=torch.float64), b.sum(0, dtype=torch.float64)
+        factors = mix((x_mass > 0).unsqueeze(1) & (y_mass > 0)).double()
+        # shares in float64: sums that nearly cancel see their rounding
+        a, b = (safe_divide(t, mass.expand_as(t)) for t, mass in ((a.double(), x_mass), (b.double(), y_mass)))
         # sum of F_cd (a_c K a_c + b_d K b_d - 2 a_c K b_d), with the shares a_c and b_d of rows in classes
         of_x, across, of_y = a * factors.sum(1), a @ factors, b * factors.sum(0)
-        x_weight, y_weight = _belonging(a, x_weight), _belonging(b, y_weight)
+        x_weight, y_weight = _belonging(a, x_weight, dtype), _belonging(b, y_weight, dtype)
         bandwidth = settle_bandwidth(kernel, x, y, x_weight, y_weight)
         centre = pooled_centre(x, y, x_weight, y_weight)
         if can_stream(kernel, (x, y), (a, b, bandwidth)):
@@ -123,18 +125,25 @@ def class_discrepancy(
             diagonal = (of_x * a).sum(dtype=torch.float64) + (of_y * b).sum(dtype=torch.float64)
             plus = kernel.at_zero * diagonal
             return pair_sum(Samples(x, y, left, torch.cat((a, b)), bandwidth.detach(), centre, plus), kernel)
-        x_gram = kernel.evaluate(distances_about(centre, x, x, same=True), bandwidth)
-        y_gram = kernel.evaluate(distances_about(centre, y, y, same=True), bandwidth)
-        gram = kernel.evaluate(distances_about(centre, x, y), bandwidth)
-        return (of_x * (x_gram @ a)).sum() + (of_y * (y_gram @ b)).sum() - 2 * (across * (gram @ b)).sum()
+
+        def by_matrices(dtype: torch.dtype) -> Tensor:
+            rows, about, sigma = (x.to(dtype), y.to(dtype)), centre.to(dtype), bandwidth.to(dtype)
+
+            def mean(i: int, j: int, left: Tensor, right: Tensor) -> Tensor:
+                gram = kernel.evaluate(distances_about(about, rows[i], rows[j], same=i == j), sigma)
+                return (left.to(dtype) * (gram @ right.to(dtype))).sum()
+
+            return mean(0, 0, of_x, a) + mean(1, 1, of_y, b) - 2 * mean(0, 1, across, b)
+
+        return with_enough_digits(by_matrices, x, y, a, b, bandwidth, dtype=dtype)
 
 
-def _belonging(shares: Tensor, weight: Tensor | None) -> Tensor | None:
+def _belonging(shares: Tensor, weight: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """Row weights without the rows that belong to no class: they play no part, in the bandwidth either."""
     some = (shares.detach() > 0).any(1)
     if shares.device.type == "cpu" and values_are_known(shares) and bool(some.all()):  # where looking is free
         return weight
-    return some.to(shares.dtype) if weight is None else torch.where(some, weight, 0.0)
+    return some.to(dtype) if weight is None else torch.where(some, weight, 0.0)
 
 
 def equal_shares(chosen: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmda.kernels import Kernel, centred_squared_distances
+from mmda.kernels import Kernel, distances_about
 
 #: Rows of a block of the Gram matrix, and terms of a sum in float32.
 _BLOCK = 512
@@ -104,7 +104,7 @@ def _tile(
     at_zero: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Similarities between the different rows of two slices, and the most that each is wrong by."""
-    squared = centred_squared_distances(rows[i], rows[j])
+    squared = distances_about(None, rows[i], rows[j])
     error = (radius[i].unsqueeze(1) + radius[j]).mul_(relative)
     if i.start < j.stop and j.start <= i.start:  # on the diagonal no error
         for part in (squared, error):

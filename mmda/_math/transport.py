@@ -17,6 +17,8 @@ import math
 import torch
 from torch import Tensor
 
+#: Up to this ratio of cost to regularisation float32 holds the plan to 1e-4; above, and in it only, float64 is taken.
+FLOAT32 = 500.0
 #: Part of the iterations over which the regularisation falls; the rest polishes.
 _FALLING = 0.7
 #: Lengths of the Newton step that are tried, beside none at all.

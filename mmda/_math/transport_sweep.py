@@ -25,13 +25,11 @@ from torch import Tensor
 
 from mmda._core.checks import fail
 from mmda._engine.scaffold import Needed, Sweep, edges
-from mmda._math.transport import transport_cost, transport_potential
+from mmda._math.transport import FLOAT32, transport_cost, transport_potential
 from mmda.kernels import distances_about, safe_sqrt
 
 #: The most entries of a matrix that is kept; larger ones are made tile by tile, of so many rows and columns.
 _KEPT, _TILE = 1 << 22, 1024
-#: Up to this ratio of cost to regularisation float32 holds the plan to 1e-4; above, and in it only, float64 is taken.
-_FLOAT32 = 500.0
 #: Above this ratio float64 does not hold it to 1e-3.
 _FLOAT64 = 1e12
 #: Up to this ratio plain steps begin.
@@ -47,12 +45,13 @@ _REACH = 80.0
 
 
 class Inputs(NamedTuple):
-    """Rows of both sides (n, d) and (m, d), centred, and their shares, which sum to one each."""
+    """Rows of both sides (n, d) and (m, d), their shares, which sum to one each, and a point (d,) in their midst."""
 
     x: Tensor
     y: Tensor
     a: Tensor
     b: Tensor
+    centre: Tensor
 
 
 class Settings(NamedTuple):
@@ -70,7 +69,8 @@ def _costs(x: Tensor, y: Tensor, cost: str, *, same: bool = False) -> Tensor:
 
 def _dense(inputs: Inputs, settings: Settings) -> Tensor:
     """In plain operations, and in float64: what is differentiated again, or transformed, cannot look at its values."""
-    x, y, a, b = (t.double() for t in inputs)
+    x, y, a, b, centre = (t.double() for t in inputs)
+    x, y = x - centre, y - centre
 
     def transport(left: Tensor, right: Tensor, p: Tensor, q: Tensor, same: bool = False) -> Tensor:
         cost = _costs(left, right, settings.cost, same=same)
@@ -298,12 +298,14 @@ def _gradients(plan: _Plan, a: Tensor, b: Tensor, need_x: bool, need_y: bool) ->
 
 
 def _run(inputs: Inputs, settings: Settings, needed: Needed) -> tuple[Tensor, tuple[Tensor | None, Tensor | None]]:
-    x, y, a, b = (t.detach() for t in inputs)
+    x, y, a, b, centre = (t.detach() for t in inputs)
     dtype = x.dtype
+    x, y = x - centre, y - centre
     reach = float(torch.cat([x, y]).double().square().sum(1).amax()) * 4  # the largest squared distance is below
     ratio = (reach if settings.cost == "squared" else reach**0.5) / settings.regularisation
-    if dtype == torch.float32 and ratio > _FLOAT32:
-        x, y, a, b = (t.double() for t in (x, y, a, b))
+    if dtype == torch.float32 and ratio > FLOAT32:
+        x, y, a, b, centre = (t.detach().double() for t in inputs)
+        x, y = x - centre, y - centre
     if _FLOAT64 < ratio < float("inf"):
         least = settings.regularisation * ratio / _FLOAT64
         fail(

@@ -35,8 +35,10 @@ class LearnableTemperature(nn.Module):
         ValueError: numbers out of order.
 
     Notes:
-        Smooth, so that the gradient never dies as it does at the end of a clamp. Keep the parameter out of weight
-        decay: its zero is the geometric mean of the bounds.
+        Smooth where a clamp has an end: the gradient fades towards the bounds like :math:`e^{-|\theta|}` and is not
+        zero there. That of float32 reaches zero beyond :math:`|\theta|` of about 100, where no training that starts
+        within the bounds comes to. Keep the parameter out of weight decay: its zero is the geometric mean of the
+        bounds.
 
     Example:
         >>> temperature = LearnableTemperature(0.07)
@@ -63,7 +65,10 @@ class LearnableTemperature(nn.Module):
     def forward(self) -> Tensor:
         """The temperature."""
         raw = self.raw.to(working_dtype(self.raw)).sum()
-        return self.minimum * (math.log(self.maximum / self.minimum) * raw.sigmoid()).exp()
+        # From the nearer bound: 1 - sigmoid would round to nothing, and the gradient with it.
+        span = math.log(self.maximum / self.minimum)
+        above, below = self.minimum * (span * raw.sigmoid()).exp(), self.maximum * (-span * (-raw).sigmoid()).exp()
+        return torch.where(raw > 0, below, above)
 
     if TYPE_CHECKING:
         __call__ = forward

@@ -5,6 +5,10 @@ Discrepancies compare two unpaired samples, ``loss(source, target)``; pair losse
 wider and return one scalar.
 """
 
+from typing import Any
+
+from mmda import kernels, layers
+from mmda._core.hints import unknown_name
 from mmda.layers.multilinear import RandomMultilinearMap, multilinear_map
 from mmda.losses._protocols import Discrepancy, PairLoss
 from mmda.losses.adversarial import (
@@ -191,3 +195,7 @@ __all__ = [
     "virtual_adversarial_loss",
     "virtual_adversarial_perturbation",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    raise unknown_name(__name__, name, (layers, kernels))

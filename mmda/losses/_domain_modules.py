@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from mmda._core.checks import check_count, check_kernel, check_module
+from mmda._core.checks import check_count, check_discriminator, check_kernel
 from mmda._core.draws import Draws
 from mmda._math.kernel_tensors import current_kernel, register_bandwidth
 from mmda.kernels import Gaussian, Kernel
@@ -108,6 +108,6 @@ class DiscriminatorModule(AdversaryModule):
 
     def __init__(self, discriminator: nn.Module, *, strength: float = 1.0) -> None:
         super().__init__()
-        check_module(type(self).__name__, "discriminator", discriminator)
+        check_discriminator(type(self).__name__, discriminator)
         self.discriminator = discriminator
         self.reversal = GradientReversal(strength)

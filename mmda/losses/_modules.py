@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
+from mmda._core.hints import hinting
+
 
 class LossModule(nn.Module):
     """A loss function with its settings.
@@ -29,6 +31,8 @@ class LossModule(nn.Module):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        if "__init__" in vars(cls) and cls.__module__.startswith("mmda."):
+            cls.__init__ = hinting(cls.__init__)  # type: ignore[method-assign]
         if "_function" in vars(cls):  # a subclass of a user's own may take other arguments
             parameters = inspect.signature(cls).parameters.values()
             cls._names = tuple(p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
@@ -38,9 +42,13 @@ class LossModule(nn.Module):
         return {name: getattr(self, name) for name in self._names}
 
     def extra_repr(self) -> str:
-        """The settings; tensors and modules among them are shown as parts of the module."""
-        shown = ((name, value) for name, value in self._options().items() if not isinstance(value, (Tensor, nn.Module)))
-        return ", ".join(f"{name}={_text(value)}" for name, value in shown)
+        """The settings; modules and tensors with axes are shown as parts of the module."""
+        settings = {
+            name: value.item() if isinstance(value, Tensor) and value.ndim == 0 and not value.is_meta else value
+            for name, value in self._options().items()
+        }
+        shown = {name: value for name, value in settings.items() if not isinstance(value, (Tensor, nn.Module))}
+        return ", ".join(f"{name}={_text(value)}" for name, value in shown.items())
 
 
 class DiscrepancyModule(LossModule):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,12 +19,17 @@ from mmda._core.checks import (
     shape_text,
 )
 from mmda._core.counts import pooled_centre, total_weight
+from mmda._core.digits import LOST, with_enough_digits
 from mmda._core.draws import DRAWS, Draws, fixed_normal, fresh_normal
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows
+from mmda._core.transforms import values_are_known
 from mmda._math.kernel_tensors import register_bandwidth
 from mmda.kernels import Gaussian, Kernel, distances_about, settle_bandwidth
 from mmda.losses._domain_modules import KernelModule, ProjectedModule
+
+#: Up to this angle float32 holds the sine to 1e-4.
+_PHASE = 500.0
 
 
 def block_mmd_loss(source: Tensor, target: Tensor, *, kernel: Kernel = Gaussian(), block_rows: int = 64) -> Tensor:
@@ -84,11 +89,17 @@ def block_mmd_loss(source: Tensor, target: Tensor, *, kernel: Kernel = Gaussian(
         centre = pooled_centre(x, y, None, None)
         blocks = max(min(x.shape[0], y.shape[0]) // block_rows, 1)
         x, y = _cut(x, blocks), _cut(y, blocks)
-        within = [
-            _mean_of_pairs(kernel.evaluate(distances_about(centre, z, z, same=True), bandwidth), kernel.at_zero)
-            for z in (x, y)
-        ]
-        return within[0] + within[1] - 2 * kernel.evaluate(distances_about(centre, x, y), bandwidth).mean()
+
+        def by_blocks(dtype: torch.dtype) -> Tensor:
+            about, sigma = centre.to(dtype), bandwidth.to(dtype)
+
+            def gram(a: Tensor, b: Tensor, same: bool = False) -> Tensor:
+                return kernel.evaluate(distances_about(about, a.to(dtype), b.to(dtype), same=same), sigma)
+
+            within = [_mean_of_pairs(gram(z, z, same=True), kernel.at_zero) for z in (x, y)]
+            return within[0] + within[1] - 2 * gram(x, y).mean()
+
+        return with_enough_digits(by_blocks, x, y, bandwidth, dtype=dtype)
 
 
 def _cut(rows: Tensor, blocks: int) -> Tensor:
@@ -212,28 +223,53 @@ def random_feature_mmd_loss(
         for name, rows in (("source", x), ("target", y)):
             if rows.shape[0] < 2:
                 fail(caller, name, "have at least 2 samples", shape_text(rows))
-        bandwidth = settle_bandwidth(kernel, x, y, x_weight, y_weight)
-        centre = pooled_centre(x, y, x_weight, y_weight)
-        if projections is None:
-            directions = _orthogonal(n_features, x, draws, generator)
-        else:
+        if projections is not None:
             check_features(caller, "projections", projections, axes="(projections, features)")
             check_same_width(caller, "source", x, "projections", projections)
-            directions = projections.to(dtype)
-            n_features = directions.shape[0]
+            n_features = projections.shape[0]
             if n_features < len(kernel.scales):
                 fail(caller, "projections", f"have at least {len(kernel.scales)} rows, one a scale", n_features)
-        scales, share = _scale_and_share(kernel.scales, n_features, x)
-        frequencies = directions / (bandwidth * scales.sqrt().unsqueeze(1))
-        x_sum, x_total = _feature_sum(x - centre, x_weight, frequencies), total_weight(x, x_weight)
-        y_sum, y_total = _feature_sum(y - centre, y_weight, frequencies), total_weight(y, y_weight)
+        drawn = projections is None
+        directions = _draw(n_features, x, draws, generator) if projections is None else projections
+        given = (x, y, x_weight, y_weight, directions)
+        own = kernel.bandwidth if isinstance(kernel.bandwidth, Tensor) else None
+        if dtype == torch.float32 and values_are_known(*given, own):
+            single: list[Any] = [None if t is None else t.float() for t in given]
+            value, angle = _by_features(kernel, n_features, drawn, *single)
+            if float(angle) < _PHASE and not abs(float(value.detach())) < LOST:
+                return value
+        wide: list[Any] = [None if t is None else t.double() for t in given]
+        return _by_features(kernel, n_features, drawn, *wide)[0].to(dtype)
 
-        def within(total: Tensor, count: Tensor) -> Tensor:
-            return safe_divide((share * total.square()).sum() - count, count.square() - count)
 
-        value = within(x_sum, x_total) + within(y_sum, y_total)
-        value = value - 2 * safe_divide((share * x_sum * y_sum).sum(), x_total * y_total)
-        return torch.where((x_total > 1) & (y_total > 1), value, 0 * value)
+def _by_features(
+    kernel: Gaussian,
+    count: int,
+    drawn: bool,
+    x: Tensor,
+    y: Tensor,
+    x_weight: Tensor | None,
+    y_weight: Tensor | None,
+    directions: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The loss, computed in the dtype of all these, and the largest angle that was met."""
+    if drawn:
+        directions = _orthogonal(count, directions)
+    bandwidth = settle_bandwidth(kernel, x, y, x_weight, y_weight)
+    centre = pooled_centre(x, y, x_weight, y_weight)
+    scales, share = _scale_and_share(kernel.scales, count, x)
+    frequencies = directions / (bandwidth * scales.sqrt().unsqueeze(1))
+    angles = (x - centre) @ frequencies.T, (y - centre) @ frequencies.T
+    x_sum, x_total = _feature_sum(angles[0], x_weight), total_weight(x, x_weight)
+    y_sum, y_total = _feature_sum(angles[1], y_weight), total_weight(y, y_weight)
+
+    def within(total: Tensor, count: Tensor) -> Tensor:
+        return safe_divide((share * total.square()).sum() - count, count.square() - count)
+
+    value = within(x_sum, x_total) + within(y_sum, y_total)
+    value = value - 2 * safe_divide((share * x_sum * y_sum).sum(), x_total * y_total)
+    largest = torch.stack([angle.detach().abs().amax() for angle in angles]).amax()
+    return torch.where((x_total > 1) & (y_total > 1), value, 0 * value), largest
 
 
 def _check_features(caller: str, kernel: Gaussian, n_features: int, draws: Draws) -> None:
@@ -250,31 +286,32 @@ def _scale_and_share(scales: Sequence[float], count: int, like: Tensor) -> tuple
     return like.new_tensor([scales[k] for k in in_turn]), like.new_tensor([shares[k] for k in in_turn])
 
 
-def _feature_sum(rows: Tensor, weight: Tensor | None, frequencies: Tensor) -> Tensor:
+def _feature_sum(angles: Tensor, weight: Tensor | None) -> Tensor:
     """Weighted sums over the rows of cos and sin, (2, D)."""
-    angles = rows @ frequencies.T
     both = torch.stack((angles.cos(), angles.sin()))
     return both.sum(1) if weight is None else weight @ both
 
 
-def _orthogonal(count: int, rows: Tensor, draws: Draws, generator: torch.Generator | None) -> Tensor:
-    """Standard normal vectors (count, d), orthogonal within each group of d; groups mix the positions of a cycle."""
+def _draw(count: int, rows: Tensor, draws: Draws, generator: torch.Generator | None) -> Tensor:
+    """Standard normal numbers, from which :func:`_orthogonal` makes directions: in float64, so that the same generator
+    gives the same frequencies whatever the features' type, but for fresh ones."""
     width = rows.shape[1]
     size = min(count, width)
-    groups = -(-count // size)
-    shape = (2 * groups * size, width)
-    if generator is None:
-        fixed = draws == "fixed"
-        normal = (
-            fixed_normal(*shape, dtype=rows.dtype, device=rows.device) if fixed else fresh_normal(*shape, like=rows)
-        )
-    else:
-        # in float64 for all, so that the same generator gives the same frequencies whatever the features' type
-        normal = torch.randn(shape, generator=generator, dtype=torch.float64, device=generator.device)
-        normal = normal.to(device=rows.device, dtype=rows.dtype)
+    shape = (2 * -(-count // size) * size, width)
+    if generator is not None:
+        return torch.randn(shape, generator=generator, dtype=torch.float64, device=generator.device).to(rows.device)
+    if draws == "fixed":
+        return fixed_normal(*shape, dtype=torch.float64, device=rows.device)
+    return fresh_normal(*shape, like=rows)
+
+
+def _orthogonal(count: int, normal: Tensor) -> Tensor:
+    """Standard normal vectors (count, d), orthogonal within each group of d; groups mix the positions of a cycle."""
+    width = normal.shape[1]
+    size = min(count, width)
     directions, lengths = normal.view(2, -1).unbind(0)
-    unit: Tensor = torch.linalg.qr(directions.view(groups, width, size))[0].mT
-    lengths = lengths.view(groups, size, width)
+    unit: Tensor = torch.linalg.qr(directions.view(-1, width, size))[0].mT
+    lengths = lengths.view(-1, size, width)
     return (unit * lengths.square().sum(2, keepdim=True).sqrt()).reshape(-1, width)[:count]
 
 

@@ -9,9 +9,13 @@ from mmda._core.checks import check_count, check_number, check_same_width, check
 from mmda._core.counts import pooled_centre, total_weight
 from mmda._core.masking import full_precision, working_dtype
 from mmda._core.rows import as_rows, unit_of
+from mmda._core.transforms import values_are_known
 from mmda._math.logits import weighted_mean
 from mmda.kernels import safe_sqrt
 from mmda.losses._modules import DiscrepancyModule
+
+#: Up to so many lengths of the interval from the centre float32 holds the powers and their differences.
+_FAR = 64.0
 
 
 def central_moment_discrepancy_loss(
@@ -74,23 +78,31 @@ def central_moment_discrepancy_loss(
         y, y_weight = as_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
         check_same_width(caller, "source", x, "target", y)
         centre = pooled_centre(x, y, x_weight, y_weight)
-        x, y = (x - centre) / width, (y - centre) / width
-        unit = unit_of(x, y)
-        x, y = x / unit, y / unit
-        wide = unit.double()  # its powers may leave the range of float32 where the value does not
-        x_mean, y_mean = weighted_mean(x, x_weight), weighted_mean(y, y_weight)
-        total = safe_sqrt((x_mean - y_mean).square().sum()) * wide
-        x, y = x - x_mean, y - y_mean
-        x_power, y_power = x, y
-        for order in range(2, orders + 1):
-            x_power, y_power = x_power * x, y_power * y
-            difference = weighted_mean(x_power, x_weight) - weighted_mean(y_power, y_weight)
-            total = total + safe_sqrt(difference.square().sum()) * wide**order
-        value = total.to(dtype)
+        near = (x - centre) / width, (y - centre) / width
+        if not (values_are_known(*near, x_weight, y_weight) and float(unit_of(*near)) <= _FAR):
+            # in float64, and from the rows on: powers of far values lose the digits of the others, and their range
+            near = (x.double() - centre) / width, (y.double() - centre) / width
+        value = _total(*near, x_weight, y_weight, orders).to(dtype)
         if x_weight is None and y_weight is None:
             return value
         both = (total_weight(x, x_weight) > 0) & (total_weight(y, y_weight) > 0)
         return torch.where(both, value, 0 * value)
+
+
+def _total(x: Tensor, y: Tensor, x_weight: Tensor | None, y_weight: Tensor | None, orders: int) -> Tensor:
+    x_weight, y_weight = (None if weight is None else weight.to(x.dtype) for weight in (x_weight, y_weight))
+    x_mean, y_mean = weighted_mean(x, x_weight), weighted_mean(y, y_weight)
+    between, x, y = x_mean - y_mean, x - x_mean, y - y_mean
+    gap, unit = unit_of(between), unit_of(x, y)
+    total = safe_sqrt((between / gap).square().sum()) * gap.double()
+    x, y = x / unit, y / unit
+    wide = unit.double()  # its powers may leave the range of float32 where the value does not
+    x_power, y_power = x, y
+    for order in range(2, orders + 1):
+        x_power, y_power = x_power * x, y_power * y
+        difference = weighted_mean(x_power, x_weight) - weighted_mean(y_power, y_weight)
+        total = total + safe_sqrt(difference.square().sum()) * wide**order
+    return total
 
 
 def _check_options(caller: str, orders: int, interval: tuple[float, float]) -> float:

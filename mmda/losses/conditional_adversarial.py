@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmda._core.checks import (
+    check_discriminator,
     check_floating,
     check_module,
     check_same_device,
@@ -200,7 +201,7 @@ class ConditionalAdversarialLoss(AdversaryModule):
         random_map: RandomMultilinearMap | None = None,
     ) -> None:
         super().__init__()
-        check_module("ConditionalAdversarialLoss", "discriminator", discriminator)
+        check_discriminator("ConditionalAdversarialLoss", discriminator)
         if random_map is not None:
             check_module("ConditionalAdversarialLoss", "random_map", random_map)
         self.discriminator = discriminator

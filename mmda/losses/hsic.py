@@ -18,6 +18,7 @@ from mmda._core.checks import (
     shape_text,
 )
 from mmda._core.counts import pooled_centre
+from mmda._core.digits import with_enough_digits
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows
 from mmda._math.kernel_tensors import current_kernel, register_bandwidth
@@ -109,13 +110,18 @@ def hsic_loss(
         if estimator == "unbiased" and x.shape[0] < 4:
             fail(caller, "anchor", "have at least 4 samples for estimator='unbiased'", shape_text(x))
         other = kernel if positive_kernel is None else positive_kernel
-        k, l = _gram(x, w, kernel), _gram(z, w, other)  # noqa: E741
-        counts = torch.ones_like(x[:, 0]) if w is None else w
-        if estimator == "unbiased":
-            return _unbiased(k, l, counts, kernel.at_zero, other.at_zero)
-        total = counts.sum()
-        product = counts @ (_centred(k, counts, total) * _centred(l, counts, total)) @ counts
-        return safe_divide(product, total.square())
+        each = torch.ones_like(x[:, 0]) if w is None else w
+
+        def by_matrices(dtype: torch.dtype) -> Tensor:
+            counts, weight = each.to(dtype), None if w is None else w.to(dtype)
+            k, l = _gram(x.to(dtype), weight, kernel), _gram(z.to(dtype), weight, other)  # noqa: E741
+            if estimator == "unbiased":
+                return _unbiased(k, l, counts, kernel.at_zero, other.at_zero)
+            total = counts.sum()
+            product = counts @ (_centred(k, counts, total) * _centred(l, counts, total)) @ counts
+            return safe_divide(product, total.square())
+
+        return with_enough_digits(by_matrices, x, z, w, dtype=dtype)
 
 
 def _gram(rows: Tensor, weight: Tensor | None, kernel: Kernel) -> Tensor:

@@ -20,6 +20,7 @@ from mmda._core.checks import (
     shape_text,
 )
 from mmda._core.counts import pooled_centre, total_weight
+from mmda._core.digits import with_enough_digits
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows
 from mmda._math.kernel_tensors import current_kernel, register_bandwidth
@@ -121,10 +122,12 @@ def joint_mmd_loss(
         bandwidths = [settle_bandwidth(k, x, y, x_weight, y_weight) for k, x, y in zip(kernels, xs, ys)]
         centres = [pooled_centre(x, y, x_weight, y_weight) for x, y in zip(xs, ys)]
 
-        def gram(left: list[Tensor], right: list[Tensor], same: bool = False) -> Tensor:
+        def gram(left: list[Tensor], right: list[Tensor], dtype: torch.dtype, same: bool = False) -> Tensor:
             return _product(
                 [
-                    k.evaluate(distances_about(centre, a, b, same=same), bandwidth)
+                    k.evaluate(
+                        distances_about(centre.to(dtype), a.to(dtype), b.to(dtype), same=same), bandwidth.to(dtype)
+                    )
                     for k, centre, a, b, bandwidth in zip(kernels, centres, left, right, bandwidths)
                 ]
             )
@@ -149,13 +152,17 @@ def joint_mmd_loss(
         b = torch.ones(m, dtype=dtype, device=ys[0].device) if y_weight is None else y_weight
 
         def mean_within(rows: list[Tensor], weight: Tensor) -> Tensor:
-            total, summed = weight.sum(), weight @ gram(rows, rows, same=True) @ weight
+            total, summed = weight.sum(), weight @ gram(rows, rows, weight.dtype, same=True) @ weight
             if unbiased:
                 return safe_divide(summed - total * at_zero, total.square() - total)
             return safe_divide(summed, total.square())
 
-        across = safe_divide(a @ gram(xs, ys) @ b, a.sum() * b.sum())
-        value = mean_within(xs, a) + mean_within(ys, b) - 2 * across
+        def by_means(dtype: torch.dtype) -> Tensor:
+            p, q = a.to(dtype), b.to(dtype)
+            across = safe_divide(p @ gram(xs, ys, dtype) @ q, p.sum() * q.sum())
+            return mean_within(xs, p) + mean_within(ys, q) - 2 * across
+
+        value = with_enough_digits(by_means, *xs, *ys, *bandwidths, a, b, dtype=dtype)
         if x_weight is None and y_weight is None:
             return value
         least = 1 if unbiased else 0
@@ -176,13 +183,13 @@ def _linear(xs: list[Tensor], ys: list[Tensor], kernels: Sequence[Kernel], bandw
     def mean_similarity(left: list[Tensor], right: list[Tensor], i: int, j: int) -> Tensor:
         return _product(
             [
-                k.evaluate((a[i : 2 * pairs : 2] - b[j : 2 * pairs : 2]).square().sum(1), bandwidth)
+                k.evaluate((a[i : 2 * pairs : 2] - b[j : 2 * pairs : 2]).square().sum(1).double(), bandwidth.double())
                 for k, a, b, bandwidth in zip(kernels, left, right, bandwidths)
             ]
         ).mean()
 
     within = mean_similarity(xs, xs, 0, 1) + mean_similarity(ys, ys, 0, 1)
-    return within - mean_similarity(xs, ys, 0, 1) - mean_similarity(xs, ys, 1, 0)
+    return (within - mean_similarity(xs, ys, 0, 1) - mean_similarity(xs, ys, 1, 0)).to(xs[0].dtype)
 
 
 def _check_layers(caller: str, name: str, layers: object, mask: Tensor | None, weight: Tensor | None) -> None:

@@ -18,9 +18,10 @@ from mmda._core.checks import (
 from mmda._core.counts import pooled_centre, row_shares, total_weight
 from mmda._core.masking import full_precision, working_dtype
 from mmda._core.rows import as_rows
+from mmda._core.transforms import values_are_known
 from mmda._math.logits import as_logit_rows
-from mmda._math.transport import transport_cost
-from mmda.kernels import centred_squared_distances
+from mmda._math.transport import FLOAT32, transport_cost
+from mmda.kernels import distances_about
 from mmda.losses._modules import LossModule, of_sides
 
 
@@ -113,16 +114,15 @@ def joint_transport_loss(
         label = source_labels.reshape(-1).long()
         if source_mask is not None:
             label = torch.where(source_mask.reshape(-1), label, 0)
-        centre = pooled_centre(x, y, x_weight, y_weight)
-        distance = centred_squared_distances(x - centre, y - centre)
+        distance = distances_about(pooled_centre(x, y, x_weight, y_weight), x, y)
         missed = -logits.log_softmax(1).transpose(0, 1).index_select(0, label)
-        value = transport_cost(
-            feature_weight * distance + label_weight * missed,
-            row_shares(x, x_weight),
-            row_shares(y, y_weight),
-            regularisation=float(regularisation),
-            iterations=iterations,
-        )
+        cost, a, b = feature_weight * distance + label_weight * missed, row_shares(x, x_weight), row_shares(y, y_weight)
+        if not (values_are_known(cost, a, b) and float(cost.detach().amax()) <= FLOAT32 * regularisation):
+            # in float64, and from the rows on: costs of many times the regularisation need the digits
+            x, y, a, b = x.double(), y.double(), a.double(), b.double()
+            missed = -logits.double().log_softmax(1).transpose(0, 1).index_select(0, label)
+            cost = feature_weight * distances_about(pooled_centre(x, y, None, None), x, y) + label_weight * missed
+        value = transport_cost(cost, a, b, regularisation=float(regularisation), iterations=iterations).to(dtype)
         if x_weight is None and y_weight is None:
             return value
         both = (total_weight(x, x_weight) > 0) & (total_weight(y, y_weight) > 0)

@@ -17,7 +17,7 @@ from mmda._core.checks import (
 )
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._math.logits import as_logit_rows, weighted_mean
-from mmda.kernels import Gaussian, Kernel, centred_squared_distances, settle_bandwidth
+from mmda.kernels import Gaussian, Kernel, distances_about, settle_bandwidth
 
 
 @torch.no_grad()
@@ -191,9 +191,8 @@ def kernel_mean_matching(
         x, y = source.detach().double(), target.detach().double()
         bandwidth = settle_bandwidth(kernel, x, y, None, None)
         centre = y.mean(0)
-        x, y = x - centre, y - centre
-        gram = kernel.evaluate(centred_squared_distances(x, x, same=True), bandwidth)
-        wanted = n * kernel.evaluate(centred_squared_distances(x, y), bandwidth).mean(1)
+        gram = kernel.evaluate(distances_about(centre, x, x, same=True), bandwidth)
+        wanted = n * kernel.evaluate(distances_about(centre, x, y), bandwidth).mean(1)
         size: Tensor = torch.linalg.matrix_norm(gram, 2)
         w = ahead = torch.ones_like(wanted)
         momentum = 1.0

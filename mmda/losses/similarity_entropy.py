@@ -37,7 +37,7 @@ def similarity_entropy_loss(
         weight: how often each anchor counts, and each candidate where there are as many: 2 is a repeated row, 0 an
             absent one.
         mask: bool, True = keep; of the anchors, and of the candidates where there are as many.
-        candidate_mask: the same for candidates of another number.
+        candidate_mask: the same for candidates of another number, required beside ``mask`` there.
 
     Shape:
         ``anchor`` (n, d), ``positive`` (m, d), or with a mask (b, t, d), whose rows are flattened; ``weight`` and
@@ -47,7 +47,8 @@ def similarity_entropy_loss(
         Scalar in [0, log m], float32 (float64 for float64 input). Zero where no row is left.
 
     Raises:
-        ValueError: wrong shapes, a temperature that is not positive.
+        ValueError: wrong shapes, a temperature that is not positive; other rows on the two sides with ``mask`` and
+            without ``candidate_mask``.
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:

@@ -98,7 +98,7 @@ def sinkhorn_divergence_loss(
         y, y_weight = as_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
         check_same_width(caller, "source", x, "target", y)
         centre = pooled_centre(x, y, x_weight, y_weight)
-        inputs = Inputs(x - centre, y - centre, row_shares(x, x_weight), row_shares(y, y_weight))
+        inputs = Inputs(x, y, row_shares(x, x_weight), row_shares(y, y_weight), centre)
         value = sinkhorn_divergence(inputs, Settings(float(regularisation), cost, iterations))
         if x_weight is None and y_weight is None:
             return value

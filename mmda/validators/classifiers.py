@@ -19,7 +19,10 @@ from mmda.validators._rows import blocks, kept_classes, kept_rows
 def soft_neighbourhood_density(
     features: Tensor, *, temperature: float = 0.05, mask: Tensor | None = None, block_size: int = 256
 ) -> Tensor:
-    r"""How many near neighbours rows have on average, as an entropy; higher is better.
+    r"""Ranks the epochs of one method, not methods: near neighbours a row, as an entropy; higher is better.
+
+    Between methods it misleads: one that draws all rows together scores highest whatever its accuracy, and a choice
+    among methods by this number can cost ten points. Take it for the epoch or the strength within one training recipe.
 
     With rows :math:`u_i` of unit norm,
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmda.kernels import Gaussian, Laplacian
 from mmda.losses import BlockMMDLoss, RandomFeatureMMDLoss, block_mmd_loss, mmd_loss, random_feature_mmd_loss
-from mmda.losses.approximate_mmd import _orthogonal
+from mmda.losses.approximate_mmd import _draw, _orthogonal
 
 KERNEL = Gaussian(2.0)
 
@@ -94,7 +94,7 @@ def test_frequencies_are_orthogonal_in_groups_and_no_more_than_asked_for(
 ) -> None:
     rows = torch.zeros(1, width, dtype=torch.float64)
     for generator in (None, torch.Generator().manual_seed(0)):
-        drawn = _orthogonal(count, rows, "fixed", generator)
+        drawn = _orthogonal(count, _draw(count, rows, "fixed", generator))
         assert drawn.shape == (count, width)
         for group in drawn.split(min(count, width)):
             product = group @ group.T
@@ -102,7 +102,7 @@ def test_frequencies_are_orthogonal_in_groups_and_no_more_than_asked_for(
     sizes: list[tuple[int, ...]] = []
     decompose = torch.linalg.qr
     monkeypatch.setattr(torch.linalg, "qr", lambda rows: sizes.append(rows.shape) or decompose(rows))
-    _orthogonal(count, rows, "fixed", None)
+    _orthogonal(count, _draw(count, rows, "fixed", None))
     assert [size[1:] for size in sizes] == [(width, min(count, width))]
 
 

@@ -182,7 +182,8 @@ def test_tiles_are_the_matrix(cost: str, eps: float, dtype: torch.dtype, monkeyp
 @pytest.mark.parametrize(("cost", "eps"), [("squared", 0.5), ("squared", 5.0), ("distance", 0.3)])
 def test_the_pass_is_the_dense_formula(cost: str, eps: float) -> None:
     x, y = unequal_sample(19, 14)
-    inputs = transport_sweep.Inputs(x, y, *(torch.from_numpy(share) for share in _shares(19, 14)))
+    shares = (torch.from_numpy(share) for share in _shares(19, 14))
+    inputs = transport_sweep.Inputs(x, y, *shares, x.mean(0))
     settings = transport_sweep.Settings(eps, cost, 60)
     x.requires_grad_()
     y.requires_grad_()

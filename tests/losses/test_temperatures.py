@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 
 import pytest
@@ -69,3 +70,18 @@ def test_only_scalars_are_taken(make: Callable[..., nn.Module]) -> None:
 def test_cosines_do_not_feel_the_scale(make: Callable[..., nn.Module], scale: float) -> None:
     module = make()
     assert call(module, scale).item() == pytest.approx(call(module).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("raw", [-80.0, -20.0, 0.0, 3.0, 17.0, 50.0, 80.0])
+def test_the_gradient_of_a_temperature_fades_towards_its_bounds_and_is_not_zero(raw: float) -> None:
+    temperature = LearnableTemperature(minimum=0.01, maximum=1.0)
+    with torch.no_grad():
+        temperature.raw.fill_(raw)
+    value = temperature()
+    value.backward()
+    share = 1 / (1 + math.exp(-raw))
+    expected = 0.01 * 100**share
+    assert value.item() == pytest.approx(expected, rel=1e-6)
+    slope = expected * math.log(100) * share / (1 + math.exp(raw))
+    assert temperature.raw.grad is not None
+    assert temperature.raw.grad.item() == pytest.approx(slope, rel=1e-5)

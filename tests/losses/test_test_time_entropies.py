@@ -25,6 +25,17 @@ def test_similarity_entropy_equals_a_loop(normalize: bool, temperature: float) -
     assert value.item() == pytest.approx(reference.similarity_entropy(a, c, temperature, normalize), rel=1e-11)
 
 
+def test_padded_candidates_of_another_number_have_to_be_said() -> None:
+    a, c = torch.from_numpy(RNG.standard_normal((5, 3))), torch.from_numpy(RNG.standard_normal((7, 3)))
+    keep, real = torch.arange(5) < 4, torch.arange(7) < 6
+    with pytest.raises(
+        ValueError, match=r"^similarity_entropy_loss: `candidate_mask` must be given where `mask` is and"
+    ):
+        similarity_entropy_loss(a, c, mask=keep)
+    value = similarity_entropy_loss(a, c, mask=keep, candidate_mask=real)
+    assert value.item() == pytest.approx(similarity_entropy_loss(a[:4], c[:6]).item(), rel=1e-11)
+
+
 @pytest.mark.parametrize("normalised", [True, False])
 def test_span_entropy_equals_a_loop_and_the_validator(normalised: bool) -> None:
     u, v = 2 * RNG.standard_normal((2, 3, 5))
