@@ -44,7 +44,7 @@ def pair_scores(maps: CCA, split: ResidentSplit, *, top: float = 0.125) -> tuple
         (torch.Size([20, 20]), torch.Size([20]))
     """
     check_number("pair_scores", "top", top, above=0, at_most=1)
-    videos = split.frame_row.unique()
+    videos = torch.unique(split.frame_row)
     step = torch.arange(min(_VIDEOS, len(videos)), device=videos.device)
     videos = videos[(step * len(videos)) // max(1, len(step))]
     rows = torch.isin(split.frame_row, videos).nonzero().flatten()
