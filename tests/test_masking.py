@@ -11,16 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mmda._core.masking import (
-    full_precision,
-    masked_log_softmax,
-    masked_logsumexp,
-    masked_mean,
-    masked_softmax,
-    safe_divide,
-    working_dtype,
-    zero_padding,
-)
+from mmda._core.masking import full_precision, safe_divide, working_dtype, zero_padding
+from mmda._core.reductions import masked_log_softmax, masked_logsumexp, masked_mean, masked_softmax
 from mmda._core.rows import as_rows
 
 DIFFERENTIATED = {

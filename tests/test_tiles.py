@@ -26,7 +26,13 @@ from mmda._engine.kernel_tiles import _doublings
 from mmda._engine.logit_pairs import Contrast, Pairs
 from mmda._engine.scaffold import edges as cut
 from mmda.kernels import Energy, Gaussian, Kernel, Laplacian, RationalQuadratic
-from mmda.losses import MMDLoss, contrastive_domain_discrepancy_loss, local_mmd_loss, mmd_loss
+from mmda.losses import (
+    MMDLoss,
+    contrastive_domain_discrepancy_loss,
+    energy_distance_loss,
+    local_mmd_loss,
+    mmd_loss,
+)
 from mmda.losses.energy import _NegativePower
 from tests.logits import SWEEPS, contrastive
 
@@ -604,6 +610,8 @@ def test_no_matrix_of_pairs_is_made() -> None:
         mmd_loss(x, y, kernel=FIXED).backward()
         labels = torch.arange(2048) % 5
         local_mmd_loss(x, y, kernel=FIXED, source_labels=labels, target_probabilities=labels, classes=5).backward()
+        mmd_loss(x, y, kernel=Mine(2.0)).backward()
+        energy_distance_loss(x, y, exponent=0.5).backward()
     assert largest <= 4 * 512 * 512
 
 

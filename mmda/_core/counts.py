@@ -21,13 +21,3 @@ def pooled_centre(x: Tensor, y: Tensor, x_weight: Tensor | None, y_weight: Tenso
 def total_weight(x: Tensor, weight: Tensor | None) -> Tensor:
     """Number of rows, counting weights."""
     return torch.full((), float(x.shape[0]), dtype=x.dtype, device=x.device) if weight is None else weight.sum()
-
-
-def row_shares(rows: Tensor, weight: Tensor | None) -> Tensor:
-    """Weights that sum to one; equal ones where none is left, so that the problem stays defined."""
-    equal = torch.full_like(rows[:, 0], 1 / rows.shape[0])
-    if weight is None:
-        return equal
-    total = weight.sum()
-    some = total > 0
-    return torch.where(some, weight / torch.where(some, total, torch.ones_like(total)), equal)

@@ -70,27 +70,11 @@ def as_rows(
     return rows if rows.ndim == 2 else rows.reshape(-1, rows.shape[-1]), counts
 
 
-def as_map_rows(
-    caller: str, argument: str, x: Tensor, *, mask: Tensor | None, weight: Tensor | None, dtype: torch.dtype
-) -> tuple[Tensor, Tensor | None]:
-    """:func:`as_rows`, which takes feature maps ``(b, c, h, w)`` too: every position is a row of c features."""
-    if isinstance(x, Tensor) and x.ndim == 4:
-        places = (x.shape[0], *x.shape[2:])
-        if mask is not None:
-            check_mask(caller, argument + "_mask", mask, places)
-            mask = mask.reshape(-1)
-        if weight is not None:
-            check_weight(caller, argument + "_weight", weight, places)
-            weight = weight.reshape(-1)
-        x = x.movedim(1, 3).reshape(-1, x.shape[1])
-    return as_rows(caller, argument, x, mask=mask, weight=weight, dtype=dtype)
-
-
 def zero_uncounted(rows: Tensor, counts: Tensor, mask: Tensor | None) -> Tensor:
     """``rows`` (..., d) with zeros in those that count 0, whatever they held.
 
-    Where the counts are differentiated only masked rows become zeros: the slope on a count of 0 asks what the row
-    holds.
+    Where the counts are differentiated only masked rows become zeros: the slope by a count of 0 depends on
+    the features of its row.
     """
     kept = mask if carries_slope(counts) else counts != 0
     return rows if kept is None else zero_padding(rows, kept)
@@ -102,13 +86,3 @@ def normalized_rows(x: Tensor) -> Tensor:
     x = x / torch.where(top > 0, top, torch.ones_like(top))
     squared = x.square().sum(-1, keepdim=True)
     return x * torch.where(squared > 0, squared, torch.ones_like(squared)).rsqrt()
-
-
-def unit_of(*tensors: Tensor) -> Tensor:
-    """A power of two between a quarter and a half of the largest entry, detached; 1 / 4 where all are zero.
-
-    Powers of what is divided by it stay in the range of its type, powers of it too for as long as may be, and the
-    division rounds nothing.
-    """
-    top = torch.stack([tensor.detach().abs().amax() for tensor in tensors]).amax()
-    return torch.exp2(torch.where(top > 0, top, torch.ones_like(top)).log2().ceil() - 2)

@@ -5,7 +5,7 @@
    Arguments are addresses and numbers; the caller answers for sizes. On x86, numbers of a tile below the smallest normal
    one are taken as zero. Loops are compiled for several instruction sets, of which the best that the processor has is used. */
 
-#define INTERFACE 4 /* to be raised with any change of arguments, here and in native.py */
+#define INTERFACE 5 /* to be raised with any change of arguments, here and in native.py */
 #define Py_LIMITED_API 0x030A0000
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -337,15 +337,29 @@ static void add_columns(const Job *job, int is_double, Py_ssize_t columns, void 
             ADD_COLUMNS(float)
 }
 
-/* Arguments: addresses and numbers in the order in which they are taken. */
+/* Arguments: addresses and numbers in the order in which they are taken, from a call or from a tuple of one. */
 typedef struct {
-    PyObject *const *values;
+    PyObject *const *values; /* NULL: those of the tuple */
     Py_ssize_t next;
+    PyObject *tuple;
 } Arguments;
 
-static void *address(Arguments *a) { return PyLong_AsVoidPtr(a->values[a->next++]); }
-static Py_ssize_t count(Arguments *a) { return PyLong_AsSsize_t(a->values[a->next++]); }
-static double number(Arguments *a) { return PyFloat_AsDouble(a->values[a->next++]); }
+static PyObject *item(Arguments *a) { return a->values ? a->values[a->next++] : PyTuple_GetItem(a->tuple, a->next++); }
+static void *address(Arguments *a) { return PyLong_AsVoidPtr(item(a)); }
+static Py_ssize_t count(Arguments *a) { return PyLong_AsSsize_t(item(a)); }
+static double number(Arguments *a) { return PyFloat_AsDouble(item(a)); }
+
+/* The next argument, a tuple of so many: its own are taken one by one. 0 and an exception where it is none. */
+static int group(Arguments *a, Py_ssize_t wanted, Arguments *of)
+{
+    of->values = NULL;
+    of->next = 0;
+    of->tuple = item(a);
+    if (PyTuple_Check(of->tuple) && PyTuple_Size(of->tuple) == wanted)
+        return 1;
+    PyErr_Format(PyExc_TypeError, "argument %zd must be a tuple of %zd", a->next, wanted);
+    return 0;
+}
 
 static int expect(Py_ssize_t given, Py_ssize_t wanted)
 {
@@ -355,50 +369,69 @@ static int expect(Py_ssize_t given, Py_ssize_t wanted)
     return 0;
 }
 
-/* tile(double, threads, kind, doublings, steps, fresh, counts, slopes, factor of each group and
-        across (3), split, same, rows, columns, t, stride, na, nb,
-        matrix, matrix_stride, value_left, value_right, sum_left, sum_right, row_sums, column_sums,
-        near, inverse, rows_a, rows_b, width, most, grad_a, grad_b) -> value, or None where more than `most` pairs are near */
+/* tile(double, threads, kernel, groups, products, norms, matrix, value weights, sum weights, sums, near)
+   -> value, or None where more than `most` pairs are near. Groups of arguments are tuples, rows before columns:
+   kernel: kind, doublings, steps, fresh, counts, slopes; groups: factor within the first, across, within the second,
+   split, same; products: address, stride, rows, columns; matrix: address, stride; near: share, inverse, rows, columns,
+   width, most, gradient of rows, of columns. */
 static PyObject *py_tile(PyObject *self, PyObject *const *values, Py_ssize_t given)
 {
     (void)self;
-    if (!expect(given, 35))
+    if (!expect(given, 11))
         return NULL;
-    Arguments a = {values, 0};
+    Arguments a = {values, 0, NULL}, of;
     int is_double = (int)count(&a), threads = some_threads(count(&a));
     Tile t;
-    t.kind = (int)count(&a);
-    t.doublings = (int)count(&a);
-    t.steps = (int)count(&a);
-    t.fresh = address(&a);
-    t.counts = address(&a);
-    t.slopes = address(&a);
+    if (!group(&a, 6, &of))
+        return NULL;
+    t.kind = (int)count(&of);
+    t.doublings = (int)count(&of);
+    t.steps = (int)count(&of);
+    t.fresh = address(&of);
+    t.counts = address(&of);
+    t.slopes = address(&of);
+    if (!group(&a, 5, &of))
+        return NULL;
     for (int k = 0; k < 3; k++)
-        t.factors[k] = number(&a);
-    t.split = count(&a);
-    t.same = (int)count(&a);
-    t.rows = count(&a);
-    t.columns = count(&a);
-    t.t = address(&a);
-    t.stride = count(&a);
-    t.na = address(&a);
-    t.nb = address(&a);
-    t.matrix = address(&a);
-    t.matrix_stride = count(&a);
-    t.value_left = address(&a);
-    t.value_right = address(&a);
-    t.sum_left = address(&a);
-    t.sum_right = address(&a);
-    t.row_sums = address(&a);
-    t.column_sums = address(&a);
-    t.near = number(&a);
-    t.inverse = number(&a);
-    t.rows_a = address(&a);
-    t.rows_b = address(&a);
-    t.width = count(&a);
-    t.most = count(&a);
-    t.grad_a = address(&a);
-    t.grad_b = address(&a);
+        t.factors[k] = number(&of);
+    t.split = count(&of);
+    t.same = (int)count(&of);
+    if (!group(&a, 4, &of))
+        return NULL;
+    t.t = address(&of);
+    t.stride = count(&of);
+    t.rows = count(&of);
+    t.columns = count(&of);
+    if (!group(&a, 2, &of))
+        return NULL;
+    t.na = address(&of);
+    t.nb = address(&of);
+    if (!group(&a, 2, &of))
+        return NULL;
+    t.matrix = address(&of);
+    t.matrix_stride = count(&of);
+    if (!group(&a, 2, &of))
+        return NULL;
+    t.value_left = address(&of);
+    t.value_right = address(&of);
+    if (!group(&a, 2, &of))
+        return NULL;
+    t.sum_left = address(&of);
+    t.sum_right = address(&of);
+    if (!group(&a, 2, &of))
+        return NULL;
+    t.row_sums = address(&of);
+    t.column_sums = address(&of);
+    if (!group(&a, 8, &of))
+        return NULL;
+    t.near = number(&of);
+    t.inverse = number(&of);
+    t.rows_a = address(&of);
+    t.rows_b = address(&of);
+    t.width = count(&of);
+    t.most = count(&of);
+    t.grad_a = address(&of);
+    t.grad_b = address(&of);
     if (PyErr_Occurred())
         return NULL;
     double sums[MOST_THREADS], value = 0;
@@ -442,7 +475,7 @@ static PyObject *py_prepare(PyObject *self, PyObject *const *values, Py_ssize_t 
     (void)self;
     if (!expect(given, 10))
         return NULL;
-    Arguments a = {values, 0};
+    Arguments a = {values, 0, NULL};
     int is_double = (int)count(&a);
     char *x = address(&a);
     Py_ssize_t n = count(&a);
@@ -497,7 +530,7 @@ static PyObject *py_finish(PyObject *self, PyObject *const *values, Py_ssize_t g
     (void)self;
     if (!expect(given, 8))
         return NULL;
-    Arguments a = {values, 0};
+    Arguments a = {values, 0, NULL};
     int is_double = (int)count(&a);
     void *gradient = address(&a);
     const void *sums = address(&a), *z = address(&a), *weight = address(&a);
@@ -577,7 +610,7 @@ static PyObject *py_powers(PyObject *self, PyObject *const *values, Py_ssize_t g
     (void)self;
     if (!expect(given, 9))
         return NULL;
-    Arguments a = {values, 0};
+    Arguments a = {values, 0, NULL};
     int is_double = (int)count(&a), threads = some_threads(count(&a));
     Logits l = {0};
     take_logits(&a, &l);
@@ -604,7 +637,7 @@ static PyObject *py_tops(PyObject *self, PyObject *const *values, Py_ssize_t giv
     (void)self;
     if (!expect(given, 11))
         return NULL;
-    Arguments a = {values, 0};
+    Arguments a = {values, 0, NULL};
     int is_double = (int)count(&a), threads = some_threads(count(&a)), done;
     Logits l = {0};
     take_logits(&a, &l);
@@ -628,7 +661,7 @@ static PyObject *py_shares(PyObject *self, PyObject *const *values, Py_ssize_t g
     (void)self;
     if (!expect(given, 13))
         return NULL;
-    Arguments a = {values, 0};
+    Arguments a = {values, 0, NULL};
     int is_double = (int)count(&a), threads = some_threads(count(&a));
     Logits l = {0};
     take_logits(&a, &l);
@@ -655,7 +688,7 @@ static PyObject *py_pairwise(PyObject *self, PyObject *const *values, Py_ssize_t
     (void)self;
     if (!expect(given, 10))
         return NULL;
-    Arguments a = {values, 0};
+    Arguments a = {values, 0, NULL};
     int is_double = (int)count(&a), threads = some_threads(count(&a));
     Logits l = {0};
     take_logits(&a, &l);
@@ -713,7 +746,7 @@ static PyObject *py_at_once(PyObject *self, PyObject *const *values, Py_ssize_t 
     (void)self;
     if (!expect(given, 8))
         return NULL;
-    Arguments a = {values, 0};
+    Arguments a = {values, 0, NULL};
     int is_double = (int)count(&a), threads = some_threads(count(&a)), done = 0;
     Logits l = {0};
     l.s = address(&a);
@@ -753,7 +786,7 @@ static PyObject *py_choose(PyObject *self, PyObject *const *values, Py_ssize_t g
     (void)self;
     if (!expect(given, 1))
         return NULL;
-    Arguments a = {values, 0};
+    Arguments a = {values, 0, NULL};
     int best = (int)count(&a);
     return PyErr_Occurred() ? NULL : PyLong_FromLong(choose(best));
 }

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmda._core.masking import safe_divide, weighted_logsumexp
+from mmda._core.masking import safe_divide
+from mmda._core.reductions import weighted_logsumexp
 from mmda._core.rows import normalized_rows
 from mmda._engine import native
 from mmda._engine.logit_loops import LOG2_E, Loops, Operations

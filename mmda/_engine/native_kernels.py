@@ -28,13 +28,13 @@ class KernelSteps:
     """A kernel as steps: e is 2^(rate t) afresh, or the square of the last; counts e and rate e are added up."""
 
     def __init__(self, kind: str, steps: Sequence[tuple[float, float, float]]) -> None:
-        self.kind = KINDS[kind]
         fresh, counts, slopes = zip(*steps)
         chain = kind == "gaussian" and fresh[0] == 1 and not any(fresh[1:]) and len(fresh) <= MOST_DOUBLINGS
-        self.doublings, self.steps = len(fresh) if chain else 0, len(fresh)
         # No tensors: those would be made on the default device, or by whatever mode is active.
         self._numbers = [array("d", numbers) for numbers in (fresh, counts, slopes)]
-        self.addresses = tuple(numbers.buffer_info()[0] for numbers in self._numbers)
+        addresses = (numbers.buffer_info()[0] for numbers in self._numbers)
+        #: Kind, length of a chain of doubled rates (0: none), number of steps, and where their numbers are.
+        self.described = (KINDS[kind], len(fresh) if chain else 0, len(fresh), *addresses)
 
 
 @dataclass(slots=True)
@@ -90,34 +90,28 @@ def tile(steps: KernelSteps, products: Tensor, of: Tile) -> float | None:
     (rows, columns) must be contiguous.
     """
     rows, columns = products.shape
-    near = of.near
     return _sweeps.tile(
         _wide(products),
         torch.get_num_threads(),
-        steps.kind,
-        steps.doublings,
-        steps.steps,
-        *steps.addresses,
-        *of.factors,
-        columns if of.split is None else of.split,
-        of.same,
-        rows,
-        columns,
-        products.data_ptr(),
-        products.stride(0),
-        *map(_at, of.norms),
-        _at(of.matrix),
-        0 if of.matrix is None else of.matrix.stride(0),
-        *map(_at, of.value_weights),
-        *map(_at, of.sum_weights),
-        *map(_at, of.sums),
-        *((0.0, 0.0, 0, 0, 0, rows * columns, 0, 0) if near is None else _near(near)),
+        steps.described,
+        (*of.factors, columns if of.split is None else of.split, of.same),
+        (products.data_ptr(), products.stride(0), rows, columns),
+        _places(of.norms),
+        (_at(of.matrix), 0 if of.matrix is None else of.matrix.stride(0)),
+        _places(of.value_weights),
+        _places(of.sum_weights),
+        _places(of.sums),
+        (0.0, 0.0, 0, 0, 0, rows * columns, 0, 0) if of.near is None else _near(of.near),
     )
 
 
 def _near(near: Near) -> tuple[float, ...]:
     width = 0 if near.rows[0] is None else near.rows[0].shape[1]
-    return near.share, near.inverse, *map(_at, near.rows), width, near.most, *map(_at, near.gradients)
+    return near.share, near.inverse, *_places(near.rows), width, near.most, *_places(near.gradients)
+
+
+def _places(of: tuple[Tensor | None, Tensor | None]) -> tuple[int, int]:
+    return _at(of[0]), _at(of[1])
 
 
 def prepare(x: Tensor, y: Tensor, centre: Tensor | None, inverse: float) -> tuple[Tensor, Tensor, float]:

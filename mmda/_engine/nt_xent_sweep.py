@@ -10,7 +10,8 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from mmda._core.masking import safe_divide, weighted_logsumexp
+from mmda._core.masking import safe_divide
+from mmda._core.reductions import weighted_logsumexp
 from mmda._core.rows import normalized_rows
 from mmda._engine import native
 from mmda._engine.logit_loops import LOG2_E, Loops, Operations

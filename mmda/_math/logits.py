@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmda._core.masking import masked_logsumexp, safe_divide
+from mmda._core.masking import safe_divide
+from mmda._core.reductions import masked_logsumexp
 from mmda._core.rows import as_rows
 
 

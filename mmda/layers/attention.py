@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from mmda._core.checks import fail, shape_text
-from mmda._core.masking import full_precision, masked_softmax, working_dtype, zero_padding
+from mmda._core.masking import full_precision, working_dtype, zero_padding
+from mmda._core.reductions import masked_softmax
 from mmda._core.rows import normalized_rows
 from mmda._math.frames import check_frames_and_queries
 from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_repr, temperature_value

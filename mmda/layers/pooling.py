@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmda._core.checks import check_count, check_features, check_mask, fail
-from mmda._core.masking import full_precision, masked_softmax, safe_divide, working_dtype, zero_padding
+from mmda._core.masking import full_precision, safe_divide, working_dtype, zero_padding
+from mmda._core.reductions import masked_softmax
 
 
 def _rows_and_mask(caller: str, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:

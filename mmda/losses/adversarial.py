@@ -16,8 +16,9 @@ from mmda._core.checks import (
     fail,
     shape_text,
 )
+from mmda._core.maps import as_map_rows
 from mmda._core.masking import full_precision, safe_divide, working_dtype
-from mmda._core.rows import as_map_rows, as_rows
+from mmda._core.rows import as_rows
 from mmda._math.adversary import ask, balanced_binary, side_logits
 from mmda.losses._domain_modules import DiscriminatorModule
 from mmda.losses._modules import DiscrepancyModule

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from mmda._core.checks import check_number
-from mmda._core.masking import full_precision, safe_divide, weighted_logsumexp
+from mmda._core.masking import full_precision, safe_divide
+from mmda._core.reductions import weighted_logsumexp
 from mmda._core.rows import normalized_rows
 from mmda._engine.logit_pairs import counts, own_pairs
 from mmda._math.contrastive import pair_rows

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from mmda._core.checks import check_number
-from mmda._core.masking import full_precision, masked_softmax
+from mmda._core.masking import full_precision
+from mmda._core.reductions import masked_softmax
 from mmda._math.pair_logits import check_paired_frames, pair_cross_entropy, paired_frames
 from mmda.layers.temperature import LearnableTemperature, keep_temperature
 from mmda.losses._pair_modules import FramesModule

@@ -8,7 +8,8 @@ from torch import Tensor
 from mmda._core.checks import check_count, check_number, check_same_width, check_sequence, fail
 from mmda._core.counts import pooled_centre, total_weight
 from mmda._core.masking import full_precision, working_dtype
-from mmda._core.rows import as_rows, unit_of
+from mmda._core.rows import as_rows
+from mmda._core.scales import unit_of
 from mmda._core.transforms import values_are_known
 from mmda._math.logits import weighted_mean
 from mmda.kernels import safe_sqrt

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from mmda._core.checks import check_number
-from mmda._core.masking import full_precision, masked_log_softmax, working_dtype
+from mmda._core.masking import full_precision, working_dtype
+from mmda._core.reductions import masked_log_softmax
 from mmda._math.logits import as_logit_rows, entropy_of
 from mmda.losses._modules import LogitModule
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from mmda._core.checks import check_mask, check_weight, fail, shape_text
-from mmda._core.masking import full_precision, masked_log_softmax, masked_mean, safe_divide, working_dtype, zero_padding
+from mmda._core.masking import full_precision, safe_divide, working_dtype, zero_padding
+from mmda._core.reductions import masked_log_softmax, masked_mean
 from mmda._core.rows import normalized_rows
 from mmda._math.contrastive import check_temperature
 from mmda._math.frames import check_frames_and_queries

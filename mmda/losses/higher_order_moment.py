@@ -12,7 +12,8 @@ from mmda._core.checks import check_choice, check_count, check_same_width, check
 from mmda._core.counts import pooled_centre, total_weight
 from mmda._core.draws import DRAWS, Draws, fixed_integers, fresh_integers
 from mmda._core.masking import full_precision, safe_divide, working_dtype
-from mmda._core.rows import as_rows, unit_of
+from mmda._core.rows import as_rows
+from mmda._core.scales import unit_of
 from mmda.losses._domain_modules import DrawnModule
 from mmda.losses._modules import of_sides
 

@@ -15,8 +15,9 @@ from mmda._core.checks import (
     check_same_width,
     check_tensor,
 )
-from mmda._core.counts import pooled_centre, row_shares, total_weight
+from mmda._core.counts import pooled_centre, total_weight
 from mmda._core.masking import full_precision, working_dtype
+from mmda._core.reductions import row_shares
 from mmda._core.rows import as_rows
 from mmda._core.transforms import values_are_known
 from mmda._math.logits import as_logit_rows

@@ -17,7 +17,8 @@ from mmda._core.checks import (
     fail_type,
     shape_text,
 )
-from mmda._core.masking import full_precision, masked_log_softmax, masked_mean, safe_divide, working_dtype
+from mmda._core.masking import full_precision, safe_divide, working_dtype
+from mmda._core.reductions import masked_log_softmax, masked_mean
 from mmda.losses._modules import LossModule
 
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from mmda._core.checks import check_count, check_number, check_same_width
-from mmda._core.masking import full_precision, safe_divide, weighted_logsumexp, working_dtype
+from mmda._core.masking import full_precision, safe_divide, working_dtype
+from mmda._core.reductions import weighted_logsumexp
 from mmda._core.rows import as_rows, normalized_rows
 from mmda._math.class_weights import class_columns, count_classes, memberships
 from mmda._math.contrastive import check_temperature

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from mmda._core.checks import check_features, check_floating, check_mask, check_same_shape
-from mmda._core.masking import full_precision, masked_log_softmax, safe_divide, working_dtype
+from mmda._core.masking import full_precision, safe_divide, working_dtype
+from mmda._core.reductions import masked_log_softmax
 from mmda.losses._modules import LossModule
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from mmda._core.checks import check_features, check_module, check_number, check_same_width, fail, shape_text
 from mmda._core.draws import fixed_bits
+from mmda._core.maps import as_map_rows
 from mmda._core.masking import full_precision, working_dtype
-from mmda._core.rows import as_map_rows
 from mmda._math.adversary import ask
 from mmda._math.logits import weighted_mean
 from mmda.layers.reversal import GradientReversal

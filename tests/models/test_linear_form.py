@@ -122,6 +122,30 @@ def test_the_vote_is_the_span_of_the_largest_mean_iou() -> None:
     assert (again[spans.mask[:, 1:]] <= 0.5).all()  # further spans lie elsewhere
 
 
+@pytest.mark.parametrize("threshold", [0.2, 0.5, 1.0])
+def test_fewer_spans_are_the_first_of_more(threshold: float) -> None:
+    """As many as were asked for while clips are left for another one, each unlike those before it."""
+    s, mask, times = profile(7, 40, 40)
+    most = vote_spans(s, mask, times, n=6, nms_threshold=threshold)
+    for n in (1, 2, 3, 5):
+        fewer = vote_spans(s, mask, times, n=n, nms_threshold=threshold)
+        for found, wanted in zip(fewer, most):
+            assert torch.equal(found, wanted[:, :n])
+    for windows, kept in zip(most.windows, most.mask):
+        overlap = temporal_iou(windows[kept].unsqueeze(1), windows[kept].unsqueeze(0)).fill_diagonal_(0)
+        assert (overlap <= threshold).all()
+
+
+def test_a_flat_profile_has_one_span_and_ends() -> None:
+    """Every vote is the whole video: nothing differs from it, and what is left is not asked for ever."""
+    times = torch.arange(31.0).unfold(0, 2, 1).unsqueeze(0)
+    spans = vote_spans(torch.ones(1, 30), torch.ones(1, 30, dtype=torch.bool), times, n=5)
+    assert spans.mask.tolist() == [[True, False, False, False, False]]
+    nothing = vote_spans(torch.ones(1, 30), torch.zeros(1, 30, dtype=torch.bool), times, n=2)
+    assert not nothing.mask.any()
+    assert (nothing.scores == -torch.inf).all()
+
+
 def test_padding_changes_no_span() -> None:
     s, mask, times = profile(4, 10, 15)
     for fill in (0.0, 1e9, math.inf):

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from mmda._core.checks import check_choice, check_count, check_number, fail, fail_type
-from mmda._core.masking import masked_mean, masked_softmax, zero_padding
+from mmda._core.masking import zero_padding
+from mmda._core.reductions import masked_mean, masked_softmax
 from mmda._core.rows import normalized_rows
 from mmda.linear import CCA, CORALMap, PairMoments
 from mmda.losses import moment_targets

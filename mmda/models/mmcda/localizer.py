@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from mmda._core.checks import check_count, check_mask, check_number, check_same_shape
-from mmda._core.masking import masked_log_softmax, safe_divide, zero_padding
+from mmda._core.masking import safe_divide, zero_padding
+from mmda._core.reductions import masked_log_softmax
 from mmda.metrics import temporal_nms
 from mmda.models.mmcda.encoders import MaskedConvBlock
 

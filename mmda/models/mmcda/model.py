@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from mmda._core.checks import check_number
-from mmda._core.masking import masked_mean, zero_padding
+from mmda._core.masking import zero_padding
+from mmda._core.reductions import masked_mean
 from mmda._core.rows import normalized_rows
 from mmda.models.mmcda.linear_head import FrameAgreement, NeighbourScaling
 from mmda.models.mmcda.localizer import MomentLogits, Spans, decode_spans

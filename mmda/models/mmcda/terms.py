@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mmda._core.checks import check_callable, check_choice, check_count, check_number, fail, fail_type
-from mmda._core.masking import masked_softmax
+from mmda._core.reductions import masked_softmax
 from mmda.kernels import Gaussian
 from mmda.layers import FrameQueryAttention
 from mmda.losses import (

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mmda._core.checks import check_count, check_floating, check_mask, check_number, fail
-from mmda.metrics import temporal_iou, temporal_nms
+from mmda.metrics import temporal_iou
 from mmda.models.mmcda.linear_head import REFERENCE_CLIPS
 from mmda.models.mmcda.localizer import Spans
 
@@ -138,20 +138,21 @@ def vote_spans(
         n: spans a query.
         widths: clips a window, of :func:`high_runs`.
         levels: of :func:`high_runs`.
-        nms_threshold: a span whose temporal IoU with a better one exceeds this is dropped; 1 keeps all.
+        nms_threshold: a span whose temporal IoU with a better one exceeds this is passed over; 1 keeps all.
 
     Shape:
         ``similarity`` and ``frame_mask`` (b, t), ``clip_times`` (b, t, 2) -> :class:`Spans` of (b, n).
 
     Returns:
-        :class:`Spans`, best first; a span's score is the log of its mean IoU, less 1 for each span before it. Where
-        no span is left, windows of zeros and scores of minus infinity.
+        :class:`Spans` in the order of choice, so that the first of them are those of a smaller ``n``; a span's score is
+        the log of its mean IoU, less 1 for each span before it, and no more than that of the span before. Windows of
+        zeros and scores of minus infinity where chosen spans cover all clips, or no other differs enough from them.
 
     Raises:
         ValueError: ``n`` below 1, no width or level, or values that :func:`high_runs` refuses.
 
     Notes:
-        O(b n (t c + c^2)) time for c proposals.
+        O(b k (t c + c^2)) time for c proposals and k spans, those passed over included.
 
     Example:
         >>> times = torch.arange(10.0).unfold(0, 2, 1).unsqueeze(0)
@@ -163,27 +164,28 @@ def vote_spans(
     if not widths or not levels:
         fail("vote_spans", "widths" if not widths else "levels", "hold at least one", "none")
     _check_runs(similarity, frame_mask, clip_times, widths, levels)
-    windows, scores, masks = [], [], []
-    free, left = similarity.clone(), frame_mask
-    for place in range(n):
-        found = _runs(free, frame_mask, clip_times, widths, levels)
-        agreement = temporal_iou(found.unsqueeze(2), found.unsqueeze(1)).mean(2)
-        score, at = agreement.max(1)
-        window = found[torch.arange(len(found), device=found.device), at]
-        there = left.any(1)
-        windows.append(torch.where(there.unsqueeze(1), window, torch.zeros_like(window)))
-        scores.append(torch.where(there, score.clamp(min=1e-6).log() - place, torch.full_like(score, -torch.inf)))
-        masks.append(there)
-        centre = clip_times.mean(2)
-        left = left & ~((centre >= window[:, :1]) & (centre <= window[:, 1:]))
-        floor = torch.where(frame_mask, similarity, torch.full_like(similarity, torch.inf)).amin(1, keepdim=True)
+    b, device = len(similarity), similarity.device
+    rows, places = torch.arange(b, device=device), torch.arange(n, device=device)
+    windows = clip_times.new_zeros(b, n, 2)
+    scores = clip_times.new_full((b, n), -torch.inf)
+    chosen = torch.zeros(b, dtype=torch.long, device=device)
+    centre, left = clip_times.mean(2), frame_mask
+    floor = torch.where(frame_mask, similarity, torch.full_like(similarity, torch.inf)).amin(1, keepdim=True)
+    while bool((wanting := left.any(1) & (chosen < n)).any()):
         free = torch.where(left, similarity, floor.expand_as(similarity))
-    spans, values, mask = torch.stack(windows, 1), torch.stack(scores, 1), torch.stack(masks, 1)
-    chosen, keep = temporal_nms(spans.to(values.dtype), values, threshold=nms_threshold, top_n=n, mask=mask)
-    spans = torch.take_along_dim(spans, chosen.unsqueeze(-1), 1)
-    values = torch.take_along_dim(values, chosen, 1)
-    return Spans(
-        torch.where(keep.unsqueeze(-1), spans, torch.zeros_like(spans)),
-        torch.where(keep, values, torch.full_like(values, -torch.inf)),
-        keep,
-    )
+        found = _runs(free, frame_mask, clip_times, widths, levels)
+        score, at = temporal_iou(found.unsqueeze(2), found.unsqueeze(1)).mean(2).max(1)
+        window, place = found[rows, at], chosen.clamp(max=n - 1)
+        near = temporal_iou(window.unsqueeze(1), windows) > nms_threshold
+        kept = wanting & ~(near & (places < chosen.unsqueeze(1))).any(1)
+        windows[rows, place] = torch.where(kept.unsqueeze(1), window, windows[rows, place])
+        value = score.clamp(min=1e-6).log().to(scores.dtype) - chosen
+        scores[rows, place] = torch.where(kept, value, scores[rows, place])
+        chosen = chosen + kept
+        free_of_it = left & ~((centre >= window[:, :1]) & (centre <= window[:, 1:]))
+        # A vote that covers none of the clips that are left would come again: its best clip is given up instead.
+        stuck = (free_of_it == left).all(1, keepdim=True)
+        best = torch.where(left, similarity, torch.full_like(similarity, -torch.inf)).argmax(1, keepdim=True)
+        left = free_of_it & ~(stuck & (torch.arange(left.shape[1], device=device) == best))
+    mask = places < chosen.unsqueeze(1)
+    return Spans(windows, scores.cummin(1).values, mask)
