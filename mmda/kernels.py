@@ -642,3 +642,6 @@ __all__ = [
     "median_bandwidth",
     "squared_distances",
 ]
+
+# Plain values: files that hold them, such as Lightning's hyper-parameters, are read with ``weights_only=True``.
+torch.serialization.add_safe_globals([Gaussian, Laplacian, RationalQuadratic, Energy])

@@ -1,14 +1,15 @@
 """Pictures of what a run did: similarity curves, domain maps, training curves, rows of a table, p-values.
 
 Every function draws into the axes that it is given, or into a figure of its own, and returns the axes. matplotlib is
-imported when a function is called (``pip install "torch-mmda[plots]"``); no global state of it is touched.
+imported when a function is called (``pip install "torch-mmda[plots]"``); no global state of it is touched. A figure of
+its own has no ground and grey text: it is read on a light and on a dark page. Axes that are given keep their style.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ __all__ = ["plot_domains", "plot_p_values", "plot_rows", "plot_similarity", "plo
 
 #: Source, target, prediction: apart for colour-blind readers, and readable on white and on black.
 SOURCE, TARGET, PREDICTION = "#3b7dd8", "#e07b39", "#2a9d62"
+GREY = "#767676"
 
 
 def plot_similarity(
@@ -80,7 +82,14 @@ def plot_similarity(
     axes.set_xlim(edges[0], edges[-1])
     axes.set_xlabel("time, s")
     axes.set_ylabel("similarity")
-    axes.legend(fontsize=8, frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
+    axes.legend(
+        fontsize=8,
+        frameon=False,
+        labelcolor=axes.xaxis.label.get_color(),
+        ncols=3,
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+    )
     return axes
 
 
@@ -147,7 +156,7 @@ def plot_domains(
             axes.scatter(x, y, s=14, alpha=0.7, color=colour, marker="os^Dvp*Xhd"[k % 10], label=label, linewidth=0)
     axes.set_xlabel("first direction")
     axes.set_ylabel("second direction")
-    axes.legend(fontsize=8, frameon=False)
+    _legend(axes)
     return axes
 
 
@@ -198,7 +207,14 @@ def plot_training(
         axes.set_yscale("log")
     axes.set_xlabel("step")
     axes.set_ylabel(ylabel)
-    axes.legend(fontsize=8, frameon=False, ncols=min(len(curves), 3), loc="lower left", bbox_to_anchor=(0, 1))
+    axes.legend(
+        fontsize=8,
+        frameon=False,
+        labelcolor=axes.xaxis.label.get_color(),
+        ncols=min(len(curves), 3),
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+    )
     return axes
 
 
@@ -245,7 +261,7 @@ def plot_rows(
     axes.barh(names, [rows[name][0] for name in names], color=SOURCE, height=0.7)
     for k, name in enumerate(names):
         if len(rows[name]) == 3:
-            axes.plot(rows[name][1:], (k, k), color="#808080", linewidth=2.2, solid_capstyle="butt")
+            axes.plot(rows[name][1:], (k, k), color=GREY, linewidth=2.2, solid_capstyle="butt")
     if reference is not None:
         check_number(caller, "reference", reference)
         axes.axvline(reference, color=TARGET, linewidth=1.4, linestyle="--")
@@ -293,18 +309,18 @@ def plot_p_values(p_values: Sequence[float], *, level: float = 0.95, ax: Axes | 
         grid,
         [max(0.0, p - half) for p in grid],
         [min(1.0, p + half) for p in grid],
-        color="#808080",
+        color=GREY,
         alpha=0.25,
         linewidth=0,
         label=f"{level:.0%} band under the null",
     )
-    axes.plot((0, 1), (0, 1), color="#808080", linewidth=1)
+    axes.plot((0, 1), (0, 1), color=GREY, linewidth=1)
     axes.step([0.0, *values, 1.0], [0.0, *((k + 1) / n for k in range(n)), 1.0], where="post", color=SOURCE)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     axes.set_xlabel("p-value")
     axes.set_ylabel("share of tests")
-    axes.legend(fontsize=8, frameon=False, loc="lower right")
+    _legend(axes, loc="lower right")
     return axes
 
 
@@ -317,7 +333,23 @@ def _axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
     except ImportError:
         raise ImportError('plots need matplotlib, which is not installed: pip install "torch-mmda[plots]"') from None
     axes: Axes = Figure(figsize=size, layout="constrained").subplots()
+    on_any_ground(axes)
     return axes
+
+
+def _legend(axes: Axes, **places: Any) -> None:
+    axes.legend(fontsize=8, frameon=False, labelcolor=axes.xaxis.label.get_color(), **places)
+
+
+def on_any_ground(axes: Axes) -> None:
+    """No ground of its own, and text and lines in a grey that is read on white and on black (4.5 and 4.6 to 1)."""
+    if axes.figure is not None:
+        axes.figure.patch.set_alpha(0)
+    axes.set_facecolor("none")
+    axes.tick_params(which="both", colors=GREY)
+    axes.spines[:].set_color(GREY)
+    for text in (axes.xaxis.label, axes.yaxis.label, axes.title):
+        text.set_color(GREY)
 
 
 def _moment(caller: str, argument: str, moment: Sequence[float]) -> tuple[float, float]:

@@ -34,6 +34,7 @@ from mmda._core.checks import check_count, check_features, check_kernel, check_s
 from mmda._core.files import write_file
 from mmda.kernels import Gaussian, Kernel
 from mmda.losses import coral_loss, energy_distance_loss
+from mmda.plots import GREY, on_any_ground
 from mmda.two_sample import permutation_test
 
 Samples = Tensor | NDArray[Any]
@@ -181,12 +182,13 @@ class ShiftReport:
                 places = [i + (k - (len(series) - 1) / 2) * height for i in range(len(names))]
                 values = [getattr(shifts[name], attribute) for name in names]
                 axes.barh(places, [v - neutral for v in values], height, left=neutral, label=label, color=colour)
-            axes.axvline(neutral, color="black", linewidth=0.8)
+            on_any_ground(axes)
+            axes.axvline(neutral, color=GREY, linewidth=0.8)
             axes.set_title(title, fontsize=10)
             axes.set_yticks(range(len(names)), names)
         figure.axes[0].invert_yaxis()
         if self.after is not None:
-            figure.axes[-1].legend(fontsize=8)
+            figure.axes[-1].legend(fontsize=8, labelcolor=GREY, frameon=False)
         drawn = io.BytesIO()
         figure.savefig(drawn, format=Path(path).suffix.removeprefix(".").lower() or "png", dpi=150)
         write_file(path, drawn.getvalue())

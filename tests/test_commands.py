@@ -100,3 +100,27 @@ def test_what_is_no_command(capsys: pytest.CaptureFixture[str]) -> None:
     )
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("mmda ")
+
+
+def test_evaluate_prints_the_public_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """AP by hand: the first span's IoU with its window is 0.75, right at six of the ten thresholds; HIT@1: clip 1."""
+    row = {"qid": 7, "query": "a dog", "vid": "v", "duration": 8.0, "relevant_windows": [[0.0, 4.0]]}
+    truth = tmp_path / "truth.jsonl"
+    scores = {"relevant_clip_ids": [0, 1], "saliency_scores": [[1, 1, 1], [4, 4, 0]]}
+    truth.write_text(json.dumps({**row, **scores}) + "\n", encoding="utf-8")
+    predictions = tmp_path / "predictions.jsonl"
+    answer = {"qid": 7, "query": "a dog", "vid": "v", "pred_relevant_windows": [[0.0, 3.0, 0.9]]}
+    predictions.write_text(json.dumps({**answer, "pred_saliency_scores": [0.1, 0.9, 0.2, 0.0]}), encoding="utf-8")
+    ask = ["evaluate", str(predictions), "--annotations", str(truth), "--qvhighlights"]
+    assert main([*ask, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["MR-full-mAP"], found["MR-full-R1@0.5"], found["MR-full-R1@0.7"]) == (60, 100, 100)
+    assert found["HL-min-VeryGood-Hit1"] == 100
+    predictions.write_text(json.dumps(answer), encoding="utf-8")
+    assert main(ask) == 0
+    shown = capsys.readouterr().out
+    assert "MR-full-mAP             60.00" in shown
+    assert "HL-min" not in shown
+    predictions.write_text(json.dumps({**answer, "qid": 8}), encoding="utf-8")
+    assert main(ask) == 2
+    assert capsys.readouterr().err.startswith("error: ")

@@ -16,35 +16,10 @@ from scipy import stats
 
 from benchmarks import digits
 from mmda import losses
+from tests.contract.entries import ENTRIES
 
-#: What needs more than two unpaired samples of one kind and a classifier.
-NOT_HERE = {
-    "AlignmentUniformityLoss": "paired rows",
-    "AttendedContrastiveLoss": "frames and queries",
-    "BatchSpectralPenaltyLoss": "not measured yet",
-    "BlockMMDLoss": "batches of more rows than a block: with 64 it is MMDLoss",
-    "CrossCorrelationLoss": "paired rows",
-    "FrameQueryLoss": "frames and queries",
-    "HSICLoss": "paired rows",
-    "InfoNCELoss": "paired rows",
-    "JointTransportLoss": "not measured yet",
-    "MomentLocalizationLoss": "moments",
-    "MultiDomainAdversarialLoss": "three domains: with two it is DomainAdversarialLoss",
-    "MultiDomainLoss": "three domains: with two it is its discrepancy",
-    "MultipleInstanceLoss": "frames and queries",
-    "NTXentLoss": "paired rows",
-    "OpenSetLoss": "classes that the source lacks",
-    "PolynomialMMDLoss": "not measured yet",
-    "SelfTrainingLoss": "not measured yet",
-    "SigmoidContrastiveLoss": "paired rows",
-    "SimilarityEntropyLoss": "queries and candidates",
-    "SpanEntropyLoss": "moments",
-    "SupervisedContrastiveLoss": "labels of every row",
-    "TripletRankingLoss": "paired rows",
-    "VarianceCovarianceLoss": "paired rows",
-    "VirtualAdversarialLoss": "not measured yet",
-    "WassersteinCriticLoss": "not measured yet",
-}
+#: What needs more than two unpaired samples of one kind and a classifier, and what nobody has measured yet.
+NOT_HERE = {name: entry.no_digits for name, entry in ENTRIES.items() if entry.no_digits}
 
 
 @pytest.fixture(scope="module")
@@ -88,12 +63,13 @@ def gaps(modules: list[str], source: str, reasons: Mapping[str, str]) -> list[st
     rows = {name for name in modules if f"losses.{name}(" in source}
     found = [
         f"{name} is no row of the digits: add an adapter to ADAPTERS in benchmarks/digits.py and run "
-        "python -m benchmarks.digits --resume, then --page; or say in NOT_HERE of tests/test_digits.py why not"
+        "python -m benchmarks.digits --resume, then --page; or say why not in `no_digits` of its entry in "
+        "tests/contract/entries"
         for name in sorted({*modules} - rows - {*reasons})
     ]
     return found + [
         f"{name} is {'a row of the digits' if name in rows else 'no exported loss'}: "
-        "take it out of NOT_HERE in tests/test_digits.py"
+        "take `no_digits` out of its entry in tests/contract/entries"
         for name in sorted({*reasons} & rows | {*reasons} - {*modules})
     ]
 
@@ -107,8 +83,8 @@ def test_every_loss_that_fits_is_a_row() -> None:
 def test_a_loss_without_a_row_is_told_what_to_do() -> None:
     new, twice, gone = gaps(["NewLoss", "MMDLoss"], "losses.MMDLoss()", {"MMDLoss": "", "OldLoss": ""})
     assert new.startswith("NewLoss is no row of the digits: add an adapter to ADAPTERS in benchmarks/digits.py")
-    assert twice == "MMDLoss is a row of the digits: take it out of NOT_HERE in tests/test_digits.py"
-    assert gone == "OldLoss is no exported loss: take it out of NOT_HERE in tests/test_digits.py"
+    assert twice == "MMDLoss is a row of the digits: take `no_digits` out of its entry in tests/contract/entries"
+    assert gone == "OldLoss is no exported loss: take `no_digits` out of its entry in tests/contract/entries"
 
 
 def test_target_labels_change_no_adapter(domains: tuple[digits.Domain, digits.Domain]) -> None:

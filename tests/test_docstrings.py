@@ -128,8 +128,9 @@ def modules_of_the_package() -> list[str]:
 
 
 @pytest.mark.parametrize("name", modules_of_the_package())
-def test_examples_run(name: str) -> None:
+def test_examples_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every ``>>>`` line of the module's docstrings, in a namespace of its own, prints what it says."""
+    monkeypatch.chdir(tmp_path)  # what an example writes is no other run's to read
     module = importlib.import_module(name)
     runner = doctest.DocTestRunner(verbose=False, optionflags=doctest.NORMALIZE_WHITESPACE)
     report: list[str] = []

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmda._core.masking import full_precision, safe_divide, working_dtype, zero_padding
 from mmda._core.reductions import masked_log_softmax, masked_logsumexp, masked_mean, masked_softmax
-from mmda._core.rows import as_rows
+from mmda._core.rows import as_rows, normalized_rows
 
 DIFFERENTIATED = {
     "backward": lambda f, w, x: torch.autograd.grad(f(w.requires_grad_(), x).sum(), w),
@@ -165,6 +165,51 @@ def test_padding_becomes_zero(filler: float) -> None:
     assert torch.equal(found.detach(), mask.double().unsqueeze(-1).expand_as(x))
     assert x.grad is not None
     assert torch.equal(x.grad, 2 * found.detach())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_many_numbers_on_padding_become_zero_too(dtype: torch.dtype) -> None:
+    """By bits and not by a choice; slopes that are NaN on padding are zeros as well, at any order."""
+    x = torch.randn(40, 2000, generator=torch.Generator().manual_seed(0)).to(dtype)
+    mask = torch.arange(40) % 3 != 1
+    filled = x.masked_fill(~mask.unsqueeze(1), math.nan).requires_grad_()
+    found = zero_padding(filled, mask)
+    assert torch.equal(found.detach(), torch.where(mask.unsqueeze(1), x, 0))
+    assert not torch.signbit(found[~mask]).any()
+    slope = x.square().masked_fill(~mask.unsqueeze(1), math.nan)
+    assert torch.equal(torch.autograd.grad(found, filled, slope)[0], torch.where(mask.unsqueeze(1), slope, 0))
+    clean = x.double().requires_grad_()
+    (once,) = torch.autograd.grad(zero_padding(clean, mask).pow(3).sum(), clean, create_graph=True)
+    (twice,) = torch.autograd.grad(once.sum(), clean)
+    torch.testing.assert_close(twice, 6 * x.double() * mask.unsqueeze(1))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-30, 1e25, 1e-13])
+def test_unit_rows_and_their_slopes_at_any_scale(scale: float) -> None:
+    """A zero row stays and hands its slope on; rows of every length are unit rows, their slopes across them."""
+    x = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(0))
+    x[0, 1] = 0
+    x[1, 2] *= scale
+    x = x.requires_grad_()
+    slope = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(1))
+    (found,) = torch.autograd.grad(normalized_rows(x), x, slope)
+    exact = x.detach().double()
+    lengths = exact.norm(dim=-1, keepdim=True)
+    unit = exact / lengths.where(lengths > 0, 1)
+    expected = (slope - unit * (unit * slope).sum(-1, keepdim=True)) / lengths.where(lengths > 0, 1)
+    torch.testing.assert_close(normalized_rows(x).double(), unit, rtol=1e-6, atol=1e-7)
+    near = expected.abs() < 1e30
+    torch.testing.assert_close(found.double()[near], expected[near], rtol=1e-5, atol=1e-6)
+    assert torch.equal(found[0, 1], slope[0, 1])
+
+
+def test_unit_rows_twice_differentiated_and_not_finite() -> None:
+    x = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert torch.autograd.gradgradcheck(normalized_rows, x.clone().requires_grad_())
+    x[1, 2] = math.nan
+    found = normalized_rows(x)
+    assert found[1, 2].isnan()
+    torch.testing.assert_close(found[0].norm().item(), 1.0)
 
 
 def test_rows_without_mask_or_weight_have_no_weights() -> None:

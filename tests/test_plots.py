@@ -92,6 +92,26 @@ def test_they_draw_where_they_are_told() -> None:
     assert plots.plot_rows({"a": (1.0,)}, ax=own) is own
 
 
+def luminance(colour: Any) -> float:
+    from matplotlib.colors import to_rgb
+
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear))
+
+
+def test_a_figure_of_its_own_is_read_on_white_and_on_black_and_given_axes_keep_their_style() -> None:
+    from matplotlib.figure import Figure
+
+    ax = plots.plot_training({"a": [1.0, 2.0]})
+    assert ax.figure.patch.get_alpha() == 0
+    for ink in (ax.xaxis.label.get_color(), ax.get_legend().get_texts()[0].get_color()):
+        assert min(1.05 / (luminance(ink) + 0.05), (luminance(ink) + 0.05) / 0.05) > 4
+    own = Figure().subplots()
+    plots.plot_training({"a": [1.0, 2.0]}, ax=own)
+    assert own.figure.patch.get_alpha() is None
+    assert luminance(own.xaxis.label.get_color()) == luminance(own.get_legend().get_texts()[0].get_color()) == 0
+
+
 CALLS: list[tuple[Callable[[], Any], str]] = [
     (lambda: plots.plot_similarity(TIMES[:, :1], torch.ones(3)), r"`times` must have shape \(clips, 2\), got \(3, 1\)"),
     (lambda: plots.plot_similarity(TIMES, torch.ones(2)), r"`similarity` must have shape \(3,\)"),

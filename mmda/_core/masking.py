@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from mmda._core.transforms import is_plain
 
 
 def working_dtype(*tensors: Tensor) -> torch.dtype:
@@ -30,7 +33,50 @@ def full_precision(tensor: Tensor) -> Iterator[None]:
 
 def zero_padding(x: Tensor, mask: Tensor) -> Tensor:
     """``x`` with exact zeros where ``mask`` (all axes of ``x`` but the last) is False, whatever was there."""
+    if (
+        x.device.type == "cpu"
+        and type(x) in _PLAIN
+        and x.numel() >= _MANY
+        and x.dtype in _BITS
+        and mask.shape == x.shape[:-1]
+        and not torch.compiler.is_compiling()
+        and not x.is_neg()
+        and is_plain(x)
+    ):
+        if x.requires_grad and torch.is_grad_enabled():
+            zeroed: Tensor = _ZeroPadding.apply(x, mask)  # type: ignore[no-untyped-call]
+            return zeroed
+        return _zeroed(x, mask)
     return torch.where(mask.unsqueeze(-1), x, torch.zeros((), dtype=x.dtype, device=x.device))
+
+
+#: Integers of the size of floating-point numbers, and the types whose numbers may be read as such.
+_BITS = {
+    torch.float64: torch.int64,
+    torch.float32: torch.int32,
+    torch.float16: torch.int16,
+    torch.bfloat16: torch.int16,
+}
+_PLAIN = (Tensor, torch.nn.Parameter)
+#: With fewer numbers the operations themselves are what costs.
+_MANY = 1 << 16
+
+
+def _zeroed(x: Tensor, mask: Tensor) -> Tensor:
+    """No bit of what is masked: on a CPU some five times faster than a choice, and NaN is no exception either."""
+    bits = _BITS[x.dtype]
+    return (x.view(bits) & mask.unsqueeze(-1).to(bits).neg_()).view(x.dtype)
+
+
+class _ZeroPadding(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mask: Tensor) -> Tensor:
+        ctx.save_for_backward(mask)
+        return _zeroed(x, mask)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None]:
+        return zero_padding(slopes[0], ctx.saved_tensors[0]), None
 
 
 def safe_divide(numerator: Tensor, denominator: Tensor) -> Tensor:

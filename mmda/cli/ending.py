@@ -7,22 +7,25 @@ from collections.abc import Callable
 
 from mmda.models.mmcda import CheckpointError, TrainingStopped
 from mmda.models.mmcda.experiment import UnusableError
+from mmda.models.mmcda.experiment.launch import launched
 from mmda.vmr import ClosedMomentsError, VMRDataError
 
 
 def exit_code(command: Callable[[], None]) -> int:
     """Run a command: 0 where it ends well, 2 and one clear line for what the user can mend; a bug shows its trace."""
+    rank, size = launched()
+    error_at = "error:" if size == 1 else f"error: rank {rank}:"
     try:
         command()
     except (VMRDataError, CheckpointError, ClosedMomentsError, UnusableError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{error_at} {error}", file=sys.stderr)
         return 2
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        print(f"{error_at} {where}{error.strerror or error}", file=sys.stderr)
         return 2
     except FloatingPointError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{error_at} {error}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, TrainingStopped) as stopped:
         print("interrupted; --resume keeps the finished rows and goes on with begun ones", file=sys.stderr)

@@ -11,7 +11,7 @@ from mmda.cli import options as shared
 from mmda.cli.ending import exit_code
 from mmda.models.mmcda.experiment import Draws, UnusableError, open_checkpoint
 from mmda.models.mmcda.experiment.jobs import IOU
-from mmda.models.mmcda.experiment.scoring import score_checkpoint, score_predictions
+from mmda.models.mmcda.experiment.scoring import score_as_published, score_checkpoint, score_predictions
 from mmda.vmr import Annotations, VMRDataError, read_annotations
 
 DESCRIPTION = """\
@@ -19,6 +19,7 @@ Score a trained model on the test split of its target, or a file of predictions 
 
     mmda evaluate outputs/mmcda_vmr/models/world-language-full-i-ii-iii-0.pt
     mmda evaluate PREDICTIONS.jsonl --annotations FILE --preset moment_detr
+    mmda evaluate PREDICTIONS.jsonl --annotations highlight_val_release.jsonl --qvhighlights
 
 A line of predictions is {"qid": ..., "pred_relevant_windows": [[start, end, score], ...]}, best first.
 """
@@ -42,6 +43,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--annotations", metavar="PATH", help="the true moments, for predictions")
     parser.add_argument("--split", help="which file of a folder of annotations: the word in its name, as test")
     parser.add_argument("--durations", metavar="PATH", help="lengths of the videos (Charades-STA), csv or json")
+    help_text = (
+        "mAP, R1 and, where the predictions hold saliency, HIT@1, as the public evaluator of QVHighlights prints"
+    )
+    parser.add_argument("--qvhighlights", action="store_true", help=help_text)
     parser.add_argument("--json", action="store_true", help="print the scores as JSON")
     shared.add_evaluation(parser)
     options = parser.parse_args(arguments)
@@ -49,9 +54,16 @@ def main(arguments: Sequence[str]) -> int:
     is_model = options.file.suffix == ".pt"
     if is_model == (options.annotations is not None):
         parser.error("--annotations goes with a file of predictions, and with no model")
+    if options.qvhighlights and is_model:
+        parser.error("--qvhighlights goes with a file of predictions")
     thresholds = tuple(sorted({*IOU, *options.iou}))
 
     def run() -> None:
+        if options.qvhighlights:
+            scores = score_as_published(options.file, _annotations(options), options.annotations)
+            lines = (f"{name:22}{value:7.2f}" for name, value in scores.items())
+            print(json.dumps(scores, indent=1) if options.json else "\n".join(lines))
+            return
         if is_model:
             result = score_checkpoint(open_checkpoint(options.file), options.preset, thresholds, Draws())
         else:

@@ -75,6 +75,16 @@ def add_training(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     training.add_argument("--save-steps", type=int, metavar="N", help=help_text)
     help_text = "save it when so many seconds have passed, and at every evaluation (default: 60)"
     training.add_argument("--save-seconds", type=float, default=60.0, metavar="S", help=help_text)
+    help_text = "run the model under autocast; float16 scales the loss and needs CUDA (default: float32)"
+    training.add_argument("--precision", choices=("float32", "bfloat16", "float16"), default="float32", help=help_text)
+    help_text = "scale gradients down to this norm (default: 5)"
+    training.add_argument("--clip-norm", type=float, default=5.0, metavar="NORM", help=help_text)
+    help_text = "batches of a step, their gradients averaged (default: 1)"
+    training.add_argument("--accumulate", type=int, default=1, metavar="N", help=help_text)
+    help_text = "write loss, terms, norms, speed and memory of each so many steps to --output/logs, a line of JSON each"
+    training.add_argument("--log-steps", type=int, metavar="N", help=help_text)
+    help_text = "write them for TensorBoard too (needs the package tensorboard)"
+    training.add_argument("--tensorboard", action="store_true", help=help_text)
     return training
 
 
@@ -117,7 +127,14 @@ def check_numbers(parser: argparse.ArgumentParser, options: argparse.Namespace) 
         value = getattr(options, name, None)
         if value is not None and not 0 < value < math.inf:
             parser.error(f"--{name.replace('_', '-')} must be above 0, got {value}")
-    for name in ("seeds", "epochs", "batch_size", "target_batch_size", "workers", "max_clips", "top", "save_steps"):
+    if not 0 < getattr(options, "clip_norm", 1) < math.inf:
+        parser.error(f"--clip-norm must be above 0, got {options.clip_norm}")
+    if getattr(options, "precision", "") == "float16" and not options.device.startswith("cuda"):
+        parser.error(f"--precision float16 needs a CUDA device, got --device {options.device} (bfloat16 runs anywhere)")
+    if getattr(options, "tensorboard", False) and options.log_steps is None:
+        parser.error("--tensorboard needs --log-steps")
+    counts = ("seeds", "epochs", "batch_size", "target_batch_size", "workers", "max_clips", "top", "save_steps")
+    for name in (*counts, "accumulate", "log_steps"):
         value = getattr(options, name, None)
         least = 2 if name.endswith("batch_size") else 1  # a batch of one has no negatives and no spread
         if value is not None and value < least:
@@ -178,5 +195,11 @@ def plan_of(options: argparse.Namespace) -> Plan:
         resume=options.resume,
         save_steps=options.save_steps,
         save_seconds=options.save_seconds,
+        precision=options.precision,
+        clip_norm=options.clip_norm,
+        accumulate=options.accumulate,
+        log_steps=options.log_steps,
+        tensorboard=options.tensorboard,
+        fsdp=getattr(options, "fsdp", False),
         smoke=options.smoke,
     )

@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from mmda._core.checks import check_count
+from mmda._core.checks import check_count, fail
 from mmda.vmr.annotations import Window
 from mmda.vmr.batch import VMRBatch
 from mmda.vmr.data import VMRDataset, VMRExample
@@ -70,6 +70,32 @@ def bucketed_batches(
             batches += [part[i:j] for i, j in pairwise(cuts)]
         batches = [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
     return [batch for batch in batches if len(batch) == batch_size] if drop_last else batches
+
+
+def share_of(batch: Sequence[int], rank: int, ranks: int) -> list[int]:
+    """What one of ``ranks`` processes takes of a batch: neighbours, as many as the others have or one more.
+
+    The shares of all ranks, one after the other, are the batch.
+
+    Example:
+        >>> [share_of([7, 3, 5, 1, 2], rank, 2) for rank in range(2)]
+        [[7, 3, 5], [1, 2]]
+    """
+    size, more = divmod(len(batch), ranks)
+    start = rank * size + min(rank, more)
+    return list(batch[start : start + size + (rank < more)])
+
+
+def check_ranks(caller: str, count: int, batch_size: int, drop_last: bool, rank: int, ranks: int) -> None:
+    """Every one of the ranks has a pair of every batch."""
+    check_count(caller, "ranks", ranks)
+    check_count(caller, "rank", rank, at_least=0)
+    if rank >= ranks:
+        fail(caller, "rank", f"be below `ranks` ({ranks})", rank)
+    smallest = batch_size if drop_last or count % batch_size == 0 else count % batch_size
+    if ranks > 1 and smallest < ranks:
+        rule = f"leave each of {ranks} ranks a pair of every batch (`drop_last=True` leaves short ones out)"
+        fail(caller, "batch_size", rule, f"a batch of {smallest}")
 
 
 def collate(examples: Sequence[VMRExample]) -> VMRBatch:
@@ -133,9 +159,12 @@ class VMRLoader:
         labels: give the moments; ``False`` takes the closed view, which cannot read them.
         prefetch: how many batches to keep ready; 0 makes them when asked for, without a thread.
         drop_last: leave out batches of fewer pairs than ``batch_size``.
+        rank: which of ``ranks`` processes this is; each takes its share of every batch (:func:`share_of`).
+        ranks: processes that go over the data together.
 
     Raises:
-        ValueError: if a count is out of range, or labels are asked of a closed data set.
+        ValueError: if a count is out of range, labels are asked of a closed data set, or a batch has fewer pairs than
+            there are ranks.
 
     Example:
         >>> from mmda.vmr import load_packed
@@ -154,6 +183,8 @@ class VMRLoader:
         labels: bool = True,
         prefetch: int = 1,
         drop_last: bool = False,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         check_count("VMRLoader", "batch_size", batch_size)
         check_count("VMRLoader", "prefetch", prefetch, at_least=0)
@@ -164,6 +195,8 @@ class VMRLoader:
         self.prefetch, self.drop_last = prefetch, drop_last
         #: number of the next pass; every pass adds one
         self.epoch = 0
+        check_ranks("VMRLoader", len(dataset), batch_size, drop_last, rank, ranks)
+        self.rank, self.ranks = rank, ranks
         self._lengths = dataset.lengths
 
     def __len__(self) -> int:
@@ -182,7 +215,8 @@ class VMRLoader:
             generator=generator,
             drop_last=self.drop_last,
         )
-        made = (collate([self.dataset[i] for i in batch]) for batch in batches)
+        mine = (share_of(batch, self.rank, self.ranks) for batch in batches)
+        made = (collate([self.dataset[i] for i in batch]) for batch in mine)
         return _ahead(made, self.prefetch) if self.prefetch else made
 
 

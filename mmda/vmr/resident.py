@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 
 from mmda._core.checks import check_count, check_mask, fail, shape_text
 from mmda.vmr.batch import VMRBatch
-from mmda.vmr.collation import bucketed_batches, pad_rows, pad_windows
+from mmda.vmr.collation import bucketed_batches, check_ranks, pad_rows, pad_windows, share_of
 from mmda.vmr.data import VMRDataset
 
 
@@ -215,9 +215,12 @@ class ResidentLoader:
         shuffle: random order each pass; else the order of the split.
         labels: give the moments; ``False`` leaves them behind before any batch is cut.
         drop_last: leave out batches of fewer pairs than ``batch_size``.
+        rank: which of ``ranks`` processes this is; each takes its share of every batch.
+        ranks: processes that go over the split together.
 
     Raises:
-        ValueError: a count is out of range, or labels are asked of a split without moments.
+        ValueError: a count is out of range, labels are asked of a split without moments, or a batch has fewer pairs
+            than there are ranks.
 
     Example:
         >>> from mmda.vmr.simulator import World, simulate
@@ -235,12 +238,16 @@ class ResidentLoader:
         shuffle: bool = True,
         labels: bool = True,
         drop_last: bool = False,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         check_count("ResidentLoader", "batch_size", batch_size)
         if labels and split.windows is None:
             fail("ResidentLoader", "labels", "be False for a split whose moments are closed", True)
         self.split = split if labels else split.without_moments()
         self.batch_size, self.seed, self.shuffle, self.drop_last = batch_size, seed, shuffle, drop_last
+        check_ranks("ResidentLoader", len(split), batch_size, drop_last, rank, ranks)
+        self.rank, self.ranks = rank, ranks
         #: number of the next pass; every pass adds one
         self.epoch = 0
         self._lengths: list[int] = split.frame_mask.sum(1).tolist()
@@ -264,7 +271,7 @@ class ResidentLoader:
             order = [rows[i * self.batch_size : (i + 1) * self.batch_size] for i in range(len(self))]
         self.epoch += 1
         for indices in order:
-            yield self._cut(indices)
+            yield self._cut(share_of(indices, self.rank, self.ranks))
 
     def _cut(self, indices: list[int]) -> VMRBatch:
         """The batch at ``indices``, cut to its longest video and query."""

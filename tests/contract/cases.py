@@ -2,10 +2,11 @@
 
 Every ``nn.Module`` that :mod:`mmda.losses` and :mod:`mmda.layers` export becomes a case, and so does every loss
 function that takes other tensors than its module (logits, where the module asks its discriminator for them). A case
-needs no entry here when its constructor has defaults for everything and each required argument of its ``forward`` has
-a name of :data:`ROLES`: the name says which axes the tensor has, how to draw it and which rows belong together. So a
-loss ``forward(source, target, *, source_weight, ...)`` is tested the moment it is exported, and one with an argument
-that nobody described fails with a message that says what to add.
+needs no entry in :mod:`tests.contract.entries` when its constructor has defaults for everything and each required
+argument of its ``forward`` has a name of :data:`tests.contract.vocabulary.ROLES`: the name says which axes the tensor
+has, how to draw it and which rows belong together. So a loss ``forward(source, target, *, source_weight, ...)`` is
+tested the moment it is exported, and one with an argument that nobody described fails with a message that says what
+to add.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import dataclasses
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -23,275 +24,12 @@ from torch.utils import _pytree as pytree
 
 import mmda.layers
 import mmda.losses
-from mmda.kernels import Gaussian
-from mmda.layers import (
-    AttentionPool,
-    DomainDiscriminator,
-    DomainSpecificBatchNorm1d,
-    DomainSpecificBatchNorm2d,
-    DomainSpecificBatchNorm3d,
-    GradientReversal,
-    LearnableTemperature,
-)
-from mmda.losses import (
-    AdaptiveFeatureNormLoss,
-    AttendedContrastiveLoss,
-    BlockMMDLoss,
-    ConditionalAdversarialLoss,
-    ContrastiveDomainDiscrepancyLoss,
-    CORALLoss,
-    DomainAdversarialLoss,
-    HSICLoss,
-    InfoNCELoss,
-    JointMMDLoss,
-    JointTransportLoss,
-    LocalMMDLoss,
-    MMDLoss,
-    MomentTargets,
-    MultiDomainAdversarialLoss,
-    MultiDomainLoss,
-    PrototypeContrastiveLoss,
-    RandomFeatureMMDLoss,
-    RandomMultilinearMap,
-    SlicedWassersteinLoss,
-    WassersteinCriticLoss,
-)
-
-Shape = Mapping[str, int]
-Draw = Callable[[torch.Generator, Shape, tuple[str, ...]], Any]
-
-#: Small on purpose: the suite is wide. n source rows, m target rows, b paired rows, t frames, d features (e of
-#: another space), c classes, p projections, h and w of an image.
-SIZES: dict[str, int] = {"n": 5, "m": 7, "b": 6, "t": 4, "d": 3, "c": 3, "e": 2, "p": 8, "h": 4, "w": 4}
-
-
-@dataclasses.dataclass(frozen=True)
-class Role:
-    """What an argument of this name is: its axes, how it is drawn, and whether a gradient flows to it."""
-
-    axes: tuple[str, ...]
-    draw: Draw | None
-    differentiable: bool = False
-    #: "input" is always drawn when required; "mask" and "weight" are given by the conditions about them;
-    #: "setting" is an optional argument that is drawn too (the sample of a randomised loss).
-    use: str = "input"
-    #: Any number of leading axes is right.
-    rank_free: bool = False
-    #: Padding may hold anything here too: NaN, infinities, a label of -1.
-    pads: bool = True
-
-
-def normal(generator: torch.Generator, sizes: Shape, axes: tuple[str, ...]) -> Tensor:
-    return torch.randn([sizes[a] for a in axes], generator=generator, dtype=torch.float64)
-
-
-def shifted(generator: torch.Generator, sizes: Shape, axes: tuple[str, ...]) -> Tensor:
-    return 1.3 * normal(generator, sizes, axes) + 0.4
-
-
-def simplex(generator: torch.Generator, sizes: Shape, axes: tuple[str, ...]) -> Tensor:
-    return normal(generator, sizes, axes).softmax(-1)
-
-
-def classes(generator: torch.Generator, sizes: Shape, axes: tuple[str, ...]) -> Tensor:
-    """Every class is there as soon as there are rows enough."""
-    count = 1
-    for axis in axes:
-        count *= sizes[axis]
-    return (torch.arange(count) % sizes["c"]).reshape([sizes[a] for a in axes])
-
-
-def inside(generator: torch.Generator, sizes: Shape, axes: tuple[str, ...]) -> Tensor:
-    """Some frames of every row, never all of them unless there is one."""
-    steps = torch.arange(sizes["t"])
-    return ((steps >= 1) | (sizes["t"] == 1)).expand(sizes["b"], -1).clone() & (steps < max(sizes["t"] - 1, 2))
-
-
-def moment(generator: torch.Generator, sizes: Shape, axes: tuple[str, ...]) -> MomentTargets:
-    chosen = inside(generator, sizes, axes)
-    first, last = chosen & (chosen.cumsum(-1) == 1), chosen & (chosen.flip(-1).cumsum(-1) == 1).flip(-1)
-    return MomentTargets(first.double(), last.double(), chosen)
-
-
-FEATURES = Role(("b", "d"), normal, differentiable=True)
-SEQUENCES = Role(("b", "t", "d"), normal, differentiable=True)
-
-#: The vocabulary of the library's call signatures. A new name is one line here.
-ROLES: dict[str, Role] = {
-    # unpaired samples
-    "source": Role(("n", "d"), normal, differentiable=True),
-    "target": Role(("m", "d"), shifted, differentiable=True),
-    "source_logits": Role(("n", "c"), normal, differentiable=True),
-    "target_logits": Role(("m", "c"), normal, differentiable=True),
-    "source_labels": Role(("n",), classes),
-    "target_labels": Role(("m",), classes),
-    "source_probabilities": Role(("n", "c"), simplex),
-    "target_probabilities": Role(("m", "c"), simplex),
-    "source_weight": Role(("n",), None, use="weight"),
-    "target_weight": Role(("m",), None, use="weight"),
-    "source_mask": Role(("n",), None, use="mask"),
-    "target_mask": Role(("m",), None, use="mask"),
-    # paired rows
-    "anchor": FEATURES,
-    "positive": Role(("b", "d"), shifted, differentiable=True),
-    "features": FEATURES,
-    "logits": Role(("b", "c"), normal, differentiable=True),
-    "labels": Role(("b",), classes),
-    "weight": Role(("b",), None, use="weight"),
-    "mask": Role(("b",), None, use="mask"),
-    "probabilities": Role(("b", "c"), simplex, differentiable=True),
-    "source_class_logits": Role(("n", "c"), normal),  # condition the adversary, without a gradient
-    "target_class_logits": Role(("m", "c"), shifted),
-    "source_assignment": Role(("n",), classes),
-    "target_assignment": Role(("m",), classes),
-    "domain_index": Role(("b",), classes),
-    "perturbed_logits": Role(("b", "c"), shifted, differentiable=True),
-    "first_logits": Role(("b", "c"), normal, differentiable=True),
-    "second_logits": Role(("b", "c"), shifted, differentiable=True),
-    "source_adversary_logits": Role(("n", "c"), shifted, differentiable=True),
-    "target_adversary_logits": Role(("m", "c"), shifted, differentiable=True),
-    # frames and queries
-    "frames": Role(("b", "t", "d"), normal, differentiable=True),
-    "queries": Role(("b", "d"), shifted, differentiable=True),
-    "moment_mask": Role(("b", "t"), inside),
-    "frame_mask": Role(("b", "t"), None, use="mask"),
-    "start_logits": Role(("b", "t"), normal, differentiable=True),
-    "end_logits": Role(("b", "t"), normal, differentiable=True),
-    "inside_logits": Role(("b", "t"), normal, differentiable=True),
-    # layers
-    "domain": Role(("b",), classes),
-    "x": Role(("b", "d"), normal, differentiable=True, rank_free=True),
-    # randomness
-    "projections": Role(("p", "d"), normal, use="setting"),
-}
-
-#: The same name in another call shape: (class, argument) before argument.
-SPECIAL: dict[tuple[str, str], Role] = {
-    ("MomentLocalizationLoss", "targets"): Role(("b", "t"), moment, pads=False),
-    ("MaskedMeanPool", "x"): SEQUENCES,
-    ("MaskedMeanPool", "mask"): Role(("b", "t"), None, use="mask"),
-    ("DomainSpecificBatchNorm1d", "x"): FEATURES,
-    ("DomainSpecificBatchNorm2d", "x"): Role(("b", "d", "h", "w"), normal, differentiable=True),
-    ("DomainSpecificBatchNorm2d", "mask"): Role(("b", "h", "w"), None, use="mask"),
-    ("DomainSpecificBatchNorm3d", "x"): Role(("b", "d", "t", "h", "w"), normal, differentiable=True),
-    ("DomainSpecificBatchNorm3d", "mask"): Role(("b", "t", "h", "w"), None, use="mask"),
-    # the constant side of a divergence: no gradient flows to it
-    ("VirtualAdversarialLoss", "logits"): Role(("b", "c"), normal),
-    ("SpanEntropyLoss", "mask"): Role(("b", "t"), None, use="mask"),
-    ("HSICLoss", "positive"): Role(("b", "e"), normal, differentiable=True),
-    ("domain_adversarial_loss", "source_logits"): Role(("n",), normal, differentiable=True),
-    ("domain_adversarial_loss", "target_logits"): Role(("m",), shifted, differentiable=True),
-    ("conditional_adversarial_loss", "source_logits"): Role(("n",), normal, differentiable=True),
-    ("conditional_adversarial_loss", "target_logits"): Role(("m",), shifted, differentiable=True),
-    ("AttentionPool", "x"): SEQUENCES,
-    ("AttentionPool", "mask"): Role(("b", "t"), None, use="mask"),
-}
-
-Build = Callable[[int], nn.Module]
-CLASSES = SIZES["c"]
-
-
-def discriminator(d: int, domains: int = 2) -> DomainDiscriminator:
-    return DomainDiscriminator(d, hidden=[8], domains=domains)
-
-
-def random_map(d: int) -> RandomMultilinearMap:
-    return RandomMultilinearMap(d, CLASSES, 5, generator=torch.Generator().manual_seed(2))
-
-
-#: Modules whose constructor asks for something, made under a fixed seed for the width ``d`` of the problem.
-BUILD: dict[str, Build] = {
-    "AttentionPool": lambda d: AttentionPool(d),
-    "ConditionalAdversarialLoss": lambda d: ConditionalAdversarialLoss(discriminator(d * CLASSES), strength=0.6),
-    "DomainAdversarialLoss": lambda d: DomainAdversarialLoss(discriminator(d), strength=0.6),
-    "DomainDiscriminator": lambda d: discriminator(d),
-    "DomainSpecificBatchNorm1d": lambda d: DomainSpecificBatchNorm1d(d, 3),
-    "DomainSpecificBatchNorm2d": lambda d: DomainSpecificBatchNorm2d(d, 3),
-    "DomainSpecificBatchNorm3d": lambda d: DomainSpecificBatchNorm3d(d, 3),
-    "MultiDomainAdversarialLoss": lambda d: MultiDomainAdversarialLoss(discriminator(d, 3), strength=0.6),
-    "MultiDomainLoss": lambda d: MultiDomainLoss(MMDLoss(), domains=3),
-    "PrototypeContrastiveLoss": lambda d: PrototypeContrastiveLoss(classes=CLASSES, confidence=0.0),
-    "RandomFeatureMMDLoss": lambda d: RandomFeatureMMDLoss(draws="fixed"),
-    "RandomMultilinearMap": lambda d: random_map(d),
-    "WassersteinCriticLoss": lambda d: WassersteinCriticLoss(discriminator(d), strength=0.6),
-    "SlicedWassersteinLoss": lambda d: SlicedWassersteinLoss(draws="fixed"),
-}
-
-#: Further rows of the grid: other settings of the same module that take another path through it.
-VARIANTS: dict[str, Build] = {
-    "DomainSpecificBatchNorm1d(track_running_stats=False)": lambda d: DomainSpecificBatchNorm1d(
-        d, 3, track_running_stats=False
-    ),
-    "CORALLoss(match_mean=True)": lambda d: CORALLoss(match_mean=True),
-    "ConditionalAdversarialLoss(random_map=...)": lambda d: ConditionalAdversarialLoss(
-        discriminator(5), strength=0.6, random_map=random_map(d)
-    ),
-    "InfoNCELoss(temperature=LearnableTemperature())": lambda d: InfoNCELoss(temperature=LearnableTemperature()),
-    "MMDLoss(estimator='linear')": lambda d: MMDLoss(estimator="linear"),
-    "MMDLoss(estimator='unbiased')": lambda d: MMDLoss(estimator="unbiased"),
-    "MultiDomainLoss(scheme='one_vs_rest')": lambda d: MultiDomainLoss(MMDLoss(), domains=3, scheme="one_vs_rest"),
-    "MultiDomainLoss(scheme='to_mean')": lambda d: MultiDomainLoss(MMDLoss(), domains=3, scheme="to_mean"),
-}
-
-FIXED = Gaussian(1.5)
-
-#: The same module with every detached quantity (a bandwidth by heuristic, say) fixed, so that a finite difference
-#: sees the function whose gradient is claimed.
-SETTLED: dict[str, Build] = {
-    # the stepwise target follows the norm without a gradient; a fixed radius does not
-    "AdaptiveFeatureNormLoss": lambda d: AdaptiveFeatureNormLoss(variant="hard", radius=2.0),
-    # attention carries no gradient: at this temperature it is uniform and has none to carry
-    "AttendedContrastiveLoss": lambda d: AttendedContrastiveLoss(attention_temperature=1e6),
-    "BlockMMDLoss": lambda d: BlockMMDLoss(kernel=FIXED),
-    "ContrastiveDomainDiscrepancyLoss": lambda d: ContrastiveDomainDiscrepancyLoss(kernel=FIXED),
-    # a reversal of strength -1 is the identity in both directions
-    "ConditionalAdversarialLoss": lambda d: ConditionalAdversarialLoss(discriminator(d * CLASSES), strength=-1.0),
-    "ConditionalAdversarialLoss(random_map=...)": lambda d: ConditionalAdversarialLoss(
-        discriminator(5), strength=-1.0, random_map=random_map(d)
-    ),
-    "DomainAdversarialLoss": lambda d: DomainAdversarialLoss(discriminator(d), strength=-1.0),
-    "GradientReversal": lambda d: GradientReversal(-1.0),
-    "HSICLoss": lambda d: HSICLoss(kernel=FIXED),
-    # a solver that stops early leaves its gradient 1e-12 apart at neighbouring inputs, and their quotient 1e-6
-    "JointTransportLoss": lambda d: JointTransportLoss(iterations=400),
-    "JointMMDLoss": lambda d: JointMMDLoss(kernel=FIXED),
-    "LocalMMDLoss": lambda d: LocalMMDLoss(kernel=FIXED),
-    "MMDLoss": lambda d: MMDLoss(kernel=FIXED),
-    "MMDLoss(estimator='linear')": lambda d: MMDLoss(kernel=FIXED, estimator="linear"),
-    "MMDLoss(estimator='unbiased')": lambda d: MMDLoss(kernel=FIXED, estimator="unbiased"),
-    "MultiDomainAdversarialLoss": lambda d: MultiDomainAdversarialLoss(discriminator(d, 3), strength=-1.0),
-    "MultiDomainLoss": lambda d: MultiDomainLoss(MMDLoss(kernel=FIXED), domains=3),
-    "MultiDomainLoss(scheme='one_vs_rest')": lambda d: MultiDomainLoss(
-        MMDLoss(kernel=FIXED), domains=3, scheme="one_vs_rest"
-    ),
-    "MultiDomainLoss(scheme='to_mean')": lambda d: MultiDomainLoss(MMDLoss(kernel=FIXED), domains=3, scheme="to_mean"),
-    "RandomFeatureMMDLoss": lambda d: RandomFeatureMMDLoss(kernel=FIXED, draws="fixed"),
-    # the penalty reaches no feature
-    "WassersteinCriticLoss": lambda d: WassersteinCriticLoss(discriminator(d), strength=-1.0, penalty=0),
-}
-
-#: Sizes that a case asks for (equal samples, say).
-OWN_SIZES: dict[str, dict[str, int]] = {
-    "DomainSpecificBatchNorm2d": {"h": 2, "w": 2},
-    "DomainSpecificBatchNorm3d": {"t": 2, "h": 2, "w": 1},
-    "MMDLoss(estimator='linear')": {"n": 6, "m": 6},
-}
-
-#: Settings that refuse weights and masks: conditions about something else do not bring any.
-BARE = ("MMDLoss(estimator='linear')",)
-
-#: Contrastive losses whose ``weight`` counts a repeated pair as a duplicate of its twin, hence not as its negative.
-TWINS_ARE_DUPLICATES = ("AttendedContrastiveLoss", "MultipleInstanceLoss")
-
-#: Losses beside the pair losses that claim not to feel a common factor on all features.
-SCALE_FREE = ("AttendedContrastiveLoss", "FrameQueryLoss", "MMDLoss", "MultipleInstanceLoss")
+from tests.contract.entries import ENTRIES
+from tests.contract.entry import Build, Entry, Excuse, Variant
+from tests.contract.vocabulary import ROLES, SIZES, Role
 
 #: Exported modules that are no row of the grid, and why.
-NOT_IN_GRID: dict[str, str] = {
-    "MemoryBank": "returns rows and masks, and changes by push alone, tested in tests/layers",
-    "DomainSpecificModel": "holds a model of any call, tested in tests/layers",
-    "LearnableTemperature": "takes no input: a bounded parameter with a repr, tested in tests/layers",
-}
+NOT_IN_GRID: dict[str, str] = {entry.name: entry.no_row for entry in ENTRIES.values() if entry.no_row}
 
 
 class FunctionLoss(nn.Module):
@@ -343,6 +81,10 @@ class Case:
     settled: Build
     function: Callable[..., Any] | None
     sizes: dict[str, int]
+    bare: bool = False
+    twins_are_duplicates: bool = False
+    scale_free: bool = False
+    excuses: tuple[Excuse, ...] = ()
 
     # What kind of call it is.
 
@@ -375,10 +117,6 @@ class Case:
     @property
     def axes(self) -> set[str]:
         return {axis for name in self.drawn for axis in self.roles[name].axes}
-
-    @property
-    def bare(self) -> bool:
-        return self.name in BARE
 
     @property
     def row_axes(self) -> list[str]:
@@ -563,10 +301,11 @@ def function_of(name: str, namespace: str) -> Callable[..., Any] | None:
 
 def roles_of(name: str, signature: inspect.Signature) -> dict[str, Role]:
     """The role of each argument of a ``forward``; optional arguments without one are left at their default."""
+    own = ENTRIES.get(name, Entry(name)).roles
     roles: dict[str, Role] = {}
     unknown = []
     for argument, parameter in signature.parameters.items():
-        role = SPECIAL.get((name, argument), ROLES.get(argument))
+        role = own.get(argument, ROLES.get(argument))
         required = parameter.default is inspect.Parameter.empty
         if role is not None and (required or role.use != "input"):
             roles[argument] = role
@@ -576,8 +315,8 @@ def roles_of(name: str, signature: inspect.Signature) -> dict[str, Role]:
         listed = ", ".join(f"`{u}`" for u in unknown)
         raise UnknownSignature(
             f"{name}.forward{signature} asks for {listed}, which the contract suite cannot draw. Add the argument to "
-            f"ROLES in tests/contract/cases.py (its axes, how to draw it, whether a gradient flows to it), or to "
-            f"SPECIAL as ({name!r}, argument) where the name means something else here."
+            f"ROLES in tests/contract/vocabulary.py (its axes, how to draw it, whether a gradient flows to it), or to "
+            f"`roles` of the entry of {name} in tests/contract/entries/ where the name means something else here."
         )
     return roles
 
@@ -601,24 +340,32 @@ def signature_of(cls: type[nn.Module]) -> inspect.Signature:
 
 
 def make_case(
-    name: str,
     module: str,
     namespace: str,
     cls: type[nn.Module],
     build: Build,
     signature: inspect.Signature | None = None,
+    variant: Variant | None = None,
 ) -> Case:
     signature = signature_of(cls) if signature is None else signature
+    entry = ENTRIES.get(module, Entry(module))
+    settled = entry.settled if variant is None else variant.settled
+    build = build if variant is None else variant.build
+    excuses = tuple(excuse for excuse in entry.excuses if variant is None or excuse.variants)
     return Case(
-        name=name,
+        name=module if variant is None else f"{module}({variant.settings})",
         module=module,
         namespace=namespace,
         signature=signature,
         roles=roles_of(module, signature),
         build=build,
-        settled=SETTLED.get(name, build),
+        settled=build if settled is None else settled,
         function=function_of(module, namespace),
-        sizes=OWN_SIZES.get(name, OWN_SIZES.get(module, {})),
+        sizes={**entry.sizes, **({} if variant is None else variant.sizes)},
+        bare=variant is not None and variant.bare,
+        twins_are_duplicates=entry.twins_are_duplicates,
+        scale_free=entry.scale_free,
+        excuses=(() if variant is None else variant.excuses) + excuses,
     )
 
 
@@ -637,25 +384,30 @@ def discover() -> tuple[list[Case], dict[str, UnknownSignature]]:
     cases, unknown = [], {}
     for namespace, name, cls in exported_modules():
         try:
-            if name not in BUILD and needs(cls):
+            entry = ENTRIES.get(name, Entry(name))
+            if entry.build is None and needs(cls):
                 listed = ", ".join(f"`{n}`" for n in needs(cls))
                 raise UnknownSignature(
-                    f"{name}(...) needs {listed}, which has no default: add a builder to BUILD in "
-                    f"tests/contract/cases.py"
+                    f"{name}(...) needs {listed}, which has no default: give its entry in tests/contract/entries/ "
+                    f"a `build`"
                 )
-            cases.append(make_case(name, name, namespace, cls, BUILD.get(name, lambda d, cls=cls: cls())))
+            build = (lambda d, cls=cls: cls()) if entry.build is None else entry.build
+            cases.append(make_case(name, namespace, cls, build))
         except UnknownSignature as error:
             unknown[name] = error
             continue
-        for label, build in VARIANTS.items():
-            if label.split("(")[0] == name:
-                cases.append(make_case(label, name, namespace, cls, build))
+        cases += [make_case(name, namespace, cls, build, variant=variant) for variant in entry.variants]
     for name, function in functions_apart(exported_modules()):
         build = functools.partial(lambda function, d: FunctionLoss(function), function)
         try:
-            case = make_case(name, name, "mmda.losses", FunctionLoss, build, inspect.signature(function))
+            case = make_case(name, "mmda.losses", FunctionLoss, build, inspect.signature(function))
         except UnknownSignature as error:
             unknown[name] = error
             continue
         cases.append(case)
     return cases, unknown
+
+
+def excuse_for(case: Case, condition: str) -> Excuse | None:
+    """The first excuse of the case that names this condition."""
+    return next((excuse for excuse in case.excuses if condition in excuse.conditions), None)

@@ -1,38 +1,54 @@
-"""The grid of promises as a page: ``python -m tests.contract.grid --write docs/grid.rst``.
+"""The grid of promises as pages: ``python -m tests.contract.grid --write docs/grid.rst``.
 
 Rows are what :mod:`tests.contract.cases` discovers, columns the conditions, cells what the suite asserts: kept,
-an exception from :mod:`tests.contract.exceptions`, or not a question for this call. The page is a function of these
-declarations alone; that each cell is true is what ``tests/contract/test_contract.py`` runs, that the committed page is
-the current one is what ``tests/contract/test_grid.py`` compares.
+an exception from :mod:`tests.contract.entries`, or not a question for this call. ``docs/grid.rst`` shows a column a
+family, ``docs/grid/`` has a page a family. The pages are a function of these declarations alone; that each cell is
+true is what ``tests/contract/test_contract.py`` runs, that the committed pages are the current ones is what
+``tests/contract/test_grid.py`` compares.
 """
 
 from __future__ import annotations
 
 import argparse
+import string
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import ModuleType
 
-from tests.contract.cases import NOT_IN_GRID, Case, discover
-from tests.contract.conditions import CONDITIONS, Condition
-from tests.contract.exceptions import EXCUSES, Excuse, excuse_for
+from tests.contract.cases import NOT_IN_GRID, Case, discover, excuse_for
+from tests.contract.conditions import CONDITIONS, FAMILIES, Condition
+from tests.contract.entry import Excuse
 
 KEPT, SILENT = "✓", "·"
+COMMAND = "python -m tests.contract.grid --write docs/grid.rst"
 
 HEAD = """The grid
 ========
 
-.. Written by ``python -m tests.contract.grid --write docs/grid.rst``; a test compares.
+.. Written by ``{command}``; a test compares.
 
 Every exported loss and layer under every condition people train in. A row is a module, or a setting of it that takes
-another path; a column is a condition, spelled out under its table; a cell is a test that runs with the suite:
+another path; a column is a family of conditions, whose page has a column a condition and the promise in words; a cell
+stands for tests that run with the suite:
 
-- ✓ the promise is kept;
-- a number is a documented exception, explained below the table; the suite asserts that it behaves as it says;
+- ✓ every promise of the family is kept;
+- a number counts documented exceptions: the suite asserts that they behave as the family's page says;
 - · the call has no such argument, or makes no such claim.
 
 {rows} rows ({modules} exported modules and functions), {columns} conditions, {cells} tested cells, {exceptions} of them
 exceptions.
+"""
+
+PAGE = """{title}
+{line}
+
+.. Written by ``{command}``; a test compares.
+
+{about}
+
+A family of :doc:`the grid <../grid>`: ✓ the promise is kept, a number is an exception explained below the table, · the
+call has no such argument or makes no such claim.
 """
 
 
@@ -42,86 +58,116 @@ def mark(case: Case, condition: Condition) -> str | Excuse:
     return excuse_for(case, condition.name) or KEPT
 
 
-def families() -> dict[str, list[Condition]]:
-    found: dict[str, list[Condition]] = {}
-    for condition in CONDITIONS.values():
-        found.setdefault(condition.family, []).append(condition)
-    return found
+def key(family: ModuleType) -> str:
+    return family.__name__.rpartition(".")[2]
 
 
-def lines(cases: list[Case]) -> Iterator[str]:
+def conditions_of(family: ModuleType) -> list[Condition]:
+    return [condition for condition in CONDITIONS.values() if condition.check.__module__ == family.__name__]
+
+
+def table(heads: Iterable[str], rows: Iterable[tuple[str, list[str]]]) -> Iterator[str]:
+    """One line a row."""
+    yield ".. csv-table::"
+    yield "   :header-rows: 1"
+    yield "   :stub-columns: 1"
+    yield "   :class: grid"
+    yield ""
+    yield "   " + ",".join(["", *heads])
+    for name, cells in rows:
+        if any(cell != SILENT for cell in cells):
+            yield f'   "``{name}``",' + ",".join(cells)
+    yield ""
+
+
+def overview(cases: list[Case]) -> Iterator[str]:
     marks = [mark(case, condition) for case in cases for condition in CONDITIONS.values()]
     yield HEAD.format(
+        command=COMMAND,
         rows=len(cases),
         modules=len({case.module for case in cases}),
         columns=len(CONDITIONS),
         cells=sum(m != SILENT for m in marks),
         exceptions=sum(isinstance(m, Excuse) for m in marks),
     )
-    for family, conditions in families().items():
-        yield family
-        yield "-" * len(family)
-        yield ""
-        yield from table(cases, conditions)
-        for condition in conditions:
-            where = " (where there is a GPU)" if condition.needs_gpu else ""
-            yield f"- **{condition.title}**{where}: {condition.promise}"
-        yield ""
+    heads = [f":doc:`{family.HEAD} <grid/{key(family)}>`" for family in FAMILIES]
+    yield from table(heads, ((case.name, [count(case, family) for family in FAMILIES]) for case in cases))
+    yield "The families:"
+    yield ""
+    yield ".. toctree::"
+    yield "   :maxdepth: 1"
+    yield ""
+    yield from (f"   grid/{key(family)}" for family in FAMILIES)
+    yield ""
     if NOT_IN_GRID:
-        yield "Exported, but no row"
-        yield "--------------------"
+        yield "Exported, but no row:"
         yield ""
         for name, reason in sorted(NOT_IN_GRID.items()):
             yield f"- ``{name}``: {reason}."
-        yield ""
 
 
-def table(cases: list[Case], conditions: list[Condition]) -> Iterator[str]:
-    used: list[Excuse] = []
-    body = []
+def count(case: Case, family: ModuleType) -> str:
+    marks = [mark(case, condition) for condition in conditions_of(family)]
+    if all(m == SILENT for m in marks):
+        return SILENT
+    return str(sum(isinstance(m, Excuse) for m in marks) or KEPT)
+
+
+def family_page(cases: list[Case], family: ModuleType) -> Iterator[str]:
+    conditions = conditions_of(family)
+    title = conditions[0].family
+    about = (family.__doc__ or "").strip().partition(": ")[2]
+    about = about[0].upper() + about[1:]
+    yield PAGE.format(title=title, line="=" * len(title), about=about, command=COMMAND)
+    letters = string.ascii_lowercase[: len(conditions)]
+    used: list[str] = []
+    rows = []
     for case in cases:
         cells = []
         for condition in conditions:
             entry = mark(case, condition)
             if isinstance(entry, Excuse):
-                if entry not in used:
-                    used.append(entry)
-                entry = str(used.index(entry) + 1)
+                reason = told(entry)
+                if reason not in used:
+                    used.append(reason)
+                entry = str(used.index(reason) + 1)
             cells.append(entry)
-        if any(cell != SILENT for cell in cells):
-            body.append((f"``{case.name}``", cells))
-    yield ".. list-table::"
-    yield "   :header-rows: 1"
-    yield "   :stub-columns: 1"
-    yield "   :class: grid"
+        rows.append((case.name, cells))
+    yield from table(letters, rows)
+    for letter, condition in zip(letters, conditions):
+        where = " (where there is a GPU)" if condition.needs_gpu else ""
+        yield f"| **{letter}**: **{condition.title}**{where}: {condition.promise}"
     yield ""
-    for name, cells in [("", [condition.title for condition in conditions]), *body]:
-        yield f"   * - {name}".rstrip()
-        for cell in cells:
-            yield f"     - {cell}"
-    yield ""
-    for number, excuse in enumerate(used, start=1):
-        told = f"; raises ``{excuse.raises.__name__}``" if excuse.raises in (ValueError, TypeError) else ""
-        yield f"{number}. {excuse.reason[0].upper()}{excuse.reason[1:]}{told}."
-    if used:
-        yield ""
+    yield from (f"{number}. {reason}" for number, reason in enumerate(used, start=1))
 
 
-def page() -> str:
-    return "\n".join(lines(discover()[0])).rstrip() + "\n"
+def told(excuse: Excuse) -> str:
+    raises = f"; raises ``{excuse.raises.__name__}``" if excuse.raises in (ValueError, TypeError) else ""
+    return f"{excuse.reason[0].upper()}{excuse.reason[1:]}{raises}."
+
+
+def pages() -> dict[str, str]:
+    """Every page by its name relative to the overview's folder."""
+    cases = discover()[0]
+    found = {"grid.rst": overview(cases)}
+    found |= {f"grid/{key(family)}.rst": family_page(cases, family) for family in FAMILIES}
+    return {name: "\n".join(lines).rstrip() + "\n" for name, lines in found.items()}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.contract.grid", description=__doc__.splitlines()[0])
-    parser.add_argument("--write", type=Path, metavar="FILE", help="write the page here instead of printing it")
+    parser = argparse.ArgumentParser(prog="python -m tests.contract.grid", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--write", type=Path, metavar="grid.rst", help="write here and beside instead of printing")
     chosen = parser.parse_args(arguments)
     if chosen.write is None:
-        sys.stdout.write(page())
-    else:
-        chosen.write.write_text(page(), encoding="utf-8")
+        sys.stdout.write("\n".join(pages().values()))
+        return
+    folder = chosen.write.with_suffix("")
+    folder.mkdir(exist_ok=True)
+    for old in folder.glob("*.rst"):
+        old.unlink()
+    for name, text in pages().items():
+        (chosen.write if name == "grid.rst" else folder / Path(name).name).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
     main()
-
-__all__ = ["EXCUSES", "main", "page"]

@@ -1,4 +1,4 @@
-"""The committed page shows the grid that the suite holds."""
+"""The committed pages show the grid that the suite holds."""
 
 from __future__ import annotations
 
@@ -8,15 +8,23 @@ from pathlib import Path
 import pytest
 
 from tests.contract.cases import discover
-from tests.contract.grid import main, page
+from tests.contract.grid import COMMAND, main, pages
 
-PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "grid.rst"
+DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
 
 
 def test_the_committed_grid_is_the_current_one() -> None:
-    committed = PAGE.read_text(encoding="utf-8").splitlines()
-    change = list(difflib.unified_diff(committed, page().splitlines(), "docs/grid.rst", "the suite", lineterm="", n=0))
-    assert not change, "\n".join([*change[:40], "python -m tests.contract.grid --write docs/grid.rst"])
+    held = {path.relative_to(DOCS).as_posix() for path in [DOCS / "grid.rst", *DOCS.glob("grid/*.rst")]}
+    current = pages()
+    assert held == current.keys(), COMMAND
+    change = [
+        line
+        for name, text in current.items()
+        for line in difflib.unified_diff(
+            (DOCS / name).read_text(encoding="utf-8").splitlines(), text.splitlines(), name, "the suite", "", "", 0, ""
+        )
+    ]
+    assert not change, "\n".join([*change[:40], COMMAND])
 
 
 def test_the_grid_is_wide_enough() -> None:
@@ -26,6 +34,19 @@ def test_the_grid_is_wide_enough() -> None:
 
 
 def test_writing_and_printing_agree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "grid").mkdir()
+    (tmp_path / "grid" / "old.rst").write_text("of a family that is gone")
     main(["--write", str(tmp_path / "grid.rst")])
     main([])
-    assert (tmp_path / "grid.rst").read_text(encoding="utf-8") == capsys.readouterr().out
+    printed = capsys.readouterr().out
+    written = [tmp_path / "grid.rst", *(tmp_path / "grid").iterdir()]
+    assert len(written) == len(pages())
+    assert all(path.read_text(encoding="utf-8") in printed for path in written)
+
+
+def test_a_row_fits_on_a_phone() -> None:
+    """The source shows it: a line a row, no more than a dozen narrow columns."""
+    for text in pages().values():
+        rows = [line for line in text.splitlines() if line.startswith('   "``')]
+        assert rows
+        assert all(len(line.rpartition('",')[2].split(",")) <= 12 for line in rows)

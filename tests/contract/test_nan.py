@@ -9,13 +9,7 @@ import torch
 from torch import nn
 
 from mmda.kernels import Energy, Gaussian, Laplacian, RationalQuadratic
-from mmda.losses import (
-    AdaptiveFeatureNormLoss,
-    EnergyDistanceLoss,
-    MMDLoss,
-    SinkhornDivergenceLoss,
-    TripletRankingLoss,
-)
+from mmda.losses import AdaptiveFeatureNormLoss, EnergyDistanceLoss, MMDLoss, SinkhornDivergenceLoss, TripletRankingLoss
 from tests.contract.cases import discover
 from tests.contract.conditions.contents import check_nan
 

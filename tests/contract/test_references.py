@@ -10,14 +10,15 @@ import pytest
 import torch
 
 from tests.contract.cases import Case, Problem, discover
-from tests.contract.references import REFERENCES, Move, Reference, ours, settings_of, theirs
+from tests.contract.entry import Move, Reference
+from tests.contract.references import REFERENCES, ours, settings_of, theirs
 
 #: Variants share their module's entry.
 LOSSES = {case.name: case for case in discover()[0] if not case.is_layer and case.name == case.module}
 KNOWN = [name for name in LOSSES if name in REFERENCES]
 MOVES = [pytest.param(name, change, id=f"{name}({change})") for name in KNOWN for change in REFERENCES[name].moves]
 SEEDS = (0, 1)
-FILE = "tests/contract/references.py"
+FILE = "tests/contract/entries"
 
 
 def missing(cases: Mapping[str, Case], references: Mapping[str, Reference]) -> list[str]:

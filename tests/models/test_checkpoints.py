@@ -304,5 +304,5 @@ def test_bfloat16_trains_near_float32(draw: Simulation) -> None:
     a, b = (torch.cat([p.detach().flatten() for p in model.parameters()]) for model in models)
     assert b.dtype == torch.float32
     assert 0 < float((a - b).norm() / a.norm()) < 0.05
-    with pytest.raises(ValueError, match="TrainingConfig: `precision` must be one of 'float32', 'bfloat16'"):
-        TrainingConfig(precision="float16")
+    with pytest.raises(ValueError, match="TrainingConfig: `precision` must be one of 'float32', 'bfloat16', 'float16'"):
+        TrainingConfig(precision="float8")

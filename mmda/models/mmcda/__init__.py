@@ -1,5 +1,7 @@
 """MMCDA, the reference model for cross-domain video moment retrieval, assembled from the library's parts."""
 
+from torch import serialization
+
 from mmda.models.mmcda.build import build_mmcda
 from mmda.models.mmcda.closed_form import attended_rows, fit_joint_maps, moment_rows, sentence_rows, start_linear
 from mmda.models.mmcda.config import MMCDAConfig
@@ -22,6 +24,7 @@ from mmda.models.mmcda.linear_head import (
     PlainFrames,
 )
 from mmda.models.mmcda.localizer import Localizer, MomentLogits, Spans, decode_spans, span_scores
+from mmda.models.mmcda.logs import JSONLines, StepFacts, TensorBoardLog
 from mmda.models.mmcda.model import MMCDA, MMCDAOutput
 from mmda.models.mmcda.objective import MMCDAObjective
 from mmda.models.mmcda.saving import Progress, load_model, save_model
@@ -57,6 +60,7 @@ __all__ = [
     "Found",
     "FrameAgreement",
     "FrameQueryTerm",
+    "JSONLines",
     "JointDistributionTerm",
     "LinearHead",
     "Localizer",
@@ -75,6 +79,8 @@ __all__ = [
     "PseudoMomentTerm",
     "QueryEncoder",
     "Spans",
+    "StepFacts",
+    "TensorBoardLog",
     "Term",
     "TrainingConfig",
     "TrainingStopped",
@@ -106,3 +112,6 @@ __all__ = [
     "start_linear",
     "vote_spans",
 ]
+
+# Plain values, as kernels are: files that hold them are read with ``weights_only=True``.
+serialization.add_safe_globals([MMCDAConfig, TrainingConfig])

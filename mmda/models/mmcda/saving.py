@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -19,6 +18,7 @@ from mmda.models.mmcda.config import MMCDAConfig
 from mmda.models.mmcda.files import CheckpointError, encoded, is_plain, load_file, not_finite, save_file
 from mmda.models.mmcda.model import MMCDA
 from mmda.models.mmcda.objective import MMCDAObjective
+from mmda.models.mmcda.parallel import Ranks, cloned, load_whole, spread_seeds, whole
 
 _MODEL_FILE = "mmcda model"
 _RUN_FILE = "mmcda run"
@@ -134,6 +134,13 @@ def random_state(device: torch.device) -> dict[str, Tensor]:
     return states
 
 
+def set_random_state(states: Mapping[str, Tensor], device: torch.device) -> None:
+    """The other way round of :func:`random_state`."""
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)
+
+
 class Run:
     """Everything that a training changes, and what it must be gone on with: saved whole, taken up whole or not at all.
 
@@ -150,26 +157,77 @@ class Run:
         *,
         must: Mapping[str, Any],
         device: torch.device,
+        ranks: Ranks | None = None,
+        scaler: torch.amp.GradScaler | None = None,
     ) -> None:
         self.parts: dict[str, Any] = {"model": model, "objective": objective, "optimizer": optimizer, "mean": mean}
         self.must, self.device = dict(must), device  # plain values: what a file must agree with
+        self.ranks = Ranks(together=False, device=device) if ranks is None else ranks
+        self.scaler = scaler
         self.state = Progress()
         self.best: dict[str, Tensor] | None = None
 
     def save(self, path: Path, random: Mapping[str, Tensor] | None = None) -> None:
-        """Write the run as it stands, or as it stood with the generators in these states."""
-        content = {
-            **self.must,
-            **{name: part.state_dict() for name, part in self.parts.items()},
-            "state": asdict(self.state),
-            "best": self.best,
-            "random": random_state(self.device) if random is None else dict(random),
-            "code": _code(),
-        }
-        save_file(path, _RUN_FILE, content)
+        """Write the run as it stands, or as it stood with the generators in these states.
+
+        All ranks save together: rank 0 writes, and what keeps it from writing is raised on every rank.
+        """
+        states = {name: whole(part.state_dict()) for name, part in self.parts.items()}
+        best = None if self.best is None else whole(self.best)
+        everyone = self.ranks.every(random_state(self.device) if random is None else dict(random))
+
+        def write() -> None:
+            content = {
+                **self.must,
+                **states,
+                "state": asdict(self.state),
+                "best": best,
+                "random": everyone[0],
+                "random_of_others": everyone[1:],
+                "scaler": None if self.scaler is None else self.scaler.state_dict(),
+                "code": _code(),
+            }
+            save_file(path, _RUN_FILE, content)
+
+        self.ranks.first(write)
 
     def load(self, path: Path) -> None:
-        """Go on with a file of :meth:`save`; where it cannot be used, nothing is changed."""
+        """Go on with a file of :meth:`save`, read by rank 0; where it cannot be used, nothing is changed.
+
+        On another number of ranks each batch has the same rows; what dropout draws is other.
+        """
+        content = self.ranks.first(lambda: self._read(path))
+        before = {name: cloned(part.state_dict()) for name, part in self.parts.items()}
+        try:
+            state, best, random = Progress(**content["state"]), content["best"], content["random"]
+            others = content.get("random_of_others", [])
+            if not 0 <= state.step <= self.must["config"]["steps"]:
+                raise ValueError("a step outside the run")
+            torch.Generator().set_state(random["cpu"])
+            if best is not None:
+                load_whole(self.parts["model"], best)  # a trial: the end of the run needs it
+                best = cloned(self.parts["model"].state_dict())
+            for name, part in self.parts.items():
+                load_whole(part, content[name])
+            if self.scaler is not None and content.get("scaler"):
+                self.scaler.load_state_dict(content["scaler"])
+        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            for name, part in self.parts.items():
+                part.load_state_dict(before[name])
+            rule = "be whole and of the same model and objective"
+            raise CheckpointError(f"{path}: the run must {rule}, got another or a damaged one") from error
+        if content.get("code") != _code() and self.ranks.rank == 0:
+            told = f"{path}: begun with {content.get('code')}, gone on with by {_code()}: numbers may differ"
+            warnings.warn(told, stacklevel=3)
+        everyone = [random, *others]
+        if len(everyone) == self.ranks.size:
+            set_random_state(everyone[self.ranks.rank], self.device)
+        else:
+            set_random_state(random, self.device)
+            spread_seeds(self.ranks)
+        self.state, self.best = state, best
+
+    def _read(self, path: Path) -> dict[str, Any]:
         content = load_file(path, _RUN_FILE)
         for name, wanted in self.must.items():
             came = content.get(name)
@@ -177,28 +235,7 @@ class Run:
                 raise CheckpointError(f"{path}: the run must hold its training {name} in plain values, got others")
             if came != wanted:
                 raise CheckpointError(f"{path}: the run must have the training {name} {wanted}, got {came}")
-        before = {name: copy.deepcopy(part.state_dict()) for name, part in self.parts.items()}
-        try:
-            state, best, random = Progress(**content["state"]), content["best"], content["random"]
-            if not 0 <= state.step <= self.must["config"]["steps"]:
-                raise ValueError("a step outside the run")
-            torch.Generator().set_state(random["cpu"])
-            if best is not None:
-                self.parts["model"].load_state_dict(best)  # a trial: the end of the run needs it
-            for name, part in self.parts.items():
-                part.load_state_dict(content[name])
-        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            for name, part in self.parts.items():
-                part.load_state_dict(before[name])
-            rule = "be whole and of the same model and objective"
-            raise CheckpointError(f"{path}: the run must {rule}, got another or a damaged one") from error
-        if content.get("code") != _code():
-            told = f"{path}: begun with {content.get('code')}, gone on with by {_code()}: numbers may differ"
-            warnings.warn(told, stacklevel=3)
-        torch.set_rng_state(random["cpu"])
-        if self.device.type == "cuda" and "cuda" in random:
-            torch.cuda.set_rng_state(random["cuda"], self.device)
-        self.state, self.best = state, best
+        return content
 
 
 def _code() -> dict[str, str]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -17,8 +16,24 @@ from torch import Tensor
 
 from mmda._core.checks import check_choice, check_count, check_number, fail
 from mmda.models.mmcda.localizer import Spans
+from mmda.models.mmcda.logs import Clock, StepFacts, step_facts
 from mmda.models.mmcda.model import MMCDA
 from mmda.models.mmcda.objective import MMCDAObjective
+from mmda.models.mmcda.parallel import (
+    PARALLEL,
+    Parallel,
+    Ranks,
+    Step,
+    Wrapped,
+    check_share,
+    cloned,
+    copied_from_first,
+    local,
+    quiet,
+    shard,
+    spread_seeds,
+    whole,
+)
 from mmda.models.mmcda.saving import Progress, Run, random_state
 from mmda.schedules import cosine_decay, dann_ramp
 from mmda.vmr.batch import VMRBatch
@@ -50,7 +65,9 @@ class TrainingConfig:
             forgotten soon.
         evaluations: candidates for the checkpoint, spread over the second half of the run.
         gradient_norms: also log each term's gradient norm at every evaluation (one more backward a term).
-        precision: ``"float32"``, or ``"bfloat16"`` to run the model under autocast; losses stay in float32.
+        precision: ``"float32"``, or ``"bfloat16"`` or ``"float16"`` to run the model under autocast; losses stay in
+            float32. ``"float16"`` scales the loss (``torch.amp.GradScaler``), on CUDA alone: a step whose scaled
+            gradient overflows is left out and the scale halved.
         accumulate: batches of a step. Their gradients are averaged; the pairs of a contrastive term and the samples of
             a discrepancy are those of one batch.
 
@@ -76,7 +93,7 @@ class TrainingConfig:
         for name in ("learning_rate", "clip_norm", "gamma"):
             check_number("TrainingConfig", name, getattr(self, name), above=0)
         check_number("TrainingConfig", "weight_decay", self.weight_decay, at_least=0)
-        check_choice("TrainingConfig", "precision", self.precision, ("float32", "bfloat16"))
+        check_choice("TrainingConfig", "precision", self.precision, ("float32", "bfloat16", "float16"))
         check_number("TrainingConfig", "average", self.average, at_least=0, below=1)
 
     def milestones(self) -> tuple[int, ...]:
@@ -124,10 +141,13 @@ def fit(
     config: TrainingConfig,
     validate: Callable[[MMCDA], float] | None = None,
     on_step: Callable[[int], None] | None = None,
+    log: Callable[[StepFacts], None] | None = None,
+    log_steps: int = 10,
     resume: str | Path | None = None,
     save_steps: int | None = None,
     save_seconds: float | None = 60.0,
     device: torch.device | str = "cpu",
+    parallel: Parallel | None = None,
 ) -> Progress:
     """Train ``model`` in place and leave it at the chosen checkpoint.
 
@@ -144,27 +164,40 @@ def fit(
         validate: score of a checkpoint, higher is better.
         on_step: called after each step with its number (progress bars). It may raise :class:`TrainingStopped`: the
             run is saved to ``resume`` first, as it stands after this step.
+        log: called with the :class:`StepFacts` of every ``log_steps``-th step, on rank 0.
+        log_steps: see ``log``.
         resume: a file that holds the run: read where it exists, written at every evaluation and as the next two say.
         save_steps: write it after each so many steps; ``None`` for never.
         save_seconds: write it when so many seconds have passed since it was last written; ``None`` for never.
         device: where batches go; the model and objective are expected there.
+        parallel: train with all processes of torch.distributed's default group, each with the whole model (``"ddp"``)
+            or with a shard of its parameters (``"fsdp"``). The loaders then give each rank its share (``rank=`` and
+            ``ranks=``), and rank 0 reads and writes ``resume``. ``None``: this process alone.
 
     Returns:
         :class:`Progress`.
 
     Raises:
-        ValueError: the objective needs a target and none is given.
+        ValueError: the objective needs a target and none is given; a loader that does not give this rank its share;
+            ``float16`` without CUDA; gradient norms by term of sharded parameters.
         CheckpointError: ``resume`` is damaged, or of another config, model, objective or other loaders; nothing is
             changed then.
-        TrainingStopped: from ``on_step``.
+        TrainingStopped: from ``on_step``, of any rank.
         FloatingPointError: the loss or its gradient is not finite; the step, the terms and the queries are named. With
             ``resume``, the run as it stood before this step lies beside it in ``NAME.failed.pt``.
         OSError: ``resume`` cannot be written; the file that was there before is still whole.
 
     Notes:
         Dropout and random terms draw from torch's global generators, whose states (the CPU's, and that of the GPU that
-        is trained on) are kept in the file with the versions of the code; another version is a warning. A run that is
-        gone on with equals the uninterrupted one bit for bit on the CPU, wherever it was saved.
+        is trained on, of every rank) are kept in the file with the versions of the code; another version is a warning.
+        A run that is gone on with equals the uninterrupted one bit for bit on the CPU, wherever it was saved; on
+        another number of ranks it sees the same batches.
+
+        With several ranks each computes every term of the joined batch, from the gathered outputs of the model: the
+        weights are those of one process that trains on the joined batches, to rounding, dropout apart. All ranks stop,
+        save and fail together. A rank that dies ends the others with a ``RuntimeError`` of torch.distributed, at the
+        latest after the group's timeout. ``validate`` is called on every rank, and rank 0's score counts. A term of
+        your own that reads features from its batch has them gathered too.
 
     Example:
         >>> from mmda.models.mmcda import MMCDAConfig, build_mmcda
@@ -176,6 +209,83 @@ def fit(
         >>> progress.step, progress.best_step, model.training
         (3, 3, False)
     """
+    _check_fit(objective, source, target, config, save_steps, save_seconds, log_steps, torch.device(device), parallel)
+    ranks = Ranks(together=parallel is not None, device=torch.device(device))
+    used = {"source": source, "target": target} if objective.needs_target else {"source": source}
+    for name, loader in used.items():
+        check_share(name, loader, ranks)
+    with quiet(ranks):
+        run, call = _prepared(model, objective, used, config, ranks, parallel)
+        path = None if resume is None else Path(resume)
+        if path is not None and ranks.first(path.exists):
+            run.load(path)
+        skip = run.state.step * config.accumulate
+        batches = zip(
+            forever(source, skip=skip),
+            forever(target, skip=skip) if target is not None and objective.needs_target else itertools.repeat(None),
+        )
+        model.train()
+        _train(run, call, config, batches, validate, on_step, log, log_steps, path, save_steps, save_seconds)
+        if run.best is not None:
+            model.load_state_dict(run.best)
+    model.eval()
+    return run.state
+
+
+def _train(
+    run: Run,
+    call: Wrapped,
+    config: TrainingConfig,
+    batches: Iterator[tuple[VMRBatch, VMRBatch | None]],
+    validate: Callable[[MMCDA], float] | None,
+    on_step: Callable[[int], None] | None,
+    log: Callable[[StepFacts], None] | None,
+    log_steps: int,
+    path: Path | None,
+    save_steps: int | None,
+    save_seconds: float | None,
+) -> None:
+    """The steps that are left, with what is due after each."""
+    state, ranks, clock = run.state, run.ranks, Clock()
+    milestones = set(config.milestones())
+    while state.step < config.steps:
+        random = random_state(run.device)
+        weighing = state.step + 1 in milestones
+        logging = log is not None and (state.step + 1) % log_steps == 0
+        try:
+            made = _step(run, call, config, batches, clock, norms=config.gradient_norms and (weighing or logging))
+        except FloatingPointError as error:
+            if path is None:
+                raise
+            failed = path.with_name(f"{path.stem}.failed{path.suffix}")
+            run.save(failed, random)
+            raise FloatingPointError(f"{error}; the run as it stood before this step is in {failed}") from None
+        stopped = _told(on_step, state.step)
+        if log is not None and logging and ranks.rank == 0:
+            log(made.facts(run, clock))
+        if weighing:
+            _weigh(run, validate, made)
+        late = save_seconds is not None and clock.since_save() >= save_seconds
+        stop, due = ranks.most(0 if stopped is None else 1 + stopped.signal, int(late and ranks.rank == 0))
+        due |= weighing or stop > 0 or (save_steps is not None and state.step % save_steps == 0)
+        if path is not None and due:
+            run.save(path)
+            clock.saved()
+        if stop:
+            raise stopped or TrainingStopped(stop - 1)
+
+
+def _check_fit(
+    objective: MMCDAObjective,
+    source: Loader,
+    target: Loader | None,
+    config: TrainingConfig,
+    save_steps: int | None,
+    save_seconds: float | None,
+    log_steps: int,
+    device: torch.device,
+    parallel: str | None,
+) -> None:
     if objective.needs_target and target is None:
         fail("fit", "target", "be given for this objective", "none")
     for name, loader in (("source", source), ("target", target)):
@@ -185,55 +295,44 @@ def fit(
         check_count("fit", "save_steps", save_steps)
     if save_seconds is not None:
         check_number("fit", "save_seconds", save_seconds, at_least=0)
-    parameters = [p for p in (*model.parameters(), *objective.parameters()) if p.requires_grad]
-    fused = all(p.device.type in ("cpu", "cuda") for p in parameters)  # one sweep over all parameters, not a dozen each
-    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused)
+    check_count("fit", "log_steps", log_steps)
+    if parallel is not None:
+        check_choice("fit", "parallel", parallel, PARALLEL)
+    if config.precision == "float16" and device.type != "cuda":
+        fail("fit", "device", "be a CUDA device for float16 (bfloat16 needs no scaling and runs anywhere)", device)
+    if config.gradient_norms and parallel == "fsdp":
+        fail("fit", "config.gradient_norms", "be False where parameters are sharded", True)
+
+
+def _prepared(
+    model: MMCDA,
+    objective: MMCDAObjective,
+    used: Mapping[str, Loader | None],
+    config: TrainingConfig,
+    ranks: Ranks,
+    parallel: Parallel | None,
+) -> tuple[Run, Wrapped]:
+    """The run at its beginning, and the step as it is called: on every rank with the weights of rank 0."""
+    for module in (model, objective):
+        copied_from_first(module, ranks)
+    spread_seeds(ranks)
     mean = copy.deepcopy(model).requires_grad_(False) if config.average > 0 else model
-    used = {"source": source, "target": target} if objective.needs_target else {"source": source}
+    if parallel == "fsdp" and ranks.size > 1:
+        for part in dict.fromkeys((model, objective, mean)):
+            shard(part)
+    call = Wrapped(Step(model, objective, joined=ranks.size > 1), parallel, ranks)
+    parameters = [p for p in (*model.parameters(), *objective.parameters()) if p.requires_grad]
+    # one sweep over all parameters, not a dozen each
+    fused = parallel != "fsdp" and all(p.device.type in ("cpu", "cuda") for p in parameters)
+    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused)
     must = {
         "config": asdict(config),
         "weights": dict(objective.weights),
         "loaders": {name: _facts(loader) for name, loader in used.items() if loader is not None},
     }
-    run = Run(model, objective, optimizer, mean, must=must, device=torch.device(device))
-    path = None if resume is None else Path(resume)
-    if path is not None and path.exists():
-        run.load(path)
-    state = run.state
-    skip = state.step * config.accumulate
-    batches = zip(
-        forever(source, skip=skip),
-        forever(target, skip=skip) if target is not None and objective.needs_target else itertools.repeat(None),
-    )
-    milestones = set(config.milestones())
-    saved = time.monotonic()
-    model.train()
-    while state.step < config.steps:
-        random = random_state(run.device)
-        weighing = state.step + 1 in milestones
-        try:
-            found, norms = _step(run, config, parameters, batches, norms=weighing and config.gradient_norms)
-        except FloatingPointError as error:
-            if path is None:
-                raise
-            failed = path.with_name(f"{path.stem}.failed{path.suffix}")
-            run.save(failed, random)
-            raise FloatingPointError(f"{error}; the run as it stood before this step is in {failed}") from None
-        stopped = _told(on_step, state.step)
-        if weighing:
-            _weigh(run, validate, found, norms)
-        due = weighing or stopped is not None
-        due |= save_steps is not None and state.step % save_steps == 0
-        due |= save_seconds is not None and time.monotonic() - saved >= save_seconds
-        if path is not None and due:
-            run.save(path)
-            saved = time.monotonic()
-        if stopped is not None:
-            raise stopped
-    if run.best is not None:
-        model.load_state_dict(run.best)
-    model.eval()
-    return state
+    scaler = torch.amp.GradScaler(ranks.device.type) if config.precision == "float16" else None
+    run = Run(model, objective, optimizer, mean, must=must, device=ranks.device, ranks=ranks, scaler=scaler)
+    return run, call
 
 
 def _facts(loader: Loader) -> dict[str, int]:
@@ -242,57 +341,105 @@ def _facts(loader: Loader) -> dict[str, int]:
     return {"batches": len(loader), **{name: value for name, value in told.items() if isinstance(value, int)}}
 
 
+@dataclass
+class _Made:
+    """What a step computed: terms of every batch, norms, and how many pairs went in."""
+
+    rate: float
+    strength: float
+    found: list[dict[str, Tensor]] = field(default_factory=list)
+    qids: list[str] = field(default_factory=list)
+    norms: dict[str, float] = field(default_factory=dict)
+    norm: float = math.nan
+
+    def terms(self) -> dict[str, float]:
+        """The mean of each term over the step's batches."""
+        return {role: sum(each[role].item() for each in self.found) / len(self.found) for role in self.found[0]}
+
+    def facts(self, run: Run, clock: Clock) -> StepFacts:
+        """For the log."""
+        weights = run.must["weights"]
+        return step_facts(
+            step=run.state.step,
+            terms=self.terms(),
+            weights=weights,
+            gradient_norm=self.norm,
+            gradient_norms=self.norms,
+            rate=self.rate,
+            strength=self.strength,
+            objective=run.parts["objective"],
+            pairs=len(self.qids) * run.ranks.size,
+            clock=clock,
+            device=run.device,
+        )
+
+
 def _step(
     run: Run,
+    call: Wrapped,
     config: TrainingConfig,
-    parameters: Sequence[Tensor],
     batches: Iterator[tuple[VMRBatch, VMRBatch | None]],
+    clock: Clock,
     *,
     norms: bool,
-) -> tuple[list[dict[str, Tensor]], dict[str, float]]:
-    """One optimiser step on ``config.accumulate`` batches; their terms, and gradient norms by role if asked for."""
-    model, objective, optimizer, mean = run.parts.values()
-    state = run.state
+) -> _Made:
+    """One optimiser step on ``config.accumulate`` batches; gradient norms by role if asked for."""
+    model, _, optimizer, mean = run.parts.values()
+    state, scaler = run.state, run.scaler
     done = state.step / config.steps
     rate = config.learning_rate * cosine_decay(done, floor=0.02) * min(1, (state.step + 1) / config.warmup)
+    made = _Made(rate, dann_ramp(done, gamma=config.gamma))
     for group in optimizer.param_groups:
         group["lr"] = rate
-    found: list[dict[str, Tensor]] = []
-    qids: list[str] = []
-    gradients: dict[str, float] = {}
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     optimizer.zero_grad(set_to_none=True)
-    for source_batch, target_batch in itertools.islice(batches, config.accumulate):
-        source_batch = source_batch.to(run.device)
-        target_batch = None if target_batch is None else target_batch.without_moments().to(run.device)
-        qids += [*source_batch.qids, *(() if target_batch is None else target_batch.qids)]
-        with _precision(config, run.device):
-            result = objective(
-                model(source_batch),
-                source_batch,
-                None if target_batch is None else model(target_batch),
-                target_batch,
-                strength=dann_ramp(done, gamma=config.gamma),
-            )
-        found.append(result.terms)
-        if norms:
-            gradients = _gradient_norms(result.terms, parameters)
-        (result.total if config.accumulate == 1 else result.total / config.accumulate).backward()
+    clock.begin()
+    for at in range(config.accumulate):
+        with clock.data():
+            source_batch, target_batch = next(batches)
+            source_batch = source_batch.to(run.device)
+            target_batch = None if target_batch is None else target_batch.without_moments().to(run.device)
+        made.qids += [*source_batch.qids, *(() if target_batch is None else target_batch.qids)]
+        with nullcontext() if at + 1 == config.accumulate else call.unsynchronised():
+            with _precision(config, run.device):
+                total = call(source_batch, target_batch, made.strength)
+            made.found.append(call.step.terms)
+            if norms:
+                made.norms = _gradient_norms(call.step.terms, parameters, run.ranks)
+            total = total if config.accumulate == 1 else total / config.accumulate
+            torch.autograd.backward(total if scaler is None else scaler.scale(total))
+    if scaler is not None:
+        scaler.unscale_(optimizer)
     norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
-    if not torch.isfinite(norm):
+    made.norm = float(whole(norm))
+    if not math.isfinite(made.norm) and not (scaler is not None and _overflow(made.found, scaler)):
         optimizer.zero_grad(set_to_none=True)
-        raise FloatingPointError(_not_finite(state.step + 1, found, qids))
-    optimizer.step()
+        qids = [qid for share in run.ranks.every(made.qids) for qid in share]
+        raise FloatingPointError(_not_finite(state.step + 1, made.found, qids))
+    if scaler is None:
+        optimizer.step()
+    else:
+        scaler.step(optimizer)
+        scaler.update()
+    call.step.terms = {}
     state.step += 1
     if mean is not model:
         _move_towards(mean, model, 1 - min(config.average, (1 + state.step) / (10 + state.step)))
-    return found, gradients
+    clock.end()
+    return made
+
+
+def _overflow(found: Sequence[Mapping[str, Tensor]], scaler: torch.amp.GradScaler) -> bool:
+    """Whether the scale alone made a gradient infinite: the terms are finite, and there is a scale to halve."""
+    finite = all(bool(torch.isfinite(term)) for terms in found for term in terms.values())
+    return finite and scaler.get_scale() >= 1
 
 
 def _precision(config: TrainingConfig, device: torch.device) -> AbstractContextManager[object]:
     """Autocast, where it is asked for. The losses compute in float32 inside it too."""
     if config.precision == "float32":
         return nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
+    return torch.autocast(device.type, dtype=getattr(torch, config.precision))
 
 
 def _not_finite(step: int, found: Sequence[dict[str, Tensor]], qids: Sequence[str]) -> str:
@@ -304,25 +451,21 @@ def _not_finite(step: int, found: Sequence[dict[str, Tensor]], qids: Sequence[st
     return f"fit: loss or gradient not finite at step {step}: {shown}; at fault: {which}; queries {', '.join(qids)}"
 
 
-def _weigh(
-    run: Run,
-    validate: Callable[[MMCDA], float] | None,
-    found: Sequence[Mapping[str, Tensor]],
-    norms: Mapping[str, float],
-) -> None:
+def _weigh(run: Run, validate: Callable[[MMCDA], float] | None, made: _Made) -> None:
     """Score the weights as they stand, log it, and keep them if no earlier ones were better."""
     state, mean = run.state, run.parts["mean"]
-    score = float(state.step if validate is None else validate(mean.eval()))
+    own = float(state.step if validate is None else validate(mean.eval()))
+    score = run.ranks.first(lambda: own)
     if not math.isfinite(score):
         fail("fit", "validate", "return a finite score", f"{score} at step {state.step}")
     mean.train()
-    terms = {role: sum(each[role].item() for each in found) / len(found) for role in found[0]}
+    terms = made.terms()
     weights = {role: run.must["weights"][role] for role in terms}
     entry = {"step": state.step, "score": score, "terms": terms, "weights": weights}
-    state.log.append({**entry, "gradient_norms": dict(norms)})
+    state.log.append({**entry, "gradient_norms": dict(made.norms)})
     if score > state.best_score:
         state.best_score, state.best_step = score, state.step
-        run.best = copy.deepcopy(mean.state_dict())
+        run.best = cloned(mean.state_dict())
 
 
 def _told(on_step: Callable[[int], None] | None, step: int) -> TrainingStopped | None:
@@ -338,16 +481,16 @@ def _told(on_step: Callable[[int], None] | None, step: int) -> TrainingStopped |
 @torch.no_grad()
 def _move_towards(mean: MMCDA, model: MMCDA, share: float) -> None:
     """``mean`` goes ``share`` of the way to ``model``; buffers are taken as they are."""
-    torch._foreach_lerp_(list(mean.parameters()), list(model.parameters()), share)
+    torch._foreach_lerp_([local(p) for p in mean.parameters()], [local(p) for p in model.parameters()], share)
     for kept, now in zip(mean.buffers(), model.buffers()):
         kept.copy_(now)
 
 
-def _gradient_norms(terms: dict[str, Tensor], parameters: Sequence[Tensor]) -> dict[str, float]:
+def _gradient_norms(terms: Mapping[str, Tensor], parameters: Sequence[Tensor], ranks: Ranks) -> dict[str, float]:
     norms = {}
     for role, term in terms.items():
         gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
-        norms[role] = sum(float(g.square().sum()) for g in gradients if g is not None) ** 0.5
+        norms[role] = sum(float(g.square().sum()) for g in ranks.averaged(gradients) if g is not None) ** 0.5
     return norms
 
 

@@ -1,7 +1,7 @@
 """The conditions of the grid: plain functions ``check_<condition>(case)`` that raise when the promise is broken.
 
 Both the contract tests and the mutation tests call them. A condition knows from the call's signature whether it
-speaks of this case at all; where it does and cannot hold, :mod:`tests.contract.exceptions` says why.
+speaks of this case at all; where it does and cannot hold, its entry in :mod:`tests.contract.entries` says why.
 
 Identities are checked in float64 (tolerance 1e-9), where nothing but a mistake separates the two sides.
 One module a family.

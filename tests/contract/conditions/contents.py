@@ -9,14 +9,10 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from tests.contract.cases import Case, Problem
-from tests.contract.conditions._shared import (
-    DOUBLE,
-    all_counted,
-    assert_close,
-    assert_defined,
-    condition,
-    is_loss,
-)
+from tests.contract.conditions._shared import DOUBLE, all_counted, assert_close, assert_defined, condition, is_loss
+
+#: How the overview heads this family's column.
+HEAD = "size"
 
 
 @condition("Sizes and contents", "unequal batches", applies=lambda case: {"n", "m"} <= case.axes)

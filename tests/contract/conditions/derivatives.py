@@ -25,6 +25,9 @@ from tests.contract.conditions._shared import (
     weighted_axes,
 )
 
+#: How the overview heads this family's column.
+HEAD = "grad"
+
 
 @condition("Derivatives", "reaches all inputs")
 def check_reaches_inputs(case: Case) -> None:

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from tests.contract.cases import Case
-from tests.contract.conditions._shared import (
-    condition,
-    constructor,
-)
+from tests.contract.conditions._shared import condition, constructor
+
+#: How the overview heads this family's column.
+HEAD = "err"
+
 
 HOUSE = re.compile(r"^\w+: `[\w.\[\]]+` must .+, got .+$", re.DOTALL)
 

@@ -13,13 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from tests.contract.cases import Case
-from tests.contract.conditions._shared import (
-    assert_close,
-    assert_same_gradients,
-    condition,
-    outputs,
-    problems_dressed,
-)
+from tests.contract.conditions._shared import assert_close, assert_same_gradients, condition, outputs, problems_dressed
+
+#: How the overview heads this family's column.
+HEAD = "graph"
 
 
 @contextlib.contextmanager

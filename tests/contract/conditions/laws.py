@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tests.contract.cases import SCALE_FREE, Case, Problem
+from tests.contract.cases import Case, Problem
 from tests.contract.conditions._shared import (
     DOUBLE,
     assert_close,
@@ -15,6 +15,10 @@ from tests.contract.conditions._shared import (
     is_loss,
     outputs,
 )
+
+#: How the overview heads this family's column.
+HEAD = "law"
+
 
 MIRROR = {"source": "target", "target": "source", "anchor": "positive", "positive": "anchor"}
 
@@ -63,7 +67,7 @@ def check_translation(case: Case) -> None:
     assert_same_on(case, moved, problem)
 
 
-@condition("Laws", "scale", applies=lambda case: case.kind == "pair" or case.module in SCALE_FREE)
+@condition("Laws", "scale", applies=lambda case: case.kind == "pair" or case.scale_free)
 def check_scale(case: Case) -> None:
     """A common positive factor on all features changes nothing."""
     problem = case.draw(dtype=DOUBLE)

@@ -13,14 +13,10 @@ import torch
 from torch import nn
 
 from tests.contract.cases import Case
-from tests.contract.conditions._shared import (
-    condition,
-    constructor,
-    is_function,
-    is_loss,
-    outputs,
-    problems_dressed,
-)
+from tests.contract.conditions._shared import condition, constructor, is_function, is_loss, outputs, problems_dressed
+
+#: How the overview heads this family's column.
+HEAD = "obj"
 
 
 def _assert_equal_results(case: Case, module: Callable[..., Any]) -> None:

@@ -16,6 +16,9 @@ from tests.contract.conditions._shared import (
     outputs,
 )
 
+#: How the overview heads this family's column.
+HEAD = "prec"
+
 
 @condition("Precision", "float64")
 def check_float64(case: Case) -> None:

@@ -9,10 +9,10 @@ import torch
 from torch.utils import _pytree as pytree
 
 from tests.contract.cases import Case, probe
-from tests.contract.conditions._shared import (
-    condition,
-    problems_dressed,
-)
+from tests.contract.conditions._shared import condition, problems_dressed
+
+#: How the overview heads this family's column.
+HEAD = "pure"
 
 
 @condition("Purity", "inputs unchanged")

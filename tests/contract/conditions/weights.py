@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from tests.contract.cases import TWINS_ARE_DUPLICATES, Case, Problem
+from tests.contract.cases import Case, Problem
 from tests.contract.conditions._shared import (
     DOUBLE,
     assert_close,
@@ -25,6 +25,9 @@ from tests.contract.conditions._shared import (
     takes_weights,
     weighted_axes,
 )
+
+#: How the overview heads this family's column.
+HEAD = "mask"
 
 
 def _check_padding(case: Case, fillers: tuple[float, ...]) -> None:
@@ -128,7 +131,7 @@ def _check_counts(case: Case, counts: Callable[[int], list[int]]) -> None:
         weighted = problem.with_values(**{name: torch.tensor(times, dtype=DOUBLE)})
         index = torch.tensor([row for row, count in enumerate(times) for _ in range(count)])
         repeated = case.select(problem, axis, index)
-        if case.module in TWINS_ARE_DUPLICATES:
+        if case.twins_are_duplicates:
             repeated = repeated.with_values(negative_mask=index.unsqueeze(0) != index.unsqueeze(1))
         assert_same_on(case, weighted, repeated)
 

@@ -15,6 +15,7 @@ from mmda.models.mmcda.experiment.errors import UnusableError
 from mmda.models.mmcda.experiment.results import Result, read_record
 from mmda.models.mmcda.experiment.rows import ABLATION, REAL_ROWS, ROWS, TRAINED_ONLY, Row, chosen_rows
 from mmda.models.mmcda.files import check_file
+from mmda.models.mmcda.parallel import Parallel
 from mmda.models.mmcda.training import TrainingConfig
 from mmda.vmr import VMRDataError
 
@@ -62,6 +63,12 @@ class Plan:
         resume: keep finished rows, and go on with begun ones.
         save_steps: save what is being trained after each so many steps.
         save_seconds: and when so many seconds have passed.
+        precision: of :class:`mmda.models.mmcda.TrainingConfig`.
+        clip_norm: the same.
+        accumulate: the same.
+        log_steps: write the facts of each so many steps to ``logs/NAME.jsonl`` in ``output``.
+        tensorboard: and to a TensorBoard folder beside it.
+        fsdp: where several processes train one model, each holds a shard of its parameters.
         smoke: as few steps as show that everything is wired.
     """
 
@@ -84,6 +91,12 @@ class Plan:
     resume: bool = False
     save_steps: int | None = None
     save_seconds: float = 60.0
+    precision: str = "float32"
+    clip_norm: float = 5.0
+    accumulate: int = 1
+    log_steps: int | None = None
+    tensorboard: bool = False
+    fsdp: bool = False
     smoke: bool = False
 
     @property
@@ -131,6 +144,9 @@ class Job:
         resume: keep what is finished or begun.
         save_steps: save after each so many steps.
         save_seconds: and when so many seconds have passed.
+        log_steps: write the facts of each so many steps to :attr:`log_path`.
+        tensorboard: and to a folder beside it.
+        parallel: of :func:`mmda.models.mmcda.fit`: how several processes train this job together.
     """
 
     problem: Problem
@@ -151,6 +167,9 @@ class Job:
     resume: bool
     save_steps: int | None = None
     save_seconds: float | None = 60.0
+    log_steps: int | None = None
+    tensorboard: bool = False
+    parallel: Parallel | None = None
 
     @property
     def stem(self) -> str:
@@ -178,6 +197,11 @@ class Job:
         return self.folder / "runs" / f"{self.stem}.pt"
 
     @property
+    def log_path(self) -> Path:
+        """The facts of its steps."""
+        return self.folder / "logs" / f"{self.stem}.jsonl"
+
+    @property
     def weights(self) -> dict[str, float]:
         """Weights of the objective's roles; none where nothing is trained."""
         return self.row.weights(self.pair_weight, self.form) if self.learns else {}
@@ -199,7 +223,7 @@ class Job:
     @property
     def settings(self) -> dict[str, Any]:
         """Everything that a result depends on, as JSON gives it back: with other settings it is another result."""
-        outside = ("device", "folder", "resume", "save_steps", "save_seconds")
+        outside = ("device", "folder", "resume", "save_steps", "save_seconds", "log_steps", "tensorboard", "parallel")
         plain = {name: value for name, value in asdict(self).items() if name not in outside}
         for side in ("source", "target"):
             if plain["problem"][side] is not None:
@@ -249,7 +273,7 @@ def plan_jobs(problem: Problem, plan: Plan, data: Draws | None = None) -> list[J
     batch_size = plan.batch_size or (64 if linear else 32)
     epochs = plan.epochs or (1 if plan.smoke else 12 if real else 10)
     rows_a_pass = sum(len(source.opened(split)) for split in (SPLITS[:2] if on_val else SPLITS[:1]))
-    steps = max(4, epochs * max(1, rows_a_pass // batch_size))
+    steps = max(4, epochs * max(1, rows_a_pass // (batch_size * plan.accumulate)))
     training = TrainingConfig(
         steps=steps,
         learning_rate=5e-3 if linear else 1e-3 if real else 3e-3,
@@ -257,6 +281,9 @@ def plan_jobs(problem: Problem, plan: Plan, data: Draws | None = None) -> list[J
         average=0.99 if real and not linear else 0.0,
         gradient_norms=plan.gradient_norms,
         evaluations=2 if plan.smoke else 4,
+        precision=plan.precision,
+        clip_norm=plan.clip_norm,
+        accumulate=plan.accumulate,
     )
     model = {**(LINEAR if linear else REAL if real else SMALL), "shared_space": plan.shared_space}
     if plan.dropout is not None:
@@ -281,6 +308,8 @@ def plan_jobs(problem: Problem, plan: Plan, data: Draws | None = None) -> list[J
             resume=plan.resume,
             save_steps=plan.save_steps,
             save_seconds=plan.save_seconds,
+            log_steps=plan.log_steps,
+            tensorboard=plan.tensorboard,
         )
         for seed in range(plan.seeds_of(problem))
         for row in _rows(plan, problem, target)

@@ -22,12 +22,13 @@ NAME = ".running"
 
 
 @contextmanager
-def only_run(folder: Path) -> Iterator[None]:
+def only_run(folder: Path, *, together: bool = False) -> Iterator[None]:
     """Hold ``folder`` for this process; the file that a dead process left there holds nobody up.
 
-    What a write that was killed left half done is removed.
+    What a write that was killed left half done is removed. Processes that train ``together`` hold it through rank 0.
     """
-    _check_alone()
+    if not together:
+        _check_alone()
     handle = _locked(folder / NAME)
     try:
         for place in (folder, *(folder / name for name in ("jobs", "models", "predictions", "runs"))):

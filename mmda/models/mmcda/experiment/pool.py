@@ -27,6 +27,8 @@ from mmda.models.mmcda.experiment.results import Result
 from mmda.models.mmcda.experiment.runs import OnStep
 from mmda.models.mmcda.experiment.signals import deferred_interrupt, stop_on_signals
 from mmda.models.mmcda.experiment.tables import HEADLINE
+from mmda.models.mmcda.logs import PlainLines
+from mmda.models.mmcda.parallel import Ranks
 from mmda.models.mmcda.training import TrainingStopped
 
 #: Trains a job: :func:`mmda.models.mmcda.experiment.run_job`, or what does the same with another recipe.
@@ -36,13 +38,14 @@ Run = Callable[[Job, Draws, "OnStep | None"], Result]
 GRACE = 20.0
 
 
-def train_all(jobs: Sequence[Job], workers: int, run: Run) -> list[Result]:
+def train_all(jobs: Sequence[Job], workers: int, run: Run, *, ranks: Ranks | None = None) -> list[Result]:
     """Run all jobs; a bar counts their steps.
 
     Args:
         jobs: what to train.
         workers: processes; 1 trains in this one.
         run: trains a job. It must be importable by name, for workers.
+        ranks: the processes that train each job together, all with this call and one worker.
 
     Returns:
         The results, in the order of the jobs.
@@ -64,9 +67,18 @@ def train_all(jobs: Sequence[Job], workers: int, run: Run) -> list[Result]:
         [0, 1]
     """
     total = sum(job.training.steps for job in jobs)
-    interval = 0.2 if sys.stderr.isatty() else 20.0  # a log file wants few lines
-    with tqdm(total=total, unit="step", desc=f"{len(jobs)} runs", dynamic_ncols=True, mininterval=interval) as bar:
-        return _here(jobs, run, Progress(jobs, bar)) if workers == 1 else _Pool(workers, jobs, run, bar).results()
+    together = ranks is not None and ranks.size > 1
+    with _bar(total, f"{len(jobs)} runs", shown=ranks is None or ranks.rank == 0) as bar:
+        if workers == 1:
+            return _here(jobs, run, Progress(jobs, bar), together=together)
+        return _Pool(workers, jobs, run, bar).results()
+
+
+def _bar(total: int, desc: str, *, shown: bool) -> Any:
+    """A bar on a terminal; in a file, a plain line now and then."""
+    if shown and not sys.stderr.isatty():
+        return PlainLines(total, desc)
+    return tqdm(total=total, unit="step", desc=desc, dynamic_ncols=True, mininterval=0.2, disable=not shown)
 
 
 class Progress:
@@ -88,14 +100,14 @@ class Progress:
             self.bar.set_postfix_str(f"{self.jobs[at].row.name} {100 * result['metrics'][HEADLINE]:.1f}")
 
 
-def _here(jobs: Sequence[Job], run: Run, progress: Progress) -> list[Result]:
-    """One after the other in this process."""
+def _here(jobs: Sequence[Job], run: Run, progress: Progress, *, together: bool = False) -> list[Result]:
+    """One after the other in this process; a launcher of several ends them itself, after its own grace."""
     results: list[Result] = []
     data = Draws()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as workers do: more of them gain nothing on models of this size
     try:
-        with stop_on_signals() as stop:
+        with stop_on_signals(patient=together) as stop:
             for at, job in enumerate(jobs):
                 if stop:
                     raise TrainingStopped(stop.signal)

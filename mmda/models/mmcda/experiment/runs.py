@@ -16,12 +16,15 @@ from mmda.models.mmcda.build import build_mmcda
 from mmda.models.mmcda.closed_form import Pooling, start_linear
 from mmda.models.mmcda.config import MMCDAConfig
 from mmda.models.mmcda.experiment.domains import Domain, Draws, Problem
+from mmda.models.mmcda.experiment.errors import UnusableError
 from mmda.models.mmcda.experiment.jobs import Job, finished
 from mmda.models.mmcda.experiment.results import Result, Scores, as_scores, write_lines, write_record
 from mmda.models.mmcda.experiment.rows import alignment_of
 from mmda.models.mmcda.localizer import Spans
+from mmda.models.mmcda.logs import JSONLines, StepFacts, TensorBoardLog, several
 from mmda.models.mmcda.model import MMCDA
 from mmda.models.mmcda.objective import MMCDAObjective
+from mmda.models.mmcda.parallel import Ranks, whole
 from mmda.models.mmcda.saving import Progress, save_model
 from mmda.models.mmcda.selection import selection_score
 from mmda.models.mmcda.training import fit, predict_split
@@ -97,6 +100,7 @@ def batches_of(job: Job, source: Domain, target: Domain) -> Batches:
         (32, 24)
     """
     labelled = target if job.row.train_on == "target" else source
+    ranks = _ranks(job)
     train, pairs = joined(map(labelled.opened, job.splits)), joined(target.pairs[split] for split in job.splits)
     if job.row.train_on == "both":
         train = joined([train, joined(map(target.opened, job.splits))])
@@ -104,11 +108,18 @@ def batches_of(job: Job, source: Domain, target: Domain) -> Batches:
         pairs = shuffled(pairs, job.seed)
     a, b = min(job.batch_size, len(train)), min(job.target_batch_size, len(pairs))
     return Batches(
-        source=ResidentLoader(train, a, seed=job.seed, drop_last=True),
-        target=ResidentLoader(pairs, b, seed=job.seed + 1, labels=False, drop_last=True),
+        source=ResidentLoader(train, a, seed=job.seed, drop_last=True, rank=ranks.rank, ranks=ranks.size),
+        target=ResidentLoader(
+            pairs, b, seed=job.seed + 1, labels=False, drop_last=True, rank=ranks.rank, ranks=ranks.size
+        ),
         source_val=ResidentLoader(labelled.opened("val"), 128, shuffle=False),
         target_val=ResidentLoader(target.pairs["val"], 128, shuffle=False, labels=False),
     )
+
+
+def _ranks(job: Job) -> Ranks:
+    """The processes that train this job."""
+    return Ranks(together=job.parallel is not None, device=torch.device(job.device))
 
 
 def joined(splits: Iterable[ResidentSplit]) -> ResidentSplit:
@@ -209,12 +220,32 @@ def train_row(job: Job, data: Draws, on_step: OnStep | None = None) -> Trained:
         config=job.training,
         validate=None if job.train_on_val else lambda m: selection_score(m, batches.source_val, held_out),
         on_step=on_step,
+        log=_log(job) if _ranks(job).rank == 0 else None,
+        log_steps=job.log_steps or 1,
         resume=job.run_path,
         save_steps=job.save_steps,
         save_seconds=job.save_seconds,
         device=job.device,
+        parallel=job.parallel,
     )
+    if job.parallel == "fsdp":  # whole again
+        state = whole(model.state_dict())
+        model = build_mmcda(config).to(job.device).eval()
+        model.load_state_dict(state)
     return Trained(model, config, progress)
+
+
+def _log(job: Job) -> Callable[[StepFacts], None] | None:
+    """Where the facts of a job's steps go."""
+    if job.log_steps is None:
+        return None
+    logs: list[Callable[[StepFacts], None]] = [JSONLines(job.log_path)]
+    if job.tensorboard:
+        try:
+            logs.append(TensorBoardLog(job.log_path.with_suffix("")))
+        except ImportError as error:
+            raise UnusableError(f"--tensorboard: the package must be installed, got {error}") from error
+    return several(logs)
 
 
 def run_job(
@@ -245,17 +276,22 @@ def run_job(
         >>> result["row"], sorted(result["metrics"])[:2]
         ('source-only', ['R@1, IoU=0.3', 'R@1, IoU=0.5'])
     """
-    done = finished(job)
+    ranks = _ranks(job)
+    done = ranks.first(lambda: finished(job))
     if done is not None:
         return done
     began = time.perf_counter()
     run_settings = job.run_path.with_suffix(".json")
-    if not job.resume:
-        _forget(job.run_path, run_settings)
-    write_record(run_settings, {"settings": job.settings})
+
+    def begin() -> None:
+        if not job.resume:
+            _forget(job.run_path, run_settings, job.log_path)
+        write_record(run_settings, {"settings": job.settings})
+
+    ranks.first(begin)
     trained = recipe(job, data, on_step)
     facts = {"problem": job.problem.name, "row": job.row.name, "seed": job.seed, "settings": job.settings}
-    save_model(job.model_path, trained.model, trained.config, **facts)
+    ranks.first(lambda: save_model(job.model_path, trained.model, trained.config, **facts))
     scores, constancy = _tested(job, data, trained.model) if test else (Scores(metrics={}, values={}, videos=[]), 0.0)
     result: Result = {
         "problem": job.problem.name,
@@ -269,9 +305,13 @@ def run_job(
         "model": str(job.model_path),
         "settings": job.settings,
     }
-    if test:
-        write_record(job.result_path, result)
-    _forget(job.run_path, run_settings)
+
+    def end() -> None:
+        if test:
+            write_record(job.result_path, result)
+        _forget(job.run_path, run_settings)
+
+    ranks.first(end)
     return result
 
 
@@ -285,12 +325,26 @@ def _tested(job: Job, data: Draws, model: MMCDA) -> tuple[Scores, float]:
     """Scores on the target's test split and the share of equal relative spans; writes the answers."""
     target = data.load(job.problem, job.seed)[1]
     test = target.opened("test")
-    asked = ResidentLoader(test, 128, shuffle=False, labels=False)
-    spans, _ = predict_split(model, asked, nms_threshold=suppression(PRESETS[job.preset]))
+    asked, ranks = ResidentLoader(test, 128, shuffle=False, labels=False), _ranks(job)
+    spans = _predicted(model, asked, ranks, nms_threshold=suppression(PRESETS[job.preset]))
     evaluation = evaluated(spans.windows, target, job.preset, job.iou, mask=spans.mask, name=job.row.name)
-    write_lines(job.folder / "predictions" / f"{job.stem}.jsonl", answers(spans, target, test, evaluation))
+    path = job.folder / "predictions" / f"{job.stem}.jsonl"
+    ranks.first(lambda: write_lines(path, answers(spans, target, test, evaluation)))
     relative = spans.windows[:, 0] / test.duration.unsqueeze(1)
     return as_scores(evaluation), float(span_constancy(relative)) if len(relative) > 1 else 0.0
+
+
+def _predicted(model: MMCDA, loader: ResidentLoader, ranks: Ranks, *, nms_threshold: float) -> Spans:
+    """The spans of every row, each batch answered by one of the ranks."""
+    if ranks.size == 1:
+        return predict_split(model, loader, nms_threshold=nms_threshold)[0]
+    own = {
+        at: predict_split(model, [batch], nms_threshold=nms_threshold)[0]
+        for at, batch in enumerate(loader)
+        if at % ranks.size == ranks.rank
+    }
+    found = {at: spans for share in ranks.every(own) for at, spans in share.items()}
+    return Spans(*(torch.cat([found[at][i] for at in range(len(loader))]) for i in range(3)))
 
 
 def suppression(preset: Preset) -> float:

@@ -12,8 +12,16 @@ from mmda.models.mmcda.experiment.errors import UnusableError
 from mmda.models.mmcda.experiment.questions import Checkpoint
 from mmda.models.mmcda.experiment.runs import evaluated, suppression
 from mmda.models.mmcda.training import predict_split
-from mmda.vmr import Annotations, ResidentLoader, VMRDataError
-from mmda.vmr.evaluation import Evaluation, align_predictions, evaluate, read_predictions
+from mmda.vmr import Annotations, ResidentLoader, VMRDataError, VMRQuery
+from mmda.vmr.evaluation import (
+    Evaluation,
+    Prediction,
+    align_predictions,
+    evaluate,
+    qvhighlights_scores,
+    read_predictions,
+    read_saliency,
+)
 
 
 def score_checkpoint(checkpoint: Checkpoint, preset: str, iou: Sequence[float], data: Draws) -> Evaluation:
@@ -29,6 +37,28 @@ def score_predictions(file: Path, annotations: Annotations, preset: str, iou: Se
 
     The order of the file is the rank. A file that a table wrote is verified against the digest beside it.
     """
+    labelled, found = _read(file, annotations)
+    spans, _, mask = align_predictions(found, labelled, source=file)
+    return evaluate(spans, labelled, prediction_mask=mask, preset=PRESETS[preset], iou=iou, name=file.stem)
+
+
+def score_as_published(file: Path, annotations: Annotations, path: str) -> dict[str, float]:
+    """The brief table of the public evaluator of QVHighlights, its highlights where the predictions hold saliency.
+
+    ``path``: the file of the annotations, which holds those of the highlights.
+    """
+    labelled, found = _read(file, annotations)
+    has_saliency = all(query.qid in found and found[query.qid].saliency is not None for query in labelled)
+    try:
+        return qvhighlights_scores(found, labelled, read_saliency(path) if has_saliency else None)
+    except VMRDataError:
+        raise
+    except ValueError as error:
+        raise UnusableError(f"{file}: {error}") from error
+
+
+def _read(file: Path, annotations: Annotations) -> tuple[list[VMRQuery], dict[str, Prediction]]:
+    """The labelled queries, and what was predicted, by query; verified where a digest lies beside the file."""
     labelled = [query for query in annotations if query.windows]
     if not labelled:
         raise VMRDataError(annotations.source, None, "hold a query with a moment", "unlabelled ones only")
@@ -36,5 +66,4 @@ def score_predictions(file: Path, annotations: Annotations, preset: str, iou: Se
         read_lines_file(file)
     except ValueError as error:
         raise UnusableError(str(error)) from error
-    spans, _, mask = align_predictions(read_predictions(file), labelled, source=file)
-    return evaluate(spans, labelled, prediction_mask=mask, preset=PRESETS[preset], iou=iou, name=file.stem)
+    return labelled, dict(read_predictions(file))

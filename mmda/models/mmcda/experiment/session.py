@@ -8,6 +8,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from mmda.models.mmcda.experiment.closed_rows import untrained_rows
 from mmda.models.mmcda.experiment.domains import Draws, Problem
 from mmda.models.mmcda.experiment.errors import UnusableError
 from mmda.models.mmcda.experiment.jobs import Job, Plan, finished, plan_jobs, unlabelled, unlabelled_test, usual_rows
+from mmda.models.mmcda.experiment.launch import TIMEOUT, joined, restarted
 from mmda.models.mmcda.experiment.locks import only_run
 from mmda.models.mmcda.experiment.pool import train_all
 from mmda.models.mmcda.experiment.report import environment, examples_of, table_report, training_report
@@ -24,6 +26,7 @@ from mmda.models.mmcda.experiment.results import write, write_json
 from mmda.models.mmcda.experiment.rows import FULL
 from mmda.models.mmcda.experiment.runs import Recipe, blind_rows, run_job, train_row
 from mmda.models.mmcda.experiment.tables import Table, as_text, make_table, plot_tables
+from mmda.models.mmcda.parallel import Parallel, Ranks
 
 Tell = Callable[[str], None]
 
@@ -197,16 +200,25 @@ def _shown_job(jobs: Sequence[Job], problem: Problem) -> Job | None:
 
 
 def run_training(
-    problem: Problem, plan: Plan, seed: int = 0, *, recipe: Recipe = train_row, tell: Tell = print
+    problem: Problem,
+    plan: Plan,
+    seed: int = 0,
+    *,
+    recipe: Recipe = train_row,
+    tell: Tell = print,
+    timeout: float = TIMEOUT,
 ) -> Path:
     """Train one model, and score it where the target's test split has moments.
+
+    Processes that ``torchrun`` started with the same call train it together.
 
     Args:
         problem: the two domains.
         plan: what is asked for; ``plan.rows`` names one row.
         seed: of weights, batches, and the draw of a simulated world.
         recipe: what trains.
-        tell: takes each line that is to be told.
+        tell: takes each line that is to be told, on rank 0.
+        timeout: seconds that a process waits for another.
 
     Returns:
         The model's file.
@@ -216,6 +228,10 @@ def run_training(
         VMRDataError: the data cannot be used.
         TrainingStopped: SIGINT or SIGTERM came.
 
+    Notes:
+        Rank 0 holds the folder and writes. A start after a process died (``torchrun --max-restarts``) goes on from
+        what was saved last, as with ``plan.resume``.
+
     Example:
         >>> from tempfile import TemporaryDirectory
         >>> problem = Problem("small", world="language", videos=40)
@@ -224,13 +240,25 @@ def run_training(
         ...     run_training(problem, plan, tell=lambda line: None).name
         'small-source-only-0.pt'
     """
-    check_writable(plan.output)
-    with only_run(plan.output):
-        return _run_training(problem, plan, seed, recipe, tell)
+    with joined(plan.device, timeout) as (ranks, device), ExitStack() as held:
+
+        def hold() -> None:
+            check_writable(plan.output)
+            held.enter_context(only_run(plan.output, together=True))
+
+        ranks.first(hold)
+        plan = replace(plan, device=device, resume=plan.resume or bool(max(ranks.most(restarted()))))
+        return _run_training(problem, plan, seed, recipe, tell if ranks.rank == 0 else _hush, ranks)
 
 
-def _run_training(problem: Problem, plan: Plan, seed: int, recipe: Recipe, tell: Tell) -> Path:
+def _hush(line: str) -> None:
+    """What other ranks than the first tell."""
+
+
+def _run_training(problem: Problem, plan: Plan, seed: int, recipe: Recipe, tell: Tell, ranks: Ranks) -> Path:
     check_device(plan.device)
+    if plan.fsdp and ranks.size == 1:
+        raise UnusableError("--fsdp: must have several processes to shard over (torchrun starts them), got one")
     data = Draws()
     why = unlabelled_test(data.load(problem, seed)[1])
     for line in found_in(problem, data, test=why is None):
@@ -240,8 +268,13 @@ def _run_training(problem: Problem, plan: Plan, seed: int, recipe: Recipe, tell:
     jobs = plan_jobs(problem, replace(plan, seeds=1), data)
     if len(jobs) != 1:
         raise UnusableError(f"--row: must name one row, got {', '.join(repr(job.row.name) for job in jobs)}")
-    job = replace(jobs[0], seed=seed)
-    (result,) = train_all([job], 1, functools.partial(run_job, recipe=recipe, test=why is None))
+    parallel: Parallel | None = None if ranks.size == 1 else "fsdp" if plan.fsdp else "ddp"
+    job = replace(jobs[0], seed=seed, parallel=parallel)
+    for name, size in (("batch-size", job.batch_size), ("target-batch-size", job.target_batch_size)):
+        if size < ranks.size:
+            raise UnusableError(f"--{name}: must be at least the number of processes ({ranks.size}), got {size}")
+    run = functools.partial(run_job, recipe=recipe, test=why is None)
+    (result,) = train_all([job], 1, run, ranks=ranks)
     for metric, value in result["metrics"].items():
         tell(f"{metric:14}{100 * value:6.1f}")
     report = plan.output / "reports" / f"{job.stem}.html"

@@ -1,0 +1,306 @@
+"""What a training tells while it runs: the facts of a step, and where they go."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO, TypedDict
+
+import torch
+from torch import nn
+
+from mmda._core.files import write_file
+from mmda.losses import DomainAdversarialLoss
+
+if sys.platform != "win32":
+    import resource
+
+
+class StepFacts(TypedDict):
+    """One line of the log.
+
+    Attributes:
+        step: optimiser steps done.
+        loss: the weighted sum of the terms, at the strength of the step.
+        terms: each term raw, by role; the mean over the batches of the step.
+        gradient_norm: of all parameters, before it was clipped.
+        gradient_norms: of each term by itself, where ``TrainingConfig.gradient_norms`` asks for it.
+        learning_rate: of the step.
+        strength: factor of the terms that read the target.
+        adversaries: of each term with a discriminator, its loss over that of a guess, log 2: near 1 it sees no
+            difference (aligned, or it does not learn), near 0 it tells the domains apart without a fault (nothing
+            reaches the features); beside it the gradient norm of the discriminator.
+        pairs_per_second: source and target pairs of all ranks, since the last line.
+        step_seconds: mean of a step since the last line.
+        data_share: share of them that was spent waiting for batches.
+        memory_mb: most memory this process has held so far; on a GPU, most that was allocated there.
+    """
+
+    step: int
+    loss: float
+    terms: dict[str, float]
+    gradient_norm: float
+    gradient_norms: dict[str, float]
+    learning_rate: float
+    strength: float
+    adversaries: dict[str, dict[str, float]]
+    pairs_per_second: float
+    step_seconds: float
+    data_share: float
+    memory_mb: float
+
+
+class Clock:
+    """Seconds of steps, of waiting for data, and since the last save."""
+
+    def __init__(self) -> None:
+        self._saved = self._began = time.monotonic()
+        self._steps, self._total, self._waited, self._last = 0, 0.0, 0.0, 0
+
+    def begin(self) -> None:
+        """A step begins."""
+        self._began = time.monotonic()
+
+    @contextmanager
+    def data(self) -> Iterator[None]:
+        """Inside, the step waits for a batch."""
+        began = time.monotonic()
+        yield
+        self._waited += time.monotonic() - began
+
+    def end(self) -> None:
+        """The step is done."""
+        self._total += time.monotonic() - self._began
+        self._steps += 1
+
+    def since_save(self) -> float:
+        """Seconds since the run was saved last."""
+        return time.monotonic() - self._saved
+
+    def saved(self) -> None:
+        """The run was saved."""
+        self._saved = time.monotonic()
+
+    def taken(self) -> tuple[float, float]:
+        """Mean seconds of a step, and the share of waiting, since this was asked last."""
+        steps, total, waited = max(1, self._steps), self._total, self._waited
+        self._steps, self._total, self._waited = 0, 0.0, 0.0
+        return total / steps, waited / total if total else 0.0
+
+
+def step_facts(
+    *,
+    step: int,
+    terms: dict[str, float],
+    weights: Mapping[str, float],
+    gradient_norm: float,
+    gradient_norms: dict[str, float],
+    rate: float,
+    strength: float,
+    objective: nn.Module,
+    pairs: int,
+    clock: Clock,
+    device: torch.device,
+) -> StepFacts:
+    """The facts of a step that has just been made, whose gradients are still there."""
+    seconds, share = clock.taken()
+    sides = {term.role: term.side for term in objective.terms}  # type: ignore[union-attr]
+    loss = sum(weights[role] * value * (1.0 if sides[role] == "source" else strength) for role, value in terms.items())
+    return {
+        "step": step,
+        "loss": loss,
+        "terms": terms,
+        "gradient_norm": gradient_norm,
+        "gradient_norms": dict(gradient_norms),
+        "learning_rate": rate,
+        "strength": strength,
+        "adversaries": _adversaries(objective, terms),
+        "pairs_per_second": pairs / seconds if seconds else 0.0,
+        "step_seconds": seconds,
+        "data_share": share,
+        "memory_mb": memory_mb(device),
+    }
+
+
+def _adversaries(objective: nn.Module, terms: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Loss over that of a guess, and gradient norm, of every term's discriminator."""
+    found = {}
+    parts: Any = objective.parts
+    for role, part in parts.items():
+        for module in part.modules():
+            if isinstance(module, DomainAdversarialLoss) and role in terms:
+                squares = [float(p.grad.square().sum()) for p in module.parameters() if p.grad is not None]
+                found[role] = {"over_guess": terms[role] / math.log(2), "gradient_norm": sum(squares) ** 0.5}
+    return found
+
+
+def memory_mb(device: torch.device) -> float:
+    """Most memory held so far, in MB of 10^6 bytes: of the GPU, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    if sys.platform == "win32":
+        return math.nan
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most / 1e6 if sys.platform == "darwin" else most / 1e3
+
+
+class JSONLines:
+    """Each step's facts as a line of JSON, appended; numbers that are not finite are null.
+
+    Args:
+        path: the file. A run that goes on from an earlier step leaves out the lines that lie behind it, and what
+            another process left half written.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder, "log.jsonl")
+        ...     JSONLines(path)({"step": 1, "loss": math.nan})
+        ...     path.read_text()
+        '{"step": 1, "loss": null}\\n'
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._begun = False
+
+    def __call__(self, facts: Mapping[str, Any]) -> None:
+        """Write a line, which is in the file when this returns."""
+        if not self._begun:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            kept = self._before(facts["step"])
+            write_file(self.path, "".join(f"{line}\n" for line in kept).encode())
+            self._begun = True
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(_plain(facts), allow_nan=False) + "\n")
+
+    def _before(self, step: int) -> list[str]:
+        """The whole lines of earlier steps."""
+        if not self.path.exists():
+            return []
+        lines = []
+        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                if json.loads(line)["step"] < step:
+                    lines.append(line)
+            except (ValueError, LookupError, TypeError):
+                continue
+        return lines
+
+
+def _plain(value: Any) -> Any:
+    """The same for JSON, which has no NaN and no infinity."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return {key: _plain(item) for key, item in value.items()} if isinstance(value, Mapping) else value
+
+
+class TensorBoardLog:
+    """Each step's numbers as TensorBoard scalars, nested names with slashes (needs the package ``tensorboard``).
+
+    Args:
+        folder: of the event files.
+
+    Raises:
+        ImportError: the package is not installed.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ImportError("TensorBoardLog: needs the package `tensorboard`, which is not installed") from error
+        self._writer: Any = SummaryWriter(str(folder))
+
+    def __call__(self, facts: Mapping[str, Any]) -> None:
+        """Write the numbers of a step."""
+        for name, value in scalars(facts):
+            self._writer.add_scalar(name, value, facts["step"])
+        self._writer.flush()
+
+
+def scalars(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Numbers by name, those of inner mappings as ``outer/inner``; the step is left out.
+
+    Example:
+        >>> dict(scalars({"step": 3, "loss": 1.5, "terms": {"moment": 2.0}}))
+        {'loss': 1.5, 'terms/moment': 2.0}
+    """
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            yield from scalars(value, f"{prefix}{name}/")
+        elif name != "step":
+            yield prefix + name, float(value)
+
+
+class PlainLines:
+    """Progress where no terminal shows a bar: a line now and then, with the call of ``tqdm``.
+
+    Args:
+        total: steps to come.
+        desc: what is done.
+        seconds: between two lines; the first and the last are always written.
+        out: where to.
+
+    Example:
+        >>> with PlainLines(4, "train", out=sys.stdout, seconds=100.0) as bar:
+        ...     bar.update(1)
+        ...     bar.update(3)
+        train: step 1 of 4
+        train: step 4 of 4
+    """
+
+    def __init__(self, total: int, desc: str, *, seconds: float = 20.0, out: TextIO | None = None) -> None:
+        self.total, self.desc, self.seconds = total, desc, seconds
+        self.n, self.postfix = 0, ""
+        self._out = sys.stderr if out is None else out
+        self._told: float | None = None
+        self._began = time.monotonic()
+        self._at_first = 0
+
+    def __enter__(self) -> PlainLines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def set_postfix_str(self, text: str) -> None:
+        """What follows the count from now on."""
+        self.postfix = text
+
+    def update(self, steps: int) -> None:
+        """So many more steps are done."""
+        self.n += steps
+        now = time.monotonic()
+        if steps > 0 and (self._told is None or self.n >= self.total or now - self._told >= self.seconds):
+            if self._told is None:  # a run that goes on starts in its middle: the rate counts from here
+                self._began, self._at_first = now, self.n
+            self._told = now
+            self._out.write(f"{self.desc}: step {self.n} of {self.total}{self._rate(now)}{self._after()}\n")
+            self._out.flush()
+
+    def _rate(self, now: float) -> str:
+        done, seconds = self.n - self._at_first, now - self._began
+        if done <= 0 or seconds < 1:
+            return ""
+        return f", {done / seconds:.1f} a second, {(self.total - self.n) * seconds / done:.0f} s to go"
+
+    def _after(self) -> str:
+        return f", {self.postfix}" if self.postfix else ""
+
+
+def several(logs: Sequence[Callable[[StepFacts], None]]) -> Callable[[StepFacts], None] | None:
+    """One call for several logs; ``None`` where there is none."""
+    if not logs:
+        return None
+
+    def log(facts: StepFacts) -> None:
+        for one in logs:
+            one(facts)
+
+    return log

@@ -1,0 +1,104 @@
+"""Pieces that the references of several losses share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mmda.kernels import Gaussian
+from tests.contract.vocabulary import CLASSES, SIZES
+from tests.reference import contrastive, mmd
+
+Array = NDArray[np.float64]
+
+
+class Discriminator(nn.Module):
+    """tanh(w . x) for rows of any width, with a w that NumPy makes again; nothing to train."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return torch.tanh(rows @ torch.from_numpy(direction(rows.shape[1])).to(rows.dtype))
+
+
+def direction(width: int) -> Array:
+    return np.asarray(np.cos(1.0 + np.arange(width)))
+
+
+def directions(width: int) -> Array:
+    return np.asarray(np.cos(1.0 + np.arange(3 * width)).reshape(width, 3))
+
+
+def told(rows: Array) -> Array:
+    return np.asarray(np.tanh(rows @ direction(rows.shape[1])))
+
+
+def similarity(kernel: Gaussian, x: Array, y: Array) -> mmd.Similarity:
+    return mmd.gaussian(width(kernel, x, y), kernel.scales)
+
+
+def width(kernel: Gaussian, x: Array, y: Array) -> float:
+    return mmd.median_distance(x, y) if kernel.bandwidth == "median" else float(kernel.bandwidth)
+
+
+def over_scales(kernel: Gaussian, x: Array, y: Array, value: Callable[[float], float]) -> float:
+    """For what is linear in the kernel: the mean over its single Gaussians."""
+    return float(np.mean([value(width(kernel, x, y) * s**0.5) for s in kernel.scales]))
+
+
+def shares(labels: NDArray[np.int64]) -> Array:
+    return np.asarray(np.eye(CLASSES)[labels])
+
+
+def scaled(p: SimpleNamespace, s: SimpleNamespace) -> Array:
+    """Similarities over temperature."""
+    alike = contrastive.cosines(p.anchor, p.positive) if s.normalize else p.anchor @ p.positive.T
+    return np.asarray(alike / s.temperature)
+
+
+# Masks of pairs, that leave each row a positive and a negative.
+ROWS = torch.arange(SIZES["b"])
+
+
+NEGATIVE = (ROWS[:, None] + 2 * ROWS) % 3 != 1
+
+
+POSITIVE = (ROWS[:, None] - ROWS).abs() % 5 == 0
+
+
+# More candidates than anchors, and the last of them padding.
+CANDIDATES = torch.sin(1.0 + torch.arange(8 * SIZES["d"], dtype=torch.float64)).reshape(8, SIZES["d"])
+
+
+WANTED = (ROWS[:, None] + torch.arange(8)) % 4 == 0
+
+
+KEPT = torch.arange(8) < 6
+
+
+SINGLE = Gaussian(1.5, scales=(1.0,))
+
+
+SEVERAL = Gaussian(0.8, scales=(0.5, 2.0))
+
+
+EQUAL = {"n": 6, "m": 6}
+
+
+NO_VALUE = "factor of the features' gradient; the value does not know it"
+
+
+GIVEN = "counts for drawn directions alone, and the call brings them"
+
+
+WIDTH = "the number of classes, which the call shows already; a class without a row adds nothing"
+
+
+SOLVED = "steps of a solver that has converged on these rows"
+
+
+def negatives(p: SimpleNamespace, s: SimpleNamespace) -> NDArray[np.bool_]:
+    return np.ones((len(p.queries),) * 2, dtype=bool) if s.negative_mask is None else s.negative_mask
