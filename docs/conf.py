@@ -28,10 +28,11 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
+    "sphinx_gallery.gen_gallery",
     "loss_index",
     "method_index",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "gallery"]  # the gallery as it is built lies in auto_gallery
 templates_path = ["_templates"]
 html_theme = "furo"
 html_title = f"torch-mmda {release}"
@@ -57,6 +58,23 @@ napoleon_numpy_docstring = False
 # As free text: a colon in a Returns section separates no type, types live in the signature.
 napoleon_custom_sections = ["Shape", "Returns"]
 napoleon_use_ivar = True
+
+# Every script of the gallery is executed where it has changed; one that fails, fails the build.
+sphinx_gallery_conf = {
+    "examples_dirs": "gallery",
+    "gallery_dirs": "auto_gallery",
+    "within_subsection_order": "FileNameSortKey",
+    "abort_on_example_error": True,
+    "min_reported_time": 1e9,
+    "write_computation_times": False,
+    "show_signature": False,
+    "download_all_examples": False,
+    "remove_config_comments": True,
+    "backreferences_dir": "auto_gallery/of",
+    "doc_module": ("mmda",),
+    "reference_url": {"mmda": None},
+    "thumbnail_size": (400, 240),
+}
 
 # Examples in docstrings run under pytest (--doctest-modules); here the code blocks of the pages run.
 doctest_test_doctest_blocks = ""

@@ -184,12 +184,13 @@ def test_level_on_rows_that_repeat(sample: Callable[..., Tensor], sizes: tuple[i
     assert 0.02 <= rejected / runs <= 0.08
 
 
-def test_level_on_rows_that_repeat_with_a_chosen_bandwidth() -> None:
+@pytest.mark.parametrize("sample", [_one_hot, _bernoulli, _rounded])
+def test_level_on_rows_that_repeat_with_a_chosen_bandwidth(sample: Callable[..., Tensor]) -> None:
     rng, generator = np.random.default_rng(23), draws(24)
-    runs = 150
+    runs = 100
     rejected = sum(
         optimised_power_test(
-            _bernoulli(rng, 300), _bernoulli(rng, 10), permutations=99, factors=(0.5, 1.0, 2.0), generator=generator
+            sample(rng, 1000), sample(rng, 5), permutations=99, factors=(0.5, 1.0, 2.0), generator=generator
         ).rejects()
         for _ in range(runs)
     )

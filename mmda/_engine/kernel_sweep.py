@@ -301,7 +301,7 @@ class _Loops:
 
     def is_lost(self, value: Tensor) -> bool:
         """Whether the sum is so small beside its terms that rounding of them is seen."""
-        return values_are_known(value) and abs(float(value)) < SMALL_SUM * self.kernel.size(self.norms)
+        return values_are_known(value) and abs(float(value)) < SMALL_SUM * self.kernel.size(self.largest)
 
     def sweep(self, needed: Needed) -> tuple[Tensor, Gradients]:
         """The sum, and its gradient for x and y."""
@@ -366,7 +366,7 @@ class _Compiled(_Loops):
         assert self.kernel.stretch is not None
         self.inverse = self.kernel.stretch * float(self.samples.bandwidth.reciprocal())
         z, norms, largest = native_kernels.prepare(self.x, self.y, self.samples.centre, self.inverse)
-        self.look = self.may_be_near(largest)
+        self.largest, self.look = largest, self.may_be_near(largest)
         return z, norms
 
     def near(self, rows: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> native_kernels.Near | None:
@@ -463,7 +463,8 @@ class _Operations(_Loops):
         z = torch.cat((x, y))
         z.sub_(z.mean(0) if centre is None else centre).mul_(self.inverse)
         norms = torch.linalg.vecdot(z, z).neg_()
-        self.look = values_are_known(x) and self.may_be_near(-float(norms.min()))
+        self.largest = -float(norms.min()) if values_are_known(x) else 0.0
+        self.look = values_are_known(x) and self.may_be_near(self.largest)
         return z, norms
 
     def begin(self, side: int) -> None:

@@ -36,8 +36,8 @@ class KernelOnTiles(Protocol):
     steepest: float | None
     steps: native_kernels.KernelSteps | None
 
-    def size(self, norms: Tensor) -> float:
-        """The size of the kernel's values, roughly, among rows z with these -|z_i|^2."""
+    def size(self, largest: float) -> float:
+        """The size of the kernel's values, roughly, among rows z of up to this squared length."""
         ...
 
     def __call__(
@@ -95,8 +95,8 @@ class FormulaOnTiles:
             self.work = 1 if self.exponent == 1 else 2
         self.steps = self._steps()
 
-    def size(self, norms: Tensor) -> float:
-        return float(-norms.mean()) ** (self.exponent / 2) if self.kind == "distance" else 1.0
+    def size(self, largest: float) -> float:
+        return largest ** (self.exponent / 2) if self.kind == "distance" else 1.0
 
     def _steps(self) -> native_kernels.KernelSteps | None:
         if self.exponent != 1:
@@ -225,7 +225,7 @@ class OwnKernelOnTiles:
     def __init__(self, kernel: Kernel, bandwidth: Tensor) -> None:
         self.kernel, self.bandwidth = kernel, bandwidth
 
-    def size(self, norms: Tensor) -> float:
+    def size(self, largest: float) -> float:
         return 1.0
 
     def learns(self) -> bool:
