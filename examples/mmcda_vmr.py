@@ -44,7 +44,7 @@ def recipe(job: Job, data: Draws, on_step: OnStep | None = None) -> Trained:
 
     # Linear heads are fixed in closed form first: by the source's moments, and by the target's pairs where (ii) or
     # (iii) is on. What is trained below starts at zero on top of them; some rows have nothing on top.
-    start_model(model, job, source, target)
+    start_model(model, job, data)
     if not job.weights:
         return Trained(model.eval(), config, Progress())
 

@@ -16,6 +16,7 @@ from mmda.losses import SigmoidContrastiveLoss, sigmoid_contrastive_loss
 from mmda.metrics import temporal_iou
 from mmda.models.mmcda import (
     MMCDA,
+    FrameAgreement,
     LinearHead,
     MMCDAConfig,
     MMCDAObjective,
@@ -35,6 +36,7 @@ from mmda.models.mmcda import (
     save_model,
     sentence_rows,
     smoothed,
+    stacked_weights,
     start_linear,
     vote_spans,
 )
@@ -199,7 +201,7 @@ def test_no_moment_of_the_pairs_is_read(splits: tuple[ResidentSplit, ResidentSpl
     assert torch.equal(model.video_head.matrix, other.video_head.matrix)  # type: ignore[union-attr]
 
 
-def test_the_joint_cosine_is_the_mean_of_the_members(splits: tuple[ResidentSplit, ResidentSplit]) -> None:
+def test_the_joint_cosine_is_the_weighted_mean_of_the_members(splits: tuple[ResidentSplit, ResidentSplit]) -> None:
     model = started(splits)
     batch = splits[1].slice(range(5))
     output = model(batch)
@@ -207,7 +209,10 @@ def test_the_joint_cosine_is_the_mean_of_the_members(splits: tuple[ResidentSplit
         torch.cosine_similarity(part, query.unsqueeze(1), dim=2)
         for part, query in zip(output.joint_frames.split(6, 2), output.joint_query.split(6, 1))
     ]
-    mean = torch.stack(cosines).mean(0) / model.temperature
+    share = model.video_head.share
+    assert isinstance(share, Tensor)
+    assert bool((share > 0).all())
+    mean = torch.einsum("m,mbt->bt", share, torch.stack(cosines)) / model.temperature
     torch.testing.assert_close(output.similarity[output.frame_mask], mean[output.frame_mask])
     alone = fit_joint_maps(None, splits[1].without_moments(), components=6)
     frames = torch.nn.functional.normalize(alone.map_y(batch.frames), dim=2)
@@ -329,3 +334,76 @@ def test_lists_that_contradict_themselves_are_told() -> None:
         Term("one", "source", 1.0, 3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"View.labels: `batch` must carry windows"):
         _ = View(None, simulate(World(videos=2, test_videos=1)).target_train.without_moments()).labels  # type: ignore[arg-type]
+
+
+def test_stacked_weights_are_the_minimum_over_non_negative_ones() -> None:
+    g = torch.Generator().manual_seed(0)
+    own = torch.randint(7, (40,), generator=g)
+    scores = torch.randn(3, 40, 7, generator=g, dtype=torch.float64)
+    scores[0] += 2 * torch.nn.functional.one_hot(own, 7)
+    scores[1] += torch.nn.functional.one_hot(own, 7)
+    scores[2] -= torch.nn.functional.one_hot(own, 7)
+    found = stacked_weights(scores, own)
+    centred = (scores - scores.mean(2, keepdim=True)).numpy()
+
+    def loss(a: np.ndarray) -> float:
+        together = np.einsum("m,mnv->nv", a, centred)
+        fit = np.log(np.exp(together).sum(1)) - together[np.arange(40), own]
+        return float(fit.mean() + (np.square(centred).mean((1, 2)) * a**2).sum() / 80)
+
+    grid = np.linspace(0, 4, 81)
+    best = min((loss(np.array([a, b, 0.0])), a, b) for a in grid for b in grid)
+    assert loss(np.array([best[1], best[2], 0.05])) > best[0]  # the third is better left out
+    np.testing.assert_allclose(found.numpy(), np.array([best[1], best[2], 0]) / (best[1] + best[2]), atol=0.02)
+    assert stacked_weights(-scores[:2], own).tolist() == [0.5, 0.5]  # nothing is told: alike
+
+
+def test_a_source_of_strangers_counts_little(splits: tuple[ResidentSplit, ResidentSplit]) -> None:
+    near, pairs = splits[1], splits[1].without_moments()
+    far = replace(near, words=near.words.roll(1, 0), word_mask=near.word_mask.roll(1, 0))
+    shares = []
+    for source in (near, far):
+        model = build_mmcda(replace(CONFIG, members=3))
+        start_linear(model, source, pairs)
+        share = model.video_head.share
+        assert isinstance(share, Tensor)
+        assert torch.equal(share, model.query_head.share)  # type: ignore[arg-type]
+        shares.append(float(share[2]))
+    assert shares[1] < 0.1 < 0.3 < shares[0]
+
+
+def test_frames_agree_as_the_formula_says() -> None:
+    g = torch.Generator().manual_seed(1)
+    frames = torch.nn.functional.normalize(torch.randn(2, 90, 5, generator=g, dtype=torch.float64), dim=2)
+    s = torch.randn(2, 90, generator=g, dtype=torch.float64)
+    mask = torch.arange(90) < torch.tensor([[84], [6]])
+    found = FrameAgreement(2.0, temperature=0.3)(s.masked_fill(~mask, torch.nan), frames, mask)
+    for i, n in enumerate((84, 6)):
+        width = 2.0 * max(1.0, n / 75)
+        for t in range(n):
+            near = [float(frames[i, t] @ frames[i, u]) / 0.3 - (t - u) ** 2 / (2 * width**2) for u in range(n)]
+            share = np.exp(near) / np.exp(near).sum()
+            assert abs(float(found[i, t]) - share @ s[i, :n].numpy()) < 1e-10
+    assert not found[~mask].any()
+
+
+def test_pairs_are_pooled_by_all_by_the_best_or_alike(splits: tuple[ResidentSplit, ResidentSplit]) -> None:
+    pairs = splits[1].without_moments()
+    maps = fit_joint_maps(None, pairs, components=6)
+    alike = attended_rows(pairs)
+    assert torch.equal(attended_rows(pairs, maps, pooling="mean"), alike)
+    best = attended_rows(pairs, maps, pooling="top")
+    frames = pairs.frames[pairs.frame_row[0]][pairs.frame_mask[pairs.frame_row[0]]]
+    query = torch.nn.functional.normalize(maps.map_x(sentence_rows(pairs)[:1]), dim=1)
+    cosine = torch.nn.functional.normalize(maps.map_y(frames), dim=1) @ query[0]
+    kept = cosine.topk(-(-len(frames) // 8)).indices
+    torch.testing.assert_close(best[0], frames[kept].mean(0))
+    assert not torch.equal(fit_joint_maps(None, pairs, components=6, pooling="mean").x_map, maps.x_map)
+
+
+def test_a_state_of_equal_members_is_still_read(splits: tuple[ResidentSplit, ResidentSplit]) -> None:
+    model = started(splits)
+    state = {name: value for name, value in model.state_dict().items() if not name.endswith("share")}
+    other = build_mmcda(CONFIG)
+    other.load_state_dict(state)
+    assert other.video_head.share.tolist() == [0.5, 0.5]  # type: ignore[union-attr,operator]

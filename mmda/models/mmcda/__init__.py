@@ -15,13 +15,21 @@ from mmda.models.mmcda.encoders import (
     spread_frames,
 )
 from mmda.models.mmcda.files import CheckpointError
-from mmda.models.mmcda.linear_head import FlatLocalizer, LinearHead, MeanWords, NeighbourScaling, PlainFrames
+from mmda.models.mmcda.linear_head import (
+    FlatLocalizer,
+    FrameAgreement,
+    LinearHead,
+    MeanWords,
+    NeighbourScaling,
+    PlainFrames,
+)
 from mmda.models.mmcda.localizer import Localizer, MomentLogits, Spans, decode_spans, span_scores
 from mmda.models.mmcda.logs import JSONLines, StepFacts, TensorBoardLog
 from mmda.models.mmcda.model import MMCDA, MMCDAOutput
 from mmda.models.mmcda.objective import MMCDAObjective
 from mmda.models.mmcda.saving import Progress, load_model, save_model
 from mmda.models.mmcda.selection import pair_score, selection_score, source_score
+from mmda.models.mmcda.stacking import pair_scores, stacked_weights
 from mmda.models.mmcda.terms import (
     DEFAULT_WEIGHTS,
     ROLES,
@@ -50,6 +58,7 @@ __all__ = [
     "FeatureDropout",
     "FlatLocalizer",
     "Found",
+    "FrameAgreement",
     "FrameQueryTerm",
     "JSONLines",
     "JointDistributionTerm",
@@ -90,6 +99,7 @@ __all__ = [
     "moment_rows",
     "negative_pairs",
     "pair_score",
+    "pair_scores",
     "predict_split",
     "save_model",
     "selection_score",
@@ -98,6 +108,7 @@ __all__ = [
     "source_score",
     "span_scores",
     "spread_frames",
+    "stacked_weights",
     "start_linear",
     "vote_spans",
 ]

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from mmda.models.mmcda.config import MMCDAConfig
 from mmda.models.mmcda.encoders import QueryEncoder, VideoEncoder, joint_head
-from mmda.models.mmcda.linear_head import FlatLocalizer, LinearHead, MeanWords, NeighbourScaling, PlainFrames
+from mmda.models.mmcda.linear_head import (
+    FlatLocalizer,
+    FrameAgreement,
+    LinearHead,
+    MeanWords,
+    NeighbourScaling,
+    PlainFrames,
+)
 from mmda.models.mmcda.localizer import Localizer
 from mmda.models.mmcda.model import MMCDA
 
@@ -54,6 +61,7 @@ def _linear(config: MMCDAConfig) -> MMCDA:
         query_head=head(config.query_width),
         localizer=FlatLocalizer(),
         neighbours=NeighbourScaling(config.query_width, strength=config.neighbours),
+        agreement=FrameAgreement(config.agreement) if config.agreement else None,
         votes=True,
         temperature=config.temperature,
     )

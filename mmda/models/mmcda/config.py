@@ -34,6 +34,7 @@ class MMCDAConfig:
         members: linear maps that stand side by side, each with its own joint sphere.
         residual: hidden width of the net in a linear head; 0 leaves it out.
         neighbours: strength of :class:`mmda.models.mmcda.NeighbourScaling` in a linear form.
+        agreement: width in clips of :class:`mmda.models.mmcda.FrameAgreement` in a linear form; 0 leaves it out.
 
     Raises:
         ValueError: a size below 1, a dropout outside [0, 1), an unknown context or form, a linear form in a shared
@@ -56,6 +57,7 @@ class MMCDAConfig:
     members: int = 3
     residual: int = 0
     neighbours: float = 0.25
+    agreement: float = 4.0
 
     def __post_init__(self) -> None:
         for name in ("video_width", "query_width", "hidden", "joint", "localizer_channels", "localizer_layers"):
@@ -67,6 +69,7 @@ class MMCDAConfig:
         check_count("MMCDAConfig", "members", self.members)
         check_count("MMCDAConfig", "residual", self.residual, at_least=0)
         check_number("MMCDAConfig", "neighbours", self.neighbours, at_least=0)
+        check_number("MMCDAConfig", "agreement", self.agreement, at_least=0)
         if self.form == "linear" and self.shared_space:
             fail("MMCDAConfig", "shared_space", "be False for a linear form, whose maps start there", True)
         check_count("MMCDAConfig", "context_layers", self.context_layers, at_least=0)

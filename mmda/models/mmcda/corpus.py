@@ -172,14 +172,16 @@ class Corpus:
 
     def _some(self, query: Tensor, rows: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """The same of some videos: each is a slice of its block."""
-        found = []
-        for row in rows:
-            block = row // _BLOCK
-            at = self._starts[row] - self._starts[block * _BLOCK]
-            found.append(query @ self.blocks[block][:, at : at + self._sizes[row]])
+        found = [query @ self._frames(row).T for row in rows]
         similarity, known = _stacked(found)
         common, _ = _stacked([self.common[self._clips(row)] for row in rows])
         return similarity, common, known
+
+    def _frames(self, row: int) -> Tensor:
+        """Joint rows of a video (t, d), a view."""
+        block = row // _BLOCK
+        at = self._starts[row] - self._starts[block * _BLOCK]
+        return self.blocks[block][:, at : at + self._sizes[row]].T
 
     def _clips(self, row: int) -> slice:
         return slice(self._starts[row], self._starts[row] + self._sizes[row])
@@ -198,6 +200,9 @@ class Corpus:
         heat = similarity / self.model.temperature
         logits: MomentLogits = self.model.localizer(heat, known)
         profile = heat - common / self.model.temperature
+        if self.model.agreement is not None:
+            frames = [self._frames(row) for row in rows.tolist()]
+            profile = self.model.agreement(profile, torch.nn.utils.rnn.pad_sequence(frames, batch_first=True), known)
         spans = self.model.decode(profile, logits, known, clip_times, n=max(n, _SPANS))
         return Spans(spans.windows[:, :n], spans.scores[:, :n], spans.mask[:, :n])
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mmda._core.checks import check_count, check_number, fail
 from mmda._core.masking import zero_padding
-from mmda._core.reductions import masked_mean
+from mmda._core.reductions import masked_mean, masked_softmax
 from mmda._core.rows import normalized_rows
 from mmda.models.mmcda.encoders import check_width
 from mmda.models.mmcda.localizer import MomentLogits
+
+#: Clips up to which a width in clips is taken as it is; in longer videos it is as large a share of them.
+REFERENCE_CLIPS = 75
 
 
 class PlainFrames(nn.Module):
@@ -78,13 +81,14 @@ class LinearHead(nn.Module):
 
     .. math::
 
-       g(x) = \frac{1}{\sqrt{m}} \Big[ \frac{h_1(x)}{\lVert h_1(x) \rVert}, \dots,
-              \frac{h_m(x)}{\lVert h_m(x) \rVert} \Big], \qquad
+       g(x) = \Big[ \sqrt{w_1} \frac{h_1(x)}{\lVert h_1(x) \rVert}, \dots,
+              \sqrt{w_m} \frac{h_m(x)}{\lVert h_m(x) \rVert} \Big], \qquad
        h_i(x) = (A_i + \Delta_i)^\top x + c_i + \delta_i + r_i(x)
 
     with :math:`A_i` and :math:`c_i` fixed by :meth:`start`, and :math:`\Delta`, :math:`\delta` and, on request, a
     two-layer net r learned. All that is learned starts at zero, so weight decay pulls it back to the start. The inner
-    product of two such heads is the mean of the m cosines.
+    product of two such heads is the mean of the m cosines by the weights w, which sum to 1 and are equal before
+    :meth:`weigh`.
 
     Args:
         width: features that come in.
@@ -108,6 +112,7 @@ class LinearHead(nn.Module):
 
     matrix: Tensor
     offset: Tensor
+    share: Tensor
 
     def __init__(self, width: int, joint: int, *, members: int = 1, residual: int = 0, dropout: float = 0.0) -> None:
         super().__init__()
@@ -118,6 +123,7 @@ class LinearHead(nn.Module):
         self.width, self.joint, self.members = width, joint, members
         self.register_buffer("matrix", torch.randn(members * joint, width))
         self.register_buffer("offset", torch.zeros(members * joint))
+        self.register_buffer("share", torch.full((members,), 1 / members))
         self.change = nn.Linear(width, members * joint)
         nn.init.zeros_(self.change.weight)
         nn.init.zeros_(self.change.bias)
@@ -155,6 +161,19 @@ class LinearHead(nn.Module):
         self.matrix[first : first + k] = scaled.T.to(self.matrix)
         self.offset[first : first + k] = -(mean @ scaled).to(self.offset)
 
+    @torch.no_grad()
+    def weigh(self, share: Tensor) -> None:
+        """How much each map counts: ``share`` (members,), >= 0; divided by its sum.
+
+        Raises:
+            ValueError: another number of them, a negative one, or none above 0.
+        """
+        if tuple(share.shape) != (self.members,):
+            fail("LinearHead.weigh", "share", f"have shape ({self.members},)", tuple(share.shape))
+        if not bool((share >= 0).all()) or not bool(share.sum() > 0):
+            fail("LinearHead.weigh", "share", "be at least 0, and one of it above", share.tolist())
+        self.share.copy_((share / share.sum()).to(self.share))
+
     def forward(self, x: Tensor) -> Tensor:
         """``x`` (..., width) in the joint space."""
         check_width("LinearHead", "x", x, self.width)
@@ -162,8 +181,13 @@ class LinearHead(nn.Module):
         if self.residual is not None:
             y = y + self.residual(x)
         apart = normalized_rows(y.reshape(*y.shape[:-1], self.members, self.joint))
-        joined: Tensor = apart.flatten(-2) / math.sqrt(self.members)
+        joined: Tensor = (apart * self.share.sqrt().unsqueeze(1)).flatten(-2)
         return joined
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        """A state without weights is of a version in which all maps counted alike."""
+        state_dict.setdefault(f"{prefix}share", torch.full_like(self.share, 1 / self.members))
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def extra_repr(self) -> str:
         return f"{self.width}, {self.joint}, members={self.members}"
@@ -245,3 +269,55 @@ class NeighbourScaling(nn.Module):
         nearest = (frames @ queries.T).topk(max(1, round(self.share * count)), dim=-1).values
         scaled: Tensor = self.strength * nearest.mean(-1)
         return scaled
+
+
+class FrameAgreement(nn.Module):
+    r"""Frames that look alike and lie near one another get like similarities.
+
+    .. math:: \bar s_t = \sum_u A_{tu} s_u, \qquad
+              A_t = \operatorname{softmax}_u \Big( \frac{\cos(f_t, f_u)}{\tau} - \frac{(t - u)^2}{2 w^2} \Big)
+
+    A running mean blurs the edges of a moment; this one stops where the frames change.
+
+    Args:
+        width: w in clips; over T > 75 clips it is T / 75 times as wide.
+        temperature: :math:`\tau` > 0.
+
+    Shape:
+        ``similarity`` (b, t), ``frames`` (b, t, d), unit rows, ``frame_mask`` (b, t) -> (b, t), zeros on padding.
+
+    Raises:
+        ValueError: a number that is not positive.
+
+    Notes:
+        O(b t^2 d) time and O(b t^2) memory.
+
+    Example:
+        >>> frames = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]])
+        >>> similarity = torch.tensor([[0.9, 0.5, 0.0]])
+        >>> FrameAgreement()(similarity, frames, similarity >= 0).round(decimals=2)
+        tensor([[0.7000, 0.7000, 0.0000]])
+
+    References:
+        Tomasi & Manduchi, "Bilateral Filtering for Gray and Color Images", ICCV 1998.
+    """
+
+    def __init__(self, width: float = 4.0, *, temperature: float = 0.1) -> None:
+        super().__init__()
+        check_number("FrameAgreement", "width", width, above=0)
+        check_number("FrameAgreement", "temperature", temperature, above=0)
+        self.width, self.temperature = width, temperature
+
+    def forward(self, similarity: Tensor, frames: Tensor, frame_mask: Tensor) -> Tensor:
+        """The similarities, each a mean over frames that agree with its own."""
+        step = torch.arange(frames.shape[1], device=frames.device, dtype=frames.dtype)
+        width = self.width * (frame_mask.sum(1).to(frames.dtype) / REFERENCE_CLIPS).clamp(min=1.0)
+        apart = (step.unsqueeze(1) - step).square() / (2 * width.square()).view(-1, 1, 1)
+        unit = zero_padding(frames, frame_mask)
+        near = torch.bmm(unit, unit.transpose(1, 2)) / self.temperature - apart
+        share = masked_softmax(near, frame_mask.unsqueeze(1).expand_as(near), 2)
+        agreed = torch.bmm(share, zero_padding(similarity.unsqueeze(2), frame_mask)).squeeze(2)
+        return torch.where(frame_mask, agreed, torch.zeros_like(agreed))
+
+    def extra_repr(self) -> str:
+        return f"{self.width:g}, temperature={self.temperature:g}"

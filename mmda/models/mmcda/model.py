@@ -11,7 +11,7 @@ from mmda._core.checks import check_number
 from mmda._core.masking import zero_padding
 from mmda._core.reductions import masked_mean
 from mmda._core.rows import normalized_rows
-from mmda.models.mmcda.linear_head import NeighbourScaling
+from mmda.models.mmcda.linear_head import FrameAgreement, NeighbourScaling
 from mmda.models.mmcda.localizer import MomentLogits, Spans, decode_spans
 from mmda.models.mmcda.voting import vote_spans
 from mmda.vmr.batch import VMRBatch
@@ -56,6 +56,7 @@ class MMCDA(nn.Module):
         shared_space: frames and words have one width and can be compared as they are: a head then gives what is
             added to the unit row of the frame's own features, or of the mean of the words.
         neighbours: what :meth:`predict` takes from the similarity of a frame, as much as it looks like other queries.
+        agreement: what :meth:`predict` makes of the similarities after that, by how much frames look alike.
         votes: :meth:`predict` reads spans from the similarity alone, by :func:`mmda.models.mmcda.vote_spans`, and not
             from the localizer.
         temperature: :math:`\tau` > 0.
@@ -90,6 +91,7 @@ class MMCDA(nn.Module):
         localizer: nn.Module,
         shared_space: bool = False,
         neighbours: NeighbourScaling | None = None,
+        agreement: FrameAgreement | None = None,
         votes: bool = False,
         temperature: float = 0.1,
     ) -> None:
@@ -102,6 +104,7 @@ class MMCDA(nn.Module):
         self.localizer = localizer
         self.shared_space = shared_space
         self.neighbours = neighbours
+        self.agreement = agreement
         self.votes = votes
         self.temperature = temperature
 
@@ -150,11 +153,16 @@ class MMCDA(nn.Module):
         )
 
     def profile(self, output: MMCDAOutput) -> Tensor:
-        """What spans are read from, (b, t): the similarity, less what a frame is to queries in general."""
-        if self.neighbours is None:
-            return output.similarity
-        common: Tensor = self.neighbours(output.joint_frames, self.query_head)
-        return output.similarity - common / self.temperature
+        """What spans are read from, (b, t): the similarity, less what a frame is to queries in general, smoothed.
+
+        The second is :class:`NeighbourScaling`, the third :class:`FrameAgreement`, where the model has them.
+        """
+        profile = output.similarity
+        if self.neighbours is not None:
+            profile = profile - self.neighbours(output.joint_frames, self.query_head) / self.temperature
+        if self.agreement is not None:
+            profile = self.agreement(profile, output.joint_frames, output.frame_mask)
+        return profile
 
     def decode(
         self,

@@ -10,14 +10,12 @@ from torch.nn.functional import pad
 
 from mmda._core.checks import check_count, check_floating, check_mask, check_number, fail
 from mmda.metrics import temporal_iou
+from mmda.models.mmcda.linear_head import REFERENCE_CLIPS
 from mmda.models.mmcda.localizer import Spans
 
 #: Widths of the smoothing in clips, and levels of the run, that vote.
 WIDTHS = (5, 7, 9, 11)
 LEVELS = (0.15, 0.2, 0.25, 0.3, 0.4)
-
-#: Clips up to which a width is taken as it is; longer profiles are smoothed over as large a share of the video.
-_REFERENCE = 75
 
 
 def smoothed(similarity: Tensor, frame_mask: Tensor, width: int) -> Tensor:
@@ -40,7 +38,7 @@ def smoothed(similarity: Tensor, frame_mask: Tensor, width: int) -> Tensor:
     """
     clean = torch.where(frame_mask, similarity, torch.zeros_like(similarity)).double()
     length = frame_mask.sum(1, keepdim=True)
-    half = (width * length.clamp(min=_REFERENCE) / _REFERENCE / 2).long()
+    half = (width * length.clamp(min=REFERENCE_CLIPS) / REFERENCE_CLIPS / 2).long()
     total = pad(clean.cumsum(1), (1, 0))
     step = torch.arange(similarity.shape[1], device=similarity.device).unsqueeze(0)
     low, high = (step - half).clamp(min=0), torch.minimum(step + half + 1, length.clamp(min=1))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -183,6 +183,14 @@ class Draws:
 
     def __init__(self) -> None:
         self._kept: dict[tuple[Problem, int], tuple[Domain, Domain]] = {}
+        self._fitted: dict[Hashable, dict[Hashable, object]] = {}
+
+    def fitted(self, *of: Hashable) -> dict[Hashable, object]:
+        """What was fitted in closed form to the same data before; rows share most of it. The last four are kept."""
+        if of not in self._fitted:
+            self._fitted = dict([*self._fitted.items()][-3:])
+            self._fitted[of] = {}
+        return self._fitted[of]
 
     def load(self, problem: Problem, seed: int) -> tuple[Domain, Domain]:
         """:func:`load_problem`. A simulated world is a new draw for each seed; real data stays the same."""

@@ -13,7 +13,7 @@ import torch
 
 from mmda.metrics import PRESETS, Preset
 from mmda.models.mmcda.build import build_mmcda
-from mmda.models.mmcda.closed_form import start_linear
+from mmda.models.mmcda.closed_form import Pooling, start_linear
 from mmda.models.mmcda.config import MMCDAConfig
 from mmda.models.mmcda.experiment.domains import Domain, Draws, Problem
 from mmda.models.mmcda.experiment.errors import UnusableError
@@ -141,14 +141,26 @@ def shuffled(split: Pairs, seed: int) -> Pairs:
     )
 
 
-def start_model(model: MMCDA, job: Job, source: Domain, target: Domain) -> None:
+def pooling_of(modules: Sequence[str]) -> Pooling:
+    """How the frames of a pair are pooled in a linear form.
+
+    (ii) alone pairs whole videos with queries, their frames alike; (iii) alone the best frames, as multiple instances;
+    both together all frames, weighed by how much they look like the query.
+    """
+    if "specific" not in modules and "cross_modal" in modules:
+        return "mean"
+    return "top" if "cross_modal" not in modules and "specific" in modules else "attention"
+
+
+def start_model(model: MMCDA, job: Job, data: Draws) -> None:
     """Fix the maps of a linear form in closed form, from what the row may see; towers start as they were drawn.
 
-    Known moments are the source's, or what stands in for it; (ii) and (iii) let in the target's pairs, (i) gives the
-    source's features the target's mean and covariance.
+    Known moments are the source's, or what stands in for it. (i) gives the source's features the target's mean and
+    covariance. (ii) and (iii) let in the target's pairs: see :func:`pooling_of`.
     """
     if job.form != "linear":
         return
+    source, target = data.load(job.problem, job.seed)
     known = joined(map((target if job.row.train_on == "target" else source).opened, job.splits))
     if job.row.train_on == "both":
         known = joined([known, joined(map(target.opened, job.splits))])
@@ -161,6 +173,8 @@ def start_model(model: MMCDA, job: Job, source: Domain, target: Domain) -> None:
         known,
         pairs if job.row.uses_pairs else None,
         domain=pairs if "domain" in job.row.modules else None,
+        pooling=pooling_of(job.row.modules),
+        fitted=data.fitted(job.problem, job.seed, job.splits, job.row.train_on, job.row.shuffled),
     )
     model.to(device)
 
@@ -188,7 +202,7 @@ def train_row(job: Job, data: Draws, on_step: OnStep | None = None) -> Trained:
     torch.manual_seed(job.seed)
     config = job.config(*batches.widths)
     model = build_mmcda(config).to(job.device)
-    start_model(model, job, source, target)
+    start_model(model, job, data)
     if not job.weights:  # nothing on top of the closed form
         return Trained(model.eval(), config, Progress())
     objective = MMCDAObjective(
