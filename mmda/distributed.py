@@ -19,8 +19,22 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mmda._core.checks import check_callable, check_sequence, check_tensor, fail, fail_type, shape_text
+from mmda._core.checks import (
+    check_callable,
+    check_features,
+    check_same_width,
+    check_sequence,
+    check_tensor,
+    fail,
+    fail_type,
+    shape_text,
+)
 from mmda._core.draws import shared_draws
+from mmda._core.masking import full_precision, working_dtype
+from mmda._core.rows import normalized_rows
+from mmda._engine.ring import as_scale, ring_info_nce, ring_mmd, ring_sigmoid
+from mmda.layers.temperature import temperature_value
+from mmda.losses import InfoNCELoss, MMDLoss, SigmoidContrastiveLoss
 
 #: Keyword tensors that speak of the gathered batch, or of no row at all, and so are passed on as they are.
 SHARED = ("indices", "negative_mask", "positive_mask", "positive_weight", "projections")
@@ -255,6 +269,10 @@ class DistributedLoss(nn.Module):
         shared: names of keyword tensors that are passed on as they are. Masks of pairs are among them: they have the
             shape of the gathered batch, so build them from gathered identities, as
             ``duplicate_mask(gather_rows(ids))``.
+        ring: let the rows of the other ranks pass by instead of gathering them: O(n d) memory for the n rows of a
+            rank, whatever the number of ranks. For :class:`~mmda.losses.MMDLoss` (a bandwidth that is a number or
+            ``"mean"``; no ``"linear"`` estimator), :class:`~mmda.losses.InfoNCELoss` and
+            :class:`~mmda.losses.SigmoidContrastiveLoss`, on rows (n, d) without weights and masks.
 
     Shape:
         As the loss. Rows may differ in number between ranks; with a mask (b, t, d), t may differ too.
@@ -266,7 +284,7 @@ class DistributedLoss(nn.Module):
         ValueError: a shared name that the loss does not take; ranks that disagree, and then on every rank: other losses
             or settings, an argument that some of them lack, other dtypes, numbers of axes or widths, shared tensors of
             other shapes, other plain values (scalar tensors included), generators in other states, a gradient that
-            some alone need.
+            some alone need; with ``ring``, another loss, or weights or masks.
         TypeError: a loss that is not callable or a class, ``shared`` that is one name instead of several.
 
     Notes:
@@ -276,8 +294,12 @@ class DistributedLoss(nn.Module):
         that is wrapped, or give them to the optimiser of each rank: both keep the ranks equal, if they begin equal.
 
         Each rank computes the whole loss, O(N^2 d) time for N rows in all, and holds O(N d) memory, plus what the loss
-        needs. One exchange of 1 KB tells whether the ranks agree and how many rows each has; then one a tensor moves
-        the rows. A rank that does not call at all is waited for until the group's timeout. Losses that draw do
+        needs. With ``ring`` it computes the pairs of its own rows, O(N n d) time, in O(n d) memory; the value is the
+        same to rounding, and there are no second derivatives. What is sent grows as with the gather: one block of rows
+        a step, once (MMD, sigmoid) or twice (InfoNCE), where a gather and the sum of its gradients send three.
+
+        One exchange of 1 KB tells whether the ranks agree and how many rows each has; then one a tensor
+        moves the rows. A rank that does not call at all is waited for until the group's timeout. Losses that draw do
         so alike on all ranks: from a key of rank 0's, out of its global generator, or from a ``generator`` that is
         seeded alike on every rank. The mean over rows of a loss such as the
         cross-entropy needs none of this where ranks have equally many rows; with unequal numbers it does.
@@ -295,9 +317,15 @@ class DistributedLoss(nn.Module):
         *,
         group: dist.ProcessGroup | None = None,
         shared: Sequence[str] = SHARED,
+        ring: bool = False,
     ) -> None:
         super().__init__()
         check_callable("DistributedLoss", "loss", loss)
+        if ring and not isinstance(loss, (MMDLoss, InfoNCELoss, SigmoidContrastiveLoss)):
+            rule = "be an MMDLoss, InfoNCELoss or SigmoidContrastiveLoss for a ring"
+            fail("DistributedLoss", "loss", rule, type(loss).__qualname__)
+        if ring and isinstance(loss, MMDLoss) and loss.estimator == "linear":
+            fail("DistributedLoss", "loss", "have the estimator 'biased' or 'unbiased' for a ring", "'linear'")
         check_sequence("DistributedLoss", "shared", shared, "name", empty=True)
         known = _keywords(loss)
         unknown = [name for name in shared if known is not None and name not in known and name not in SHARED]
@@ -306,6 +334,7 @@ class DistributedLoss(nn.Module):
         self.loss = loss
         self.group = group
         self.shared = tuple(shared)
+        self.ring = ring
         self._named: tuple[Any, str, list[str]] | None = None
         self._key = 0
 
@@ -332,10 +361,41 @@ class DistributedLoss(nn.Module):
         entries = [(name, x, False) for name, x in zip(names, inputs)]
         entries += [(name, x, name in self.shared) for name, x in sorted(keywords.items())]
         told = self._agreed(loss, entries, covers)
+        if self.ring:
+            return self._passed_by(inputs, keywords)
         gathered = [x if shared else self._gathered(name, x, told) for name, x, shared in entries]
         count = len(inputs)
         with shared_draws(self._key):
             return self.loss(*gathered[:count], **dict(zip(sorted(keywords), gathered[count:])))
+
+    def _passed_by(self, inputs: Sequence[Any], keywords: dict[str, Any]) -> Tensor:
+        """The loss of the rows of all ranks, which no rank holds."""
+        loss = self.loss
+        names = _positions(loss)[:2]
+        given = {**dict(zip(names, inputs)), **keywords}
+        others = sorted(name for name, value in given.items() if name not in names and value is not None)
+        if others or len(inputs) > 2 or not all(isinstance(given.get(name), Tensor) for name in names):
+            rule = f"come as {names[0]} and {names[1]} alone for a ring, without weights and masks"
+            fail("DistributedLoss", "inputs", rule, ", ".join(others) or f"{len(given)} arguments")
+        first, second = (given[name] for name in names)
+        for name in names:
+            check_features("DistributedLoss", name, given[name])
+        check_same_width("DistributedLoss", names[0], first, names[1], second)
+        dtype = working_dtype(first, second)
+        with full_precision(first):
+            x, y = first.to(dtype), second.to(dtype)
+            if isinstance(loss, MMDLoss):
+                unbiased = loss.estimator == "unbiased"
+                return ring_mmd(x, y, kernel=loss.kernel, unbiased=unbiased, group=self.group)
+            assert isinstance(loss, (InfoNCELoss, SigmoidContrastiveLoss))
+            if len(x) != len(y):
+                fail("DistributedLoss", names[1], f"have as many rows as `{names[0]}` ({len(x)})", shape_text(y))
+            scale = as_scale(temperature_value(loss.temperature), x)
+            a, b = (normalized_rows(x), normalized_rows(y)) if loss.normalize else (x, y)
+            if isinstance(loss, InfoNCELoss):
+                return ring_info_nce(a, b, scale, symmetric=loss.symmetric, group=self.group)
+            bias = loss.bias.to(x) if isinstance(loss.bias, Tensor) else x.new_full((), loss.bias)
+            return ring_sigmoid(a, b, scale, bias, group=self.group)
 
     def _agreed(
         self, loss: str, entries: Sequence[tuple[str, Any, bool]], covers: Sequence[torch.Size]

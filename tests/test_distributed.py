@@ -15,7 +15,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
+from mmda._engine import ring
 from mmda.distributed import DistributedLoss, gather_rows
+from mmda.kernels import Gaussian, Laplacian
 from mmda.layers import DomainDiscriminator, LearnableTemperature
 from mmda.losses import (
     CORALLoss,
@@ -145,6 +147,8 @@ def worker(rank: int, folder: str) -> None:
     found["sharded"] = sharded()
     found["disagreements"] = {name: refused(name, rank) for name in DISAGREEMENTS}
     found["many tensors"] = many_tensors(rank)
+    found["ring"] = {name: passed_by(name, rank, passing=True) for name in RINGS}
+    found["gathered"] = {name: passed_by(name, rank, passing=False) for name in RINGS}
     found["draws"] = drawn(rank)
     torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
@@ -303,6 +307,31 @@ DISAGREEMENTS: dict[str, tuple[Callable[[int], tuple[Any, ...]], str]] = {
 }
 
 
+def temperature() -> LearnableTemperature:
+    return LearnableTemperature(0.3).double()
+
+
+RINGS: dict[str, Callable[[], nn.Module]] = {
+    "mmd biased": lambda: MMDLoss(kernel=Gaussian("mean")),
+    "mmd unbiased": lambda: MMDLoss(kernel=Laplacian(1.5), estimator="unbiased"),
+    "info nce": lambda: InfoNCELoss(temperature=temperature()),
+    "info nce one way": lambda: InfoNCELoss(temperature=temperature(), symmetric=False, normalize=False),
+    "sigmoid": lambda: SigmoidContrastiveLoss(
+        temperature=temperature(), bias=nn.Parameter(torch.tensor(-1.0, dtype=torch.float64))
+    ),
+}
+
+
+def passed_by(name: str, rank: int, *, passing: bool) -> list[Tensor]:
+    """Value and gradients of rows and parameters, by tiles of three rows; the ranks weigh the value differently."""
+    ring.TILE = 3
+    first, second, _ = inputs("mmd" if "mmd" in name else "info nce", rank)
+    loss = DistributedLoss(RINGS[name](), ring=passing)
+    leaves = [first.requires_grad_(), second.requires_grad_(), *loss.parameters()]
+    value = loss(first, second)
+    return [value.detach(), *torch.autograd.grad(value * (1 + rank), leaves)]
+
+
 def refused(name: str, rank: int) -> str:
     loss, args, keywords = DISAGREEMENTS[name][0](rank)
     try:
@@ -407,6 +436,22 @@ def test_ranks_draw_alike(ranks: list[dict[str, Any]]) -> None:
     assert first["fresh"][0] != first["fresh"][1]
     whole = gathered("coral")
     assert first["fixed"] == pytest.approx(SlicedWassersteinLoss(draws="fixed")(*whole[:2]).item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", RINGS)
+def test_rows_that_pass_by_give_the_gathered_value_and_gradients(name: str, ranks: list[dict[str, Any]]) -> None:
+    for found in ranks:
+        assert len(found["ring"][name]) == len(found["gathered"][name])
+        for came, wanted in zip(found["ring"][name], found["gathered"][name]):
+            assert wanted.abs().max() > 0
+            torch.testing.assert_close(came, wanted, rtol=1e-10, atol=1e-10)
+
+
+def test_what_no_ring_can_do_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="`loss` must be an MMDLoss, InfoNCELoss or SigmoidContrastiveLoss for a ring"):
+        DistributedLoss(CORALLoss(), ring=True)
+    with pytest.raises(ValueError, match="have the estimator 'biased' or 'unbiased' for a ring, got 'linear'"):
+        DistributedLoss(MMDLoss(estimator="linear"), ring=True)
 
 
 def test_many_tensors(ranks: list[dict[str, Any]]) -> None:
