@@ -107,7 +107,7 @@ _SHORT, _LONG = 1e-12, 1e12
 
 def _ordinary_lengths(x: Tensor) -> Tensor | None:
     """Lengths of the rows (..., 1), one for zero rows; None where squares of some row would leave the range."""
-    lengths = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    lengths: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     least, most = torch.stack(lengths.aminmax()).tolist()
     if not most <= _LONG:  # NaN and infinite rows too
         return None

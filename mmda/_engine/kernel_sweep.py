@@ -249,6 +249,9 @@ class _Loops:
         few: such a share of a tile's pairs may be.
     """
 
+    #: The largest squared length of a row, as :meth:`prepare` found it.
+    largest: float
+
     def __init__(
         self, samples: Samples, kernel: KernelOnTiles, how: KernelSum | OwnKernelSum, share: float, few: float
     ) -> None:
