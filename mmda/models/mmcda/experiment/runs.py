@@ -191,9 +191,10 @@ def train_row(job: Job, data: Draws, on_step: OnStep | None = None) -> Trained:
         The model at the checkpoint that held-out source moments and target pairs choose.
 
     Example:
+        >>> from tempfile import TemporaryDirectory
         >>> from mmda.models.mmcda.experiment import Plan, plan_jobs
-        >>> problem = Problem("small", world="language", videos=40)
-        >>> job = plan_jobs(problem, Plan(rows=("source-only",), smoke=True))[0]
+        >>> problem, folder = Problem("small", world="language", videos=40), TemporaryDirectory()
+        >>> job = plan_jobs(problem, Plan(rows=("source-only",), smoke=True, output=Path(folder.name)))[0]
         >>> train_row(job, Draws()).progress.step
         4
     """
