@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 import torch.distributed as dist
 
 from mmda.cli.train import main
@@ -63,12 +62,12 @@ def test_a_killed_process_is_started_again_and_the_run_goes_on(tmp_path: Path) -
     assert [json.loads(line)["step"] for line in log] == [1, 2, 3, 4, 5]
     assert main([*OPTIONS, "--output", str(tmp_path / "one")]) == 0
     name = "models/world-language-full-i-ii-iii-0.pt"
-    two, one = (
-        torch.cat([p.detach().flatten() for p in load_model(tmp_path / run / name)[0].parameters()])
-        for run in ("two", "one")
-    )
-    # in norm: what no loss depends on (a bias in front of a softmax) follows rounding alone
-    assert float((two - one).norm() / one.norm()) < 1e-5
+    two, one = (dict(load_model(tmp_path / run / name)[0].named_parameters()) for run in ("two", "one"))
+    for each, value in one.items():
+        # the first two of this bias stand in front of a softmax: no loss depends on them, they follow rounding alone
+        kept = slice(2, None) if each == "localizer.leave.bias" else ...
+        apart = (two[each] - value).detach()[kept]
+        assert float(apart.norm()) <= 1e-5 * float(value.detach()[kept].norm()), each
     answers = [
         (tmp_path / name / "predictions" / "world-language-full-i-ii-iii-0.jsonl").read_text().count("\n")
         for name in ("one", "two")

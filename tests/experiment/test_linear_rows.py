@@ -20,9 +20,9 @@ def job(row: str, **changes: object) -> Job:
     return made
 
 
-def test_a_linear_row_is_left_at_its_start_and_trained_on_request() -> None:
+def test_a_linear_row_is_left_at_its_start_and_trained_on_request(tmp_path: Path) -> None:
     data = Draws()
-    still, moved = train_row(job(FULL), data), train_row(job(FULL, epochs=1), data)
+    still, moved = train_row(job(FULL), data), train_row(job(FULL, epochs=1, output=tmp_path), data)
     assert still.progress.step == 0
     assert moved.progress.step > 0
     change = [value for name, value in still.model.named_parameters() if "change" in name]

@@ -140,10 +140,18 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, 
     return results
 
 
+#: Its first two stand in front of a softmax over frames: no loss depends on them, so their gradient is rounding, which
+#: Adam makes a step of.
+FREE = "localizer.leave.bias"
+
+
 def check_equal(came: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
     assert set(came) == set(wanted)
     for name, value in wanted.items():
-        torch.testing.assert_close(came[name], value, rtol=1e-10, atol=1e-10, msg=lambda text, n=name: f"{n}: {text}")
+        kept = slice(2, None) if name == FREE else ...
+        torch.testing.assert_close(
+            came[name][kept], value[kept], rtol=1e-10, atol=1e-10, msg=lambda text, n=name: f"{n}: {text}"
+        )
 
 
 def test_weights_after_50_steps_are_those_of_one_process(found: dict[int, list[dict[str, Any]]]) -> None:
