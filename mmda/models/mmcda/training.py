@@ -383,7 +383,7 @@ def _step(
     *,
     norms: bool,
 ) -> _Made:
-    """One optimiser step on ``config.accumulate`` batches; gradient norms by role if asked for."""
+    """One optimiser step on ``config.accumulate`` batches; gradient norms by role, of the last, if asked for."""
     model, _, optimizer, mean = run.parts.values()
     state, scaler = run.state, run.scaler
     done = state.step / config.steps
@@ -395,16 +395,17 @@ def _step(
     optimizer.zero_grad(set_to_none=True)
     clock.begin()
     for at in range(config.accumulate):
+        last = at + 1 == config.accumulate
         with clock.data():
             source_batch, target_batch = next(batches)
             source_batch = source_batch.to(run.device)
             target_batch = None if target_batch is None else target_batch.without_moments().to(run.device)
         made.qids += [*source_batch.qids, *(() if target_batch is None else target_batch.qids)]
-        with nullcontext() if at + 1 == config.accumulate else call.unsynchronised():
+        with nullcontext() if last else call.unsynchronised():
             with _precision(config, run.device):
                 total = call(source_batch, target_batch, made.strength)
             made.found.append(call.step.terms)
-            if norms:
+            if norms and last:
                 made.norms = _gradient_norms(call.step.terms, parameters, run.ranks)
             total = total if config.accumulate == 1 else total / config.accumulate
             torch.autograd.backward(total if scaler is None else scaler.scale(total))
