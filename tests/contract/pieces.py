@@ -1,4 +1,4 @@
-"""Pieces that the references of several losses share."""
+"""Pieces that the references and exceptions of several losses share."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mmda.kernels import Gaussian
+from tests.contract.entry import Excuse, Reference, move
 from tests.contract.vocabulary import CLASSES, SIZES
 from tests.reference import contrastive, mmd
 
@@ -102,3 +103,44 @@ SOLVED = "steps of a solver that has converged on these rows"
 
 def negatives(p: SimpleNamespace, s: SimpleNamespace) -> NDArray[np.bool_]:
     return np.ones((len(p.queries),) * 2, dtype=bool) if s.negative_mask is None else s.negative_mask
+
+
+#: Exceptions of the modules that hold a discriminator.
+ASKS_DISCRIMINATOR = Excuse(
+    ("module_is_function",),
+    "the function takes logits, the module asks its discriminator for them",
+    AssertionError,
+    "discriminator",
+)
+
+
+LEARNED_DISCRIMINATOR = (
+    Excuse(
+        ("symmetric",),
+        "the discriminator has learned which domain is which; a fresh one learns the other order as well",
+    ),
+    Excuse(("translation",), "the discriminator is a network on the features as they are"),
+)
+
+
+#: The exception of the losses that take labels of the source and class probabilities of the target.
+LABELS_AND_PROBABILITIES = Excuse(
+    ("symmetric",),
+    "the source brings labels and the target probabilities: the sides take different arguments",
+    AssertionError,
+    "do not take the same arguments",
+)
+
+
+def of_classes(value: Callable[[Array, Array, Array, Array, float], float]) -> Reference:
+    """The reference of a loss with such classes and a Gaussian; ``value`` takes the bandwidth last."""
+    return Reference(
+        lambda p, s: over_scales(
+            s.kernel,
+            p.source,
+            p.target,
+            lambda sigma: value(p.source, p.target, shares(p.source_labels), p.target_probabilities, sigma),
+        ),
+        (move("kernel", SINGLE), move("kernel", SEVERAL)),
+        excused={"classes": WIDTH},
+    )

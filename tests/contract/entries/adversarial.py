@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from mmda.losses import DomainAdversarialLoss, MultiDomainAdversarialLoss
-from tests.contract.entry import Entry, Excuse, Reference
-from tests.contract.pieces import NO_VALUE, Discriminator, directions, told
+from tests.contract.entry import Entry, Reference
+from tests.contract.pieces import ASKS_DISCRIMINATOR, LEARNED_DISCRIMINATOR, NO_VALUE, Discriminator, directions, told
 from tests.contract.vocabulary import Role, discriminator, normal, shifted
 from tests.reference import adversarial
 
@@ -24,19 +24,7 @@ ENTRIES = (
         "DomainAdversarialLoss",
         build=lambda d: DomainAdversarialLoss(discriminator(d), strength=0.6),
         settled=lambda d: DomainAdversarialLoss(discriminator(d), strength=-1.0),
-        excuses=(
-            Excuse(
-                ("module_is_function",),
-                "the function takes logits, the module asks its discriminator for them",
-                AssertionError,
-                "discriminator",
-            ),
-            Excuse(
-                ("symmetric",),
-                "the discriminator has learned which domain is which; a fresh one learns the other order as well",
-            ),
-            Excuse(("translation",), "the discriminator is a network on the features as they are"),
-        ),
+        excuses=(ASKS_DISCRIMINATOR, *LEARNED_DISCRIMINATOR),
         reference=Reference(
             lambda p, s: adversarial.binary(told(p.source), told(p.target)),
             excused={"strength": NO_VALUE},
@@ -47,14 +35,7 @@ ENTRIES = (
         "MultiDomainAdversarialLoss",
         build=lambda d: MultiDomainAdversarialLoss(discriminator(d, 3), strength=0.6),
         settled=lambda d: MultiDomainAdversarialLoss(discriminator(d, 3), strength=-1.0),
-        excuses=(
-            Excuse(
-                ("module_is_function",),
-                "the function takes logits, the module asks its discriminator for them",
-                AssertionError,
-                "discriminator",
-            ),
-        ),
+        excuses=(ASKS_DISCRIMINATOR,),
         reference=Reference(
             lambda p, s: adversarial.categorical(p.features @ directions(p.features.shape[1]), p.domain_index.tolist()),
             excused={"strength": NO_VALUE},

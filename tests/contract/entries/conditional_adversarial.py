@@ -5,8 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 from mmda.losses import ConditionalAdversarialLoss
-from tests.contract.entry import Entry, Excuse, Reference, Variant, move
-from tests.contract.pieces import NO_VALUE, Array, Discriminator, told
+from tests.contract.entry import Entry, Reference, Variant, move
+from tests.contract.pieces import ASKS_DISCRIMINATOR, LEARNED_DISCRIMINATOR, NO_VALUE, Array, Discriminator, told
 from tests.contract.vocabulary import CLASSES, SIZES, Role, discriminator, normal, random_map, shifted
 from tests.reference import adversarial
 
@@ -31,19 +31,7 @@ ENTRIES = (
         build=lambda d: ConditionalAdversarialLoss(discriminator(d * CLASSES), strength=0.6),
         # a reversal of strength -1 is the identity in both directions
         settled=lambda d: ConditionalAdversarialLoss(discriminator(d * CLASSES), strength=-1.0),
-        excuses=(
-            Excuse(
-                ("module_is_function",),
-                "the function takes logits, the module asks its discriminator for them",
-                AssertionError,
-                "discriminator",
-            ),
-            Excuse(
-                ("symmetric",),
-                "the discriminator has learned which domain is which; a fresh one learns the other order as well",
-            ),
-            Excuse(("translation",), "the discriminator is a network on the features as they are"),
-        ),
+        excuses=(ASKS_DISCRIMINATOR, *LEARNED_DISCRIMINATOR),
         variants=(
             Variant(
                 "random_map=...",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from mmda.losses import ContrastiveDomainDiscrepancyLoss
-from tests.contract.entry import Entry, Excuse, Reference, move
-from tests.contract.pieces import SEVERAL, SINGLE, WIDTH, over_scales, shares
+from tests.contract.entry import Entry
+from tests.contract.pieces import LABELS_AND_PROBABILITIES, of_classes
 from tests.contract.vocabulary import FIXED
 from tests.reference import contrastive_domain
 
@@ -12,25 +12,7 @@ ENTRIES = (
     Entry(
         "ContrastiveDomainDiscrepancyLoss",
         settled=lambda d: ContrastiveDomainDiscrepancyLoss(kernel=FIXED),
-        excuses=(
-            Excuse(
-                ("symmetric",),
-                "the source brings labels and the target probabilities: the sides take different arguments",
-                AssertionError,
-                "do not take the same arguments",
-            ),
-        ),
-        reference=Reference(
-            lambda p, s: over_scales(
-                s.kernel,
-                p.source,
-                p.target,
-                lambda sigma: contrastive_domain.soft(
-                    p.source, p.target, shares(p.source_labels), p.target_probabilities, sigma
-                ),
-            ),
-            (move("kernel", SINGLE), move("kernel", SEVERAL)),
-            excused={"classes": WIDTH},
-        ),
+        excuses=(LABELS_AND_PROBABILITIES,),
+        reference=of_classes(contrastive_domain.soft),
     ),
 )
