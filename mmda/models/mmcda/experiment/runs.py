@@ -193,9 +193,10 @@ def train_row(job: Job, data: Draws, on_step: OnStep | None = None) -> Trained:
     Example:
         >>> from tempfile import TemporaryDirectory
         >>> from mmda.models.mmcda.experiment import Plan, plan_jobs
-        >>> problem, folder = Problem("small", world="language", videos=40), TemporaryDirectory()
-        >>> job = plan_jobs(problem, Plan(rows=("source-only",), smoke=True, output=Path(folder.name)))[0]
-        >>> train_row(job, Draws()).progress.step
+        >>> problem = Problem("small", world="language", videos=40)
+        >>> with TemporaryDirectory() as folder:
+        ...     job = plan_jobs(problem, Plan(rows=("source-only",), smoke=True, output=Path(folder)))[0]
+        ...     train_row(job, Draws()).progress.step
         4
     """
     source, target = data.load(job.problem, job.seed)
