@@ -1,6 +1,6 @@
-"""What the module forms share: a function and its settings, which every call hands on.
+"""Base classes of the loss modules: each stores a function's settings and passes them on in every call.
 
-A loss of your own need not inherit from these: the call alone makes it one, see :class:`mmda.losses.Discrepancy` and
+Your own loss need not inherit from these; it only needs the call signature of :class:`mmda.losses.Discrepancy` or
 :class:`mmda.losses.PairLoss`.
 """
 
@@ -19,7 +19,7 @@ from mmda._core.hints import hinting
 class LossModule(nn.Module):
     """A loss function with its settings.
 
-    A subclass names its ``_function``; its ``__init__`` takes the settings, checks them and stores each under its own
+    A subclass sets ``_function``; its ``__init__`` checks the settings and stores each as an attribute of the same
     name.
     """
 
@@ -38,11 +38,11 @@ class LossModule(nn.Module):
             cls._names = tuple(p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
 
     def _options(self) -> dict[str, Any]:
-        """The function's settings by name. Overridden where one is stored otherwise than the function takes it."""
+        """The function's settings by name. Override it for settings that are stored in another form."""
         return {name: getattr(self, name) for name in self._names}
 
     def extra_repr(self) -> str:
-        """The settings; modules and tensors with axes are shown as parts of the module."""
+        """The settings, without submodules and non-scalar tensors, which ``nn.Module`` shows itself."""
         settings = {
             name: value.item() if isinstance(value, Tensor) and value.ndim == 0 and not value.is_meta else value
             for name, value in self._options().items()
@@ -52,7 +52,7 @@ class LossModule(nn.Module):
 
 
 class DiscrepancyModule(LossModule):
-    """Of two samples, see :class:`mmda.losses.Discrepancy`."""
+    """A loss on two samples, see :class:`mmda.losses.Discrepancy`."""
 
     def forward(
         self,
@@ -64,7 +64,7 @@ class DiscrepancyModule(LossModule):
         source_mask: Tensor | None = None,
         target_mask: Tensor | None = None,
     ) -> Tensor:
-        """The function of these samples, with the settings of this module."""
+        """Apply the function to the two samples with this module's settings."""
         return type(self)._function(
             source,
             target,
@@ -77,10 +77,10 @@ class DiscrepancyModule(LossModule):
 
 
 class LogitModule(LossModule):
-    """Of class logits, one row a sample."""
+    """A loss on class logits, one row per sample."""
 
     def forward(self, logits: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """The function of these logits, with the settings of this module."""
+        """Apply the function to the logits with this module's settings."""
         return type(self)._function(logits, weight=weight, mask=mask, **self._options())
 
     if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class LogitModule(LossModule):
 def of_sides(
     source_weight: Tensor | None, target_weight: Tensor | None, source_mask: Tensor | None, target_mask: Tensor | None
 ) -> dict[str, Any]:
-    """These arguments, by name, to be handed on."""
+    """These arguments as a dict, to be passed on as keywords."""
     weights = {"source_weight": source_weight, "target_weight": target_weight}
     return {**weights, "source_mask": source_mask, "target_mask": target_mask}
 
