@@ -30,7 +30,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mmda._core.checks import check_count, check_features, check_kernel, check_same_width, fail, fail_type, shape_text
+from mmda._core.checks import check_count, check_features, check_same_width, fail, fail_type, shape_text
+from mmda._core.components import check_kernel
 from mmda._core.files import write_file
 from mmda.kernels import Gaussian, Kernel
 from mmda.losses import coral_loss, energy_distance_loss

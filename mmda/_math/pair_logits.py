@@ -10,7 +10,7 @@ from torch import Tensor
 from mmda._core.checks import check_mask, check_weight, fail, shape_text
 from mmda._core.masking import safe_divide, working_dtype, zero_padding
 from mmda._core.reductions import masked_logsumexp
-from mmda._core.rows import normalized_rows
+from mmda._core.unit_rows import normalized_rows
 from mmda._math.contrastive import check_temperature
 from mmda._math.frames import check_frames_and_queries
 

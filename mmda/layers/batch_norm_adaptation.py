@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmda._core.checks import check_module, fail, shape_text
+from mmda._core.checks import fail, shape_text
+from mmda._core.components import check_module
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda.layers.batch_norm import DomainSpecificBatchNorm, Moments, centred
 

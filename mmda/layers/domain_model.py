@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmda._core.checks import check_count, check_module, fail
+from mmda._core.checks import check_count, fail
+from mmda._core.components import check_module
 
 
 class DomainSpecificModel(nn.Module):

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from mmda._core.checks import check_module
+from mmda._core.components import check_module
 from mmda.layers.batch_norm import DomainSpecificBatchNorm
 
 

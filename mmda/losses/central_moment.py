@@ -13,7 +13,7 @@ from mmda._core.scales import unit_of
 from mmda._core.transforms import values_are_known
 from mmda._math.logits import weighted_mean
 from mmda.kernels import safe_sqrt
-from mmda.losses._modules import DiscrepancyModule
+from mmda.losses._sample_modules import DiscrepancyModule
 
 #: Up to so many lengths of the interval from the centre float32 holds the powers and their differences.
 _FAR = 64.0

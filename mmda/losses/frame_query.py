@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mmda._core.checks import check_mask, check_weight, fail, shape_text
 from mmda._core.masking import full_precision, safe_divide, working_dtype, zero_padding
 from mmda._core.reductions import masked_log_softmax, masked_mean
-from mmda._core.rows import normalized_rows
+from mmda._core.unit_rows import normalized_rows
 from mmda._math.contrastive import check_temperature
 from mmda._math.frames import check_frames_and_queries
 from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_repr, temperature_value
