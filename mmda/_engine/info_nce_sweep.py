@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmda._core.masking import safe_divide
-from mmda._core.reductions import weighted_logsumexp
-from mmda._core.rows import normalized_rows
+from mmda._core.unit_rows import normalized_rows
+from mmda._core.weighted import weighted_logsumexp
 from mmda._engine import native
 from mmda._engine.logit_loops import LOG2_E, Loops, Operations
 from mmda._engine.logit_pairs import Contrast, Pairs, counts, negative_counts, own_pairs, positive_share, twins

@@ -8,7 +8,7 @@ return one scalar.
 from typing import Any
 
 from mmda import kernels, layers
-from mmda._core.hints import unknown_name
+from mmda._core.hints import hint_settings, unknown_name
 from mmda.layers.multilinear import RandomMultilinearMap, multilinear_map
 from mmda.losses._protocols import Discrepancy, PairLoss
 from mmda.losses.adversarial import (
@@ -199,3 +199,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     raise unknown_name(__name__, name, (layers, kernels))
+
+
+hint_settings(vars().values())

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from mmda._core.checks import check_count, check_discriminator, check_kernel
+from mmda._core.checks import check_count
+from mmda._core.components import check_discriminator, check_kernel
 from mmda._core.draws import Draws
 from mmda._math.kernel_tensors import current_kernel, register_bandwidth
 from mmda.kernels import Gaussian, Kernel
 from mmda.layers.reversal import GradientReversal
-from mmda.losses._modules import LossModule, of_sides
+from mmda.losses._modules import LossModule
+from mmda.losses._sample_modules import of_sides
 
 
 class KernelModule(LossModule):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from mmda.layers.temperature import LearnableTemperature, temperature_value
 from mmda.losses._modules import LossModule
+from mmda.losses._tempered import TemperedModule
 
 
 class PairedModule(LossModule):
@@ -21,15 +21,6 @@ class PairedModule(LossModule):
 
     if TYPE_CHECKING:
         __call__ = forward
-
-
-class TemperedModule(LossModule):
-    """A loss with a temperature: a number, a scalar tensor or a :class:`~mmda.layers.LearnableTemperature`."""
-
-    temperature: float | Tensor | LearnableTemperature
-
-    def _options(self) -> dict[str, Any]:
-        return {**super()._options(), "temperature": temperature_value(self.temperature)}
 
 
 class CandidatesModule(LossModule):

@@ -21,7 +21,7 @@ from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows
 from mmda._math.adversary import ask, balanced_binary, side_logits
 from mmda.losses._domain_modules import DiscriminatorModule
-from mmda.losses._modules import DiscrepancyModule
+from mmda.losses._sample_modules import DiscrepancyModule
 
 
 def domain_adversarial_loss(

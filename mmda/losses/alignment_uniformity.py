@@ -7,8 +7,8 @@ from torch import Tensor
 
 from mmda._core.checks import check_number
 from mmda._core.masking import full_precision, safe_divide
-from mmda._core.reductions import weighted_logsumexp
-from mmda._core.rows import normalized_rows
+from mmda._core.unit_rows import normalized_rows
+from mmda._core.weighted import weighted_logsumexp
 from mmda._engine.logit_pairs import counts, own_pairs
 from mmda._math.contrastive import pair_rows
 from mmda.losses._pair_modules import PairedModule

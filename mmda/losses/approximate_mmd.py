@@ -8,16 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mmda._core.checks import (
-    check_choice,
-    check_count,
-    check_features,
-    check_kernel,
-    check_same_width,
-    fail,
-    fail_type,
-    shape_text,
-)
+from mmda._core.checks import check_choice, check_count, check_features, check_same_width, fail, fail_type, shape_text
+from mmda._core.components import check_kernel
 from mmda._core.counts import pooled_centre, total_weight
 from mmda._core.digits import LOST, with_enough_digits
 from mmda._core.draws import DRAWS, Draws, fixed_normal, fresh_normal

@@ -13,7 +13,7 @@ from mmda._core.scales import unit_of
 from mmda._core.transforms import values_are_known
 from mmda._math.logits import weighted_mean
 from mmda.kernels import safe_sqrt
-from mmda.losses._modules import DiscrepancyModule
+from mmda.losses._sample_modules import DiscrepancyModule
 
 #: Features up to this many interval lengths from the centre are computed in float32, farther ones in float64.
 _FAR = 64.0

@@ -9,7 +9,7 @@ from mmda._core.checks import check_number
 from mmda._core.masking import full_precision, working_dtype
 from mmda._core.reductions import masked_log_softmax
 from mmda._math.logits import as_logit_rows, entropy_of
-from mmda.losses._modules import LogitModule
+from mmda.losses._sample_modules import LogitModule
 
 
 def minimum_class_confusion_loss(

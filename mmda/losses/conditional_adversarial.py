@@ -8,16 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmda._core.checks import (
-    check_discriminator,
-    check_floating,
-    check_module,
-    check_same_device,
-    check_same_width,
-    check_tensor,
-    fail,
-    shape_text,
-)
+from mmda._core.checks import check_floating, check_same_device, check_same_width, check_tensor, fail, shape_text
+from mmda._core.components import check_discriminator, check_module
 from mmda._core.masking import full_precision, working_dtype
 from mmda._core.rows import as_rows, zero_uncounted
 from mmda._math.adversary import ask, balanced_binary, side_logits

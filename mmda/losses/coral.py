@@ -9,7 +9,7 @@ from mmda._core.checks import check_same_width, fail, shape_text
 from mmda._core.counts import pooled_centre
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows
-from mmda.losses._modules import DiscrepancyModule
+from mmda.losses._sample_modules import DiscrepancyModule
 
 
 def coral_loss(

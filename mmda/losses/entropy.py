@@ -6,7 +6,7 @@ from torch import Tensor
 
 from mmda._core.masking import full_precision, working_dtype
 from mmda._math.logits import as_logit_rows, entropy_of, log_mean_probability, weighted_mean
-from mmda.losses._modules import LogitModule
+from mmda.losses._sample_modules import LogitModule
 
 
 def entropy_loss(logits: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None) -> Tensor:

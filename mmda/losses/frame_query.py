@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mmda._core.checks import check_mask, check_weight, fail, shape_text
 from mmda._core.masking import full_precision, safe_divide, working_dtype, zero_padding
 from mmda._core.reductions import masked_log_softmax, masked_mean
-from mmda._core.rows import normalized_rows
+from mmda._core.unit_rows import normalized_rows
 from mmda._math.contrastive import check_temperature
 from mmda._math.frames import check_frames_and_queries
 from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_repr, temperature_value
@@ -69,7 +69,7 @@ def frame_query_loss(
     """
     check_frames_and_queries("frame_query_loss", frames, queries, frame_mask)
     if frames.shape[0] != queries.shape[0]:
-        fail("frame_query_loss", "queries", f"have one row a video ({frames.shape[0]})", shape_text(queries))
+        fail("frame_query_loss", "queries", f"have one row per video ({frames.shape[0]})", shape_text(queries))
     check_mask("frame_query_loss", "moment_mask", moment_mask, frames.shape[:2])
     if weight is not None:
         check_weight("frame_query_loss", "weight", weight, frames.shape[:1])

@@ -15,7 +15,7 @@ from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows
 from mmda._core.scales import unit_of
 from mmda.losses._domain_modules import DrawnModule
-from mmda.losses._modules import of_sides
+from mmda.losses._sample_modules import of_sides
 
 
 def higher_order_moment_loss(

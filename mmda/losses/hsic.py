@@ -7,16 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mmda._core.checks import (
-    check_choice,
-    check_kernel,
-    check_mask,
-    check_same_device,
-    check_tensor,
-    check_weight,
-    fail,
-    shape_text,
-)
+from mmda._core.checks import check_choice, check_mask, check_same_device, check_tensor, check_weight, fail, shape_text
+from mmda._core.components import check_kernel
 from mmda._core.counts import pooled_centre
 from mmda._core.digits import with_enough_digits
 from mmda._core.masking import full_precision, safe_divide, working_dtype

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from mmda._core.checks import (
     check_choice,
-    check_kernel,
     check_mask,
     check_same_width,
     check_tensor,
@@ -19,13 +18,15 @@ from mmda._core.checks import (
     fail_type,
     shape_text,
 )
+from mmda._core.components import check_kernel
 from mmda._core.counts import pooled_centre, total_weight
 from mmda._core.digits import with_enough_digits
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows
 from mmda._math.kernel_tensors import current_kernel, register_bandwidth
 from mmda.kernels import Gaussian, Kernel, distances_about, settle_bandwidth
-from mmda.losses._modules import LossModule, of_sides
+from mmda.losses._modules import LossModule
+from mmda.losses._sample_modules import of_sides
 
 Estimator = Literal["biased", "unbiased", "linear"]
 _ESTIMATORS = ("biased", "unbiased", "linear")

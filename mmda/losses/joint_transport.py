@@ -17,13 +17,14 @@ from mmda._core.checks import (
 )
 from mmda._core.counts import pooled_centre, total_weight
 from mmda._core.masking import full_precision, working_dtype
-from mmda._core.reductions import row_shares
 from mmda._core.rows import as_rows
 from mmda._core.transforms import values_are_known
+from mmda._core.weighted import row_shares
 from mmda._math.logits import as_logit_rows
 from mmda._math.transport import FLOAT32, transport_cost
 from mmda.kernels import distances_about
-from mmda.losses._modules import LossModule, of_sides
+from mmda.losses._modules import LossModule
+from mmda.losses._sample_modules import of_sides
 
 
 def joint_transport_loss(

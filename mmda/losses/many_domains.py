@@ -13,18 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from mmda._core.checks import (
-    check_callable,
     check_choice,
     check_count,
-    check_mask,
-    check_samples,
     check_tensor,
-    check_weight,
     fail,
     shape_text,
 )
+from mmda._core.components import check_callable
 from mmda._core.masking import full_precision, safe_divide, working_dtype
-from mmda._core.rows import as_rows
+from mmda._core.rows import as_rows, check_rows
 from mmda._core.transforms import values_are_known
 from mmda._math.domain_sums import kernel_sum_of, mean_over_comparisons
 from mmda.losses._modules import LossModule
@@ -112,13 +109,8 @@ def multi_domain_loss(
     """
     caller = "multi_domain_loss"
     _check_options(caller, discrepancy, domains, scheme)
-    check_tensor(caller, "features", features)
-    if mask is not None:
-        check_mask(caller, "mask", mask, features.shape[:-1])
-    check_samples(caller, "features", features, mask=mask)
+    check_rows(caller, "features", features, mask, weight, prefix="")
     leading = features.shape[:-1]
-    if weight is not None:
-        check_weight(caller, "weight", weight, leading)
     _check_index(caller, domain_index, features)
     with full_precision(features):
         index = domain_index

@@ -9,7 +9,7 @@ from mmda._core.checks import check_number
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._math.logits import as_logit_rows
 from mmda._math.spectral import smooth_nuclear_norm
-from mmda.losses._modules import LogitModule
+from mmda.losses._sample_modules import LogitModule
 
 
 def batch_nuclear_norm_loss(

@@ -8,7 +8,7 @@ from torch import Tensor
 from mmda._core.checks import check_number
 from mmda._core.masking import full_precision, working_dtype
 from mmda._math.logits import as_logit_rows, log_one_minus, weighted_mean
-from mmda.losses._modules import LogitModule
+from mmda.losses._sample_modules import LogitModule
 
 
 def open_set_loss(

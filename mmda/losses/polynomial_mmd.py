@@ -11,7 +11,7 @@ from mmda._core.checks import check_choice, check_count, check_number, check_sam
 from mmda._core.counts import total_weight
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows
-from mmda.losses._modules import DiscrepancyModule
+from mmda.losses._sample_modules import DiscrepancyModule
 
 PolynomialEstimator = Literal["biased", "unbiased"]
 

@@ -9,13 +9,14 @@ from torch import Tensor
 
 from mmda._core.checks import check_count, check_number, check_same_width
 from mmda._core.masking import full_precision, safe_divide, working_dtype
-from mmda._core.reductions import weighted_logsumexp
-from mmda._core.rows import as_rows, normalized_rows
+from mmda._core.rows import as_rows
+from mmda._core.unit_rows import normalized_rows
+from mmda._core.weighted import weighted_logsumexp
 from mmda._math.class_weights import class_columns, count_classes, memberships
 from mmda._math.contrastive import check_temperature
 from mmda.layers.temperature import LearnableTemperature, keep_temperature
-from mmda.losses._modules import of_sides
-from mmda.losses._pair_modules import TemperedModule
+from mmda.losses._sample_modules import of_sides
+from mmda.losses._tempered import TemperedModule
 
 
 def prototype_contrastive_loss(

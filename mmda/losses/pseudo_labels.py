@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmda._core.checks import check_count, check_features, check_integers, check_number, check_same_width, fail
 from mmda._core.masking import full_precision, safe_divide, working_dtype
-from mmda._core.rows import normalized_rows
+from mmda._core.unit_rows import normalized_rows
 
 
 class PseudoLabels(NamedTuple):

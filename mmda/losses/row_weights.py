@@ -9,12 +9,12 @@ from mmda._core.checks import (
     check_count,
     check_features,
     check_floating,
-    check_kernel,
     check_number,
     check_same_width,
     fail,
     shape_text,
 )
+from mmda._core.components import check_kernel
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._math.logits import as_logit_rows, weighted_mean
 from mmda.kernels import Gaussian, Kernel, distances_about, settle_bandwidth

@@ -11,7 +11,8 @@ from mmda._engine.logit_sweep import contrastive
 from mmda._engine.sigmoid_sweep import SIGMOID
 from mmda._math.contrastive import candidate_rows, check_temperature, with_masks
 from mmda.layers.temperature import LearnableTemperature, keep_temperature
-from mmda.losses._pair_modules import CandidatesModule, TemperedModule
+from mmda.losses._pair_modules import CandidatesModule
+from mmda.losses._tempered import TemperedModule
 
 
 def sigmoid_contrastive_loss(

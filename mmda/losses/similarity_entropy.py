@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from mmda._core.masking import full_precision, safe_divide
-from mmda._core.reductions import weighted_logsumexp
+from mmda._core.weighted import weighted_logsumexp
 from mmda._engine.logit_pairs import counts
 from mmda._math.contrastive import candidate_rows, check_temperature
 from mmda.layers.temperature import LearnableTemperature, keep_temperature
-from mmda.losses._pair_modules import TemperedModule
+from mmda.losses._tempered import TemperedModule
 
 
 def similarity_entropy_loss(

@@ -10,10 +10,10 @@ from torch import Tensor
 from mmda._core.checks import check_choice, check_count, check_number, check_same_width
 from mmda._core.counts import pooled_centre, total_weight
 from mmda._core.masking import full_precision, working_dtype
-from mmda._core.reductions import row_shares
 from mmda._core.rows import as_rows
+from mmda._core.weighted import row_shares
 from mmda._math.transport_sweep import Inputs, Settings, sinkhorn_divergence
-from mmda.losses._modules import DiscrepancyModule
+from mmda.losses._sample_modules import DiscrepancyModule
 
 Cost = Literal["squared", "distance"]
 _COSTS = ("squared", "distance")

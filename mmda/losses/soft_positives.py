@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mmda._core.checks import check_features, check_number
 from mmda._core.masking import full_precision, working_dtype
-from mmda._core.rows import normalized_rows
+from mmda._core.unit_rows import normalized_rows
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from mmda._core.checks import check_count, check_same_width
 from mmda._core.masking import full_precision, working_dtype
 from mmda._core.rows import as_rows
 from mmda._math.spectral import largest_squares
-from mmda.losses._modules import DiscrepancyModule
+from mmda.losses._sample_modules import DiscrepancyModule
 
 
 def batch_spectral_penalty_loss(

@@ -8,15 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mmda._core.checks import (
-    check_callable,
-    check_count,
-    check_floating,
-    check_number,
-    check_same_shape,
-    fail,
-    shape_text,
-)
+from mmda._core.checks import check_count, check_floating, check_number, check_same_shape, fail, shape_text
+from mmda._core.components import check_callable
 from mmda._core.draws import fixed_normal
 from mmda._core.masking import full_precision, working_dtype
 from mmda._math.logits import as_logit_rows, weighted_mean

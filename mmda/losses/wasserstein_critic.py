@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from mmda._core.checks import check_features, check_module, check_number, check_same_width, fail, shape_text
+from mmda._core.checks import check_features, check_number, check_same_width, fail, shape_text
+from mmda._core.components import check_module
 from mmda._core.draws import fixed_bits
 from mmda._core.maps import as_map_rows
 from mmda._core.masking import full_precision, working_dtype
