@@ -1,4 +1,5 @@
-"""The sigmoid loss: a sum over all pairs, so that one pass over the tiles makes value and slopes; and as a formula."""
+"""The sigmoid loss: a sum over all pairs, so one pass over the tiles gives value and gradients; and as a dense
+formula."""
 
 from __future__ import annotations
 
@@ -15,12 +16,12 @@ from mmda._engine.logit_sweep import Made, Problem, sweep_of
 from mmda._engine.logit_tiles import Grid, Masks, Rows, Strips, Tiles, parts
 from mmda._engine.scaffold import ACCELERATOR_BLOCK
 
-#: Rows of a tile on a CPU.
+#: Rows per tile on a CPU.
 BLOCK = 1024
 
 
 def _dense(pairs: Pairs, how: Contrast) -> Tensor:
-    """The number from the matrix of all logits: O(n m) memory."""
+    """The loss from the full logit matrix: O(n m) memory."""
     a, b = (normalized_rows(rows) if how.unit else rows for rows in pairs[:2])
     s = (a / (how.tau if pairs.temperature is None else pairs.temperature)) @ b.T
     s = s if pairs.bias is None else s + pairs.bias
@@ -88,9 +89,9 @@ def _make(problem: Problem) -> Made:
 
 
 def _partners(pairs: Pairs, scaled: Tensor, partners: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows with their own partners: the sum of their losses, that of the slopes, and the slopes by their logits.
+    """Losses of rows with their partners: sum of the losses, sum of their derivatives, and derivatives for each logit.
 
-    A partner counts once, and its repetitions as negatives.
+    A partner of weight w counts once, its w - 1 copies as negatives.
     """
     logits = torch.linalg.vecdot(scaled, partners)
     logits = logits if bias is None else logits + bias
@@ -108,9 +109,9 @@ def _partners(pairs: Pairs, scaled: Tensor, partners: Tensor, bias: Tensor | Non
 def _losses(
     s: Tensor, bias: Tensor | None, weights: tuple[Tensor, Tensor] | None, strips: Strips
 ) -> tuple[Tensor, Tensor]:
-    """Sum of w log(1 + e^x), x the logits plus ``bias``, and of the slopes, which take the place of the tile.
+    """Sum of w log(1 + e^x), x the logits plus ``bias``, and sum of its derivatives, which overwrite the tile.
 
-    ``weights`` are those of rows and of columns, whose product w is; 1 by default.
+    ``weights`` are weights of rows and columns, with product w; 1 by default.
     """
     if native.serves(s):
         found = native_logits.pairwise(s, 0.0 if bias is None else float(bias), weights)
@@ -133,7 +134,7 @@ def _losses(
 
 
 def _softplus_sum(s: Tensor, space: Tensor) -> Tensor:
-    """Sum of log(1 + e^s) = max(s, 0) + log(1 + e^-|s|); four factors share a logarithm. Overwrites ``space``."""
+    """Sum of log(1 + e^s) = max(s, 0) + log(1 + e^-|s|), one logarithm per four terms. Overwrites ``space``."""
     value = torch.clamp_min(s, 0, out=space).sum(1).sum(dtype=torch.float64)
     p = torch.abs(s, out=space).mul_(-LOG2_E).exp2_()
     for _ in range(2):
