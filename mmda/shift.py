@@ -229,7 +229,7 @@ def shift_report(
         TypeError: features that are not real numbers.
 
     Notes:
-        The p-value takes rows as independent: give one row a video (its pooled frames), not its frames. The classifier
+        The p-value assumes independent rows: pass one row per video (its pooled frames), not its frames. The classifier
         is ridge regression on the signs of the domain, on standardised features, with the domains weighted alike and a
         penalty of one on features scaled to unit length; folds are stratified. Measures that carry the features' unit
         (energy, mean, CORAL) compare before with after only where adaptation keeps the scale. O(r^2 (d + permutations))

@@ -25,7 +25,7 @@ def as_rows(
     axis: str | None = "features",
     least: int = 1,
 ) -> tuple[Tensor, Tensor | None]:
-    """Check samples and flatten them to rows, and to how often each row counts.
+    """Check samples and flatten them to rows, and to row weights.
 
     Args:
         caller: whom errors name.

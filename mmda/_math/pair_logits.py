@@ -82,7 +82,7 @@ def check_paired_frames(
     """One query a video, shapes that fit, a positive temperature."""
     check_frames_and_queries(caller, frames, queries, frame_mask)
     if queries.shape[0] != frames.shape[0]:
-        fail(caller, "queries", f"have one row a video ({frames.shape[0]})", shape_text(queries))
+        fail(caller, "queries", f"have one row per video ({frames.shape[0]})", shape_text(queries))
     check_temperature(caller, temperature)
 
 

@@ -1,8 +1,8 @@
-"""Losses: one concept a file, each a function and a thin module around it.
+"""Losses: one file per loss, each with a function and a thin module around it.
 
 Discrepancies compare two unpaired samples, ``loss(source, target)``; pair losses take matching rows,
-``loss(anchor, positive)``. They take masks and weights wherever the formula has a place for them, compute in float32 or
-wider and return one scalar.
+``loss(anchor, positive)``. Both take masks and weights where the formula allows it, compute in float32 or wider and
+return one scalar.
 """
 
 from typing import Any

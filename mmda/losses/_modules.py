@@ -1,6 +1,6 @@
-"""What the module forms share: a function and its settings, which every call hands on.
+"""Base classes of the loss modules: each stores a function's settings and passes them on in every call.
 
-A loss of your own need not inherit from these: the call alone makes it one, see :class:`mmda.losses.Discrepancy` and
+Your own loss need not inherit from these; it only needs the call signature of :class:`mmda.losses.Discrepancy` or
 :class:`mmda.losses.PairLoss`.
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 class LossModule(nn.Module):
     """A loss function with its settings.
 
-    A subclass names its ``_function``; its ``__init__`` takes the settings, checks them and stores each under its own
+    A subclass sets ``_function``; its ``__init__`` checks the settings and stores each as an attribute of the same
     name.
     """
 
@@ -29,16 +29,16 @@ class LossModule(nn.Module):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        if "_function" in vars(cls):  # a subclass of a user's own may take other arguments
+        if "_function" in vars(cls):  # not for a user's subclass, which may take other arguments
             parameters = inspect.signature(cls).parameters.values()
             cls._names = tuple(p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
 
     def _options(self) -> dict[str, Any]:
-        """The function's settings by name. Overridden where one is stored otherwise than the function takes it."""
+        """The function's settings by name. Override it for settings that are stored in another form."""
         return {name: getattr(self, name) for name in self._names}
 
     def extra_repr(self) -> str:
-        """The settings; modules and tensors with axes are shown as parts of the module."""
+        """The settings, without submodules and non-scalar tensors, which ``nn.Module`` shows itself."""
         settings = {
             name: value.item() if isinstance(value, Tensor) and value.ndim == 0 and not value.is_meta else value
             for name, value in self._options().items()

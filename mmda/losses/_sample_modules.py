@@ -1,4 +1,4 @@
-"""The module forms of losses on one sample of logits or two of features, beside :mod:`mmda.losses._modules`."""
+"""Base classes for the modules of losses on logits or on two samples, in addition to :mod:`mmda.losses._modules`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mmda.losses._modules import LossModule
 
 
 class DiscrepancyModule(LossModule):
-    """Of two samples, see :class:`mmda.losses.Discrepancy`."""
+    """A loss on two samples, see :class:`mmda.losses.Discrepancy`."""
 
     def forward(
         self,
@@ -22,7 +22,7 @@ class DiscrepancyModule(LossModule):
         source_mask: Tensor | None = None,
         target_mask: Tensor | None = None,
     ) -> Tensor:
-        """The function of these samples, with the settings of this module."""
+        """Apply the function to the two samples with this module's settings."""
         return type(self)._function(
             source,
             target,
@@ -35,10 +35,10 @@ class DiscrepancyModule(LossModule):
 
 
 class LogitModule(LossModule):
-    """Of class logits, one row a sample."""
+    """A loss on class logits, one row per sample."""
 
     def forward(self, logits: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """The function of these logits, with the settings of this module."""
+        """Apply the function to the logits with this module's settings."""
         return type(self)._function(logits, weight=weight, mask=mask, **self._options())
 
     if TYPE_CHECKING:
@@ -48,6 +48,6 @@ class LogitModule(LossModule):
 def of_sides(
     source_weight: Tensor | None, target_weight: Tensor | None, source_mask: Tensor | None, target_mask: Tensor | None
 ) -> dict[str, Any]:
-    """These arguments, by name, to be handed on."""
+    """These arguments as a dict, to be passed on as keywords."""
     weights = {"source_weight": source_weight, "target_weight": target_weight}
     return {**weights, "source_mask": source_mask, "target_mask": target_mask}

@@ -1,4 +1,4 @@
-"""The module form of a loss with a temperature."""
+"""Base class for the modules of losses with a temperature."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmda.losses._modules import LossModule
 
 
 class TemperedModule(LossModule):
-    """With a temperature: a number, a scalar tensor or a module that learns one."""
+    """A loss with a temperature: a number, a scalar tensor or a :class:`~mmda.layers.LearnableTemperature`."""
 
     temperature: float | Tensor | LearnableTemperature
 
