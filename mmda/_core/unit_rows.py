@@ -17,7 +17,7 @@ def normalized_rows(x: Tensor) -> Tensor:
     if x.requires_grad and torch.is_grad_enabled():
         unit: Tensor = _UnitRows.apply(x)  # type: ignore[no-untyped-call]
         return unit
-    return unit_rows(x)[0]
+    return divided_rows(x)[0]
 
 
 def _normalized(x: Tensor) -> Tensor:
@@ -27,7 +27,7 @@ def _normalized(x: Tensor) -> Tensor:
     return x * torch.where(squared > 0, squared, torch.ones_like(squared)).rsqrt()
 
 
-def unit_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+def divided_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """Rows divided by their length, without a derivative, and what each was multiplied by (..., 1)."""
     if x.device.type == "cpu":  # an accelerator is not asked about its numbers, which would make it wait
         lengths: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
@@ -46,11 +46,11 @@ _SHORT, _LONG = 1e-15, 1e15
 
 
 class _UnitRows(torch.autograd.Function):
-    """:func:`unit_rows` with a derivative, in four passes over the rows instead of some twenty."""
+    """:func:`divided_rows` with a derivative, in four passes over the rows instead of some twenty."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        unit, inverse = unit_rows(x)
+        unit, inverse = divided_rows(x)
         ctx.save_for_backward(x, unit, inverse)
         return unit
 

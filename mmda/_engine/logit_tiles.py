@@ -8,7 +8,7 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
-from mmda._core.unit_rows import unit_rows
+from mmda._core.unit_rows import divided_rows
 from mmda._engine.logit_pairs import Pairs
 from mmda._engine.scaffold import edges
 
@@ -21,7 +21,7 @@ class Rows:
 
     def __init__(self, given: Tensor, unit: bool) -> None:
         self.unit = unit
-        self.rows, self.inverse = unit_rows(given) if unit else (given, given[:0])
+        self.rows, self.inverse = divided_rows(given) if unit else (given, given[:0])
 
     def gradient(self, h: Tensor, scale: Tensor | float, tempered: bool) -> tuple[Tensor | None, Tensor]:
         """From the slopes by the rows over ``scale``: the slope by ``scale``, and by the given rows (in place of h)."""
