@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmda._core.transforms import is_plain
+from mmda._core.transforms import ORDINARY, is_plain
 
 
 def working_dtype(*tensors: Tensor) -> torch.dtype:
@@ -35,7 +35,7 @@ def zero_padding(x: Tensor, mask: Tensor) -> Tensor:
     """``x`` with exact zeros where ``mask`` (all axes of ``x`` but the last) is False, even for NaN."""
     if (
         x.device.type == "cpu"
-        and type(x) in _PLAIN
+        and type(x) in ORDINARY
         and x.numel() >= _MANY
         and x.dtype in _BITS
         and mask.shape == x.shape[:-1]
@@ -50,14 +50,13 @@ def zero_padding(x: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask.unsqueeze(-1), x, torch.zeros((), dtype=x.dtype, device=x.device))
 
 
-#: Integer dtypes of the same size, for bitwise operations.
+#: Integers of the size of floating-point numbers.
 _BITS = {
     torch.float64: torch.int64,
     torch.float32: torch.int32,
     torch.float16: torch.int16,
     torch.bfloat16: torch.int16,
 }
-_PLAIN = (Tensor, torch.nn.Parameter)
 #: For fewer elements the overhead of the operations dominates.
 _MANY = 1 << 16
 
@@ -75,8 +74,8 @@ class _ZeroPadding(torch.autograd.Function):
         return _zeroed(x, mask)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return zero_padding(grads[0], ctx.saved_tensors[0]), None
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None]:
+        return zero_padding(slopes[0], ctx.saved_tensors[0]), None
 
 
 def safe_divide(numerator: Tensor, denominator: Tensor) -> Tensor:

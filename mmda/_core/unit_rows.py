@@ -12,14 +12,12 @@ from mmda._core.transforms import values_are_known
 
 def normalized_rows(x: Tensor) -> Tensor:
     """Rows scaled to length one, without overflow or underflow of squares; zero rows stay zero."""
-    if x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and x.numel() > 0 and values_are_known(x):
-        lengths = _ordinary_lengths(x.detach())
-        if lengths is not None:
-            if x.requires_grad and torch.is_grad_enabled():
-                unit: Tensor = _UnitRows.apply(x, lengths)  # type: ignore[no-untyped-call]
-                return unit
-            return x / lengths
-    return _normalized(x)
+    if x.dtype not in (torch.float32, torch.float64) or x.numel() == 0 or not values_are_known(x):
+        return _normalized(x)
+    if x.requires_grad and torch.is_grad_enabled():
+        unit: Tensor = _UnitRows.apply(x)  # type: ignore[no-untyped-call]
+        return unit
+    return divided_rows(x)[0]
 
 
 def _normalized(x: Tensor) -> Tensor:
@@ -29,39 +27,40 @@ def _normalized(x: Tensor) -> Tensor:
     return x * torch.where(squared > 0, squared, torch.ones_like(squared)).rsqrt()
 
 
+def divided_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows divided by their length, without a derivative, and what each was multiplied by (..., 1)."""
+    if x.device.type == "cpu":  # an accelerator is not asked about its numbers, which would make it wait
+        lengths: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        least, most = torch.stack(lengths.aminmax()).tolist()
+        if least > _SHORT and most < _LONG:  # not with a row that holds NaN
+            return x / lengths, lengths.reciprocal_()
+    top = torch.maximum(x.amax(-1, keepdim=True), -x.amin(-1, keepdim=True))
+    top.masked_fill_(top == 0, 1)
+    rows = x / top
+    lengths = torch.linalg.vector_norm(rows, dim=-1, keepdim=True).clamp_min_(1)  # 0 where the row is zero
+    return rows.div_(lengths), lengths.mul_(top).reciprocal_()
+
+
 #: Lengths between which squares neither overflow nor underflow float32.
-_SHORT, _LONG = 1e-12, 1e12
-
-
-def _ordinary_lengths(x: Tensor) -> Tensor | None:
-    """Lengths of the rows (..., 1), one for zero rows; None if squares of some row would overflow or underflow."""
-    lengths: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    least, most = torch.stack(lengths.aminmax()).tolist()
-    if not most <= _LONG:  # also for NaN and infinite rows
-        return None
-    if least >= _SHORT:
-        return lengths
-    short = lengths < _SHORT
-    if bool(x[short.squeeze(-1)].any()):  # not exactly zero
-        return None
-    return lengths.masked_fill_(short, 1)
+_SHORT, _LONG = 1e-15, 1e15
 
 
 class _UnitRows(torch.autograd.Function):
-    """Rows over their lengths, in four passes over memory instead of some twenty."""
+    """:func:`divided_rows` with a derivative, in four passes over the rows instead of some twenty."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, lengths: Tensor) -> Tensor:
-        unit = x / lengths
-        ctx.save_for_backward(x, lengths, unit)
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        unit, inverse = divided_rows(x)
+        ctx.save_for_backward(x, unit, inverse)
         return unit
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        x, lengths, unit = ctx.saved_tensors
-        (grad,) = grads
+    def backward(ctx: Any, *slopes: Tensor) -> Tensor:
+        x, unit, inverse = ctx.saved_tensors
+        (slope,) = slopes
         if torch.is_grad_enabled():
             alias = x.view_as(x)
-            return torch.autograd.grad(_normalized(alias), alias, grad, create_graph=True)[0], None
-        along = torch.linalg.vecdot(grad, unit).unsqueeze(-1)
-        return torch.addcmul(grad, unit, along, value=-1).div_(lengths), None
+            found: Tensor = torch.autograd.grad(_normalized(alias), alias, slope, create_graph=True)[0]
+            return found
+        along = torch.linalg.vecdot(slope, unit).unsqueeze(-1)
+        return torch.addcmul(slope, unit, along, value=-1).mul_(inverse)

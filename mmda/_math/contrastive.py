@@ -18,8 +18,6 @@ def pair_rows(
     positive: Tensor,
     weight: Tensor | None,
     mask: Tensor | None,
-    *,
-    normalize: bool = False,
 ) -> Pairs:
     """Check both sides, of as many rows, and flatten them; ``weight`` and ``mask`` hold for both."""
     pairs = candidate_rows(caller, anchor, positive, weight, mask, same_size=True)
