@@ -66,6 +66,8 @@ def coral_loss(
         and weights keep their digits as row i of one approaches row i of the other. Any others are compared in
         float64, as sums are subtracted: with covariances a relative distance :math:`\delta` apart the relative error
         is about :math:`10^{-16} / \delta^2`.
+        Covariances that differ by less than some 3e-4 of the variance are computed in float64, and so are all of
+        them under ``torch.compile`` and function transforms, where nobody can look.
         The value grows with the fourth power of the features' scale. Under autocast everything is computed in
         float32. The paper has no term for the means.
 

@@ -72,7 +72,8 @@ def higher_order_moment_loss(
     Notes:
         Exact: O((n + m)^2 (d + p)) time, O((n + m)^2) memory. Sampled: O((n + m) p samples). Moments are about the
         origin, as in the paper, so a common shift of both samples changes the value; its part that cancels between
-        the three sums is removed before it is computed, so float32 stays accurate far from the origin.
+        the three sums is removed before it is computed. The sums are taken in float64, so that one far row does not
+        spoil the gradient of the others.
 
     Example:
         >>> import torch
