@@ -30,7 +30,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mmda._core.checks import check_count, check_features, check_kernel, check_same_width, fail, fail_type, shape_text
+from mmda._core.checks import check_count, check_features, check_same_width, fail, fail_type, shape_text
+from mmda._core.components import check_kernel
 from mmda._core.files import write_file
 from mmda.kernels import Gaussian, Kernel
 from mmda.losses import coral_loss, energy_distance_loss
@@ -228,7 +229,7 @@ def shift_report(
         TypeError: features that are not real numbers.
 
     Notes:
-        The p-value takes rows as independent: give one row a video (its pooled frames), not its frames. The classifier
+        The p-value assumes independent rows: pass one row per video (its pooled frames), not its frames. The classifier
         is ridge regression on the signs of the domain, on standardised features, with the domains weighted alike and a
         penalty of one on features scaled to unit length; folds are stratified. Measures that carry the features' unit
         (energy, mean, CORAL) compare before with after only where adaptation keeps the scale. O(r^2 (d + permutations))
