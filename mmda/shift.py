@@ -31,7 +31,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mmda._core.checks import check_count, check_features, check_kernel, check_same_width, fail, fail_type, shape_text
+from mmda._core.checks import check_count, check_features, check_same_width, fail, fail_type, shape_text
+from mmda._core.components import check_kernel
 from mmda._core.files import MAX_BYTES, open_file, write_file
 from mmda.kernels import Gaussian, Kernel
 from mmda.losses import coral_loss, energy_distance_loss
@@ -229,7 +230,7 @@ def shift_report(
         TypeError: features that are not real numbers.
 
     Notes:
-        The p-value takes rows as independent: give one row a video (its pooled frames), not its frames. The classifier
+        The p-value assumes independent rows: pass one row per video (its pooled frames), not its frames. The classifier
         is ridge regression on the signs of the domain, on standardised features, with the domains weighted alike and a
         penalty of one on features scaled to unit length; folds are stratified. Measures that carry the features' unit
         (energy, mean, CORAL) compare before with after only where adaptation keeps the scale. O(r^2 (d + permutations))
@@ -475,7 +476,7 @@ def _run(options: argparse.Namespace) -> None:
     generator = torch.Generator().manual_seed(_SEED if options.seed is None else options.seed)
     report = shift_report(
         _load_pairs(options.source, options.target, options.max_bytes),
-        _load_pairs(*options.after, options.max_bytes) if options.after else None,
+        _load_pairs(options.after[0], options.after[1], options.max_bytes) if options.after else None,
         permutations=options.permutations,
         folds=options.folds,
         max_rows=options.max_rows,

@@ -17,7 +17,7 @@ from typing import NoReturn
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def fail(caller: str, argument: str, rule: str, came: object) -> NoReturn:
@@ -60,21 +60,6 @@ def check_features(
         fail(caller, argument, f"have shape {axes}", shape_text(value))
     if 0 in value.shape:
         fail(caller, argument, f"have shape {axes} with no empty axis", shape_text(value))
-
-
-def check_samples(caller: str, argument: str, value: Tensor, *, mask: Tensor | None = None) -> None:
-    """``(n, d)``, or with a mask ``(b, t, d)``; the mask, if any, is bool and covers all axes but the last."""
-    check_floating(caller, argument, value)
-    if value.ndim == 3 and mask is None:
-        fail(caller, argument, "have shape (samples, features)", shape_text(value))
-    if value.ndim not in (2, 3):
-        rule = "have shape (samples, features)"
-        rule += " or (batch, time, features)" if mask is not None else ""
-        fail(caller, argument, rule, shape_text(value))
-    if 0 in value.shape:
-        fail(caller, argument, "have no empty axis", shape_text(value))
-    if mask is not None:
-        check_mask(caller, argument + "_mask", mask, value.shape[:-1])
 
 
 def check_mask(caller: str, argument: str, mask: Tensor, shape: Sequence[int]) -> None:
@@ -178,44 +163,6 @@ def check_sequence(caller: str, argument: str, value: object, what: str, *, empt
             fail(caller, argument, f"be a sequence of {what}s", shape_text(value))
     if len(value) == 0 and not empty:
         fail(caller, argument, f"hold at least one {what}", "none")
-
-
-def _refuse_class(caller: str, argument: str, rule: str, value: object) -> None:
-    """The value is no class: an instance was meant."""
-    if isinstance(value, type):
-        raise TypeError(f"{caller}: `{argument}` must {rule}, got the class {value.__name__}")
-
-
-def check_kernel(caller: str, argument: str, value: object) -> None:
-    """The value is a kernel: it settles a bandwidth and evaluates similarities; a class or a name is none."""
-    _refuse_class(caller, argument, "be a kernel such as Gaussian()", value)
-    if not (hasattr(value, "settle") and hasattr(value, "evaluate") and hasattr(value, "at_zero")):
-        fail_type(caller, argument, "be a kernel such as Gaussian()", value)
-
-
-def check_callable(caller: str, argument: str, value: object) -> None:
-    """The value can be called; a class, whose call would only build one, is refused."""
-    _refuse_class(caller, argument, "be callable and an instance", value)
-    if not callable(value):
-        fail_type(caller, argument, "be callable", value)
-
-
-def check_module(caller: str, argument: str, value: object) -> None:
-    """The value is a module, and not the class of one."""
-    _refuse_class(caller, argument, "be a torch.nn.Module", value)
-    if not isinstance(value, nn.Module):
-        fail_type(caller, argument, "be a torch.nn.Module", value)
-
-
-def check_discriminator(caller: str, value: object) -> None:
-    """The value is a module, and no sequence that is seen to end in probabilities: the losses take logits."""
-    check_module(caller, "discriminator", value)
-    last = value
-    while isinstance(last, nn.Sequential) and len(last):
-        last = last[-1]
-    if isinstance(last, (nn.Sigmoid, nn.Softmax, nn.LogSigmoid, nn.LogSoftmax)):
-        rule = "return logits, as the loss applies the log-sigmoid or log-softmax itself"
-        fail(caller, "discriminator", rule, f"a module that ends in {type(last).__name__}")
 
 
 def check_count(caller: str, argument: str, value: object, *, at_least: int = 1) -> None:

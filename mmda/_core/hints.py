@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any, TypeVar
 
+from torch import nn
+
 Init = TypeVar("Init", bound=Callable[..., None])
 
 #: Names of papers and of other libraries, without case and underscores, a trailing "loss" left out.
@@ -98,9 +100,14 @@ def unknown_name(module: str, name: str, homes: Iterable[ModuleType]) -> Attribu
     return AttributeError(f"module {module!r} has no attribute {name!r}{hint}", name=name)
 
 
-def hinting(init: Init) -> Init:
-    """An ``__init__`` whose errors about its arguments name what takes their place here."""
+def hint_settings(exported: Iterable[object]) -> None:
+    """Let the errors that the modules among these names raise about their settings say what takes their place."""
+    for cls in exported:
+        if isinstance(cls, type) and issubclass(cls, nn.Module) and "__init__" in vars(cls):
+            cls.__init__ = _hinting(cls.__init__)  # type: ignore[method-assign]
 
+
+def _hinting(init: Init) -> Init:
     @functools.wraps(init)
     def told(self: Any, *inputs: Any, **settings: Any) -> None:
         try:

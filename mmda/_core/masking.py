@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmda._core.transforms import is_plain
+from mmda._core.transforms import ORDINARY, is_plain
 
 
 def working_dtype(*tensors: Tensor) -> torch.dtype:
@@ -35,7 +35,7 @@ def zero_padding(x: Tensor, mask: Tensor) -> Tensor:
     """``x`` with exact zeros where ``mask`` (all axes of ``x`` but the last) is False, whatever was there."""
     if (
         x.device.type == "cpu"
-        and type(x) in _PLAIN
+        and type(x) in ORDINARY
         and x.numel() >= _MANY
         and x.dtype in _BITS
         and mask.shape == x.shape[:-1]
@@ -50,14 +50,13 @@ def zero_padding(x: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask.unsqueeze(-1), x, torch.zeros((), dtype=x.dtype, device=x.device))
 
 
-#: Integers of the size of floating-point numbers, and the types whose numbers may be read as such.
+#: Integers of the size of floating-point numbers.
 _BITS = {
     torch.float64: torch.int64,
     torch.float32: torch.int32,
     torch.float16: torch.int16,
     torch.bfloat16: torch.int16,
 }
-_PLAIN = (Tensor, torch.nn.Parameter)
 #: With fewer numbers the operations themselves are what costs.
 _MANY = 1 << 16
 

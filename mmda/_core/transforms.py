@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+#: Tensors that hold numbers of their own; subclasses may not.
+ORDINARY = (Tensor, torch.nn.Parameter)
+
 
 def transform_is_active() -> bool:
     """Whether a ``torch.func`` transform is running; a cautious use of PyTorch's private interface.

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmda._engine import native
+from mmda._core.transforms import ORDINARY, values_are_known
 from mmda._engine.logit_pairs import Contrast, Pairs
 from mmda._engine.logit_tiles import Rows
 from mmda._engine.scaffold import Gradients, Needed, Sweep
@@ -89,7 +89,7 @@ def sweep_of(
             return a.new_zeros(()), [None if t is None else torch.zeros_like(t) for t in whole[:4]] if wanted else ()
         scale: Tensor | float
         scale = 1 / how.tau if temperature is None else temperature.to(a).reciprocal()
-        if native.serves(a, b):
+        if a.device.type == "cpu" and type(a) in ORDINARY and values_are_known(a, b):
             scale = float(scale)
         # The slope by the temperature comes from those by the rows of a.
         made = make(Problem(pairs, how, scale, paired, (needed[0] or needed[2], needed[1])))

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
 from contextlib import suppress
-from itertools import accumulate
 
 import torch
 from torch import Tensor
 
+from mmda._core.unit_rows import divided_rows
 from mmda._engine.logit_pairs import Pairs
 from mmda._engine.scaffold import edges
 
-#: Numbers of a tile that are worked on at a time by PyTorch's operations.
-STRIP = 2**17
 #: Tiles are kept between the two passes while all of them fit.
 KEEP_BYTES = 64 * 2**20
 
@@ -22,23 +20,8 @@ class Rows:
     """Rows as they are compared: as given, or divided by their length."""
 
     def __init__(self, given: Tensor, unit: bool) -> None:
-        self.rows, self.inverse = given, given[:0]
         self.unit = unit
-        if not unit:
-            return
-        length = torch.linalg.vector_norm(given, dim=1, keepdim=True)
-        if given.device.type == "cpu" and bool(((length > 1e-15) & (length < 1e15)).all()):
-            self.rows = given / length
-            self.inverse = length.reciprocal_()
-            return
-        # As :func:`normalized_rows` does it, where squares may leave the range of float32 or rows are zero; and where
-        # to ask the rows would make an accelerator wait.
-        top = torch.maximum(given.amax(1, keepdim=True), -given.amin(1, keepdim=True))
-        top.masked_fill_(top == 0, 1)
-        self.rows = given / top
-        length = torch.linalg.vector_norm(self.rows, dim=1, keepdim=True).clamp_min_(1)  # 0 where the row is zero
-        self.rows.div_(length)
-        self.inverse = length.mul_(top).reciprocal_()
+        self.rows, self.inverse = divided_rows(given) if unit else (given, given[:0])
 
     def gradient(self, h: Tensor, scale: Tensor | float, tempered: bool) -> tuple[Tensor | None, Tensor]:
         """From the slopes by the rows over ``scale``: the slope by ``scale``, and by the given rows (in place of h)."""
@@ -64,20 +47,20 @@ class Grid:
     triangle = False
 
     def __init__(self, n: int, m: int, paired: int, block: int) -> None:
-        common = sizes(paired, block)
+        common = cuts(0, paired, block)
         self.whole = len(common)
-        self.rows, self.columns = common + sizes(n - paired, block), common + sizes(m - paired, block)
+        self.rows, self.columns = common + cuts(paired, n, block), common + cuts(paired, m, block)
         self.tiles = [(i, j) for j in range(len(self.columns)) for i in range(len(self.rows))]
 
     @property
     def largest(self) -> int:
         """Numbers in the largest tile."""
-        return max(self.rows) * max(self.columns)
+        largest: list[int] = [max(place.stop - place.start for place in side) for side in (self.rows, self.columns)]
+        return math.prod(largest)
 
-    def in_masks(self, parts: list[int]) -> list[slice]:
-        """Where parts of the rows, or columns, lie in the masks of pairs."""
-        starts = accumulate(parts, initial=0)
-        return [slice(start, start + size) for start, size in zip(starts, parts)]
+    def in_masks(self, place: slice) -> slice:
+        """Where a part of the rows, or columns, lies in the masks of pairs."""
+        return place
 
     def partners_on_diagonal(self, i: int, j: int) -> bool:
         """Whether the diagonal of a tile holds rows that belong together."""
@@ -93,7 +76,7 @@ class Masks:
 
     def __init__(self, pairs: Pairs, grid: Grid) -> None:
         self.pairs, self.grid, self.several = pairs, grid, not pairs.own
-        self.rows, self.columns = grid.in_masks(grid.rows), grid.in_masks(grid.columns)
+        self.rows, self.columns = ([grid.in_masks(place) for place in side] for side in (grid.rows, grid.columns))
 
     def positive(self, i: int, j: int) -> Tensor | None:
         """How much each column of a tile is a positive of each row, bool or numbers; None: row i of row i."""
@@ -120,9 +103,9 @@ class Masks:
         return out if q is None else out & ~(q if q.dtype == torch.bool else q > 0)
 
 
-def sizes(n: int, block: int) -> list[int]:
-    """The sizes of parts that n rows are cut into."""
-    return [stop - start for start, stop in edges(0, n, block)]
+def cuts(start: int, stop: int, block: int) -> list[slice]:
+    """The parts of a range of rows."""
+    return [slice(*part) for part in edges(start, stop, block)]
 
 
 class Tiles:
@@ -166,26 +149,3 @@ def _leave_space(space: Tensor) -> None:
     """Keep a CPU's space for the next sweep; one, and none that only ``torch.inference_mode`` may write."""
     if space.device.type == "cpu" and type(space) is Tensor and not space.is_inference():
         _spare[:] = [space]
-
-
-class Strips:
-    """Stretches of a tile's rows, so few that what is done to them stays in the nearest caches."""
-
-    def __init__(self, like: Tensor) -> None:
-        self.on_cpu = like.device.type == "cpu"
-        self.space = like.new_empty(0)
-
-    def of(self, tile: Tensor, *of_rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """Some rows of a tile, space of their shape beside, free at any time, and what belongs to them."""
-        rows = max(1, STRIP // tile.shape[1]) if self.on_cpu else tile.shape[0]
-        if self.space.numel() < min(rows, tile.shape[0]) * tile.shape[1]:
-            self.space = tile.new_empty(min(rows, tile.shape[0]) * tile.shape[1])
-        groups: Iterable[tuple[Tensor, ...]] = zip(*(t.split(rows) for t in (tile, *of_rows)))  # type: ignore[no-untyped-call]
-        for piece, *values in groups:
-            yield piece, self.space[: piece.numel()].view(piece.shape), *values
-
-
-def parts(x: Tensor, sizes: list[int]) -> Sequence[Tensor]:
-    """Rows in stretches of these sizes."""
-    split: Sequence[Tensor] = x.split(sizes)  # type: ignore[no-untyped-call]
-    return split

@@ -13,7 +13,7 @@ import os
 import torch
 from torch import Tensor
 
-from mmda._core.transforms import dispatch_mode_is_active
+from mmda._core.transforms import ORDINARY, dispatch_mode_is_active
 
 #: What the loops are compiled for; each is used where the processor has it.
 INSTRUCTION_SETS = ("plain", "avx2", "avx512")
@@ -28,9 +28,6 @@ try:
 except ImportError:
     _sweeps = None  # type: ignore[assignment]
 
-#: Subclasses may hold no numbers of their own.
-_PLAIN = (Tensor, torch.nn.Parameter)
-
 
 def serves(*tensors: Tensor) -> bool:
     """Whether the loops are there and can read these tensors, all of one kind: ordinary ones of a CPU.
@@ -43,7 +40,7 @@ def serves(*tensors: Tensor) -> bool:
         and (_sweeps.threaded == 1 or torch.get_num_threads() == 1)
         and not dispatch_mode_is_active()
         and tensors[0].dtype in (torch.float32, torch.float64)
-        and all(type(t) in _PLAIN and t.device.type == "cpu" and t.dtype == tensors[0].dtype for t in tensors)
+        and all(type(t) in ORDINARY and t.device.type == "cpu" and t.dtype == tensors[0].dtype for t in tensors)
     )
 
 

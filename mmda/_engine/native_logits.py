@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from mmda._engine import native
-from mmda._engine.logit_loops import Sums
+from mmda._engine.logit_loops import LOG2_E, Sums
 from mmda._engine.native import _at, _wide
 
 if TYPE_CHECKING:
@@ -23,8 +24,7 @@ KEPT, PLAIN, LOGITS, PRODUCTS = range(4)
 class CompiledLoops:
     """:class:`mmda._engine.logit_loops.Loops` for tiles of which :func:`mmda._engine.native.serves` says yes."""
 
-    # So little is left to do beside the products that smaller tiles cost no time.
-    blocks: ClassVar = {"info_nce": 1024, "symmetric": 1024, "nt_xent": 512}
+    block = 1024
 
     def collect(self, s: Tensor, rows: Sums, columns: Sums | None) -> None:
         if rows.safe:
@@ -35,6 +35,19 @@ class CompiledLoops:
     def probabilities(self, s: Tensor, rows: Sums, columns: Sums | None, *, collected: bool) -> None:
         form = (KEPT if collected else PLAIN) if rows.safe else LOGITS
         _sweeps.shares(*_tile(s), form, 0.0, *_places(rows), *_places(columns))
+
+    def at_once(
+        self, s: Tensor, scale: Tensor | float, symmetric: bool, gradient: bool
+    ) -> tuple[Tensor, Tensor, Tensor | float]:
+        scale = float(scale)
+        kind, threads, n = _wide(s), torch.get_num_threads(), s.shape[0]
+        value = _sweeps.at_once(kind, threads, s.data_ptr(), n, scale * LOG2_E, symmetric, gradient, scale)
+        return s.new_full((), value), s, 1.0
+
+
+def compiled_loops(tensors: Sequence[Tensor]) -> CompiledLoops | None:
+    """The loops, where they can serve these tensors."""
+    return CompiledLoops() if native.serves(*tensors) else None
 
 
 def pairwise(s: Tensor, bias: float, weights: tuple[Tensor, Tensor] | None) -> tuple[float, float]:
@@ -53,20 +66,3 @@ def _tile(s: Tensor) -> tuple[float, ...]:
 
 def _places(sums: Sums | None) -> tuple[int, int]:
     return (0, 0) if sums is None else (sums.tops.data_ptr(), sums.sums.data_ptr())
-
-
-def softmax_at_once(s: Tensor, scale: float, symmetric: bool, slope: float | None) -> float:
-    """InfoNCE of all logits scale s (of base 2) at once; in the place of s ``slope`` times its slope by natural logits.
-
-    Without ``slope`` what is left in the place of s means nothing.
-    """
-    return _sweeps.at_once(
-        _wide(s),
-        torch.get_num_threads(),
-        s.data_ptr(),
-        s.shape[0],
-        scale,
-        symmetric,
-        slope is not None,
-        1.0 if slope is None else slope,
-    )

@@ -9,7 +9,7 @@ from mmda._core.checks import check_same_width, fail, shape_text
 from mmda._core.counts import pooled_centre
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows
-from mmda.losses._modules import DiscrepancyModule
+from mmda.losses._sample_modules import DiscrepancyModule
 
 
 def coral_loss(
@@ -33,34 +33,33 @@ def coral_loss(
        \qquad C = \frac{1}{W - 1} \sum_i w_i (x_i - \mu)(x_i - \mu)^\top,
        \quad \mu = \frac{1}{W} \sum_i w_i x_i
 
-    where :math:`W = \sum_i w_i` is the number of rows, counting weights.
+    where :math:`W = \sum_i w_i` is the weighted number of rows.
 
     Args:
         source: source features.
         target: target features; the number of rows may differ.
-        match_mean: add the term in brackets; both terms are then mean squared differences of entries, over 4.
-        source_weight, target_weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        match_mean: add the term in brackets; both terms are then a quarter of a mean squared difference of entries.
+        source_weight, target_weight: row weights: 2 counts a row twice, 0 leaves it out.
         source_mask, target_mask: bool, True = keep. Padding may hold anything.
 
     Shape:
         ``source`` (n, d), ``target`` (m, d), or with a mask (b, t, d); weights and masks (n,) and (m,), or (b, t).
 
     Returns:
-        Scalar >= 0, float32 (float64 for float64 input). Zero where masks and weights leave a side with no more
-        than one row, whose covariance is undefined.
+        Scalar >= 0, float32 (float64 for float64 input). Zero if masks and weights leave a sample with at most one row,
+        whose covariance is undefined.
 
     Raises:
-        ValueError: wrong shapes; a side with a single row.
+        ValueError: wrong shapes; a sample with a single row.
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:
         O((n + m) d min(n + m, d)) time and O(min(n + m, d)^2) memory: with fewer rows than features the norm is
-        taken through the Gram matrices of the rows and no d x d matrix exists. There, samples of one size without masks
-        and weights keep their digits as row i of one approaches row i of the other. Any others are compared in
-        float64, as sums are subtracted: with covariances a relative distance :math:`\delta` apart the relative error
-        is about :math:`10^{-16} / \delta^2`.
-        The value grows with the fourth power of the features' scale. Under autocast everything is computed in
-        float32. The paper has no term for the means.
+        computed from Gram matrices of the rows, without a d x d matrix. In that case samples of equal size without
+        masks and weights stay accurate as row i of one approaches row i of the other. All others are compared in
+        float64, because large sums are subtracted: for covariances at a relative distance :math:`\delta` the relative
+        error is about :math:`10^{-16} / \delta^2`. The value grows with the fourth power of the features' scale. Under
+        autocast everything is computed in float32. The paper has no term for the means.
 
     Example:
         >>> import torch
@@ -97,7 +96,7 @@ def coral_loss(
 
 
 def _centred(x: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor | float]:
-    """Mean, rows less their mean, and the factor of each row in the covariance."""
+    """Mean, centred rows, and the factor of each row in the covariance."""
     if weight is None:
         mean = x.mean(0)
         return mean, x - mean, 1.0 / (x.shape[0] - 1)
@@ -116,11 +115,11 @@ def _covariance(x: Tensor, share: Tensor | float) -> Tensor:
 
 
 def _through_rows(x: Tensor, y: Tensor, x_share: Tensor | float, y_share: Tensor | float) -> Tensor:
-    """The same from inner products of rows, <A^T A, B^T B> = ||A B^T||_F^2.
+    """||C_x - C_y||_F^2 from inner products of rows, <A^T A, B^T B> = ||A B^T||_F^2.
 
-    Samples of one size are compared through sums a and differences b of rows, as
-    :math:`2 (x^T x - y^T y) = a^T b + b^T a`: small differences enter as factors. Else the large sums are subtracted
-    from one another, in float64. What rounding leaves below zero is lifted in the value only.
+    Samples of equal size are compared through sums a and differences b of rows, as :math:`2 (x^T x - y^T y) = a^T b +
+    b^T a`, so small differences enter as factors and nothing cancels. Otherwise large sums are subtracted, in float64.
+    A negative value from rounding is raised to zero without changing the gradient.
     """
     if isinstance(x_share, float) and isinstance(y_share, float) and x.shape[0] == y.shape[0]:
         a, b = x + y, x - y
@@ -140,7 +139,7 @@ def _inner(x: Tensor, y: Tensor, x_share: Tensor | float, y_share: Tensor | floa
 
 
 class CORALLoss(DiscrepancyModule):
-    """Module form of :func:`coral_loss`, which holds the formula, shapes and errors.
+    """Module form of :func:`coral_loss`, which documents the formula, shapes and errors.
 
     Args:
         match_mean: add the squared distance between the means.

@@ -86,7 +86,7 @@ class MappedStore(IndexedStore):
     def _read(self, row: int) -> NDArray[Any]:
         rows = self._rows[self._offsets[row] : self._offsets[row + 1]]
         if self._sums is not None and not self._verified[row]:
-            if zlib.crc32(rows) != self._sums[row]:
+            if zlib.crc32(rows.data) != self._sums[row]:
                 raise VMRDataError(self._array_file, self._names[row], "be as it was packed", "a damaged array")
             self._verified[row] = 1
         return rows
