@@ -1,4 +1,4 @@
-"""Row counts: their total, and the centre of the rows that count."""
+"""Total row weight and weighted centre of samples."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mmda._core.masking import safe_divide
 
 
 def pooled_centre(x: Tensor, y: Tensor, x_weight: Tensor | None, y_weight: Tensor | None) -> Tensor:
-    """Mean of the kept rows of both samples, detached: any common shift leaves distances alone."""
+    """Weighted mean of both samples, detached. Subtracting it does not change distances."""
     x, y = x.detach(), y.detach()
     x_sum = x.sum(0) if x_weight is None else x_weight.detach() @ x
     y_sum = y.sum(0) if y_weight is None else y_weight.detach() @ y
@@ -19,5 +19,5 @@ def pooled_centre(x: Tensor, y: Tensor, x_weight: Tensor | None, y_weight: Tenso
 
 
 def total_weight(x: Tensor, weight: Tensor | None) -> Tensor:
-    """Number of rows, counting weights."""
+    """Sum of the row weights, or the number of rows."""
     return torch.full((), float(x.shape[0]), dtype=x.dtype, device=x.device) if weight is None else weight.sum()

@@ -1,4 +1,4 @@
-"""Digits that a result needs and its terms may not have: what float32 cannot tell is computed again in float64."""
+"""Recompute a result in float64 if float32 cancellation has made it inaccurate."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor
 
 from mmda._core.transforms import values_are_known
 
-#: A float32 result below this share of the terms that made it has lost too many digits: rounding is some 1e-8 of them.
+#: A float32 result below this fraction of its terms has lost too many digits, since rounding is some 1e-8 of the terms.
 LOST = 1e-5
 
 
 def with_enough_digits(compute: Callable[[torch.dtype], Tensor], *rows: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """``compute(dtype)``, a sum of terms of size one; in float64 where it comes out so small that their rounding shows.
+    """``compute(dtype)``, a sum of terms of order one; in float64 if the float32 result is dominated by rounding.
 
-    So it is wherever nobody can look: in compiled graphs and function transforms.
+    Always float64 in compiled graphs and function transforms, where the result cannot be inspected.
     """
     if dtype == torch.float32 and values_are_known(*rows):
         value = compute(dtype)

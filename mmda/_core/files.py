@@ -1,4 +1,4 @@
-"""Files that are whole or absent, that say when they were changed since, and that are files."""
+"""Atomic writes, checksums, and reading of regular files only."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def named(path: str | Path) -> Iterator[None]:
 
 
 def write_file(path: str | Path, content: bytes) -> None:
-    """Write beside the target, flush, then rename: a reader never meets half a file, and a failure keeps the old one.
+    """Write atomically: to a temporary file in the same folder, flushed and renamed. A failure keeps the old file.
 
     A symbolic link stays one: the file that it leads to is written. An ``OSError`` names ``path``; what is there and
     no regular file, a device say, is one.
@@ -60,7 +60,7 @@ def _written_to(path: Path) -> Path:
 
 
 def _write_whole(path: Path, content: bytes) -> None:
-    """A new file, on the disk when this returns."""
+    """Write a new file and flush it to disk."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
         write_all(handle, content)
@@ -77,7 +77,7 @@ def write_all(handle: int, content: bytes) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    """The rename is on the disk too, where the system has a way to say so."""
+    """Flush a rename to disk, if the system supports it."""
     if os.name == "nt":
         return
     with suppress(OSError):
@@ -89,7 +89,7 @@ def _flush_folder(folder: Path) -> None:
 
 
 def open_file(path: str | Path) -> BinaryIO:
-    """Open a regular file for reading; pipes and devices, which may never end, are an ``OSError``."""
+    """Open a regular file for reading; raise ``OSError`` for pipes and devices, which may block or never end."""
     _check_regular(path, os.stat(path).st_mode)
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
     stream = os.fdopen(handle, "rb")
@@ -141,7 +141,7 @@ def lock(handle: int) -> bool:
 
 
 def digest(content: bytes) -> str:
-    """SHA-256, as hexadecimal digits."""
+    """SHA-256 as hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
 
 
@@ -149,7 +149,7 @@ _SEAL = re.compile(rb', "sha256": "([0-9a-f]{64})"}$')
 
 
 def sealed_json(text: str) -> bytes:
-    """A JSON object with the digest of its own text as last entry."""
+    """A JSON object with the SHA-256 of its own text appended as the last entry."""
     if not text.startswith("{") or not text.endswith("}") or len(text) < 3:
         raise ValueError("sealed_json: `text` must be a JSON object with entries")
     body = text[:-1].encode()
@@ -157,7 +157,7 @@ def sealed_json(text: str) -> bytes:
 
 
 def unsealed_json(content: bytes) -> bytes | None:
-    """The text that :func:`sealed_json` was given; ``None`` where a bit of it was changed since."""
+    """The text passed to :func:`sealed_json`; ``None`` if it does not match its digest."""
     seal = _SEAL.search(content)
     if seal is None or digest(content[: seal.start()]).encode() != seal[1]:
         return None
@@ -165,19 +165,19 @@ def unsealed_json(content: bytes) -> bytes | None:
 
 
 def write_lines_file(path: str | Path, content: bytes) -> None:
-    """Write a file whose format has no place for a digest, with ``PATH.sha256`` beside it for ``sha256sum -c``."""
+    """Write a file and its digest to ``PATH.sha256`` (for ``sha256sum -c``)."""
     path = Path(path)
     beside = path.with_name(f"{path.name}.sha256")
     with suppress(FileNotFoundError):
-        os.unlink(beside)  # first: that of an earlier file would deny this one
+        os.unlink(beside)  # first, since the digest of an earlier file would not match
     write_file(path, content)
     write_file(beside, f"{digest(content)}  {path.name}\n".encode())
 
 
 def read_lines_file(path: str | Path) -> bytes:
-    """The content of a file, checked where :func:`write_lines_file` left a digest beside it.
+    """The content of a file, checked against ``PATH.sha256`` of :func:`write_lines_file` if there is one.
 
-    Raises ``ValueError`` where the digest is another.
+    Raises ``ValueError`` if the digest differs.
     """
     path = Path(path)
     content = read_file(path)

@@ -1,4 +1,4 @@
-"""Rows divided by their length."""
+"""L2 normalisation of rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmda._core.transforms import values_are_known
 
 
 def normalized_rows(x: Tensor) -> Tensor:
-    """Rows divided by their length, whatever their scale (no overflow or underflow of squares); zero rows stay."""
+    """Rows scaled to length one, without overflow or underflow of squares; zero rows stay zero."""
     if x.dtype not in (torch.float32, torch.float64) or x.numel() == 0 or not values_are_known(x):
         return _normalized(x)
     if x.requires_grad and torch.is_grad_enabled():
@@ -41,7 +41,7 @@ def divided_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     return rows.div_(lengths), lengths.mul_(top).reciprocal_()
 
 
-#: Lengths between which squares are far from the ends of the range of float32.
+#: Lengths between which squares neither overflow nor underflow float32.
 _SHORT, _LONG = 1e-15, 1e15
 
 

@@ -1,4 +1,4 @@
-"""InfoNCE in one direction or both: from all logits at once, tile by tile, and as a formula in plain operations."""
+"""InfoNCE in one or both directions: from the full logit matrix, tile by tile, and as a dense formula."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from mmda._engine.logit_sweep import Made, Problem, sweep_of
 from mmda._engine.logit_tiles import Grid, Rows
 from mmda._engine.softmax_sweep import Beside, Side, Softmaxes, are_safe
 
-#: Up to so many plain rows all logits are taken at once, where the number of operations is what costs.
+#: Up to this many rows without masks or weights, the full logit matrix is used to save operator calls.
 SMALL = 512
 
 
 def _dense(pairs: Pairs, how: Contrast) -> Tensor:
-    """The number from the matrix of all logits: O(n m) memory."""
+    """The loss from the full logit matrix: O(n m) memory."""
     a, b = (normalized_rows(rows) if how.unit else rows for rows in pairs[:2])
     s = (a / (how.tau if pairs.temperature is None else pairs.temperature)) @ b.T
     both = how.kind == "symmetric"
@@ -40,7 +40,7 @@ def _dense(pairs: Pairs, how: Contrast) -> Tensor:
 def _one_way(
     s: Tensor, q: Tensor | None, allowed: Tensor | None, row_count: Tensor, column_count: Tensor, several: str
 ) -> Tensor:
-    """Mean over rows that have a positive; with positives ``q`` or None for row i of row i."""
+    """Mean over rows that have a positive, with positive weights ``q`` (None: row i is the positive of row i)."""
     negative = negative_counts(s, q, allowed, column_count)
     if q is None:
         each = weighted_logsumexp(s, negative + own_pairs(s).to(s.dtype)) - s.diagonal()
@@ -66,10 +66,10 @@ def _make(problem: Problem) -> Made:
 
 
 def _at_once(problem: Problem) -> Made:
-    """The loss of few plain rows from all logits, in few operations."""
+    """The loss of a small batch without masks or weights from the full logit matrix, in few operator calls."""
     (a, b, *_), how, scale, _, wanted = problem
     n, symmetric = a.shape[0], how.kind == "symmetric"
-    # As one list rows are divided by their length in half of the operations.
+    # Concatenated, the rows are normalised with half the operator calls.
     x = Rows(torch.cat((a, b)) if how.unit else a, how.unit)
     y = x if how.unit else Rows(b, False)
     u, v = (x.rows[:n], x.rows[n:]) if how.unit else (x.rows, y.rows)
@@ -107,7 +107,8 @@ def _by_tiles(problem: Problem) -> Made:
 
 
 def _partners(logits: Tensor, count: Tensor | None, allowed: Tensor | None, n: int) -> Beside:
-    """The first of n rows with their partners, which count so often: once, and their repetitions as negatives."""
+    """The logits of the first rows with their partners. A partner of weight w counts once, its w - 1 copies as
+    negatives."""
     k = logits.shape[0]
     weight = positive = torch.ones_like(logits)
     if count is not None:

@@ -1,4 +1,5 @@
-"""The sigmoid loss: a sum over all pairs, so that one pass over the tiles makes value and slopes; and as a formula."""
+"""The sigmoid loss: a sum over all pairs, so one pass over the tiles gives value and gradients; and as a dense
+formula."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ BLOCK, SMALL_BLOCK = 1024, 512
 
 
 def _dense(pairs: Pairs, how: Contrast) -> Tensor:
-    """The number from the matrix of all logits: O(n m) memory."""
+    """The loss from the full logit matrix: O(n m) memory."""
     a, b = (normalized_rows(rows) if how.unit else rows for rows in pairs[:2])
     s = (a / (how.tau if pairs.temperature is None else pairs.temperature)) @ b.T
     s = s if pairs.bias is None else s + pairs.bias
@@ -85,9 +86,9 @@ def _make(problem: Problem) -> Made:
 
 
 def _partners(pairs: Pairs, scaled: Tensor, partners: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows with their own partners: the sum of their losses, that of the slopes, and the slopes by their logits.
+    """Losses of rows with their partners: sum of the losses, sum of their derivatives, and derivatives for each logit.
 
-    A partner counts once, and its repetitions as negatives.
+    A partner of weight w counts once, its w - 1 copies as negatives.
     """
     logits = torch.linalg.vecdot(scaled, partners)
     logits = logits if bias is None else logits + bias
@@ -103,9 +104,9 @@ def _partners(pairs: Pairs, scaled: Tensor, partners: Tensor, bias: Tensor | Non
 
 
 def _losses(s: Tensor, bias: Tensor | None, weights: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
-    """Sum of w log(1 + e^x), x the logits plus ``bias``, and of the slopes, which take the place of the tile.
+    """Sum of w log(1 + e^x), x the logits plus ``bias``, and sum of its derivatives, which overwrite the tile.
 
-    ``weights`` are those of rows and of columns, whose product w is; 1 by default.
+    ``weights`` are weights of rows and columns, with product w; 1 by default.
     """
     if native.serves(s):
         found = native_logits.pairwise(s, 0.0 if bias is None else float(bias), weights)
