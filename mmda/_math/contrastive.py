@@ -7,7 +7,8 @@ from torch import Tensor
 
 from mmda._core.checks import check_mask, check_number, check_same_width, check_tensor, check_weight, fail, shape_text
 from mmda._core.masking import working_dtype
-from mmda._core.rows import as_rows, normalized_rows
+from mmda._core.rows import as_rows
+from mmda._core.unit_rows import normalized_rows
 from mmda._engine.logit_pairs import Pairs
 
 
@@ -17,8 +18,6 @@ def pair_rows(
     positive: Tensor,
     weight: Tensor | None,
     mask: Tensor | None,
-    *,
-    normalize: bool = False,
 ) -> Pairs:
     """Check both sides, of as many rows, and flatten them; ``weight`` and ``mask`` hold for both."""
     pairs = candidate_rows(caller, anchor, positive, weight, mask, same_size=True)
