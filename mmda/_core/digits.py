@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -23,3 +24,16 @@ def with_enough_digits(compute: Callable[[torch.dtype], Tensor], *rows: Tensor |
         if not abs(float(value.detach())) < LOST:
             return value
     return compute(torch.float64).to(dtype)
+
+
+def widened_where_lost(compute: Callable[..., Tensor | None], *tensors: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """``compute(*tensors, look=True)`` where that finds its digits, and does not answer None; else in float64.
+
+    There, and wherever nobody can look, ``compute`` is given them in float64, and ``look=False``.
+    """
+    if dtype == torch.float32 and values_are_known(*tensors):
+        value = compute(*tensors, look=True)
+        if value is not None:
+            return value
+    wide: list[Any] = [None if t is None else t.double() for t in tensors]
+    return cast(Tensor, compute(*wide, look=False)).to(dtype)

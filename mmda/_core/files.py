@@ -8,41 +8,72 @@ import os
 import re
 import secrets
 import stat
-from contextlib import suppress
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+
+#: Bytes that one array of a compressed file may take in memory, unless its file is as large itself.
+MAX_BYTES = 1 << 30
+
+
+@contextmanager
+def named(path: str | Path) -> Iterator[None]:
+    """An ``OSError`` from inside names ``path``: a full disk does not say of which file."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def write_file(path: str | Path, content: bytes) -> None:
     """Write atomically: to a temporary file in the same folder, flushed and renamed. A failure keeps the old file.
 
-    An ``OSError`` names ``path``.
+    A symbolic link stays one: the file that it leads to is written. An ``OSError`` names ``path``; what is there and
+    no regular file, a device say, is one.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
-    try:
+    with named(path):
+        target = _written_to(Path(path))
+        temporary = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
         try:
             _write_whole(temporary, content)
-            os.replace(temporary, path)
-            _flush_folder(path.parent)
+            os.replace(temporary, target)
+            _flush_folder(target.parent)
         except BaseException:
             with suppress(OSError):
                 os.unlink(temporary)
             raise
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+def _written_to(path: Path) -> Path:
+    """Where links lead to; a rename would put a file in the place of the link, or of a device."""
+    with suppress(FileNotFoundError):
+        _check_regular(path, os.stat(path).st_mode)
+    return Path(os.path.realpath(path)) if os.path.islink(path) else path
 
 
 def _write_whole(path: Path, content: bytes) -> None:
     """Write a new file and flush it to disk."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
-        rest = memoryview(content)
-        while rest:
-            rest = rest[os.write(handle, rest) :]
+        write_all(handle, content)
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def write_all(handle: int, content: bytes) -> None:
+    """Write to an open file until all is written."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(handle, rest) :]
 
 
 def _flush_folder(folder: Path) -> None:
@@ -81,6 +112,32 @@ def read_file(path: str | Path) -> bytes:
     """The content of a regular file."""
     with open_file(path) as stream:
         return stream.read()
+
+
+def text_lines(text: str) -> list[str]:
+    """The lines of a text, without their ends: line feeds alone end one, as in JSON lines and CSV.
+
+    ``str.splitlines`` also cuts at U+2028, U+0085 and others, which a JSON string may hold as they are.
+
+    Example:
+        >>> text_lines('{"query": "a\\u2028b"}\\r\\n{}')
+        ['{"query": "a\\u2028b"}', '{}']
+    """
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
+
+
+def lock(handle: int) -> bool:
+    """Take the lock of an open file without waiting; False where another holds it. It ends with the handle."""
+    try:
+        if sys.platform == "win32":
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except PermissionError:  # how Windows says it
+        return False
+    return True
 
 
 def digest(content: bytes) -> str:
