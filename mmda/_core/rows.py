@@ -26,6 +26,7 @@ def as_rows(
     prefix: str | None = None,
     axis: str | None = "features",
     least: int = 1,
+    zeroed: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
     """Check samples and flatten them to rows, and to how often each row counts.
 
@@ -39,6 +40,7 @@ def as_rows(
         prefix: what errors put before ``mask`` and ``weight``; ``argument`` and an underscore by default.
         axis: what the last axis of ``x`` holds; None: there is no such axis.
         least: so many of them are needed.
+        zeroed: rows that count 0 become zeros here; False: the caller sees to it, unless the counts are differentiated.
 
     Returns:
         Rows (n, d), or (n,) without an axis of features; and counts (n,), None where every row counts once. What
@@ -63,10 +65,15 @@ def as_rows(
         rows = rows.resolve_neg()  # a view that negates on reading: loops over memory would read the other sign
     counts = None if weight is None else weight.to(dtype)
     if mask is not None:
-        one = torch.ones((), dtype=dtype, device=x.device)
-        counts = torch.where(mask, one if counts is None else counts, torch.zeros_like(one))
+        counts = (
+            mask.to(dtype)
+            if counts is None
+            else torch.where(mask, counts, torch.zeros((), dtype=dtype, device=x.device))
+        )
     if counts is not None:
-        rows, counts = zero_uncounted(rows, counts, mask), counts.reshape(-1)
+        if zeroed or carries_slope(counts):
+            rows = zero_uncounted(rows, counts, mask)
+        counts = counts.reshape(-1)
     if axis is None:
         return rows.reshape(-1), counts
     return rows if rows.ndim == 2 else rows.reshape(-1, rows.shape[-1]), counts

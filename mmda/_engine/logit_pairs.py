@@ -11,6 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mmda._core.masking import zero_padding
+from mmda._core.transforms import carries_slope
+
 
 class Pairs(NamedTuple):
     """Two lists of rows and what is known about their pairs. The first four may carry a gradient.
@@ -20,7 +23,7 @@ class Pairs(NamedTuple):
         b: candidates (m, d).
         temperature: scalar, what the products are divided by; None: ``Contrast.tau``.
         bias: scalar, for ``"sigmoid"``; None: 0.
-        a_count: how often each anchor counts (n,); None: once. Rows that count 0 are zeros.
+        a_count: how often each anchor counts (n,); None: once. Rows that count 0 may hold anything.
         b_count: the same of the candidates (m,).
         positive_mask: which candidates are positives of each anchor (n, m), bool; None: all that have a weight.
         positive_weight: how much they are (n, m); None: 1. With neither, row i belongs to row i, and n = m.
@@ -46,6 +49,15 @@ class Pairs(NamedTuple):
     def plain(self) -> bool:
         """Whether every row counts once and all others are negatives."""
         return all(t is None for t in self[4:])
+
+
+def without_padding(pairs: Pairs) -> Pairs:
+    """The pairs with zeros in rows that count 0, unless counts are differentiated: then that was seen to before."""
+    rows = (
+        x if count is None or carries_slope(count) else zero_padding(x, count != 0)
+        for x, count in zip(pairs[:2], pairs[4:6])
+    )
+    return pairs._replace(a=next(rows), b=next(rows))
 
 
 class Contrast(NamedTuple):

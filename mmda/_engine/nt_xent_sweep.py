@@ -15,9 +15,10 @@ from mmda._core.reductions import weighted_logsumexp
 from mmda._core.rows import normalized_rows
 from mmda._engine import native
 from mmda._engine.logit_loops import LOG2_E, Loops, Operations
-from mmda._engine.logit_pairs import Contrast, Pairs, counts, own_pairs, twins
+from mmda._engine.logit_pairs import Contrast, Pairs, counts, own_pairs, twins, without_padding
 from mmda._engine.logit_sweep import Made, Problem, sweep_of
 from mmda._engine.logit_tiles import Grid, Rows, sizes
+from mmda._engine.logits_at_once import are_few, nt_xent_at_once
 from mmda._engine.native_logits import CompiledLoops
 from mmda._engine.scaffold import ACCELERATOR_BLOCK
 from mmda._engine.softmax_sweep import Beside, Side, Softmaxes, are_safe
@@ -25,6 +26,7 @@ from mmda._engine.softmax_sweep import Beside, Side, Softmaxes, are_safe
 
 def _dense(pairs: Pairs, how: Contrast) -> Tensor:
     """The number from the matrix of all logits: O(n^2) memory."""
+    pairs = without_padding(pairs)
     rows = torch.cat([normalized_rows(rows) if how.unit else rows for rows in pairs[:2]])
     s = (rows / (how.tau if pairs.temperature is None else pairs.temperature)) @ rows.T
     if not pairs.plain:
@@ -88,6 +90,9 @@ class _ListGrid(Grid):
 
 
 def _make(problem: Problem) -> Made:
+    length = problem.pairs.a.shape[0] * _copies(problem.pairs)
+    if are_few("list", length, length, problem.how.block):
+        return nt_xent_at_once(problem, _copies(problem.pairs))
     pairs, how, scale, _, wanted = problem
     a, n, copies = pairs.a, pairs.a.shape[0], _copies(pairs)
     loops: Loops = CompiledLoops() if native.serves(a, pairs.b) else Operations(a)

@@ -8,6 +8,7 @@ from torch import Tensor
 from mmda._core.checks import check_mask, check_number, check_same_width, check_tensor, check_weight, fail, shape_text
 from mmda._core.masking import working_dtype
 from mmda._core.rows import as_rows, normalized_rows
+from mmda._core.transforms import carries_slope
 from mmda._engine.logit_pairs import Pairs
 
 
@@ -18,10 +19,10 @@ def pair_rows(
     weight: Tensor | None,
     mask: Tensor | None,
     *,
-    normalize: bool = False,
+    zeroed: bool = True,
 ) -> Pairs:
     """Check both sides, of as many rows, and flatten them; ``weight`` and ``mask`` hold for both."""
-    pairs = candidate_rows(caller, anchor, positive, weight, mask, same_size=True)
+    pairs = candidate_rows(caller, anchor, positive, weight, mask, same_size=True, zeroed=zeroed)
     if pairs.a.shape[0] != pairs.b.shape[0]:
         fail(caller, "positive", f"have as many rows as `anchor` ({pairs.a.shape[0]})", pairs.b.shape[0])
     return pairs
@@ -37,10 +38,12 @@ def candidate_rows(
     *,
     normalize: bool = False,
     same_size: bool = False,
+    zeroed: bool = True,
 ) -> Pairs:
     """Check both sides and flatten them to rows; ``mask`` and ``weight`` hold for both where the sizes agree.
 
     Where they do not, a mask without one of the candidates is refused: padded candidates would be negatives in silence.
+    ``zeroed``: see :func:`as_rows`.
     """
     check_tensor(caller, "anchor", anchor)
     check_tensor(caller, "positive", positive)
@@ -52,14 +55,28 @@ def candidate_rows(
         rule = "be given where `mask` is and `positive` has other rows (True where none is padding)"
         fail(caller, "candidate_mask", rule, None)
     dtype, b_weight = working_dtype(anchor, positive), weight if paired else None
-    a, a_count = as_rows(caller, "anchor", anchor, mask=mask, weight=weight, dtype=dtype, prefix="")
-    b, b_count = as_rows(
-        caller, "positive", positive, mask=candidate_mask, weight=b_weight, dtype=dtype, prefix=of_candidates
-    )
+    a, a_count = as_rows(caller, "anchor", anchor, mask=mask, weight=weight, dtype=dtype, prefix="", zeroed=zeroed)
+    if not zeroed and paired and candidate_mask is mask and anchor.ndim == 2 and not _differentiated(a_count):
+        b, b_count = as_rows(caller, "positive", positive, mask=None, weight=None, dtype=dtype)[0], a_count
+    else:
+        b, b_count = as_rows(
+            caller,
+            "positive",
+            positive,
+            mask=candidate_mask,
+            weight=b_weight,
+            dtype=dtype,
+            prefix=of_candidates,
+            zeroed=zeroed,
+        )
     check_same_width(caller, "anchor", a, "positive", b)
     if normalize:
         a, b = normalized_rows(a), normalized_rows(b)
     return Pairs(a, b, a_count=a_count, b_count=b_count)
+
+
+def _differentiated(count: Tensor | None) -> bool:
+    return count is not None and carries_slope(count)
 
 
 def plainly_paired(anchor: Tensor, positive: Tensor) -> bool:
