@@ -1,9 +1,9 @@
-"""The contrastive losses of few rows from all their logits at once: value and slopes, in few operations.
+"""Contrastive losses of small batches from the full logit matrix: value and gradients in few operator calls.
 
-Of few rows the number of operations is what costs. Here are the formulas of the sweeps over tiles, with counts and
-masks of pairs, in plain operations and with the slopes made by hand. What is no candidate has a logit so low that its
-probability is zero, and yet a number: rows that have no candidate need no care. Powers are of base 2: PyTorch's
-``exp`` takes ten times as long where they vanish.
+For small batches the number of operator calls determines the time. These are the formulas of the tiled sweeps, with
+weights and pair masks, in PyTorch operations with analytic gradients. Excluded pairs get a logit so low that its
+probability is zero, but finite, so that rows without candidates need no special case. Exponentials use base 2, and
+logarithms of zero are avoided: PyTorch's ``exp`` and ``log`` are ten times slower for results of zero and infinity.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from mmda._engine.logit_pairs import Pairs, positive_share, twins
 from mmda._engine.logit_sweep import Made, Problem
 from mmda._engine.logit_tiles import Rows
 
-#: The matrix of logits has at most the square of so many numbers, of the kinds of loss: with more, tiles are as fast.
+#: The full matrix is used up to the square of this many logits; for larger ones tiles are as fast.
 MOST = {"plain": 512, "masked": 256, "list": 400, "sigmoid": 512}
 
 
 def are_few(kind: str, n: int, m: int, block: int) -> bool:
-    """Whether all n m logits may be taken at once, where a tile has at most ``block`` rows; 0: as many as one likes."""
+    """Whether to use the full n x m matrix, where a tile has at most ``block`` rows (0: no limit)."""
     return n * m <= min(MOST[kind], block or MOST[kind]) ** 2
 
 
 class Softmax(NamedTuple):
-    """A softmax over ``dim`` of the logits, and what is asked of it.
+    """A softmax over ``dim`` of the logits.
 
     Attributes:
-        logits: with the logarithms of how often what is looked at counts, very low where it is no candidate.
-        dim: along which candidates lie.
-        level: those logarithms, broadcast to the logits; None: 0.
-        rows: how often those who look count; None: once.
-        positives: how much each candidate is a positive of them, times how often it counts; None: one each, ``own``.
-        own: the diagonals of the logits where the positives lie, and how far they run.
-        factor: on the mean over those who have a positive.
+        logits: natural logits plus the logarithms of the candidates' weights; :func:`floor` for excluded pairs.
+        dim: the axis of the candidates.
+        level: the logarithms of the weights, broadcast to the logits; None: 0.
+        rows: weights of the anchors; None: ones.
+        positives: weights of the positives times the candidates' weights; None: one each, on the diagonals ``own``.
+        own: offsets of the diagonals that hold the positives, and their length.
+        factor: factor of the mean over the anchors with a positive.
     """
 
     logits: Tensor
@@ -50,7 +50,7 @@ class Softmax(NamedTuple):
     factor: float
 
     def all_of_them(self, gradient: bool) -> tuple[Tensor, Tensor | None]:
-        """Mean of minus the logarithm of the positives' probabilities, and its slopes by the logits."""
+        """Mean of minus the log-probabilities of the positives, and its gradient for the logits."""
         p, q, dim = torch.log_softmax(self.logits, self.dim), self.positives, self.dim
         if q is None:
             each, weight = _joined(self._own(p)), None
@@ -73,13 +73,13 @@ class Softmax(NamedTuple):
         return value, g.mul_(share if isinstance(share, float) else share.unsqueeze(dim))
 
     def any_of_them(self, gradient: bool) -> tuple[Tensor, Tensor | None]:
-        """Mean of minus the logarithm of the probability of a positive, and its slopes by the logits."""
+        """Mean of minus the log-probability of any positive, and its gradient for the logits."""
         assert self.positives is not None
         dim, q = self.dim, self.positives
         p = torch.log_softmax(self.logits, dim)
         found = p + (logarithm(q) if self.level is None else logarithm(q).sub_(self.level))
         chosen = torch.log_softmax(found, dim)
-        # The logarithm of their sum, read off at the largest; log-sum-exp takes many times as long where terms vanish.
+        # The log-sum-exp, from the largest term: PyTorch's is much slower where terms vanish.
         each = found.amax(dim) - chosen.amax(dim)
         share = self._share(q.sum(dim), each)
         assert isinstance(share, Tensor)
@@ -93,7 +93,7 @@ class Softmax(NamedTuple):
         return [x.diagonal(offset)[: self.own[1]] for offset in self.own[0]]
 
     def _share(self, weight: Tensor | None, each: Tensor) -> Tensor | float:
-        """What of the mean each who looks is: nothing for those without a positive."""
+        """Each anchor's share of the mean, zero without a positive."""
         n, k = self.logits.shape[1 - self.dim], each.shape[0]
         if weight is None and self.rows is None and k == n:
             return self.factor / n
@@ -109,18 +109,18 @@ def _joined(diagonals: list[Tensor]) -> Tensor:
 
 
 def floor(like: Tensor) -> float:
-    """A logit of what is no candidate: four of them are still a number."""
+    """The logit of excluded pairs; the sum of four is finite."""
     return torch.finfo(like.dtype).min / 4
 
 
 def logarithm(count: Tensor) -> Tensor:
-    """Of how often something counts; very low where it does not: of a zero PyTorch takes ten times as long for it."""
+    """Logarithm of weights; :func:`floor` for zero."""
     absent = (count <= 0).to(count.dtype).mul_(floor(count))
     return count.clamp_min(torch.finfo(count.dtype).tiny).log_().add_(absent)
 
 
 def _at_least_one(count: Tensor) -> bool:
-    """Whether everything counts at least once, as far as may be asked: an accelerator would have to wait."""
+    """Whether all weights are at least 1; False on accelerators, where the question would synchronise."""
     return count.device.type == "cpu" and bool((count >= 1).all())
 
 
@@ -143,7 +143,7 @@ def info_nce_at_once(problem: Problem) -> Made:
             if q is not None:
                 positives = q * columns.unsqueeze(1 - dim)
             elif out is not None or not _at_least_one(columns):
-                # A partner counts once, and its repetitions as negatives.
+                # A partner of weight w counts once, its w - 1 copies as negatives.
                 present = columns[:paired] > 0
                 rows = present.to(s.dtype) if rows is None else rows[:paired] * present
                 more = twins(columns[:paired], None if out is None else ~out.diagonal()[:paired])
@@ -165,7 +165,7 @@ def info_nce_at_once(problem: Problem) -> Made:
 
 
 class Sides:
-    """Both sides, and their rows as they are compared: those of one list are divided in half of the operations."""
+    """Anchors and candidates as compared. Concatenated, they are normalised with half the operator calls."""
 
     def __init__(self, pairs: Pairs, unit: bool, wanted: tuple[bool, bool]) -> None:
         n = pairs.a.shape[0]
@@ -177,7 +177,7 @@ class Sides:
             self.u, self.v = self.x.rows, self.y.rows
 
     def made(self, value: Tensor, g: Tensor | None, wanted: tuple[bool, bool], factor: Tensor | float) -> Made:
-        """The loss and its slopes by the rows, from those by the logits."""
+        """The loss and its gradients for the rows, from that for the logits."""
         if g is None:
             return Made(value, self.x, self.y, None, None, factor)
         if self.x is self.y:
@@ -190,7 +190,7 @@ class Sides:
 
 
 def nt_xent_at_once(problem: Problem, copies: int) -> Made:
-    """NT-Xent of a list that holds both sides, or (``copies`` is 1) the first alone."""
+    """NT-Xent of one list of both views, or (``copies`` is 1) of the first alone."""
     pairs, how, scale, _, wanted = problem
     n, x = pairs.a.shape[0], Rows(torch.cat((pairs.a, pairs.b)), how.unit)
     s = torch.mm(x.rows, x.rows.T).mul_(scale)
@@ -213,11 +213,11 @@ def nt_xent_at_once(problem: Problem, copies: int) -> Made:
         level = logarithm(count).expand_as(s).clone()
         if positives is None or diagonal is None:
             beside = (more if allowed is None else more * allowed.diagonal()).log1p()[:n]
-            for offset in offsets:  # a partner counts once, and its repetitions as negatives
+            for offset in offsets:  # a partner of weight w counts once, its w - 1 copies as negatives
                 level.diagonal(offset).copy_(beside)
         else:
             positives.mul_(count).diagonal().copy_(more * diagonal)
-        level.diagonal().copy_(logarithm(more))  # a row is not among its own candidates, its repetitions are
+        level.diagonal().copy_(logarithm(more))  # a row is not among its own candidates, its w - 1 copies are
         t = s + level
     if out is not None:
         kept = None if positives is not None else [t.diagonal(offset).clone() for offset in offsets]

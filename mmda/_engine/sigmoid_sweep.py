@@ -1,4 +1,5 @@
-"""The sigmoid loss: a sum over all pairs, so that one pass over the tiles makes value and slopes; and as a formula."""
+"""The sigmoid loss: a sum over all pairs, so one pass over the tiles gives value and gradients; and as a dense
+formula."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmda._core.masking import safe_divide
-from mmda._core.rows import normalized_rows
+from mmda._core.unit_rows import normalized_rows
 from mmda._engine import native, native_logits
 from mmda._engine.logit_loops import LOG2_E
 from mmda._engine.logit_pairs import (
@@ -21,16 +22,16 @@ from mmda._engine.logit_pairs import (
     without_padding,
 )
 from mmda._engine.logit_sweep import Made, Problem, sweep_of
-from mmda._engine.logit_tiles import Grid, Masks, Rows, Strips, Tiles, parts
+from mmda._engine.logit_tiles import Grid, Masks, Rows, Tiles
 from mmda._engine.logits_at_once import Sides, are_few, floor
 from mmda._engine.scaffold import ACCELERATOR_BLOCK
 
-#: Rows of a tile on a CPU.
-BLOCK = 1024
+#: Rows of a tile on a CPU: with the compiled loops, and those that stay in the nearest caches.
+BLOCK, SMALL_BLOCK = 1024, 512
 
 
 def _dense(pairs: Pairs, how: Contrast) -> Tensor:
-    """The number from the matrix of all logits: O(n m) memory."""
+    """The loss from the full logit matrix: O(n m) memory."""
     pairs = without_padding(pairs)
     a, b = (normalized_rows(rows) if how.unit else rows for rows in pairs[:2])
     s = (a / (how.tau if pairs.temperature is None else pairs.temperature)) @ b.T
@@ -47,7 +48,7 @@ def _dense(pairs: Pairs, how: Contrast) -> Tensor:
 
 
 def _at_once(problem: Problem) -> Made:
-    """The loss of few rows from all logits."""
+    """The loss of a small batch from the full logit matrix, in few operator calls."""
     pairs, how, scale, paired, wanted = problem
     sides, q = Sides(pairs, how.unit, wanted), pairs.positive_mask
     bias = None if pairs.bias is None else pairs.bias.to(pairs.a)
@@ -61,8 +62,8 @@ def _at_once(problem: Problem) -> Made:
         s.mul_(sign)
     elif pairs.b_count is None:
         own.neg_()
-    else:  # a partner and its repetitions beside the others
-        value, _, slopes = _of_partners(pairs, own)
+    else:
+        value, _, slopes = _partners(pairs, own)
         own.fill_(floor(s))
     if pairs.negative_mask is not None:
         out, kept = (~pairs.negative_mask if q is None else (q | pairs.negative_mask).logical_not_()), own.clone()
@@ -70,7 +71,7 @@ def _at_once(problem: Problem) -> Made:
         own.copy_(kept)
     weighted = pairs.a_count is not None or pairs.b_count is not None
     a_count, b_count = counts(pairs.a, pairs.a_count), counts(pairs.b, pairs.b_count)
-    value = value + _losses(s, None, (a_count, b_count) if weighted else None, Strips(s))[0]
+    value = value + _losses(s, None, (a_count, b_count) if weighted else None)[0]
     if sign is not None:
         s.mul_(sign)
     elif slopes is None:
@@ -89,7 +90,8 @@ def _make(problem: Problem) -> Made:
         return _at_once(problem)
     pairs, how, scale, paired, wanted = problem
     a, b, bias = pairs.a, pairs.b, None if pairs.bias is None else pairs.bias.to(pairs.a)
-    grid = Grid(a.shape[0], b.shape[0], paired, how.block or (BLOCK if a.device.type == "cpu" else ACCELERATOR_BLOCK))
+    block = BLOCK if native.serves(a, b) else SMALL_BLOCK if a.device.type == "cpu" else ACCELERATOR_BLOCK
+    grid = Grid(a.shape[0], b.shape[0], paired, how.block or block)
     x, y = Rows(a, how.unit), Rows(b, how.unit)
     hx, hy = (torch.zeros_like(side.rows) if need else None for side, need in zip((x, y), wanted))
     scaled, masks, tiles = x.rows * scale, Masks(pairs, grid), Tiles(a, 1, grid.largest, False)
@@ -97,18 +99,14 @@ def _make(problem: Problem) -> Made:
     of_pairs = None
     if pairs.own:
         logits = torch.linalg.vecdot(scaled[:paired], y.rows[:paired])
-        value, slope, slopes = _of_partners(pairs, logits if bias is None else logits + bias)
-        of_pairs = parts(slopes, grid.rows[: grid.whole])
+        value, slope, slopes = _partners(pairs, logits if bias is None else logits + bias)
+        of_pairs = [slopes[place] for place in grid.rows[: grid.whole]]
     weighted = pairs.a_count is not None or pairs.b_count is not None
     a_count, b_count = counts(a, pairs.a_count), counts(b, pairs.b_count)
-    left, of_rows, of_columns = (
-        parts(t, size) for t, size in ((scaled, grid.rows), (a_count, grid.rows), (b_count, grid.columns))
-    )
-    rows, columns = parts(x.rows, grid.rows), parts(y.rows, grid.columns)
-    row_slopes, column_slopes = (h if h is None else parts(h, n) for h, n in ((hx, grid.rows), (hy, grid.columns)))
-    strips, spare = Strips(a), a.new_empty(grid.largest if masks.several else 0)
+    spare = a.new_empty(grid.largest if masks.several else 0)
     for i, j in grid.tiles:
-        s = tiles.product(0, left[i], columns[j])
+        of_rows, of_columns = grid.rows[i], grid.columns[j]
+        s = tiles.product(0, scaled[of_rows], y.rows[of_columns])
         q, shift = masks.positive(i, j), bias
         negated = spare[: s.numel()].view(s.shape) if q is not None else s
         if q is not None:
@@ -120,17 +118,17 @@ def _make(problem: Problem) -> Made:
         on_diagonal = pairs.own and grid.partners_on_diagonal(i, j)
         if on_diagonal:
             s.fill_diagonal_(-torch.inf)
-        found = _losses(s, shift, (of_rows[i], of_columns[j]) if weighted else None, strips)
+        found = _losses(s, shift, (a_count[of_rows], b_count[of_columns]) if weighted else None)
         value = value + found[0]
         if q is not None:
             torch.where(q, torch.neg(s, out=negated), s, out=s)
         slope = slope + (found[1] if q is None else s.sum(1).sum(dtype=torch.float64))
         if on_diagonal and of_pairs is not None:
             s.diagonal().copy_(of_pairs[i])
-        if row_slopes is not None:
-            row_slopes[i].addmm_(s, columns[j])
-        if column_slopes is not None:
-            column_slopes[j].addmm_(s.T, rows[i])
+        if hx is not None:
+            hx[of_rows].addmm_(s, y.rows[of_columns])
+        if hy is not None:
+            hy[of_columns].addmm_(s.T, x.rows[of_rows])
     tiles.leave()
     total = a_count.sum(dtype=torch.float64).clamp_min_(torch.finfo(a.dtype).tiny)
     for h in (hx, hy):
@@ -139,10 +137,10 @@ def _make(problem: Problem) -> Made:
     return Made(value / total, x, y, hx, hy, scale, slope / total)
 
 
-def _of_partners(pairs: Pairs, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows with their own partners: the sum of their losses, that of the slopes, and the slopes by these logits.
+def _partners(pairs: Pairs, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Losses of rows with their partners: sum of the losses, sum of their derivatives, and derivatives for each logit.
 
-    A partner counts once, and its repetitions as negatives.
+    A partner of weight w counts once, its w - 1 copies as negatives.
     """
     k, right, wrong = logits.shape[0], torch.ones_like(logits), torch.zeros_like(logits)
     if pairs.b_count is not None:
@@ -155,37 +153,32 @@ def _of_partners(pairs: Pairs, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return value.sum(dtype=torch.float64), slopes.sum(dtype=torch.float64), slopes
 
 
-def _losses(
-    s: Tensor, bias: Tensor | None, weights: tuple[Tensor, Tensor] | None, strips: Strips
-) -> tuple[Tensor, Tensor]:
-    """Sum of w log(1 + e^x), x the logits plus ``bias``, and of the slopes, which take the place of the tile.
+def _losses(s: Tensor, bias: Tensor | None, weights: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+    """Sum of w log(1 + e^x), x the logits plus ``bias``, and sum of its derivatives, which overwrite the tile.
 
-    ``weights`` are those of rows and of columns, whose product w is; 1 by default.
+    ``weights`` are weights of rows and columns, with product w; 1 by default.
     """
     if native.serves(s):
         found = native_logits.pairwise(s, 0.0 if bias is None else float(bias), weights)
         value, total = s.new_tensor(found, dtype=torch.float64).unbind(0)
         return value, total
-    value, total = s.new_zeros((2,), dtype=torch.float64).unbind(0)
-    of_rows, of_columns = (s[:, 0], None) if weights is None else weights
-    for piece, space, w in strips.of(s, of_rows):
-        if bias is not None:
-            piece.add_(bias)
-        if of_columns is None:
-            value.add_(_softplus_sum(piece, space))
-            total.add_(piece.sigmoid_().sum(1).sum(dtype=torch.float64))
-            continue
-        each = torch.abs(piece, out=space).mul_(-LOG2_E).exp2_().log1p_().add_(piece.clamp_min(0))
-        value.add_(torch.mv(each, of_columns).mul_(w).sum(dtype=torch.float64))
-        piece.sigmoid_().mul_(of_columns).mul_(w.unsqueeze(1))
-        total.add_(piece.sum(1).sum(dtype=torch.float64))
-    return value, total
+    if bias is not None:
+        s.add_(bias)
+    if weights is None:
+        value = _softplus_sum(s)
+        s.sigmoid_()
+    else:
+        of_rows, of_columns = weights
+        each = s.abs().mul_(-LOG2_E).exp2_().log1p_().add_(s.clamp_min(0))
+        value = torch.mv(each, of_columns).mul_(of_rows).sum(dtype=torch.float64)
+        s.sigmoid_().mul_(of_columns).mul_(of_rows.unsqueeze(1))
+    return value, s.sum(1).sum(dtype=torch.float64)
 
 
-def _softplus_sum(s: Tensor, space: Tensor) -> Tensor:
-    """Sum of log(1 + e^s) = max(s, 0) + log(1 + e^-|s|); four factors share a logarithm. Overwrites ``space``."""
-    value = torch.clamp_min(s, 0, out=space).sum(1).sum(dtype=torch.float64)
-    p = torch.abs(s, out=space).mul_(-LOG2_E).exp2_()
+def _softplus_sum(s: Tensor) -> Tensor:
+    """Sum of log(1 + e^s) = max(s, 0) + log(1 + e^-|s|); four factors share a logarithm."""
+    value = s.clamp_min(0).sum(1).sum(dtype=torch.float64)
+    p = s.abs().mul_(-LOG2_E).exp2_()
     for _ in range(2):
         if p.shape[1] % 2 == 0:
             half = p.shape[1] // 2

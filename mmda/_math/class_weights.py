@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mmda._core.checks import check_count, check_kernel, check_same_width, check_tensor, fail, shape_text
+from mmda._core.checks import check_count, check_same_width, check_tensor, fail, shape_text
+from mmda._core.components import check_kernel
 from mmda._core.counts import pooled_centre
 from mmda._core.digits import with_enough_digits
 from mmda._core.masking import full_precision, safe_divide, working_dtype

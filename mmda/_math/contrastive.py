@@ -7,8 +7,9 @@ from torch import Tensor
 
 from mmda._core.checks import check_mask, check_number, check_same_width, check_tensor, check_weight, fail, shape_text
 from mmda._core.masking import working_dtype
-from mmda._core.rows import as_rows, normalized_rows
+from mmda._core.rows import as_rows
 from mmda._core.transforms import carries_slope
+from mmda._core.unit_rows import normalized_rows
 from mmda._engine.logit_pairs import Pairs
 
 
@@ -56,7 +57,8 @@ def candidate_rows(
         fail(caller, "candidate_mask", rule, None)
     dtype, b_weight = working_dtype(anchor, positive), weight if paired else None
     a, a_count = as_rows(caller, "anchor", anchor, mask=mask, weight=weight, dtype=dtype, prefix="", zeroed=zeroed)
-    if not zeroed and paired and candidate_mask is mask and anchor.ndim == 2 and not _differentiated(a_count):
+    differentiated = a_count is not None and carries_slope(a_count)
+    if not (zeroed or differentiated) and paired and candidate_mask is mask and anchor.ndim == 2:
         b, b_count = as_rows(caller, "positive", positive, mask=None, weight=None, dtype=dtype)[0], a_count
     else:
         b, b_count = as_rows(
@@ -73,10 +75,6 @@ def candidate_rows(
     if normalize:
         a, b = normalized_rows(a), normalized_rows(b)
     return Pairs(a, b, a_count=a_count, b_count=b_count)
-
-
-def _differentiated(count: Tensor | None) -> bool:
-    return count is not None and carries_slope(count)
 
 
 def plainly_paired(anchor: Tensor, positive: Tensor) -> bool:

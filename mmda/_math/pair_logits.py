@@ -10,7 +10,7 @@ from torch import Tensor
 from mmda._core.checks import check_mask, check_weight, fail, shape_text
 from mmda._core.masking import safe_divide, working_dtype, zero_padding
 from mmda._core.reductions import masked_logsumexp
-from mmda._core.rows import normalized_rows
+from mmda._core.unit_rows import normalized_rows
 from mmda._math.contrastive import check_temperature
 from mmda._math.frames import check_frames_and_queries
 
@@ -82,7 +82,7 @@ def check_paired_frames(
     """One query a video, shapes that fit, a positive temperature."""
     check_frames_and_queries(caller, frames, queries, frame_mask)
     if queries.shape[0] != frames.shape[0]:
-        fail(caller, "queries", f"have one row a video ({frames.shape[0]})", shape_text(queries))
+        fail(caller, "queries", f"have one row per video ({frames.shape[0]})", shape_text(queries))
     check_temperature(caller, temperature)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from mmda._core.checks import check_choice, check_count, check_number, fail, fail_type
 from mmda._core.masking import zero_padding
 from mmda._core.reductions import masked_mean, masked_softmax
-from mmda._core.rows import normalized_rows
+from mmda._core.unit_rows import normalized_rows
 from mmda.linear import CCA, CORALMap, PairMoments
 from mmda.losses import moment_targets
 from mmda.models.mmcda.linear_head import LinearHead
