@@ -20,7 +20,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mmda._core.checks import (
-    check_callable,
     check_features,
     check_same_width,
     check_sequence,
@@ -29,9 +28,10 @@ from mmda._core.checks import (
     fail_type,
     shape_text,
 )
+from mmda._core.components import check_callable
 from mmda._core.draws import shared_draws
 from mmda._core.masking import full_precision, working_dtype
-from mmda._core.rows import normalized_rows
+from mmda._core.unit_rows import normalized_rows
 from mmda._engine.ring import as_scale, ring_info_nce, ring_mmd, ring_sigmoid
 from mmda.layers.temperature import temperature_value
 from mmda.losses import InfoNCELoss, MMDLoss, SigmoidContrastiveLoss

@@ -146,7 +146,7 @@ class PairMoments(nn.Module):
         Args:
             x: first side.
             y: second side, row i belongs to row i.
-            weight: how often each pair counts.
+            weight: pair weights.
             mask: bool, True = keep.
 
         Raises:
@@ -433,7 +433,7 @@ class CCA(_Fitted):
         Args:
             x: first side.
             y: second side, row i belongs to row i.
-            weight: how often each pair counts.
+            weight: pair weights.
             mask: bool, True = keep.
 
         Raises:

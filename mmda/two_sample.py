@@ -23,13 +23,13 @@ from mmda._core.checks import (
     check_choice,
     check_count,
     check_features,
-    check_kernel,
     check_number,
     check_same_width,
     check_sequence,
     fail,
     shape_text,
 )
+from mmda._core.components import check_kernel
 from mmda._core.masking import full_precision
 from mmda._math.relabelling import Splits, matrix, similarities
 from mmda.kernels import Energy, Gaussian, Kernel, distances_about

@@ -11,7 +11,6 @@ from torch import Tensor
 
 import mmda._engine.logit_tiles as tiles
 from mmda._engine import native
-from mmda._engine.logit_loops import Operations
 from mmda._engine.logit_pairs import Contrast, Pairs
 from mmda.losses import info_nce_loss, nt_xent_loss, sigmoid_contrastive_loss, triplet_ranking_loss
 from tests.logits import SWEEPS, contrastive
@@ -228,8 +227,9 @@ def test_second_derivatives_and_learned_counts() -> None:
 def test_no_matrix_of_pairs_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     """Masks are read tile by tile: nothing of the size of the matrix is made beside them."""
     monkeypatch.setattr(tiles, "KEEP_BYTES", 0)
-    monkeypatch.setattr(Operations, "blocks", dict.fromkeys(KINDS, 256))
-    monkeypatch.setattr("mmda._engine.sigmoid_sweep.BLOCK", 256)
+    monkeypatch.setattr("mmda._engine.logit_loops.CPU_BLOCK", 256)
+    monkeypatch.setattr("mmda._engine.nt_xent_sweep.BLOCK", 256)
+    monkeypatch.setattr("mmda._engine.sigmoid_sweep.SMALL_BLOCK", 256)
     largest = 0
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):

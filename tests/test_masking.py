@@ -13,7 +13,8 @@ from torch import Tensor
 
 from mmda._core.masking import full_precision, safe_divide, working_dtype, zero_padding
 from mmda._core.reductions import masked_log_softmax, masked_logsumexp, masked_mean, masked_softmax
-from mmda._core.rows import as_rows, normalized_rows
+from mmda._core.rows import as_rows
+from mmda._core.unit_rows import normalized_rows
 
 DIFFERENTIATED = {
     "backward": lambda f, w, x: torch.autograd.grad(f(w.requires_grad_(), x).sum(), w),

@@ -522,7 +522,6 @@ def test_export_holds_one_node() -> None:
 def test_contrastive(kind: str, scale: float, keep: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not keep:
         monkeypatch.setattr(contrastive_tiles, "KEEP_BYTES", 0)
-    monkeypatch.setattr(contrastive_tiles, "STRIP", 20)  # tiles of six rows in strips of three
     # logits that need no shift, and those far beyond what an unshifted exponential holds
     a, b, bias = pairs(23, 4, scale=scale)
     wanted = dense(kind, a, b, bias)

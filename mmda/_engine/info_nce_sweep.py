@@ -1,4 +1,4 @@
-"""InfoNCE in one direction or both: from all logits at once, tile by tile, and as a formula in plain operations."""
+"""InfoNCE in one or both directions: from the full logit matrix, tile by tile, and as a dense formula."""
 
 from __future__ import annotations
 
@@ -7,23 +7,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmda._core.masking import safe_divide
-from mmda._core.reductions import weighted_logsumexp
-from mmda._core.rows import normalized_rows
-from mmda._engine import native
-from mmda._engine.logit_loops import LOG2_E, Loops, Operations
+from mmda._core.unit_rows import normalized_rows
+from mmda._core.weighted import weighted_logsumexp
+from mmda._engine.logit_loops import LOG2_E, loops_for
 from mmda._engine.logit_pairs import Contrast, Pairs, counts, negative_counts, own_pairs, positive_share, twins
 from mmda._engine.logit_sweep import Made, Problem, sweep_of
 from mmda._engine.logit_tiles import Grid, Rows
-from mmda._engine.native_logits import CompiledLoops, softmax_at_once
-from mmda._engine.scaffold import ACCELERATOR_BLOCK
 from mmda._engine.softmax_sweep import Beside, Side, Softmaxes, are_safe
 
-#: Up to so many plain rows all logits are taken at once, where the number of operations is what costs.
+#: Up to this many rows without masks or weights, the full logit matrix is used to save operator calls.
 SMALL = 512
 
 
 def _dense(pairs: Pairs, how: Contrast) -> Tensor:
-    """The number from the matrix of all logits: O(n m) memory."""
+    """The loss from the full logit matrix: O(n m) memory."""
     a, b = (normalized_rows(rows) if how.unit else rows for rows in pairs[:2])
     s = (a / (how.tau if pairs.temperature is None else pairs.temperature)) @ b.T
     both = how.kind == "symmetric"
@@ -43,7 +40,7 @@ def _dense(pairs: Pairs, how: Contrast) -> Tensor:
 def _one_way(
     s: Tensor, q: Tensor | None, allowed: Tensor | None, row_count: Tensor, column_count: Tensor, several: str
 ) -> Tensor:
-    """Mean over rows that have a positive; with positives ``q`` or None for row i of row i."""
+    """Mean over rows that have a positive, with positive weights ``q`` (None: row i is the positive of row i)."""
     negative = negative_counts(s, q, allowed, column_count)
     if q is None:
         each = weighted_logsumexp(s, negative + own_pairs(s).to(s.dtype)) - s.diagonal()
@@ -69,35 +66,16 @@ def _make(problem: Problem) -> Made:
 
 
 def _at_once(problem: Problem) -> Made:
-    """The loss of few plain rows from all logits, in few operations."""
+    """The loss of a small batch without masks or weights from the full logit matrix, in few operator calls."""
     (a, b, *_), how, scale, _, wanted = problem
-    gradient = any(wanted)
     n, symmetric = a.shape[0], how.kind == "symmetric"
-    # As one list rows are divided by their length in half of the operations.
+    # Concatenated, the rows are normalised with half the operator calls.
     x = Rows(torch.cat((a, b)) if how.unit else a, how.unit)
     y = x if how.unit else Rows(b, False)
     u, v = (x.rows[:n], x.rows[n:]) if how.unit else (x.rows, y.rows)
     g = torch.mm(u, v.T)
-    factor: Tensor | float
-    if native.serves(g):
-        scale = float(scale)
-        found = softmax_at_once(g, scale * LOG2_E, symmetric, scale if gradient else None)
-        value, factor = a.new_full((), found), 1.0
-    else:
-        share, ones = (0.5 / n, 2) if symmetric else (1 / n, 1)
-        s, factor = g.mul_(scale), scale * share
-        g = torch.log_softmax(s, 1)
-        own = g.diagonal()
-        if symmetric:
-            by_column = torch.log_softmax(s, 0)
-            own = own + by_column.diagonal()
-        value = own.sum().mul_(-share)
-        if gradient:
-            g.exp_()
-            if symmetric:
-                g.add_(by_column.exp_())
-            g.diagonal().sub_(ones)
-    if not gradient:
+    value, g, factor = loops_for(g).at_once(g, scale, symmetric, any(wanted))
+    if not any(wanted):
         return Made(value, x, y, None, None, factor)
     h = a.new_empty(2 * n, a.shape[1])
     hx, hy = h[:n], h[n:]
@@ -111,11 +89,10 @@ def _at_once(problem: Problem) -> Made:
 def _by_tiles(problem: Problem) -> Made:
     pairs, how, scale, paired, wanted = problem
     a, b, symmetric = pairs.a, pairs.b, how.kind == "symmetric"
-    loops: Loops = CompiledLoops() if native.serves(a, b) else Operations(a)
-    block = how.block or (loops.blocks["info_nce"] if a.device.type == "cpu" else ACCELERATOR_BLOCK)
+    loops = loops_for(a, b)
     x, y = Rows(a, how.unit), Rows(b, how.unit)
     scaled = x.rows * (scale * LOG2_E)
-    rows, columns = (Side(side, count, need) for side, count, need in zip((x, y), pairs[4:6], wanted))
+    rows, columns = (Side.of(side.rows, count, need) for side, count, need in zip((x, y), pairs[4:6], wanted))
     safe = are_safe(rows, columns, how.unit, scale)
     several = how.several == "sum" and not pairs.own
     for side, other in ((rows, columns), (columns, rows))[: 1 + symmetric]:
@@ -124,12 +101,14 @@ def _by_tiles(problem: Problem) -> Made:
             logits = torch.linalg.vecdot(scaled[:paired], y.rows[:paired])
             allowed = None if pairs.negative_mask is None else pairs.negative_mask.diagonal()
             side.partner = side.add(_partners(logits, other.count, allowed, side.rows.shape[0]))
-    value = Softmaxes(pairs, how, Grid(a.shape[0], b.shape[0], paired, block), loops, scaled, rows, columns).value()
+    grid = Grid(a.shape[0], b.shape[0], paired, how.block or loops.block)
+    value = Softmaxes(pairs, how, grid, loops, scaled, rows, columns).value()
     return Made(value, x, y, rows.slopes, columns.slopes, scale)
 
 
 def _partners(logits: Tensor, count: Tensor | None, allowed: Tensor | None, n: int) -> Beside:
-    """The first of n rows with their partners, which count so often: once, and their repetitions as negatives."""
+    """The logits of the first rows with their partners. A partner of weight w counts once, its w - 1 copies as
+    negatives."""
     k = logits.shape[0]
     weight = positive = torch.ones_like(logits)
     if count is not None:

@@ -1,30 +1,30 @@
-"""The compiled loops over tiles of logits: the Python face of what ``_sweeps.c`` does to them. See ``native.py``."""
+"""Python bindings of the compiled loops over tiles of logits in ``_sweeps.c``. See ``native.py``."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from mmda._engine import native
-from mmda._engine.logit_loops import Sums
+from mmda._engine.logit_loops import LOG2_E, Sums
 from mmda._engine.native import _at, _wide
 
 if TYPE_CHECKING:
     from mmda._engine import _sweeps
 else:
-    _sweeps = native._sweeps  # None where :func:`native.serves` says no
+    _sweeps = native._sweeps  # None if :func:`native.serves` returns False
 
-#: The forms in which logits come, as numbers that ``_sweeps.c`` knows.
+#: Codes in ``_sweeps.c`` for the content of a tile.
 KEPT, PLAIN, LOGITS, PRODUCTS = range(4)
 
 
 class CompiledLoops:
-    """:class:`mmda._engine.logit_loops.Loops` for tiles of which :func:`mmda._engine.native.serves` says yes."""
+    """:class:`mmda._engine.logit_loops.Loops` for tiles that :func:`mmda._engine.native.serves` accepts."""
 
-    # So little is left to do beside the products that smaller tiles cost no time.
-    blocks: ClassVar = {"info_nce": 1024, "symmetric": 1024, "nt_xent": 512}
+    block = 1024
 
     def collect(self, s: Tensor, rows: Sums, columns: Sums | None) -> None:
         if rows.safe:
@@ -36,37 +36,33 @@ class CompiledLoops:
         form = (KEPT if collected else PLAIN) if rows.safe else LOGITS
         _sweeps.shares(*_tile(s), form, 0.0, *_places(rows), *_places(columns))
 
+    def at_once(
+        self, s: Tensor, scale: Tensor | float, symmetric: bool, gradient: bool
+    ) -> tuple[Tensor, Tensor, Tensor | float]:
+        scale = float(scale)
+        kind, threads, n = _wide(s), torch.get_num_threads(), s.shape[0]
+        value = _sweeps.at_once(kind, threads, s.data_ptr(), n, scale * LOG2_E, symmetric, gradient, scale)
+        return s.new_full((), value), s, 1.0
+
+
+def compiled_loops(tensors: Sequence[Tensor]) -> CompiledLoops | None:
+    """The compiled loops, or None if they do not support these tensors."""
+    return CompiledLoops() if native.serves(*tensors) else None
+
 
 def pairwise(s: Tensor, bias: float, weights: tuple[Tensor, Tensor] | None) -> tuple[float, float]:
-    """Sum of w log(1 + e^x), x natural logits plus ``bias``, and of the slopes, which take the place of the tile.
+    """Sum of w log(1 + e^x), x natural logits plus ``bias``, and sum of its derivatives, which overwrite the tile.
 
-    ``weights`` are those of rows and of columns, whose product w is; 1 by default.
+    ``weights`` are weights of rows and columns, with product w; 1 by default.
     """
     of_rows, of_columns = (None, None) if weights is None else weights
     return _sweeps.pairwise(*_tile(s), bias, _at(of_rows), _at(of_columns))
 
 
 def _tile(s: Tensor) -> tuple[float, ...]:
-    """What every loop over a tile takes first: kind of number, threads, place, shape, and a factor on the logits."""
+    """The first arguments of every loop over a tile: dtype, threads, address, shape, and a factor on the logits."""
     return _wide(s), torch.get_num_threads(), s.data_ptr(), *s.shape, s.stride(0), 1.0
 
 
 def _places(sums: Sums | None) -> tuple[int, int]:
     return (0, 0) if sums is None else (sums.tops.data_ptr(), sums.sums.data_ptr())
-
-
-def softmax_at_once(s: Tensor, scale: float, symmetric: bool, slope: float | None) -> float:
-    """InfoNCE of all logits scale s (of base 2) at once; in the place of s ``slope`` times its slope by natural logits.
-
-    Without ``slope`` what is left in the place of s means nothing.
-    """
-    return _sweeps.at_once(
-        _wide(s),
-        torch.get_num_threads(),
-        s.data_ptr(),
-        s.shape[0],
-        scale,
-        symmetric,
-        slope is not None,
-        1.0 if slope is None else slope,
-    )

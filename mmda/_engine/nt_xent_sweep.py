@@ -1,30 +1,28 @@
-"""NT-Xent: one list in which each row looks for its positives; by tiles and as a formula.
+"""NT-Xent: each row identifies its positives in one list of rows; in tiles and as a dense formula.
 
-The list is both sides one after the other, and masks are of pairs of one side; or the first side alone.
+The list is the concatenation of both views, with masks for the pairs of one view; or the first view alone.
 """
 
 from __future__ import annotations
-
-from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from mmda._core.masking import safe_divide
-from mmda._core.reductions import weighted_logsumexp
-from mmda._core.rows import normalized_rows
-from mmda._engine import native
-from mmda._engine.logit_loops import LOG2_E, Loops, Operations
+from mmda._core.unit_rows import normalized_rows
+from mmda._core.weighted import weighted_logsumexp
+from mmda._engine.logit_loops import LOG2_E, loops_for
 from mmda._engine.logit_pairs import Contrast, Pairs, counts, own_pairs, twins
 from mmda._engine.logit_sweep import Made, Problem, sweep_of
-from mmda._engine.logit_tiles import Grid, Rows, sizes
-from mmda._engine.native_logits import CompiledLoops
-from mmda._engine.scaffold import ACCELERATOR_BLOCK
+from mmda._engine.logit_tiles import Grid, Rows, cuts
 from mmda._engine.softmax_sweep import Beside, Side, Softmaxes, are_safe
+
+#: Rows of a tile on a CPU, at most: of larger ones, fewer would be spared below the diagonal.
+BLOCK = 512
 
 
 def _dense(pairs: Pairs, how: Contrast) -> Tensor:
-    """The number from the matrix of all logits: O(n^2) memory."""
+    """The loss from the full logit matrix: O(n^2) memory."""
     rows = torch.cat([normalized_rows(rows) if how.unit else rows for rows in pairs[:2]])
     s = (rows / (how.tau if pairs.temperature is None else pairs.temperature)) @ rows.T
     if not pairs.plain:
@@ -38,7 +36,7 @@ def _masked(s: Tensor, pairs: Pairs) -> Tensor:
     count = counts(pairs.a, pairs.a_count).repeat(copies)
     zero = torch.zeros_like(s)
     itself = own_pairs(s)
-    # A row is not among its own candidates, its twins are.
+    # A row is not its own candidate, but its copies are.
     twins = (count - 1).clamp_min(0).expand_as(s)
     present = torch.where(itself, twins, count.expand_as(s))
     allowed = None if pairs.negative_mask is None else pairs.negative_mask.repeat(copies, copies)
@@ -58,27 +56,26 @@ def _masked(s: Tensor, pairs: Pairs) -> Tensor:
 
 
 def _copies(pairs: Pairs) -> int:
-    """How often the masks are repeated along the list."""
+    """The number of times the masks repeat along the list."""
     return 2 if pairs.b.shape[0] else 1
 
 
 class _ListGrid(Grid):
-    """The tiles of a list with itself; a second half holds the partners of the first.
+    """The tiles of a list of rows with itself; the second half holds the partners of the first.
 
-    Where masks of pairs are symmetric the tiles above the diagonal serve both sides.
+    For symmetric pair masks only the tiles on and above the diagonal are computed.
     """
 
     def __init__(self, n: int, copies: int, block: int, triangle: bool) -> None:
-        half = sizes(n, block)
-        self.whole, self.triangle = len(half), triangle
-        self.rows = self.columns = half * copies
+        half = cuts(0, n, block)
+        self.whole, self.triangle, self.half = len(half), triangle, n
+        self.rows = self.columns = half + (cuts(n, 2 * n, block) if copies == 2 else [])
         k = len(self.rows)
         self.tiles = [(i, j) for j in range(k) for i in range(j + 1 if triangle else k)]
 
-    def in_masks(self, parts: list[int]) -> list[slice]:
-        half = parts[: self.whole]
-        places = [slice(start, start + size) for start, size in zip(accumulate(half, initial=0), half)]
-        return places * (len(parts) // self.whole)
+    def in_masks(self, place: slice) -> slice:
+        start = place.start % self.half
+        return slice(start, start + place.stop - place.start)
 
     def partners_on_diagonal(self, i: int, j: int) -> bool:
         return abs(i - j) == self.whole
@@ -90,16 +87,16 @@ class _ListGrid(Grid):
 def _make(problem: Problem) -> Made:
     pairs, how, scale, _, wanted = problem
     a, n, copies = pairs.a, pairs.a.shape[0], _copies(pairs)
-    loops: Loops = CompiledLoops() if native.serves(a, pairs.b) else Operations(a)
-    block = how.block or (loops.blocks["nt_xent"] if a.device.type == "cpu" else ACCELERATOR_BLOCK)
+    loops = loops_for(a, pairs.b)
+    block = how.block or (min(loops.block, BLOCK) if a.device.type == "cpu" else loops.block)
     masks = pairs.positive_mask, pairs.negative_mask
     grid = _ListGrid(n, copies, block, all(mask is None or torch.equal(mask, mask.T) for mask in masks))
     x = Rows(torch.cat((a, pairs.b)), how.unit)
     scaled = x.rows * (scale * LOG2_E)
     count = None if pairs.a_count is None else pairs.a_count.repeat(copies)
-    rows = columns = Side(x, count, any(wanted))
-    if not grid.triangle:  # no softmax runs over the columns
-        columns = Side(x, count, False)
+    rows = columns = Side.of(x.rows, count, any(wanted))
+    if not grid.triangle:  # no softmax over the columns
+        columns = Side.of(x.rows, count, False)
         columns.slopes = rows.slopes
     rows.begin(are_safe(rows, columns, how.unit, scale), False)
     positive, allowed = (None if mask is None else mask.diagonal().repeat(copies) for mask in masks)

@@ -1,4 +1,5 @@
-"""The sigmoid loss: a sum over all pairs, so that one pass over the tiles makes value and slopes; and as a formula."""
+"""The sigmoid loss: a sum over all pairs, so one pass over the tiles gives value and gradients; and as a dense
+formula."""
 
 from __future__ import annotations
 
@@ -7,20 +8,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmda._core.masking import safe_divide
-from mmda._core.rows import normalized_rows
+from mmda._core.unit_rows import normalized_rows
 from mmda._engine import native, native_logits
 from mmda._engine.logit_loops import LOG2_E
 from mmda._engine.logit_pairs import Contrast, Pairs, counts, negative_counts, own_pairs, positive_share, twins
 from mmda._engine.logit_sweep import Made, Problem, sweep_of
-from mmda._engine.logit_tiles import Grid, Masks, Rows, Strips, Tiles, parts
+from mmda._engine.logit_tiles import Grid, Masks, Rows, Tiles
 from mmda._engine.scaffold import ACCELERATOR_BLOCK
 
-#: Rows of a tile on a CPU.
-BLOCK = 1024
+#: Rows per tile on a CPU: with the compiled loops, and in PyTorch operations, where a tile should fit in the caches.
+BLOCK, SMALL_BLOCK = 1024, 512
 
 
 def _dense(pairs: Pairs, how: Contrast) -> Tensor:
-    """The number from the matrix of all logits: O(n m) memory."""
+    """The loss from the full logit matrix: O(n m) memory."""
     a, b = (normalized_rows(rows) if how.unit else rows for rows in pairs[:2])
     s = (a / (how.tau if pairs.temperature is None else pairs.temperature)) @ b.T
     s = s if pairs.bias is None else s + pairs.bias
@@ -38,7 +39,8 @@ def _dense(pairs: Pairs, how: Contrast) -> Tensor:
 def _make(problem: Problem) -> Made:
     pairs, how, scale, paired, wanted = problem
     a, b, bias = pairs.a, pairs.b, None if pairs.bias is None else pairs.bias.to(pairs.a)
-    grid = Grid(a.shape[0], b.shape[0], paired, how.block or (BLOCK if a.device.type == "cpu" else ACCELERATOR_BLOCK))
+    block = BLOCK if native.serves(a, b) else SMALL_BLOCK if a.device.type == "cpu" else ACCELERATOR_BLOCK
+    grid = Grid(a.shape[0], b.shape[0], paired, how.block or block)
     x, y = Rows(a, how.unit), Rows(b, how.unit)
     hx, hy = (torch.zeros_like(side.rows) if need else None for side, need in zip((x, y), wanted))
     scaled, masks, tiles = x.rows * scale, Masks(pairs, grid), Tiles(a, 1, grid.largest, False)
@@ -46,17 +48,13 @@ def _make(problem: Problem) -> Made:
     of_pairs = None
     if pairs.own:
         value, slope, slopes = _partners(pairs, scaled[:paired], y.rows[:paired], bias)
-        of_pairs = parts(slopes, grid.rows[: grid.whole])
+        of_pairs = [slopes[place] for place in grid.rows[: grid.whole]]
     weighted = pairs.a_count is not None or pairs.b_count is not None
     a_count, b_count = counts(a, pairs.a_count), counts(b, pairs.b_count)
-    left, of_rows, of_columns = (
-        parts(t, size) for t, size in ((scaled, grid.rows), (a_count, grid.rows), (b_count, grid.columns))
-    )
-    rows, columns = parts(x.rows, grid.rows), parts(y.rows, grid.columns)
-    row_slopes, column_slopes = (h if h is None else parts(h, n) for h, n in ((hx, grid.rows), (hy, grid.columns)))
-    strips, spare = Strips(a), a.new_empty(grid.largest if masks.several else 0)
+    spare = a.new_empty(grid.largest if masks.several else 0)
     for i, j in grid.tiles:
-        s = tiles.product(0, left[i], columns[j])
+        of_rows, of_columns = grid.rows[i], grid.columns[j]
+        s = tiles.product(0, scaled[of_rows], y.rows[of_columns])
         q, shift = masks.positive(i, j), bias
         negated = spare[: s.numel()].view(s.shape) if q is not None else s
         if q is not None:
@@ -68,17 +66,17 @@ def _make(problem: Problem) -> Made:
         on_diagonal = pairs.own and grid.partners_on_diagonal(i, j)
         if on_diagonal:
             s.fill_diagonal_(-torch.inf)
-        found = _losses(s, shift, (of_rows[i], of_columns[j]) if weighted else None, strips)
+        found = _losses(s, shift, (a_count[of_rows], b_count[of_columns]) if weighted else None)
         value = value + found[0]
         if q is not None:
             torch.where(q, torch.neg(s, out=negated), s, out=s)
         slope = slope + (found[1] if q is None else s.sum(1).sum(dtype=torch.float64))
         if on_diagonal and of_pairs is not None:
             s.diagonal().copy_(of_pairs[i])
-        if row_slopes is not None:
-            row_slopes[i].addmm_(s, columns[j])
-        if column_slopes is not None:
-            column_slopes[j].addmm_(s.T, rows[i])
+        if hx is not None:
+            hx[of_rows].addmm_(s, y.rows[of_columns])
+        if hy is not None:
+            hy[of_columns].addmm_(s.T, x.rows[of_rows])
     tiles.leave()
     total = a_count.sum(dtype=torch.float64).clamp_min_(torch.finfo(a.dtype).tiny)
     for h in (hx, hy):
@@ -88,9 +86,9 @@ def _make(problem: Problem) -> Made:
 
 
 def _partners(pairs: Pairs, scaled: Tensor, partners: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows with their own partners: the sum of their losses, that of the slopes, and the slopes by their logits.
+    """Losses of rows with their partners: sum of the losses, sum of their derivatives, and derivatives for each logit.
 
-    A partner counts once, and its repetitions as negatives.
+    A partner of weight w counts once, its w - 1 copies as negatives.
     """
     logits = torch.linalg.vecdot(scaled, partners)
     logits = logits if bias is None else logits + bias
@@ -105,37 +103,32 @@ def _partners(pairs: Pairs, scaled: Tensor, partners: Tensor, bias: Tensor | Non
     return value.sum(dtype=torch.float64), slopes.sum(dtype=torch.float64), slopes
 
 
-def _losses(
-    s: Tensor, bias: Tensor | None, weights: tuple[Tensor, Tensor] | None, strips: Strips
-) -> tuple[Tensor, Tensor]:
-    """Sum of w log(1 + e^x), x the logits plus ``bias``, and of the slopes, which take the place of the tile.
+def _losses(s: Tensor, bias: Tensor | None, weights: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+    """Sum of w log(1 + e^x), x the logits plus ``bias``, and sum of its derivatives, which overwrite the tile.
 
-    ``weights`` are those of rows and of columns, whose product w is; 1 by default.
+    ``weights`` are weights of rows and columns, with product w; 1 by default.
     """
     if native.serves(s):
         found = native_logits.pairwise(s, 0.0 if bias is None else float(bias), weights)
         value, total = s.new_tensor(found, dtype=torch.float64).unbind(0)
         return value, total
-    value, total = s.new_zeros((2,), dtype=torch.float64).unbind(0)
-    of_rows, of_columns = (s[:, 0], None) if weights is None else weights
-    for piece, space, w in strips.of(s, of_rows):
-        if bias is not None:
-            piece.add_(bias)
-        if of_columns is None:
-            value.add_(_softplus_sum(piece, space))
-            total.add_(piece.sigmoid_().sum(1).sum(dtype=torch.float64))
-            continue
-        each = torch.abs(piece, out=space).mul_(-LOG2_E).exp2_().log1p_().add_(piece.clamp_min(0))
-        value.add_(torch.mv(each, of_columns).mul_(w).sum(dtype=torch.float64))
-        piece.sigmoid_().mul_(of_columns).mul_(w.unsqueeze(1))
-        total.add_(piece.sum(1).sum(dtype=torch.float64))
-    return value, total
+    if bias is not None:
+        s.add_(bias)
+    if weights is None:
+        value = _softplus_sum(s)
+        s.sigmoid_()
+    else:
+        of_rows, of_columns = weights
+        each = s.abs().mul_(-LOG2_E).exp2_().log1p_().add_(s.clamp_min(0))
+        value = torch.mv(each, of_columns).mul_(of_rows).sum(dtype=torch.float64)
+        s.sigmoid_().mul_(of_columns).mul_(of_rows.unsqueeze(1))
+    return value, s.sum(1).sum(dtype=torch.float64)
 
 
-def _softplus_sum(s: Tensor, space: Tensor) -> Tensor:
-    """Sum of log(1 + e^s) = max(s, 0) + log(1 + e^-|s|); four factors share a logarithm. Overwrites ``space``."""
-    value = torch.clamp_min(s, 0, out=space).sum(1).sum(dtype=torch.float64)
-    p = torch.abs(s, out=space).mul_(-LOG2_E).exp2_()
+def _softplus_sum(s: Tensor) -> Tensor:
+    """Sum of log(1 + e^s) = max(s, 0) + log(1 + e^-|s|), with one logarithm per four terms."""
+    value = s.clamp_min(0).sum(1).sum(dtype=torch.float64)
+    p = s.abs().mul_(-LOG2_E).exp2_()
     for _ in range(2):
         if p.shape[1] % 2 == 0:
             half = p.shape[1] // 2

@@ -1,4 +1,4 @@
-"""Layers: the building blocks that the losses and the reference model share."""
+"""Layers: building blocks of the losses and the reference model."""
 
 from mmda.layers.attention import FrameQueryAttention
 from mmda.layers.batch_norm import (

@@ -1,4 +1,4 @@
-"""Similarity of frames and queries, and pooling by it."""
+"""Frame-query similarity and attention pooling."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mmda._core.checks import fail, shape_text
 from mmda._core.masking import full_precision, working_dtype, zero_padding
 from mmda._core.reductions import masked_softmax
-from mmda._core.rows import normalized_rows
+from mmda._core.unit_rows import normalized_rows
 from mmda._math.frames import check_frames_and_queries
 from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_repr, temperature_value
 
@@ -24,14 +24,14 @@ class FrameQueryAttention(nn.Module):
        a_{ijt} = \frac{\exp(s_{ijt} / \tau)}{\sum_{t'} \exp(s_{ijt'} / \tau)}, \qquad
        p_{ij} = \sum_t a_{ijt} \frac{f_{it}}{\lVert f_{it} \rVert}
 
-    Frame t of video i, query j, temperature :math:`\tau`. The sums run over frames that the mask keeps.
+    for frame t of video i, query j and temperature :math:`\tau`. The sums run over valid frames.
 
     Args:
         temperature: :math:`\tau` > 0; small values pick the best frame, large ones average. A number, a scalar tensor
-            (a buffer here, or a parameter if it is one), or a :class:`~mmda.layers.LearnableTemperature`, whose
-            parameter is then one of this module's.
-        detach_weights: stop the gradient through :math:`a`, so that the pooled frames learn and the choice of
-            frames does not chase itself.
+            (registered as a buffer, or as a parameter if it is one), or a :class:`~mmda.layers.LearnableTemperature`,
+            registered as a submodule.
+        detach_weights: stop the gradient through :math:`a`, so that only the pooled frames are trained and not the
+            attention.
 
     Shape:
         ``frames`` (b, t, d), ``queries`` (b, d) and ``frame_mask`` (b, t) give ``pooled`` (b, d) and
@@ -68,7 +68,7 @@ class FrameQueryAttention(nn.Module):
         """Pooled frames and similarities; see the class."""
         check_frames_and_queries("FrameQueryAttention", frames, queries, frame_mask)
         if not every_pair and frames.shape[0] != queries.shape[0]:
-            rule = f"have one row a video ({frames.shape[0]}) unless every_pair=True"
+            rule = f"have one row per video ({frames.shape[0]}) unless every_pair=True"
             fail("FrameQueryAttention", "queries", rule, shape_text(queries))
         dtype = working_dtype(frames, queries)
         with full_precision(frames):

@@ -1,4 +1,4 @@
-"""Batch normalisation for several domains (DSBN): statistics of their own for each."""
+"""Domain-specific batch normalisation (DSBN): separate statistics for each domain."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mmda._core.transforms import is_eager
 
 
 class Moments(NamedTuple):
-    """Of each domain: number of values a channel (k,), their mean and biased variance (k, d)."""
+    """Per domain: number of values per channel (k,), their mean and biased variance (k, d)."""
 
     number: Tensor
     mean: Tensor
@@ -31,7 +31,7 @@ class Moments(NamedTuple):
 
 
 class _Centred(NamedTuple):
-    """Rows (n, d, p) less a first estimate of their domain's mean, that estimate, and what is left of the mean."""
+    """Rows (n, d, p) minus a first estimate of their domain's mean, that estimate, and the remaining mean."""
 
     rows: Tensor
     first: Tensor
@@ -45,10 +45,10 @@ class _Centred(NamedTuple):
 
 
 def centred(x: Tensor, mask: Tensor | None, belongs: Tensor, domain: Tensor | int) -> _Centred:
-    """``x`` (n, d, p) less the mean of its domain, nearly, and the moments by domain; ``belongs`` (n, k) is one-hot.
+    """``x`` (n, d, p) minus an estimate of its domain's mean, and the moments by domain; ``belongs`` (n, k) is one-hot.
 
-    The mean is taken twice: the second time of what the first has left, so that a large common offset, of which a
-    float32 mean keeps few digits, leaves no trace.
+    The mean is taken in two passes, the second on the residual of the first, so that the float32 rounding error of a
+    large common offset is removed.
     """
     if mask is None:
         number = belongs.sum(0) * x.shape[2]
@@ -72,14 +72,14 @@ def _sums(values: Tensor, belongs: Tensor) -> Tensor:
 
 
 def of_domain(table: Tensor, domain: Tensor | int) -> Tensor:
-    """Entries (d,) of one domain, or (n, d) of the domain of each row; an index out of range is an error."""
+    """Entries (d,) of one domain, or (n, d) of the domain of each row; an index out of range raises."""
     return table[domain] if isinstance(domain, int) else table.index_select(0, domain)
 
 
 def _normalised(
     found: _Centred, weight: Tensor | None, bias: Tensor | None, domain: Tensor | int, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The rows by their own domain's moments, the factors (k, d) of the centred rows and the standard ones."""
+    """The normalised rows, the scales (k, d) of the centred rows, and 1 / sqrt(variance + eps)."""
     standard = (found.variance + eps).rsqrt()
     scale = standard if weight is None else standard * weight
     shift = -found.rest * scale
@@ -90,7 +90,7 @@ def _normalised(
 
 
 class _Normalise(torch.autograd.Function):
-    """Rows (n, d, p) normalised by the moments of their domain, and those moments."""
+    """Normalise rows (n, d, p) by the moments of their domain; also returns those moments."""
 
     @staticmethod
     def forward(
@@ -114,7 +114,7 @@ class _Normalise(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         g, domain = gradients[0], ctx.domain
         rows, weight, bias, belongs, x, rest, number, scale, standard = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a second derivative: through the operations
+        if torch.is_grad_enabled():  # second derivative: differentiate the operations
             out = _normalised(centred(rows, None, belongs, domain), weight, bias, domain, ctx.eps)[0]
             wanted = [t for t, need in zip((rows, weight, bias), ctx.needs_input_grad) if need]
             found = iter(torch.autograd.grad(out, wanted, g, create_graph=True))
@@ -130,7 +130,7 @@ class _Normalise(torch.autograd.Function):
 
 
 class DomainSpecificBatchNorm(nn.Module):
-    """What the three public classes share; they differ in the shapes they take."""
+    """Base of the three public classes, which differ only in their input shapes."""
 
     _axes: ClassVar[dict[int, str]] = {}
 
@@ -177,7 +177,7 @@ class DomainSpecificBatchNorm(nn.Module):
         self.register_buffer("num_batches_tracked", counts if tracked else None)
 
     def forward(self, x: Tensor, domain: int | Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """Normalise each row by its own domain's statistics; see the class for shapes."""
+        """Normalise each row by the statistics of its domain; see the class for shapes."""
         domain = self._checked(x, domain, mask)
         if isinstance(domain, int) and mask is None and self._plain(x):
             return self._one_domain(x, domain)
@@ -212,7 +212,7 @@ class DomainSpecificBatchNorm(nn.Module):
         __call__ = forward
 
     def _by_batch(self, rows: Tensor, domain: Tensor | int) -> Tensor:
-        """Training's result by a function with a derivative of its own, in half of the passes over the rows."""
+        """Training forward by a custom autograd function, which halves the passes over the rows."""
         weight, bias = (None if table is None else table.to(rows.dtype) for table in (self.weight, self.bias))
         belongs = self._belongs(rows, domain)
         out, number, mean, variance = _Normalise.apply(rows, weight, bias, belongs, domain, self.eps)  # type: ignore[no-untyped-call]
@@ -221,7 +221,7 @@ class DomainSpecificBatchNorm(nn.Module):
         return cast(Tensor, out)
 
     def batch_moments(self, x: Tensor, domain: int | Tensor, *, mask: Tensor | None = None) -> Moments:
-        """Count, mean and biased variance of this batch, by domain: what training would normalise with."""
+        """Count, mean and biased variance of this batch by domain, as used for normalisation in training."""
         domain = self._checked(x, domain, mask)
         with full_precision(x):
             rows, kept = self._flat(x, mask)
@@ -244,7 +244,7 @@ class DomainSpecificBatchNorm(nn.Module):
         )
 
     def _checked(self, x: Tensor, domain: int | Tensor, mask: Tensor | None) -> int | Tensor:
-        """The domain as an int, or as indices of int64 that fail where a negative one is meant; of padding, zeros."""
+        """The domain as an int, or as int64 indices: negative ones become out of range, those of padding rows 0."""
         name = type(self).__name__
         check_floating(name, "x", x)
         if x.ndim not in self._axes:
@@ -257,16 +257,16 @@ class DomainSpecificBatchNorm(nn.Module):
             if domain.is_floating_point() or domain.is_complex() or domain.dtype == torch.bool:
                 raise TypeError(f"{name}: `domain` must be an int or an integer tensor, got {domain.dtype}")
             if domain.shape != x.shape[:1]:
-                fail(name, "domain", f"have one index a row {tuple(x.shape[:1])}", shape_text(domain))
+                fail(name, "domain", f"have one index per row {tuple(x.shape[:1])}", shape_text(domain))
         elif isinstance(domain, bool) or not isinstance(domain, (int, np.integer)):
             fail_type(name, "domain", "be an int or an integer tensor", domain)
         elif not 0 <= domain < self.domains:
             fail(name, "domain", f"be in 0 .. {self.domains - 1}", domain)
-        values = x.shape[0] if mask is None else 2  # a mask is not read: how much it keeps is not known here
+        values = x.shape[0] if mask is None else 2  # the values of a mask are not read
         for size in x.shape[2:]:
             values *= size
         if self.training and values < 2:
-            fail(name, "x", "hold more than one value a channel in training", shape_text(x))
+            fail(name, "x", "hold more than one value per channel in training", shape_text(x))
         if not isinstance(domain, Tensor):
             return int(domain)
         index = domain.long()
@@ -274,7 +274,7 @@ class DomainSpecificBatchNorm(nn.Module):
         return index if mask is None else torch.where(mask.reshape(mask.shape[0], -1).any(1), index, 0)
 
     def _plain(self, x: Tensor) -> bool:
-        """torch's own kernel computes exactly this case."""
+        """Whether ``F.batch_norm`` computes exactly this case."""
         held = self.running_mean if self.running_mean is not None else self.weight
         return self.momentum is not None and (held is None or held.dtype == x.dtype)
 
@@ -282,7 +282,7 @@ class DomainSpecificBatchNorm(nn.Module):
         update = self.training and self.track_running_stats
         mean, var = self.running_mean, self.running_var
         if mean is not None and var is not None and (update or not self.training):
-            # Copies: the backward pass keeps them, and a later call writes to the buffers before it comes.
+            # Copies, because the backward pass needs them after a later call may have changed the buffers.
             mean, var = mean[domain].clone(), var[domain].clone()
         else:
             mean = var = None
@@ -334,41 +334,41 @@ class DomainSpecificBatchNorm(nn.Module):
 
 
 class DomainSpecificBatchNorm1d(DomainSpecificBatchNorm):
-    r"""Batch normalisation with statistics and affine parameters of its own for each domain, for vectors.
+    r"""Batch normalisation with separate statistics and affine parameters for each domain, for vectors.
 
     .. math:: y = \gamma_k \, \frac{x - \mu_k}{\sqrt{\sigma_k^2 + \epsilon}} + \beta_k
 
-    for a row of domain k, with the mean and biased variance of that domain's rows in this batch (training) or its
-    running ones (evaluation). Nothing remembers a current domain: it comes with the call,
-    ``layer(x, domain, mask=None)``.
+    for a row of domain k, with the mean and biased variance of that domain's rows in this batch (training) or the
+    running statistics (evaluation). The layer stores no current domain; pass it in the call, ``layer(x, domain,
+    mask=None)``.
 
     Args:
         features: d, channels.
         domains: K, number of domains.
         eps: :math:`\epsilon > 0`.
-        momentum: share of the new batch in the running statistics; None averages over all batches.
+        momentum: weight of the new batch in the running statistics; None averages over all batches.
         affine: learn :math:`\gamma_k` and :math:`\beta_k`, (K, d).
         track_running_stats: keep running statistics; without them evaluation uses the batch's.
-        device: where parameters and buffers live.
+        device: device of parameters and buffers.
         dtype: their dtype.
 
     Shape:
-        ``x`` (n, d) or (n, d, t). ``domain``: an int for the whole batch, or an integer tensor (n,) with one index a
+        ``x`` (n, d) or (n, d, t). ``domain``: an int for the whole batch, or an integer tensor (n,) with one index per
         row. ``mask`` (n,) or (n, t), bool, True = keep. Result as ``x``.
 
     Returns:
         The normalised rows in the dtype of ``x``, zeros where the mask is False.
 
     Raises:
-        ValueError: wrong shapes, an int outside 0 .. K - 1, a single value a channel in training.
+        ValueError: wrong shapes, an int outside 0 .. K - 1, a single value per channel in training.
         TypeError: ``domain`` is neither an int nor an integer tensor, a mask that is not bool.
 
     Notes:
-        An index in a tensor is not read on the host: outside 0 .. K - 1, negative ones included, the indexing itself
-        fails, on an accelerator as an error of the device. A domain absent from the batch keeps its running
-        statistics; so does one of which a batch of several holds a single value a channel, and that value comes out
-        as the bias. Half precision is normalised in float32 and comes back as it
-        came. Padding enters no statistic, whatever it holds.
+        The values of an index tensor are not checked on the host: one outside 0 .. K - 1, negative ones included,
+        raises an indexing error, on an accelerator a device-side one. A domain absent from the batch keeps its running
+        statistics. So does a domain with a single value per channel in a batch of several domains; the output for that
+        value is the bias. Half precision is normalised in float32 and returned in half precision. Padding never affects
+        the statistics.
 
     Example:
         >>> import torch
@@ -386,7 +386,7 @@ class DomainSpecificBatchNorm1d(DomainSpecificBatchNorm):
 
 
 class DomainSpecificBatchNorm2d(DomainSpecificBatchNorm):
-    """:class:`DomainSpecificBatchNorm1d`, which holds formula and arguments, for images.
+    """:class:`DomainSpecificBatchNorm1d`, which documents formula and arguments, for images.
 
     Shape:
         ``x`` (n, d, h, w), ``domain`` an int or (n,), ``mask`` (n, h, w); result as ``x``.
@@ -401,7 +401,7 @@ class DomainSpecificBatchNorm2d(DomainSpecificBatchNorm):
 
 
 class DomainSpecificBatchNorm3d(DomainSpecificBatchNorm):
-    """:class:`DomainSpecificBatchNorm1d`, which holds formula and arguments, for clips.
+    """:class:`DomainSpecificBatchNorm1d`, which documents formula and arguments, for clips.
 
     Shape:
         ``x`` (n, d, t, h, w), ``domain`` an int or (n,), ``mask`` (n, t, h, w); result as ``x``.

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmda._core.checks import check_module, fail, shape_text
+from mmda._core.checks import fail, shape_text
+from mmda._core.components import check_module
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda.layers.batch_norm import DomainSpecificBatchNorm, Moments, centred
 
 
 class _Pool:
-    """Count, mean and sum of squared deviations of everything a layer was shown, in float64, by domain."""
+    """Count, mean and sum of squared deviations of a layer's inputs over all batches, by domain, in float64."""
 
     def __init__(self) -> None:
         self.batches: Tensor | None = None
@@ -78,35 +79,36 @@ def adapt_batch_norm(
     forward: Callable[[nn.Module, Any], object] | None = None,
     layerwise: bool = False,
 ) -> int:
-    r"""Re-estimate every batch normalisation's running statistics on unlabelled data (AdaBN); the number of layers.
+    r"""Re-estimate the running statistics of all batch normalisations on unlabelled data (AdaBN); returns their number.
 
-    Each layer gets the mean and the unbiased variance of all values that its input took over all batches,
+    Each layer gets the mean and the unbiased variance of its input over all batches,
 
     .. math:: \mu = \frac{1}{n} \sum_i x_i, \qquad \sigma^2 = \frac{1}{n - 1} \sum_i (x_i - \mu)^2
 
-    pooled over batches of any sizes, not averaged over them. No weight is touched.
+    pooled over all values, not averaged over batches. Weights stay unchanged.
 
     Args:
         model: any module with :class:`torch.nn.BatchNorm1d` to ``3d`` or the domain-specific layers of this library
-            that keep running statistics. Of the latter, the domains that the batches name are re-estimated.
-        batches: target inputs: a tensor goes in as ``model(x)``, a tuple as ``model(*x)``, a mapping as ``model(**x)``.
-        forward: instead, called as ``forward(model, batch)``; say ``lambda model, batch: model(batch[0])`` for batches
-            that carry labels.
-        layerwise: False: one pass, in which layers before normalise by the statistics of each batch. True: one pass a
-            layer, from the first that is reached to the last, in evaluation mode throughout: every layer then holds
-            the exact statistics of its input in the adapted model, whatever the batch sizes.
+            that keep running statistics. Of the latter, only the domains that occur in the batches are re-estimated.
+        batches: target inputs: a tensor is passed as ``model(x)``, a tuple as ``model(*x)``, a mapping as
+            ``model(**x)``.
+        forward: custom call ``forward(model, batch)``, such as ``lambda model, batch: model(batch[0])`` for batches
+            with labels.
+        layerwise: False: one pass, in which earlier layers normalise by the statistics of each batch. True: one pass
+            per layer, in the order in which they run, in evaluation mode: every layer then has the exact statistics of
+            its input in the adapted model, whatever the batch sizes.
 
     Returns:
-        How many layers were re-estimated (a layer that no batch reaches stays as it was).
+        Number of layers re-estimated (layers that no batch reaches stay unchanged).
 
     Raises:
         ValueError: no batch, no layer to re-estimate, ``layerwise`` with an iterator that can be read only once, or
-            without it a batch with one value a channel, which has no variance to normalise by.
+            without it a batch with one value per channel, which has no variance.
 
     Notes:
         Everything else runs in evaluation mode (no dropout), without gradients; all modes are restored, and nothing
-        is written if a forward pass fails. Pools are kept in float64 on the CPU. On several processes each sees its
-        own batches: gather first.
+        is written if a forward pass fails. Statistics are accumulated in float64 on the CPU. With several processes
+        each uses its own batches: gather them first.
 
     Example:
         >>> import torch
@@ -161,14 +163,14 @@ def _collect(
     *,
     training: bool,
 ) -> dict[_Normaliser, _Pool]:
-    """Moments of what each layer is shown, in the order in which layers are reached."""
+    """Moments of each layer's inputs, in the order in which the layers run."""
     pools: dict[_Normaliser, _Pool] = {}
 
     def look(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         assert isinstance(layer, (_BatchNorm, DomainSpecificBatchNorm))
         x = args[0] if args else kwargs["x" if isinstance(layer, DomainSpecificBatchNorm) else "input"]
-        if training and x.numel() == x.shape[1]:  # the layer cannot normalise it by its own statistics
-            rule = "hold more than one value a channel each with layerwise=False (a loader's drop_last=True sees to it)"
+        if training and x.numel() == x.shape[1]:  # no variance to normalise by
+            rule = "hold more than one value per channel each with layerwise=False (use drop_last=True in the loader)"
             fail("adapt_batch_norm", "batches", rule, shape_text(x))
         pools.setdefault(layer, _Pool()).add(_input_moments(layer, args, kwargs))
 
@@ -177,7 +179,10 @@ def _collect(
     seen = 0
     try:
         for layer in layers if training else ():
-            layer.training, layer.track_running_stats = True, False  # by the batch, and without a trace
+            layer.training, layer.track_running_stats = (
+                True,
+                False,
+            )  # normalise by the batch, without updating running statistics
         for batch in batches:
             run(model, batch)
             seen += 1

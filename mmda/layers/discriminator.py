@@ -1,4 +1,4 @@
-"""Domain discriminator: the network that an adversarial loss plays against."""
+"""Domain discriminator for adversarial losses."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from mmda._core.checks import check_count, check_floating, check_number, check_s
 
 
 class DomainDiscriminator(nn.Module):
-    """Logits of the domain that a feature comes from: a perceptron with rectified hidden layers.
+    """Multilayer perceptron with ReLU that predicts logits of the domain of each row.
 
     Args:
         features: width of the input.
-        hidden: widths of the hidden layers, from the input on; empty for a linear discriminator.
-        domains: number of domains. Two give one logit (of domain 1, the target), more give one each.
-        one_logit: False gives two domains one logit each as well, as losses of K domains ask for.
-        dropout: share of hidden units dropped in training.
+        hidden: widths of the hidden layers in order; empty for a linear discriminator.
+        domains: number of domains. Two give a single logit (of domain 1, the target), more give one logit each.
+        one_logit: False gives two logits for two domains, as losses of K domains expect.
+        dropout: probability of dropping a hidden unit in training.
 
     Shape:
         (..., features) to (...) for two domains with one logit, (..., domains) otherwise.
@@ -31,7 +31,7 @@ class DomainDiscriminator(nn.Module):
         TypeError: a width that is not an integer, an input that is not floating point.
 
     Notes:
-        It keeps no statistics over the batch, so padding rows and the other domain change no logit. Dropout, off by
+        It has no batch statistics, so a row's logit does not depend on padding or on the other domain. Dropout, off by
         default, draws from the global random state as :class:`torch.nn.Dropout` does.
 
     Example:

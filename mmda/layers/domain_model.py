@@ -1,4 +1,4 @@
-"""A pretrained model with batch normalisation of its own for each domain, without a change to its code."""
+"""Domain-specific batch normalisation for a pretrained model, without changing its code."""
 
 from __future__ import annotations
 
@@ -9,33 +9,34 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmda._core.checks import check_count, check_module, fail
+from mmda._core.checks import check_count, fail
+from mmda._core.components import check_module
 
 
 class DomainSpecificModel(nn.Module):
-    """Any model with parameters and statistics of its batch normalisations for each domain, and all else shared (DSBN).
+    """Any model with separate batch normalisation parameters and statistics per domain, all else shared (DSBN).
 
     Args:
-        model: a model with :class:`torch.nn.BatchNorm1d` to ``3d`` or :class:`torch.nn.SyncBatchNorm`, pretrained as a
-            rule. It is taken over, not copied.
-        domains: K. Each begins with the model's own parameters and statistics.
+        model: a model with :class:`torch.nn.BatchNorm1d` to ``3d`` or :class:`torch.nn.SyncBatchNorm`, usually
+            pretrained. It is used in place, not copied.
+        domains: K. Each starts from the model's parameters and statistics.
 
     Shape:
-        ``forward(*inputs, domain=k, **keywords)``: as the model, all rows of one domain.
+        ``forward(*inputs, domain=k, **keywords)``: as for the model; all rows are of one domain.
 
     Returns:
         What the model returns.
 
     Raises:
         ValueError: a model without batch normalisation, a domain outside 0 .. K - 1.
-        TypeError: a domain that is no integer.
+        TypeError: a domain that is not an integer.
 
     Notes:
-        Nothing remembers a domain: it comes with the call, which puts that domain's tensors in the layers' place
-        (``torch.func.functional_call``). Batches of several domains are one call each. In the ``state_dict``, the
-        shared part is under ``model.`` and domain k's tensors under ``domains.k.``; :meth:`of_domain` writes, and
-        :meth:`load_domain` reads, a checkpoint of the model as it was. Layers that are built for it, with a domain a
-        row, are :class:`DomainSpecificBatchNorm1d` and its like.
+        No current domain is stored; each call substitutes the tensors of the given domain
+        (``torch.func.functional_call``). Call it once per domain. In the ``state_dict``, the shared part is under
+        ``model.`` and domain k's tensors under ``domains.k.``; :meth:`of_domain` writes, and :meth:`load_domain` reads,
+        a checkpoint of the plain model. For batches that mix domains use layers such as
+        :class:`DomainSpecificBatchNorm1d`, which take a domain per row.
 
     Example:
         >>> import torch
@@ -66,7 +67,7 @@ class DomainSpecificModel(nn.Module):
         held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         self.domains = nn.ModuleList(_Tensors({name: held[name] for name in self._own}) for _ in range(domains))
         self.model = model
-        for layer in layers.values():  # what never runs is not trained
+        for layer in layers.values():  # the originals are never used, so do not train them
             for parameter in layer.parameters(recurse=False):
                 parameter.requires_grad_(False)
 
@@ -79,7 +80,7 @@ class DomainSpecificModel(nn.Module):
         return {name: held.tensor(name) for name in self._own}
 
     def forward(self, *inputs: Any, domain: int, **keywords: Any) -> Any:
-        """The model's answer by the normalisation of one domain."""
+        """The model's output with the normalisation of one domain."""
         return torch.func.functional_call(self.model, self._tensors(domain), inputs, keywords)
 
     if TYPE_CHECKING:
@@ -93,7 +94,8 @@ class DomainSpecificModel(nn.Module):
 
     @torch.no_grad()
     def load_domain(self, domain: int, state: Mapping[str, Tensor]) -> None:
-        """Read one domain's normalisation from a ``state_dict`` of the plain model; what is shared stays."""
+        """Load one domain's normalisation from a ``state_dict`` of the plain model; shared parameters stay
+        unchanged."""
         held = self._tensors(domain)
         missing = [name for name in held if name not in state]
         if missing:
@@ -102,11 +104,11 @@ class DomainSpecificModel(nn.Module):
             tensor.copy_(state[name])
 
     def extra_repr(self) -> str:
-        return f"own={len(self._own)} tensors a domain"
+        return f"own={len(self._own)} tensors per domain"
 
 
 class _Tensors(nn.Module):
-    """Copies of tensors by name, parameters as parameters."""
+    """Named copies of tensors; parameters stay parameters."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
@@ -119,7 +121,7 @@ class _Tensors(nn.Module):
 
     @staticmethod
     def key(name: str) -> str:
-        """Names of attributes hold no dots."""
+        """The attribute name, which must not contain dots."""
         return name.replace(".", "/")
 
     def tensor(self, name: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""A memory bank of earlier rows as further candidates, which knows the rows of the batch among its entries."""
+"""A memory bank of earlier rows as additional candidates, without false negatives from repeated rows."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class MemoryCandidates(NamedTuple):
     """The candidates of a batch, for :func:`mmda.losses.info_nce_loss`.
 
     Attributes:
-        rows: (n + size, d), the batch's own rows with their gradient, then the bank's.
-        positive_mask: (n, n + size), True at the rows of the batch with the anchor's identity.
-        negative_mask: (n, n + size), True at the rows of other identities, where the bank holds one.
+        rows: (n + size, d), the rows of the batch with their gradient, then those of the bank.
+        positive_mask: (n, n + size), True for rows of the batch with the anchor's identity.
+        negative_mask: (n, n + size), True for rows of other identities, empty entries of the bank excluded.
     """
 
     rows: Tensor
@@ -25,14 +25,13 @@ class MemoryCandidates(NamedTuple):
 
 
 class MemoryBank(nn.Module):
-    """Ring of the rows seen last, with the identity of each: candidates beyond the batch (memory bank, queue).
+    """Ring buffer of recent rows and their identities, used as candidates beyond the batch (memory bank, queue).
 
-    A row of the batch that is in the bank as well, from an earlier step, is no negative of itself; nor are rows of the
-    same identity, repeated captions say. A row that comes again takes the place of its older self, so that no identity
-    of the bank counts twice.
+    Rows of the same identity, such as an earlier copy of a row or a repeated caption, are never negatives. Pushing a
+    row again invalidates its older entry, so that no identity counts twice.
 
     Args:
-        size: entries.
+        size: number of entries.
         features: d, width of a row.
 
     Shape:
@@ -43,10 +42,10 @@ class MemoryBank(nn.Module):
         TypeError: identities that are not integers.
 
     Notes:
-        ``forward`` changes nothing: call :meth:`push` after the step. Rows, identities and places are buffers, saved
-        with the module. Entries are as old as size / n steps: keep the bank small or feed it from a slowly moving
-        encoder, as MoCo does. Several rows of one identity in one push are all kept. On several processes push gathered
-        rows, so that the banks stay equal.
+        ``forward`` does not change the bank: call :meth:`push` after the step. Rows, identities and the write position
+        are buffers, saved with the module. Entries are up to size / n steps old: keep the bank small or fill it from a
+        momentum encoder, as MoCo does. Several rows of one identity in one push are all kept. With several processes
+        push gathered rows, so that the banks stay equal.
 
     Example:
         >>> import torch
@@ -86,7 +85,7 @@ class MemoryBank(nn.Module):
         check_integers(caller, "identities", identities, positive.shape[:1])
 
     def forward(self, positive: Tensor, identities: Tensor) -> MemoryCandidates:
-        """The batch's rows and the bank's, and who may be whose positive and negative."""
+        """Rows of the batch and the bank, with masks of positives and negatives."""
         self._check("MemoryBank", positive, identities)
         own = identities.unsqueeze(1) == identities
         known = identities.unsqueeze(1) == self.identities
@@ -101,7 +100,7 @@ class MemoryBank(nn.Module):
 
     @torch.no_grad()
     def push(self, positive: Tensor, identities: Tensor) -> None:
-        """Put a batch's rows into the bank, over the oldest ones."""
+        """Write the rows of a batch into the bank, replacing the oldest ones."""
         self._check("MemoryBank.push", positive, identities)
         self.held &= ~torch.isin(self.identities, identities)
         size = self.rows.shape[0]

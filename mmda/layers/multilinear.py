@@ -1,4 +1,4 @@
-"""Multilinear maps: features and class probabilities of a row as one, in full or through random projections."""
+"""Multilinear maps: products of features and class probabilities, exact or through random projections."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from mmda._core.checks import check_count, check_features, check_same_device, fa
 
 
 def multilinear_map(features: Tensor, probabilities: Tensor) -> Tensor:
-    r"""Outer product of features and class probabilities, row by row: their joint moments as one long feature.
+    r"""Row-wise outer product of features and class probabilities, flattened.
 
     .. math:: T(f, p)_{d (k - 1) + i} = f_i\, p_k
 
     Args:
         features: f.
-        probabilities: p; detach them where they only condition, as the adversarial loss does.
+        probabilities: p; detach them if they should only condition, as in the adversarial loss.
 
     Shape:
         (n, d) and (n, classes) to (n, d * classes).
@@ -49,7 +49,7 @@ def _check_joint(caller: str, features: Tensor, probabilities: Tensor) -> None:
 
 
 class RandomMultilinearMap(nn.Module):
-    r"""Multilinear map through fixed random projections, for when d times classes is too wide.
+    r"""Multilinear map through fixed random projections, for large d times classes.
 
     .. math:: T(f, p) = \frac{1}{\sqrt{o}} (R_f^\top f) \odot (R_p^\top p)
 
@@ -59,7 +59,7 @@ class RandomMultilinearMap(nn.Module):
         features: d, width of the features.
         classes: number of classes.
         outputs: o, width of the result.
-        generator: where the standard normal entries of :math:`R_f, R_p` come from; the global random state if None.
+        generator: draws the standard normal entries of :math:`R_f, R_p`; the global random state if None.
 
     Shape:
         (n, d) and (n, classes) to (n, o).
@@ -69,7 +69,7 @@ class RandomMultilinearMap(nn.Module):
         TypeError: a width that is not an integer.
 
     Notes:
-        The projections are buffers: saved, moved with the module, never trained.
+        The projections are buffers: saved and moved with the module, not trained.
 
     Example:
         >>> import torch

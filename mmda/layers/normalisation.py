@@ -1,4 +1,4 @@
-"""What test-time adaptation trains (TENT), and one model with normalisation layers of its own for each domain."""
+"""The parameters that test-time adaptation trains (TENT)."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from mmda._core.checks import check_module
+from mmda._core.components import check_module
 from mmda.layers.batch_norm import DomainSpecificBatchNorm
 
 
 def affine_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
-    """Factors and offsets of a model's normalisation layers: all that test-time adaptation by entropy trains (TENT).
+    """Scales and offsets of a model's normalisation layers, the parameters trained by test-time adaptation (TENT).
 
     Args:
-        model: any module; batch, instance, group and layer normalisation and the domain-specific layers of this library
-            are looked for.
+        model: any module; finds batch, instance, group and layer normalisation and the domain-specific layers of this
+            library.
 
     Returns:
         An iterator over the parameters, each once, in the order of the layers.
@@ -26,11 +26,12 @@ def affine_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
         TypeError: the model is not a module.
 
     Notes:
-        The recipe: freeze everything (``model.requires_grad_(False)``), give these parameters a gradient and to an
-        optimiser, put batch normalisation into training mode with ``track_running_stats`` off where batches are large
-        enough to have statistics of their own, and descend :func:`mmda.losses.entropy_loss` of class logits,
-        :func:`mmda.losses.similarity_entropy_loss` or :func:`mmda.losses.span_entropy_loss` on the batches as they
-        come. It is no cure for a wrong model: few steps, a small learning rate, and a reset now and then.
+        The recipe: freeze everything (``model.requires_grad_(False)``), enable gradients for these parameters and pass
+        them to an optimiser, put batch normalisation into training mode with ``track_running_stats`` off if batches are
+        large enough for their own statistics, and minimise :func:`mmda.losses.entropy_loss` of class logits,
+        :func:`mmda.losses.similarity_entropy_loss` or :func:`mmda.losses.span_entropy_loss` on the incoming batches.
+        Use few steps, a small learning rate and occasional resets; entropy minimisation does not correct a model that
+        is confidently wrong.
 
     Example:
         >>> from torch import nn

@@ -1,4 +1,4 @@
-"""Pooling over time that padding cannot reach."""
+"""Masked pooling over time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _rows_and_mask(caller: str, x: Tensor, mask: Tensor | None) -> tuple[Tensor,
 
 
 class MaskedMeanPool(nn.Module):
-    r"""Mean over the kept steps, :math:`\frac{1}{|M|} \sum_{t \in M} x_t`; zero where none is kept.
+    r"""Mean over the valid steps, :math:`\frac{1}{|M|} \sum_{t \in M} x_t`; zero if there is none.
 
     Shape:
         ``x`` (b, t, d), ``mask`` (b, t) bool; result (b, d).
@@ -38,7 +38,7 @@ class MaskedMeanPool(nn.Module):
     """
 
     def forward(self, x: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """Mean over the kept steps."""
+        """Mean over the valid steps."""
         with full_precision(x):
             rows, keep = _rows_and_mask("MaskedMeanPool", x, mask)
             return safe_divide(rows.sum(1), keep.sum(1, keepdim=True).to(rows.dtype))
@@ -48,7 +48,7 @@ class MaskedMeanPool(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    r"""Learned weighted mean over the kept steps.
+    r"""Learned weighted mean over the valid steps.
 
     .. math:: y = \sum_t a_t x_t, \qquad a = \operatorname{softmax}_{t \in M}(w \cdot \tanh(W x_t + b))
 
@@ -57,7 +57,7 @@ class AttentionPool(nn.Module):
         hidden: width of W; ``features`` by default.
 
     Shape:
-        ``x`` (b, t, d), ``mask`` (b, t) bool; result (b, d). A row without a kept step gives zero.
+        ``x`` (b, t, d), ``mask`` (b, t) bool; result (b, d). A row without a valid step gives zero.
 
     Raises:
         ValueError: wrong shapes, a width below 1.
@@ -79,7 +79,7 @@ class AttentionPool(nn.Module):
         self.score = nn.Linear(self.inner.out_features, 1, bias=False)
 
     def forward(self, x: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """Weighted mean over the kept steps."""
+        """Weighted mean over the valid steps."""
         with full_precision(x):
             rows, keep = _rows_and_mask("AttentionPool", x, mask)
             if rows.shape[-1] != self.inner.in_features:

@@ -1,4 +1,4 @@
-"""Gradient reversal: the identity forward, a turned and scaled gradient backward."""
+"""Gradient reversal: identity in the forward pass, negated and scaled gradient in the backward pass."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from mmda._core.transforms import dispatch_mode_is_active, is_eager
 
 
 def gradient_reversal(x: Tensor, strength: float | Tensor = 1.0) -> Tensor:
-    r"""The input itself; what flows back through it is multiplied by minus the strength.
+    r"""Identity whose gradient is multiplied by minus the strength.
 
-    With :math:`\operatorname{sg}` for the value without its gradient and strength :math:`\lambda`,
+    With the stop-gradient operator :math:`\operatorname{sg}` and strength :math:`\lambda`,
 
     .. math::
 
@@ -26,31 +26,31 @@ def gradient_reversal(x: Tensor, strength: float | Tensor = 1.0) -> Tensor:
 
     Args:
         x: any floating-point tensor.
-        strength: :math:`\lambda`; a number, a scalar tensor, or one value a sample. It carries no gradient.
+        strength: :math:`\lambda`; a number, a scalar tensor, or one value per sample. It gets no gradient.
 
     Shape:
         ``x`` (n, ...); ``strength`` () or (n,).
 
     Returns:
-        A tensor equal to ``x`` bit for bit, infinities and NaN included, of the same dtype. (A negative zero
-        keeps its sign for strengths >= 0.)
+        A tensor bitwise equal to ``x``, infinities and NaN included, of the same dtype. (A negative zero keeps its sign
+        for strengths >= 0.)
 
     Raises:
         ValueError: a strength that is neither a finite number, a scalar nor of shape (n,).
         TypeError: ``x`` is not floating point.
 
     Notes:
-        Reverse and forward mode, ``vmap``, ``torch.compile`` and ``torch.export`` see the same function: plain
-        differentiable operations, and in ordinary eager reverse mode a function of its own in a third of the time.
-        The bracket is exactly zero where ``x`` is finite, and left out where it is not: the gradient of an entry that
-        is not finite is zero.
+        Reverse and forward mode, ``vmap``, ``torch.compile`` and ``torch.export`` use this formula in plain
+        differentiable operations; ordinary eager reverse mode uses a custom autograd function, in a third of the time.
+        The bracket is exactly zero where ``x`` is finite and left out elsewhere: the gradient of a non-finite entry is
+        zero.
 
-        The reversal is linear, so every pass through it turns the sign once more: the gradient of f(r(x)) is
-        :math:`-\lambda f'(x)`, its own gradient :math:`\lambda^2 f''(x)` (not :math:`-\lambda f''(x)`). Forward mode
-        turns tangents in the same way. Numerical differentiation sees the identity and disagrees by design.
+        Every differentiation through the reversal flips the sign again: the gradient of f(r(x)) is :math:`-\lambda
+        f'(x)`, and its second derivative :math:`\lambda^2 f''(x)` (not :math:`-\lambda f''(x)`). Forward mode reverses
+        tangents in the same way. Numerical differentiation sees the identity and disagrees by design.
 
-        A Python number is a constant of a compiled graph: pass a tensor (or use :class:`GradientReversal`, which
-        holds one) where the strength changes from step to step.
+        ``torch.compile`` treats a Python number as a constant: pass a tensor (or use :class:`GradientReversal`, which
+        has one as a buffer) if the strength changes from step to step.
 
     Example:
         >>> import torch
@@ -81,7 +81,7 @@ def gradient_reversal(x: Tensor, strength: float | Tensor = 1.0) -> Tensor:
 
 
 class _Reversal(torch.autograd.Function):
-    """The same in two operations, where ordinary reverse mode is all that happens."""
+    """The same in two operations, for ordinary eager reverse mode."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, factor: float | Tensor) -> Tensor:
@@ -101,7 +101,7 @@ class _Reversal(torch.autograd.Function):
 
 
 def _undefined(x: Tensor) -> Tensor | None:
-    """Where ``x`` is not finite; None where that is known to be nowhere, by a sum that costs no wait."""
+    """Mask of non-finite entries; None if a sum on the CPU shows that there are none."""
     if x.device.type == "cpu" and not dispatch_mode_is_active() and math.isfinite(x.sum().item()):
         return None
     return x - x != 0
@@ -112,19 +112,18 @@ def _samples(x: Tensor) -> str:
 
 
 class GradientReversal(nn.Module):
-    """Module form of :func:`gradient_reversal`, which holds the formula; the strength is a buffer.
+    """Module form of :func:`gradient_reversal`, which documents the formula; the strength is a buffer.
 
     Args:
-        strength: a number. Schedules are pure functions and the training loop sets it, :meth:`set_strength`;
-            nothing advances in ``forward``.
+        strength: a number. The training loop changes it with :meth:`set_strength`; ``forward`` does not.
 
     Shape:
         (n, ...) to the same.
 
     Notes:
-        The strength is read when ``forward`` runs: a later :meth:`set_strength` leaves graphs already built alone,
-        and does not recompile a compiled model. It is saved in the ``state_dict``, and stays in float32 when the model
-        is cast to half precision.
+        The strength is read in ``forward``: a later :meth:`set_strength` does not affect graphs already built, and does
+        not recompile a compiled model. It is saved in the ``state_dict`` and stays float32 when the model is cast to
+        half precision.
 
     Example:
         >>> reversal = GradientReversal(0.1)
@@ -142,7 +141,7 @@ class GradientReversal(nn.Module):
         self.register_buffer("strength", torch.tensor(float(strength), dtype=wide))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Moves and widens the strength with the model; a model in half precision does not round it."""
+        """Move and widen the strength with the model, but never cast it to half precision."""
         held = self.strength
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.strength.dtype.itemsize < held.dtype.itemsize:
@@ -150,7 +149,7 @@ class GradientReversal(nn.Module):
         return self
 
     def set_strength(self, strength: float | Tensor) -> None:
-        """Set the strength of the calls that follow: a number or a scalar tensor."""
+        """Set the strength for all following calls: a number or a scalar tensor."""
         if isinstance(strength, Tensor):
             if strength.ndim != 0:
                 fail("GradientReversal.set_strength", "strength", "have shape ()", shape_text(strength))
@@ -160,7 +159,7 @@ class GradientReversal(nn.Module):
             self.strength.fill_(strength)
 
     def forward(self, x: Tensor, *, strength: Tensor | None = None) -> Tensor:
-        """See :func:`gradient_reversal`; ``strength`` (n,), one value a sample, multiplies the layer's."""
+        """See :func:`gradient_reversal`; ``strength`` (n,), one value per sample, multiplies the layer's."""
         return gradient_reversal(x, self.strength if strength is None else self.strength * strength)
 
     if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""A temperature that is learned between bounds."""
+"""A learnable temperature with bounds."""
 
 from __future__ import annotations
 
@@ -14,30 +14,31 @@ from mmda._math.contrastive import check_temperature
 
 
 class LearnableTemperature(nn.Module):
-    r"""A positive number that is trained and cannot leave its bounds.
+    r"""A learnable positive scalar that stays within its bounds.
 
     With one unbounded parameter :math:`\theta` and bounds :math:`a < b`,
 
     .. math:: \tau = a \, (b / a)^{\sigma(\theta)}
 
     Args:
-        initial: the value to start from, strictly between the bounds.
-        minimum: :math:`a` > 0. Logits of cosines stay within :math:`\pm 1 / a`.
+        initial: initial value, strictly between the bounds.
+        minimum: :math:`a` > 0. Cosine similarities over :math:`\tau` stay within :math:`\pm 1 / a`.
         maximum: :math:`b`.
 
     Shape:
-        No input; a scalar comes back.
+        No input; returns a scalar.
 
     Returns:
-        :math:`\tau`, float32 (float64 for a module in float64); a module in half precision holds :math:`\theta` in it.
+        :math:`\tau`, float32 (float64 for a module in float64); in a half-precision module :math:`\theta` is stored in
+        half precision.
 
     Raises:
         ValueError: numbers out of order.
 
     Notes:
-        Smooth where a clamp has an end: the gradient fades towards the bounds like :math:`e^{-|\theta|}` and is not
-        zero there. That of float32 reaches zero beyond :math:`|\theta|` of about 100, where no training that starts
-        within the bounds comes to. Keep the parameter out of weight decay: its zero is the geometric mean of the
+        Unlike a clamp it is smooth: the gradient decays towards the bounds as :math:`e^{-|\theta|}` without being zero.
+        In float32 it underflows beyond :math:`|\theta|` of about 100, which training from within the bounds does not
+        reach. Exclude the parameter from weight decay, which would pull :math:`\tau` to the geometric mean of the
         bounds.
 
     Example:
@@ -47,7 +48,7 @@ class LearnableTemperature(nn.Module):
 
     References:
         Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021, section
-        2.5: learned in the logarithm, 0.07 at the start, 0.01 the least; the clamp there is smooth here.
+        2.5: learned in log space, initialised at 0.07, clamped at 0.01 (here a smooth bound instead).
     """
 
     def __init__(self, initial: float = 0.07, *, minimum: float = 0.01, maximum: float = 1.0) -> None:
@@ -59,13 +60,13 @@ class LearnableTemperature(nn.Module):
             fail("LearnableTemperature", "initial", f"lie strictly between {minimum:g} and {maximum:g}", initial)
         self.minimum = float(minimum)
         self.maximum = float(maximum)
-        # One row: parameters without an axis cannot be sharded.
+        # Shape (1,), because 0-d parameters cannot be sharded.
         self.raw = nn.Parameter(torch.tensor([math.log(initial / minimum) / math.log(maximum / initial)]).log())
 
     def forward(self) -> Tensor:
         """The temperature."""
         raw = self.raw.to(working_dtype(self.raw)).sum()
-        # From the nearer bound: 1 - sigmoid would round to nothing, and the gradient with it.
+        # Computed from the nearer bound, because 1 - sigmoid would underflow, and its gradient too.
         span = math.log(self.maximum / self.minimum)
         above, below = self.minimum * (span * raw.sigmoid()).exp(), self.maximum * (-span * (-raw).sigmoid()).exp()
         return torch.where(raw > 0, below, above)
@@ -74,7 +75,7 @@ class LearnableTemperature(nn.Module):
         __call__ = forward
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Checkpoints of earlier versions hold the parameter without an axis."""
+        """Accept checkpoints of earlier versions, whose parameter is 0-d."""
         held = state_dict.get(prefix + "raw")
         if isinstance(held, Tensor) and held.ndim == 0:
             state_dict[prefix + "raw"] = held.reshape(1)
@@ -85,7 +86,7 @@ class LearnableTemperature(nn.Module):
 
 
 def keep_temperature(module: nn.Module, caller: str, temperature: float | Tensor | LearnableTemperature) -> None:
-    """Check a temperature and make it the module's: a number, a parameter, a buffer (other tensors) or a module."""
+    """Check a temperature and store it in the module as a number, parameter, buffer (other tensors) or submodule."""
     if not isinstance(temperature, LearnableTemperature):
         check_temperature(caller, temperature)
     if isinstance(temperature, Tensor) and not isinstance(temperature, nn.Parameter):
@@ -95,12 +96,12 @@ def keep_temperature(module: nn.Module, caller: str, temperature: float | Tensor
 
 
 def temperature_value(temperature: float | Tensor | LearnableTemperature) -> float | Tensor:
-    """What the functions take: a number or a scalar tensor."""
+    """The current temperature as a number or a scalar tensor."""
     return temperature() if isinstance(temperature, LearnableTemperature) else temperature
 
 
 def temperature_repr(temperature: float | Tensor | LearnableTemperature) -> str:
-    """``temperature=0.1, `` for a number; a tensor is among the module's parameters, a module prints itself."""
+    """``temperature=0.1, `` for a number; empty for tensors and modules, which ``nn.Module`` prints itself."""
     return f"temperature={temperature:g}, " if isinstance(temperature, (int, float)) else ""
 
 

@@ -1,14 +1,14 @@
-"""Losses: one concept a file, each a function and a thin module around it.
+"""Losses: one file per loss, each with a function and a thin module around it.
 
 Discrepancies compare two unpaired samples, ``loss(source, target)``; pair losses take matching rows,
-``loss(anchor, positive)``. They take masks and weights wherever the formula has a place for them, compute in float32 or
-wider and return one scalar.
+``loss(anchor, positive)``. Both take masks and weights where the formula allows it, compute in float32 or wider and
+return one scalar.
 """
 
 from typing import Any
 
 from mmda import kernels, layers
-from mmda._core.hints import unknown_name
+from mmda._core.hints import hint_settings, unknown_name
 from mmda.layers.multilinear import RandomMultilinearMap, multilinear_map
 from mmda.losses._protocols import Discrepancy, PairLoss
 from mmda.losses.adversarial import (
@@ -199,3 +199,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     raise unknown_name(__name__, name, (layers, kernels))
+
+
+hint_settings(vars().values())

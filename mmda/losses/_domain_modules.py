@@ -1,4 +1,4 @@
-"""What the module forms of losses on two samples share, beside :mod:`mmda.losses._modules`."""
+"""Base classes for the modules of losses on two samples, in addition to :mod:`mmda.losses._modules`."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from mmda._core.checks import check_count, check_discriminator, check_kernel
+from mmda._core.checks import check_count
+from mmda._core.components import check_discriminator, check_kernel
 from mmda._core.draws import Draws
 from mmda._math.kernel_tensors import current_kernel, register_bandwidth
 from mmda.kernels import Gaussian, Kernel
 from mmda.layers.reversal import GradientReversal
-from mmda.losses._modules import LossModule, of_sides
+from mmda.losses._modules import LossModule
+from mmda.losses._sample_modules import of_sides
 
 
 class KernelModule(LossModule):
-    """With a kernel, whose bandwidth may be a tensor of the module."""
+    """A loss with a kernel, whose bandwidth may be a buffer or parameter of the module."""
 
     kernel: Kernel
 
@@ -29,7 +31,7 @@ class KernelModule(LossModule):
 
 
 class ClassKernelModule(KernelModule):
-    """With a kernel, of two samples class by class."""
+    """A loss with a kernel that compares two samples class by class."""
 
     def __init__(self, *, kernel: Kernel = Gaussian(), classes: int | None = None) -> None:
         super().__init__()
@@ -51,7 +53,7 @@ class ClassKernelModule(KernelModule):
         source_mask: Tensor | None = None,
         target_mask: Tensor | None = None,
     ) -> Tensor:
-        """The function of these samples, with the settings of this module."""
+        """Apply the function to the two samples with this module's settings."""
         labels = {"source_labels": source_labels, "target_probabilities": target_probabilities}
         sides = of_sides(source_weight, target_weight, source_mask, target_mask)
         return type(self)._function(source, target, **labels, **sides, **self._options())
@@ -61,7 +63,7 @@ class ClassKernelModule(KernelModule):
 
 
 class DrawnModule(LossModule):
-    """With random draws, which are fixed outside of training."""
+    """A loss with random draws, which are fixed in evaluation mode."""
 
     draws: Draws
 
@@ -70,7 +72,7 @@ class DrawnModule(LossModule):
 
 
 class ProjectedModule(DrawnModule):
-    """Of random projections of two samples."""
+    """A loss on random projections of two samples."""
 
     def forward(
         self,
@@ -84,7 +86,7 @@ class ProjectedModule(DrawnModule):
         source_mask: Tensor | None = None,
         target_mask: Tensor | None = None,
     ) -> Tensor:
-        """The function of these samples, with the settings of this module."""
+        """Apply the function to the two samples with this module's settings."""
         draws = {**self._options_now(), "projections": projections, "generator": generator}
         sides = of_sides(source_weight, target_weight, source_mask, target_mask)
         return type(self)._function(source, target, **sides, **draws)
@@ -94,17 +96,17 @@ class ProjectedModule(DrawnModule):
 
 
 class AdversaryModule(nn.Module):
-    """With a gradient reversal, whose strength a training loop sets."""
+    """A loss with a gradient reversal, whose strength the training loop sets."""
 
     reversal: GradientReversal
 
     def set_strength(self, strength: float | Tensor) -> None:
-        """Set the strength of the calls that follow."""
+        """Set the reversal strength for all following calls."""
         self.reversal.set_strength(strength)
 
 
 class DiscriminatorModule(AdversaryModule):
-    """With a discriminator behind a gradient reversal."""
+    """A loss with a discriminator behind a gradient reversal."""
 
     def __init__(self, discriminator: nn.Module, *, strength: float = 1.0) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""What the module forms share: a function and its settings, which every call hands on.
+"""Base classes of the loss modules: each stores a function's settings and passes them on in every call.
 
-A loss of your own need not inherit from these: the call alone makes it one, see :class:`mmda.losses.Discrepancy` and
+Your own loss need not inherit from these; it only needs the call signature of :class:`mmda.losses.Discrepancy` or
 :class:`mmda.losses.PairLoss`.
 """
 
@@ -13,13 +13,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
-from mmda._core.hints import hinting
-
 
 class LossModule(nn.Module):
     """A loss function with its settings.
 
-    A subclass names its ``_function``; its ``__init__`` takes the settings, checks them and stores each under its own
+    A subclass sets ``_function``; its ``__init__`` checks the settings and stores each as an attribute of the same
     name.
     """
 
@@ -31,68 +29,22 @@ class LossModule(nn.Module):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        if "__init__" in vars(cls) and cls.__module__.startswith("mmda."):
-            cls.__init__ = hinting(cls.__init__)  # type: ignore[method-assign]
-        if "_function" in vars(cls):  # a subclass of a user's own may take other arguments
+        if "_function" in vars(cls):  # not for a user's subclass, which may take other arguments
             parameters = inspect.signature(cls).parameters.values()
             cls._names = tuple(p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
 
     def _options(self) -> dict[str, Any]:
-        """The function's settings by name. Overridden where one is stored otherwise than the function takes it."""
+        """The function's settings by name. Override it for settings that are stored in another form."""
         return {name: getattr(self, name) for name in self._names}
 
     def extra_repr(self) -> str:
-        """The settings; modules and tensors with axes are shown as parts of the module."""
+        """The settings, without submodules and non-scalar tensors, which ``nn.Module`` shows itself."""
         settings = {
             name: value.item() if isinstance(value, Tensor) and value.ndim == 0 and not value.is_meta else value
             for name, value in self._options().items()
         }
         shown = {name: value for name, value in settings.items() if not isinstance(value, (Tensor, nn.Module))}
         return ", ".join(f"{name}={_text(value)}" for name, value in shown.items())
-
-
-class DiscrepancyModule(LossModule):
-    """Of two samples, see :class:`mmda.losses.Discrepancy`."""
-
-    def forward(
-        self,
-        source: Tensor,
-        target: Tensor,
-        *,
-        source_weight: Tensor | None = None,
-        target_weight: Tensor | None = None,
-        source_mask: Tensor | None = None,
-        target_mask: Tensor | None = None,
-    ) -> Tensor:
-        """The function of these samples, with the settings of this module."""
-        return type(self)._function(
-            source,
-            target,
-            **of_sides(source_weight, target_weight, source_mask, target_mask),
-            **self._options(),
-        )
-
-    if TYPE_CHECKING:
-        __call__ = forward
-
-
-class LogitModule(LossModule):
-    """Of class logits, one row a sample."""
-
-    def forward(self, logits: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """The function of these logits, with the settings of this module."""
-        return type(self)._function(logits, weight=weight, mask=mask, **self._options())
-
-    if TYPE_CHECKING:
-        __call__ = forward
-
-
-def of_sides(
-    source_weight: Tensor | None, target_weight: Tensor | None, source_mask: Tensor | None, target_mask: Tensor | None
-) -> dict[str, Any]:
-    """These arguments, by name, to be handed on."""
-    weights = {"source_weight": source_weight, "target_weight": target_weight}
-    return {**weights, "source_mask": source_mask, "target_mask": target_mask}
 
 
 def _text(value: object) -> str:

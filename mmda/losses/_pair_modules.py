@@ -1,39 +1,30 @@
-"""What the module forms of losses on pairs share, beside :mod:`mmda.losses._modules`."""
+"""Base classes for the modules of losses on pairs, in addition to :mod:`mmda.losses._modules`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from mmda.layers.temperature import LearnableTemperature, temperature_value
 from mmda.losses._modules import LossModule
+from mmda.losses._tempered import TemperedModule
 
 
 class PairedModule(LossModule):
-    """Of paired rows, all of which are compared with their partners alone."""
+    """A loss on paired rows in which each row is compared only with its partner."""
 
     def forward(
         self, anchor: Tensor, positive: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
-        """The function of these pairs, with the settings of this module."""
+        """Apply the function to the pairs with this module's settings."""
         return type(self)._function(anchor, positive, weight=weight, mask=mask, **self._options())
 
     if TYPE_CHECKING:
         __call__ = forward
 
 
-class TemperedModule(LossModule):
-    """With a temperature: a number, a scalar tensor or a module that learns one."""
-
-    temperature: float | Tensor | LearnableTemperature
-
-    def _options(self) -> dict[str, Any]:
-        return {**super()._options(), "temperature": temperature_value(self.temperature)}
-
-
 class CandidatesModule(LossModule):
-    """Of paired rows, which are compared with all candidates."""
+    """A loss on paired rows in which each anchor is compared with all candidates."""
 
     def forward(
         self,
@@ -46,7 +37,7 @@ class CandidatesModule(LossModule):
         positive_mask: Tensor | None = None,
         negative_mask: Tensor | None = None,
     ) -> Tensor:
-        """The function of these pairs, with the settings of this module."""
+        """Apply the function to the pairs with this module's settings."""
         masks = {"candidate_mask": candidate_mask, "positive_mask": positive_mask, "negative_mask": negative_mask}
         return type(self)._function(anchor, positive, weight=weight, mask=mask, **masks, **self._options())
 
@@ -55,7 +46,7 @@ class CandidatesModule(LossModule):
 
 
 class FramesModule(TemperedModule):
-    """Of the frames of videos and their queries."""
+    """A loss on video frames and their queries."""
 
     def forward(
         self,
@@ -67,7 +58,7 @@ class FramesModule(TemperedModule):
         mask: Tensor | None = None,
         weight: Tensor | None = None,
     ) -> Tensor:
-        """The function of these videos and queries, with the settings of this module."""
+        """Apply the function to videos and queries with this module's settings."""
         masks = {"frame_mask": frame_mask, "negative_mask": negative_mask, "mask": mask}
         return type(self)._function(frames, queries, weight=weight, **masks, **self._options())
 

@@ -1,4 +1,4 @@
-"""The two call shapes of the library: satisfy the call and a loss fits everywhere; there is nothing to inherit."""
+"""The two call signatures of the library. A loss that has one of them fits everywhere, without a base class."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor
 class Discrepancy(Protocol):
     """A distance between two samples of unpaired rows, ``(n, d)`` and ``(m, d)``.
 
-    Anything with this call can be passed where a domain alignment is expected: every discrepancy of
-    :mod:`mmda.losses`, an adversary, or a function of your own.
+    Any callable with this signature can be passed where a domain alignment is expected: a discrepancy of
+    :mod:`mmda.losses`, an adversarial loss, or your own function.
     """
 
     def __call__(
@@ -45,7 +45,7 @@ class PairLoss(Protocol):
     ) -> Tensor:
         """One scalar; smaller means better matched.
 
-        ``weight`` and ``mask`` (n,) say how often each pair counts and which are valid; ``positive_mask`` and
-        ``negative_mask`` (n, n) which candidate j is a positive, or may be a negative, of anchor i.
+        ``weight`` and ``mask`` (n,) are pair weights and which pairs are valid; ``positive_mask`` and ``negative_mask``
+        (n, n) tell which candidates j are positives, or may be negatives, of anchor i.
         """
         ...

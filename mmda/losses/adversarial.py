@@ -1,4 +1,4 @@
-"""Domain-adversarial losses: a discriminator tells the domains apart, reversed gradients make it fail."""
+"""Domain-adversarial losses: a discriminator separates the domains, and reversed gradients make features confuse it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows
 from mmda._math.adversary import ask, balanced_binary, side_logits
 from mmda.losses._domain_modules import DiscriminatorModule
-from mmda.losses._modules import DiscrepancyModule
+from mmda.losses._sample_modules import DiscrepancyModule
 
 
 def domain_adversarial_loss(
@@ -33,9 +33,9 @@ def domain_adversarial_loss(
     source_mask: Tensor | None = None,
     target_mask: Tensor | None = None,
 ) -> Tensor:
-    r"""Cross-entropy of a discriminator's logits; lower means that it tells the domains apart better.
+    r"""Cross-entropy of a discriminator's logits; lower means that it separates the domains better.
 
-    Source is domain 0, target is domain 1, and each domain counts the same however many rows it has:
+    Source is domain 0, target is domain 1, and both domains have the same total weight, whatever their number of rows:
 
     .. math::
 
@@ -47,7 +47,7 @@ def domain_adversarial_loss(
     Args:
         source_logits: logits (of being target) of the source rows.
         target_logits: logits of the target rows.
-        source_weight, target_weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        source_weight, target_weight: row weights: 2 counts a row twice, 0 leaves it out.
         source_mask, target_mask: bool, True = keep. Padding may hold anything.
 
     Shape:
@@ -55,17 +55,16 @@ def domain_adversarial_loss(
         have the shape of their logits.
 
     Returns:
-        Scalar >= 0, float32 (float64 for float64 input). A side with no row left gives zero.
+        Scalar >= 0, float32 (float64 for float64 input). Zero if either sample is empty after masks and weights.
 
     Raises:
         ValueError: empty logits, more than one logit a row, a mask or weight of another shape.
         TypeError: a mask that is not bool, logits that are not floating point.
 
     Notes:
-        The gradient is what a discriminator descends; features behind a
-        :class:`~mmda.layers.GradientReversal` ascend it. From the log-sigmoid: a logit of 1000 on the wrong side has
-        gradient one, not zero. Differs from a mean over the joined batch (the same for n = m): there the larger
-        domain counts more.
+        The discriminator minimises this loss; features behind a :class:`~mmda.layers.GradientReversal` maximise it. It
+        is computed from the log-sigmoid, so a logit of 1000 with the wrong sign has a gradient of one, not zero.
+        Differs from the mean over the concatenated batch (equal for n = m), in which the larger domain counts more.
 
     Example:
         >>> import torch
@@ -87,7 +86,7 @@ def domain_adversarial_loss(
 
 
 def _check_one_logit(caller: str, argument: str, logits: Tensor, mask: Tensor | None) -> None:
-    """More columns than one would be classes, and each of their logits a row."""
+    """Reject logits with several columns, which would be class logits."""
     check_floating(caller, argument, logits)
     if logits.ndim == 1 or logits.shape[1:] == (1,) or (mask is not None and logits.ndim == 2):
         return
@@ -117,11 +116,10 @@ def _told_apart(
 
 
 class DomainAdversarialLoss(DiscrepancyModule, DiscriminatorModule):
-    r"""Discriminator and gradient reversal behind the call of a discrepancy; the loss is the discriminator's.
+    r"""Discriminator behind a gradient reversal, called like a discrepancy; returns the discriminator's loss.
 
     Computes :func:`domain_adversarial_loss` of ``discriminator(reversal(features))``. One optimiser and one backward
-    train both sides: the discriminator's parameters descend the loss, the features receive its gradient times
-    :math:`-\lambda`.
+    pass train both: the discriminator gets the gradient of the loss, the features get it times :math:`-\lambda`.
 
     Args:
         discriminator: maps rows (n, d) to logits (n,) or (n, 1), as :class:`~mmda.layers.DomainDiscriminator` does.
@@ -132,18 +130,17 @@ class DomainAdversarialLoss(DiscrepancyModule, DiscriminatorModule):
         Feature maps (b, d, h, w) too, with or without masks (b, h, w): each position is a row.
 
     Returns:
-        Scalar >= 0, float32 (float64 for float64 input); log 2 where the discriminator sees no difference. A side
-        with no row left gives zero.
+        Scalar >= 0, float32 (float64 for float64 input); log 2 if the discriminator cannot separate the domains. Zero
+        if either sample is empty after masks and weights.
 
     Raises:
         ValueError: wrong shapes, of the features or of the discriminator's logits.
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:
-        The value is a loss of the discriminator, so a rising one means that the features win. Rows are cast to the
-        dtype of the discriminator's parameters and autocast is off inside. Source and target rows go through the
-        discriminator in one batch, padding as rows of zeros: a discriminator with statistics over the batch would
-        see them.
+        A rising value means that the features confuse the discriminator better. Rows are cast to the dtype of the
+        discriminator's parameters, and autocast is off inside. Source and target rows pass through the discriminator as
+        one batch, in which padding is rows of zeros; batch statistics inside the discriminator would include them.
 
     Example:
         >>> import torch
@@ -164,10 +161,10 @@ class DomainAdversarialLoss(DiscrepancyModule, DiscriminatorModule):
 def multi_domain_adversarial_loss(
     logits: Tensor, domain_index: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None
 ) -> Tensor:
-    r"""Cross-entropy of a discriminator of K domains; lower means that it tells the domains apart better.
+    r"""Cross-entropy of a discriminator of K domains; lower means that it separates the domains better.
 
-    With :math:`p` the softmax of the logits, :math:`k_i` the domain of row i, and each domain that is present
-    counting the same,
+    With :math:`p` the softmax of the logits, :math:`k_i` the domain of row i, and equal weight for every domain in the
+    batch,
 
     .. math::
 
@@ -175,9 +172,9 @@ def multi_domain_adversarial_loss(
        \qquad D = \{k : n_k > 0\}
 
     Args:
-        logits: one logit a domain.
+        logits: one logit per domain.
         domain_index: the domain of each row, an integer from 0 to K - 1. Rows with any other index are left out.
-        weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        weight: row weights: 2 counts a row twice, 0 leaves it out.
         mask: bool, True = keep. Padding may hold anything.
 
     Shape:
@@ -191,8 +188,8 @@ def multi_domain_adversarial_loss(
         TypeError: an index that is not an integer, a mask that is not bool, logits that are not floating point.
 
     Notes:
-        For K = 2 and logits (0, a) this is :func:`domain_adversarial_loss` of a. A domain that is absent from the
-        batch changes nothing.
+        For K = 2 and logits (0, a) this is :func:`domain_adversarial_loss` of a. A domain without rows in the batch is
+        ignored.
 
     Example:
         >>> import torch
@@ -224,7 +221,7 @@ def _balanced(logits: Tensor, domain_index: Tensor, count: Tensor | None) -> Ten
 
 
 class MultiDomainAdversarialLoss(DiscriminatorModule):
-    r"""Discriminator of K domains behind a gradient reversal; the loss is the discriminator's.
+    r"""Discriminator of K domains behind a gradient reversal; returns the discriminator's loss.
 
     Computes :func:`multi_domain_adversarial_loss` of ``discriminator(reversal(features))``.
 

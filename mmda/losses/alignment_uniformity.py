@@ -7,8 +7,8 @@ from torch import Tensor
 
 from mmda._core.checks import check_number
 from mmda._core.masking import full_precision, safe_divide
-from mmda._core.reductions import weighted_logsumexp
-from mmda._core.rows import normalized_rows
+from mmda._core.unit_rows import normalized_rows
+from mmda._core.weighted import weighted_logsumexp
 from mmda._engine.logit_pairs import counts, own_pairs
 from mmda._math.contrastive import pair_rows
 from mmda.losses._pair_modules import PairedModule
@@ -23,7 +23,7 @@ def alignment_uniformity_loss(
     weight: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
-    r"""Distance of paired unit rows, and how unevenly each side covers the sphere; lower means closer and more even.
+    r"""Distance of paired unit rows plus how unevenly each view covers the sphere; lower means closer and more uniform.
 
     With rows a and p of unit length,
 
@@ -37,7 +37,7 @@ def alignment_uniformity_loss(
         positive: features of the other; row i belongs to row i.
         uniformity: :math:`\lambda \ge 0`.
         sharpness: t > 0.
-        weight: how often each pair counts: 2 is a repeated pair, 0 an absent one.
+        weight: pair weights: 2 counts a pair twice, 0 leaves it out.
         mask: bool, True = valid pair. Padding may hold anything.
 
     Shape:
@@ -52,8 +52,8 @@ def alignment_uniformity_loss(
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:
-        O(n^2 d) time, O(n^2) memory. The two parts into which a contrastive loss falls with many negatives, each with
-        a weight of its own; no temperature.
+        O(n^2 d) time, O(n^2) memory. These are the two terms that a contrastive loss approaches with many negatives,
+        here weighted separately and without a temperature.
 
     Example:
         >>> import torch
@@ -97,11 +97,11 @@ def _check_settings(caller: str, uniformity: float, sharpness: float) -> None:
 
 
 class AlignmentUniformityLoss(PairedModule):
-    """Module form of :func:`alignment_uniformity_loss`, which holds the formula, shapes and errors.
+    """Module form of :func:`alignment_uniformity_loss`, which documents the formula, shapes and errors.
 
     Args:
-        uniformity: weight of the spread.
-        sharpness: how near a row must be to repel.
+        uniformity: weight of the uniformity term.
+        sharpness: t, larger means that only close rows repel each other.
 
     Example:
         >>> AlignmentUniformityLoss()

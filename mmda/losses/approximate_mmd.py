@@ -1,4 +1,4 @@
-"""Estimates of the squared MMD in less than quadratic time, each behind a name that says so."""
+"""Estimates of the squared MMD in less than quadratic time."""
 
 from __future__ import annotations
 
@@ -8,16 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mmda._core.checks import (
-    check_choice,
-    check_count,
-    check_features,
-    check_kernel,
-    check_same_width,
-    fail,
-    fail_type,
-    shape_text,
-)
+from mmda._core.checks import check_choice, check_count, check_features, check_same_width, fail, fail_type, shape_text
+from mmda._core.components import check_kernel
 from mmda._core.counts import pooled_centre, total_weight
 from mmda._core.digits import LOST, with_enough_digits
 from mmda._core.draws import DRAWS, Draws, fixed_normal, fresh_normal
@@ -28,7 +20,7 @@ from mmda._math.kernel_tensors import register_bandwidth
 from mmda.kernels import Gaussian, Kernel, distances_about, settle_bandwidth
 from mmda.losses._domain_modules import KernelModule, ProjectedModule
 
-#: Up to this angle float32 holds the sine to 1e-4.
+#: Largest angle for which the float32 sine is accurate to 1e-4.
 _PHASE = 500.0
 
 
@@ -41,7 +33,7 @@ def block_mmd_loss(source: Tensor, target: Tensor, *, kernel: Kernel = Gaussian(
     .. math:: \frac{1}{K} \sum_{b = 1}^{K} \mathrm{MMD}^2_{\text{unbiased}}(x^{(b)}, y^{(b)})
 
     Args:
-        source: source features, in an order that means nothing (shuffled batches are).
+        source: source features, in random order (as in a shuffled batch).
         target: target features.
         kernel: any :class:`mmda.kernels.Kernel`; its bandwidth is settled once on the pooled sample of this call.
         block_rows: B, the rows of a block. More rows, less noise, more time; with ``block_rows >= min(n, m)`` this is
@@ -54,13 +46,13 @@ def block_mmd_loss(source: Tensor, target: Tensor, *, kernel: Kernel = Gaussian(
         Scalar, float32 (float64 for float64 input). May be negative.
 
     Raises:
-        ValueError: wrong shapes, fewer than two rows a side, a block of fewer than two rows.
+        ValueError: wrong shapes, fewer than two rows in a sample, ``block_rows`` below two.
         TypeError: features that are not floating point.
 
     Notes:
-        O((n + m) B d) time and O((n + m) B) memory. Up to K - 1 last rows a side are left out. The variance falls
-        as 1 / (n B) where the two distributions are equal. No masks or weights: leaving a row out would move the rows
-        after it into other blocks. Take the random features for masked batches.
+        O((n + m) B d) time and O((n + m) B) memory. Up to K - 1 rows at the end of each sample are left out. The
+        variance falls as 1 / (n B) where the two distributions are equal. No masks or weights, since leaving a row out
+        would shift the following rows into other blocks; use :func:`random_feature_mmd_loss` for masked batches.
 
     Example:
         >>> import torch
@@ -114,7 +106,7 @@ def _mean_of_pairs(gram: Tensor, at_zero: float) -> Tensor:
 
 
 class BlockMMDLoss(KernelModule):
-    """Module form of :func:`block_mmd_loss`, which holds the formula, shapes and errors.
+    """Module form of :func:`block_mmd_loss`, which documents the formula, shapes and errors.
 
     Args:
         kernel: any :class:`mmda.kernels.Kernel`.
@@ -159,7 +151,7 @@ def random_feature_mmd_loss(
 ) -> Tensor:
     r"""Squared MMD of a Gaussian kernel through orthogonal random features; lower means closer. In linear time.
 
-    With frequencies :math:`\omega_1 \dots \omega_D`, of which :math:`D_k` have the scale of the k-th, S scales, and
+    With S scales, frequencies :math:`\omega_1 \dots \omega_D`, of which :math:`D_k` share the scale of the k-th, and
     :math:`\phi(x) = (S D_k)^{-1/2} (\cos \omega_k \cdot x, \sin \omega_k \cdot x)_{k \le D}`, whose inner products
     approach the kernel,
 
@@ -168,19 +160,20 @@ def random_feature_mmd_loss(
        \frac{\lVert \sum_i \phi(x_i) \rVert^2 - n}{n (n - 1)} + \frac{\lVert \sum_j \phi(y_j) \rVert^2 - m}{m (m - 1)}
        - \frac{2}{n m} \sum_i \phi(x_i) \cdot \sum_j \phi(y_j),
 
-    the unbiased estimator (the pairs i = j, which count one each, taken out) of the approximate kernel.
+    the unbiased estimator for the approximate kernel (without the pairs i = j, each of which adds one).
 
     Args:
         source: source features.
         target: target features; the number of rows may differ.
-        kernel: a :class:`mmda.kernels.Gaussian`; the scales take the features in turn and count the same.
-        n_features: D, the number of frequencies, at least one a scale. The error falls as :math:`D^{-1/2}` or faster.
-        projections: the frequencies for a bandwidth of one, in place of drawn ones; standard normal rows make the
-            number an estimate of the kernel's. They take the kernel's scales in turn.
+        kernel: a :class:`mmda.kernels.Gaussian`; frequency k gets scale k modulo S, and all scales have the same
+            weight.
+        n_features: D, the number of frequencies, at least one per scale. The error falls as :math:`D^{-1/2}` or faster.
+        projections: frequencies for a bandwidth of one, instead of drawn ones; with standard normal rows the value
+            estimates the kernel's MMD. Row k gets scale k modulo S.
         draws: without a generator: ``"fixed"``, the same frequencies at every call, or ``"fresh"``, new ones from
             PyTorch's global generator of the features' device.
-        generator: where the frequencies are drawn from instead, anew at every call.
-        source_weight, target_weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        generator: draws new frequencies at every call from this generator.
+        source_weight, target_weight: row weights: 2 counts a row twice, 0 leaves it out.
         source_mask, target_mask: bool, True = keep. Padding may hold anything.
 
     Shape:
@@ -188,17 +181,18 @@ def random_feature_mmd_loss(
         ``projections`` (D, d).
 
     Returns:
-        Scalar, float32 (float64 for float64 input). May be negative. A side with at most one row left gives zero.
+        Scalar, float32 (float64 for float64 input). May be negative. Zero if masks and weights leave a sample with at
+        most one row.
 
     Raises:
-        ValueError: wrong shapes, fewer than two rows a side, fewer features or projections than scales.
+        ValueError: wrong shapes, fewer than two rows in a sample, fewer features or projections than scales.
         TypeError: another kernel, a mask that is not bool, features that are not floating point.
 
     Notes:
-        O((n + m) D d) time and O((n + m) D) memory, and O(D d min(D, d)) time to draw the frequencies. They are
-        orthogonal in groups of d, with the lengths of independent Gaussian vectors: still unbiased for the kernel,
-        with less variance. In training, draw anew at each step, as the module does: a fixed set trains those
-        frequencies alone, and in our trials were the weaker in three of four comparisons on digits.
+        O((n + m) D d) time and O((n + m) D) memory, and O(D d min(D, d)) time to draw the frequencies. The frequencies
+        are orthogonal in groups of d, with the lengths of independent Gaussian vectors: still unbiased for the kernel,
+        with less variance. In training, draw new ones at each step, as the module does: a fixed set trains only those
+        frequencies, and did worse in three of our four comparisons on digits.
 
     Example:
         >>> import torch
@@ -228,7 +222,7 @@ def random_feature_mmd_loss(
             check_same_width(caller, "source", x, "projections", projections)
             n_features = projections.shape[0]
             if n_features < len(kernel.scales):
-                fail(caller, "projections", f"have at least {len(kernel.scales)} rows, one a scale", n_features)
+                fail(caller, "projections", f"have at least {len(kernel.scales)} rows, one per scale", n_features)
         drawn = projections is None
         directions = _draw(n_features, x, draws, generator) if projections is None else projections
         given = (x, y, x_weight, y_weight, directions)
@@ -252,7 +246,7 @@ def _by_features(
     y_weight: Tensor | None,
     directions: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """The loss, computed in the dtype of all these, and the largest angle that was met."""
+    """The loss, computed in the dtype of the inputs, and the largest angle."""
     if drawn:
         directions = _orthogonal(count, directions)
     bandwidth = settle_bandwidth(kernel, x, y, x_weight, y_weight)
@@ -280,7 +274,7 @@ def _check_features(caller: str, kernel: Gaussian, n_features: int, draws: Draws
 
 
 def _scale_and_share(scales: Sequence[float], count: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Which scale each of ``count`` frequencies has, in turn, and its share: all scales the same, and all of one."""
+    """The scale of each of ``count`` frequencies (cycling through ``scales``) and its weight; weights add up to one."""
     in_turn = [k % len(scales) for k in range(count)]
     shares = [1 / (len(scales) * in_turn.count(k)) for k in range(len(scales))]
     return like.new_tensor([scales[k] for k in in_turn]), like.new_tensor([shares[k] for k in in_turn])
@@ -293,8 +287,8 @@ def _feature_sum(angles: Tensor, weight: Tensor | None) -> Tensor:
 
 
 def _draw(count: int, rows: Tensor, draws: Draws, generator: torch.Generator | None) -> Tensor:
-    """Standard normal numbers, from which :func:`_orthogonal` makes directions: in float64, so that the same generator
-    gives the same frequencies whatever the features' type, but for fresh ones."""
+    """Standard normal numbers for :func:`_orthogonal`. They are float64, except for fresh draws, so that a generator
+    gives the same frequencies for every dtype of the features."""
     width = rows.shape[1]
     size = min(count, width)
     shape = (2 * -(-count // size) * size, width)
@@ -306,7 +300,7 @@ def _draw(count: int, rows: Tensor, draws: Draws, generator: torch.Generator | N
 
 
 def _orthogonal(count: int, normal: Tensor) -> Tensor:
-    """Standard normal vectors (count, d), orthogonal within each group of d; groups mix the positions of a cycle."""
+    """Standard normal vectors (count, d), orthogonal within each group of d."""
     width = normal.shape[1]
     size = min(count, width)
     directions, lengths = normal.view(2, -1).unbind(0)
@@ -316,11 +310,11 @@ def _orthogonal(count: int, normal: Tensor) -> Tensor:
 
 
 class RandomFeatureMMDLoss(ProjectedModule, KernelModule):
-    """Module form of :func:`random_feature_mmd_loss`, which holds the formula, shapes and errors.
+    """Module form of :func:`random_feature_mmd_loss`, which documents the formula, shapes and errors.
 
-    In training mode each call draws its frequencies anew, from PyTorch's global generator of the features' device (as
-    dropout does: ``torch.manual_seed`` repeats them, and so does a checkpointed recomputation), unless the call brings
-    a ``generator`` or ``projections``. In evaluation mode they are the same at every call.
+    In training mode each call draws new frequencies from PyTorch's global generator of the features' device (as in
+    dropout, ``torch.manual_seed`` and activation checkpointing reproduce them), unless the call passes a ``generator``
+    or ``projections``. In evaluation mode they are the same at every call.
 
     Args:
         kernel: a :class:`mmda.kernels.Gaussian`.

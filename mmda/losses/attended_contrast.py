@@ -1,4 +1,4 @@
-"""Contrast of videos and queries where each query pools the frames it attends to."""
+"""Contrastive loss of videos and queries in which each query pools the frames it attends to."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def attended_contrastive_loss(
     mask: Tensor | None = None,
     weight: Tensor | None = None,
 ) -> Tensor:
-    r"""Symmetric contrast of known (video, query) pairs over query-attended frames; lower means better matched.
+    r"""Symmetric contrastive loss of (video, query) pairs over query-attended frames; lower means better matched.
 
     .. math::
 
@@ -34,34 +34,34 @@ def attended_contrastive_loss(
        L = - \frac{1}{2 n} \sum_i \log \frac{\exp S_{ii}}{\sum_{j \in N_i} \exp S_{ij}}
            - \frac{1}{2 n} \sum_j \log \frac{\exp S_{jj}}{\sum_{i \in N_j} \exp S_{ij}}
 
-    Video i and query i belong together; :math:`N` holds the pair itself and its negatives. Pooling by the query
-    matters: a mean over all frames makes every concept of the video a positive of every query.
+    Video i and query i belong together; :math:`N` holds the pair itself and its negatives. A plain mean over all frames
+    would instead make everything shown in the video a positive of the query.
 
     Args:
-        frames: frame features in the joint space, one video a pair; they are normalised here.
+        frames: frame features in the joint space, one video per pair; normalised inside.
         queries: query features, row i with video i.
         temperature: :math:`\tau` > 0, a number or a scalar tensor.
         attention_temperature: :math:`\tau_a` > 0.
-        frame_mask: bool, True = keep. Padding may hold anything; a video without a frame counts as absent.
-        negative_mask: bool, entry (i, j) True where query j may serve as a negative of video i and conversely: False
-            for queries of the same video and for duplicate texts.
+        frame_mask: bool, True = keep. Padding may hold anything; a video without a frame is left out.
+        negative_mask: bool, entry (i, j) True where query j may be a negative of video i and vice versa: False for
+            queries of the same video and for duplicate texts.
         mask: bool, True = a real pair.
-        weight: how often each pair counts, in the mean and as a negative of the others. Equal pairs are duplicates: a
-            pair that counts twice is no negative of itself, where a repeated pair without ``negative_mask`` would be.
+        weight: pair weights, in the mean and as negatives of the other pairs. A pair of weight 2 is not a negative of
+            its own copy; a row given twice without ``negative_mask`` would be.
 
     Shape:
         ``frames`` (n, t, d), ``queries`` (n, d), ``frame_mask`` (n, t), ``negative_mask`` (n, n), ``mask`` and
         ``weight`` (n,).
 
     Returns:
-        Scalar >= 0, float32 (float64 for float64 input); a connected zero where no pair counts.
+        Scalar >= 0, float32 (float64 for float64 input); a zero connected to the autograd graph where no pair counts.
 
     Raises:
         ValueError: wrong shapes, a temperature that is not positive.
         TypeError: a mask that is not bool.
 
     Notes:
-        O(n^2 t d) time, O(n^2 (t + d)) memory. The form is chosen here.
+        O(n^2 t d) time, O(n^2 (t + d)) memory. The exact form is our own choice.
 
     Example:
         >>> frames = torch.eye(2).unsqueeze(1)
@@ -88,11 +88,11 @@ def attended_contrastive_loss(
 
 
 class AttendedContrastiveLoss(FramesModule):
-    """Module form of :func:`attended_contrastive_loss`, which holds the formula, shapes and errors.
+    """Module form of :func:`attended_contrastive_loss`, which documents the formula, shapes and errors.
 
     Args:
-        temperature: of the contrast: a number, a scalar tensor (a buffer here, or a parameter if it is one),
-            or a :class:`~mmda.layers.LearnableTemperature`, whose parameter is then one of this module's.
+        temperature: of the contrastive loss: a number, a scalar tensor (registered as a buffer, or as a parameter if it
+            is one), or a :class:`~mmda.layers.LearnableTemperature`, registered as a submodule.
         attention_temperature: of the pooling, > 0.
 
     Example:

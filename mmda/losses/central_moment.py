@@ -13,9 +13,9 @@ from mmda._core.scales import unit_of
 from mmda._core.transforms import values_are_known
 from mmda._math.logits import weighted_mean
 from mmda.kernels import safe_sqrt
-from mmda.losses._modules import DiscrepancyModule
+from mmda.losses._sample_modules import DiscrepancyModule
 
-#: Up to so many lengths of the interval from the centre float32 holds the powers and their differences.
+#: Features up to this many interval lengths from the centre are computed in float32, farther ones in float64.
 _FAR = 64.0
 
 
@@ -43,23 +43,23 @@ def central_moment_discrepancy_loss(
         target: target features; the number of rows may differ.
         orders: K, the highest moment; 1 compares means alone.
         interval: (a, b), the range of one feature: (0, 1) after a sigmoid, (-1, 1) after a hyperbolic tangent.
-            Values outside are allowed, but the higher moments then grow like their powers.
-        source_weight, target_weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+            Values outside are allowed, but their higher moments grow as powers of them.
+        source_weight, target_weight: row weights: 2 counts a row twice, 0 leaves it out.
         source_mask, target_mask: bool, True = keep. Padding may hold anything.
 
     Shape:
         ``source`` (n, d), ``target`` (m, d), or with a mask (b, t, d); weights and masks (n,) and (m,), or (b, t).
 
     Returns:
-        Scalar >= 0, float32 (float64 for float64 input). A side with no row left gives zero.
+        Scalar >= 0, float32 (float64 for float64 input). Zero if either sample is empty after masks and weights.
 
     Raises:
         ValueError: wrong shapes, ``orders`` below 1, an empty interval.
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:
-        O((n + m) d K) time, O((n + m) d) memory beside the graph. Norms have a kink where two moments agree; the
-        slope there is taken as zero.
+        O((n + m) d K) time, O((n + m) d) memory in addition to the autograd graph. A norm is not differentiable where
+        two moments are equal; its gradient there is zero.
 
     Example:
         >>> import torch
@@ -81,7 +81,7 @@ def central_moment_discrepancy_loss(
         centre = pooled_centre(x, y, x_weight, y_weight)
         near = (x - centre) / width, (y - centre) / width
         if not (values_are_known(*near, x_weight, y_weight) and float(unit_of(*near)) <= _FAR):
-            # in float64, and from the rows on: powers of far values lose the digits of the others, and their range
+            # powers of large values overflow float32, or round the small ones away
             near = (x.double() - centre) / width, (y.double() - centre) / width
         value = _total(*near, x_weight, y_weight, orders).to(dtype)
         if x_weight is None and y_weight is None:
@@ -97,7 +97,7 @@ def _total(x: Tensor, y: Tensor, x_weight: Tensor | None, y_weight: Tensor | Non
     gap, unit = unit_of(between), unit_of(x, y)
     total = safe_sqrt((between / gap).square().sum()) * gap.double()
     x, y = x / unit, y / unit
-    wide = unit.double()  # its powers may leave the range of float32 where the value does not
+    wide = unit.double()  # its powers may overflow float32 although the value does not
     x_power, y_power = x, y
     for order in range(2, orders + 1):
         x_power, y_power = x_power * x, y_power * y
@@ -107,7 +107,7 @@ def _total(x: Tensor, y: Tensor, x_weight: Tensor | None, y_weight: Tensor | Non
 
 
 def _check_options(caller: str, orders: int, interval: tuple[float, float]) -> float:
-    """The interval's length."""
+    """Check the options and return the length of the interval."""
     check_count(caller, "orders", orders)
     check_sequence(caller, "interval", interval, "number")
     if len(interval) != 2:
@@ -121,7 +121,7 @@ def _check_options(caller: str, orders: int, interval: tuple[float, float]) -> f
 
 
 class CentralMomentDiscrepancyLoss(DiscrepancyModule):
-    """Module form of :func:`central_moment_discrepancy_loss`, which holds the formula, shapes and errors.
+    """Module form of :func:`central_moment_discrepancy_loss`, which documents the formula, shapes and errors.
 
     Args:
         orders: the highest moment.

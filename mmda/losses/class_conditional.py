@@ -25,7 +25,7 @@ def local_mmd_loss(
     r"""Squared MMD between the same classes of two domains, averaged over classes; lower means closer.
 
     With memberships :math:`p_{ic}` of source row i and :math:`q_{jc}` of target row j in class c (one-hot for integer
-    labels), row weights :math:`a_i, b_j`, and C the classes that have weight on both sides,
+    labels), row weights :math:`a_i, b_j`, and C the classes with weight in both domains,
 
     .. math::
 
@@ -36,13 +36,13 @@ def local_mmd_loss(
     Args:
         source: source features.
         target: target features; the number of rows may differ.
-        source_labels: integer labels, or class probabilities; an integer outside 0 .. classes - 1 (-1, say) belongs
-            to no class.
-        target_probabilities: class probabilities from the classifier, or integer pseudo-labels. Both are weights:
-            no gradient flows into them.
-        kernel: any :class:`mmda.kernels.Kernel`; its bandwidth is settled on the pooled sample of this call.
-        classes: number of classes; needed only where both label arguments are integers.
-        source_weight, target_weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        source_labels: integer labels, or class probabilities; an integer outside 0 .. classes - 1 (such as -1) means no
+            class.
+        target_probabilities: class probabilities from the classifier, or integer pseudo-labels. Used as weights,
+            without a gradient.
+        kernel: any :class:`mmda.kernels.Kernel`; its bandwidth is set from the pooled sample of this call.
+        classes: number of classes; needed only if both label arguments are integers.
+        source_weight, target_weight: row weights: 2 counts a row twice, 0 leaves it out.
         source_mask, target_mask: bool, True = keep. Padding may hold anything.
 
     Shape:
@@ -50,18 +50,18 @@ def local_mmd_loss(
         probabilities (n, c) and (m, c), or (b, t, c); weights and masks (n,) and (m,), or (b, t).
 
     Returns:
-        Scalar, float32 (float64 for float64 input), in [0, 2] for the bounded kernels here. Zero where no class is
-        on both sides.
+        Scalar, float32 (float64 for float64 input), in [0, 2] for the bounded kernels here. Zero if the domains share
+        no class.
 
     Raises:
         ValueError: wrong shapes, different numbers of classes, ``classes`` missing.
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:
-        O((n + m)^2 (d + c)) time, O((n + m) (d + c)) memory: the pairs are swept in tiles, as in
-        :func:`mmda.losses.mmd_loss`, and where that one takes the dense formula, so does this. Differs from the
-        paper: the mean is over the classes on both sides, not over all; differs from the authors' code, which decides
-        presence by the target's most probable classes, not by weight, and sums bandwidths.
+        O((n + m)^2 (d + c)) time, O((n + m) (d + c)) memory: pairs are processed tile by tile as in
+        :func:`mmda.losses.mmd_loss`, with the dense formula in the same cases. Differs from the paper: the mean is over
+        the classes present in both domains, not over all classes. Differs from the authors' code, which takes the
+        target's most probable classes as present and sums over bandwidths.
 
     Example:
         >>> import torch
@@ -95,11 +95,11 @@ def local_mmd_loss(
 
 
 class LocalMMDLoss(ClassKernelModule):
-    """Module form of :func:`local_mmd_loss`, which holds the formula, shapes and errors.
+    """Module form of :func:`local_mmd_loss`, which documents the formula, shapes and errors.
 
     Args:
         kernel: any :class:`mmda.kernels.Kernel`.
-        classes: number of classes; needed only for integer labels on both sides.
+        classes: number of classes; needed only if both domains have integer labels.
 
     Example:
         >>> LocalMMDLoss(kernel=Gaussian("mean"), classes=10)

@@ -9,13 +9,13 @@ from mmda._core.checks import check_number
 from mmda._core.masking import full_precision, working_dtype
 from mmda._core.reductions import masked_log_softmax
 from mmda._math.logits import as_logit_rows, entropy_of
-from mmda.losses._modules import LogitModule
+from mmda.losses._sample_modules import LogitModule
 
 
 def minimum_class_confusion_loss(
     logits: Tensor, *, temperature: float = 2.5, weight: Tensor | None = None, mask: Tensor | None = None
 ) -> Tensor:
-    r"""Share of confusion between classes in the predictions; lower means that classes are kept apart.
+    r"""Pairwise confusion between classes in the predictions; lower means better separated classes.
 
     With rows :math:`z_1 \dots z_n` of logits over K classes, :math:`P_{ij} = \mathrm{softmax}(z_i / T)_j`, entropies
     :math:`H_i` of its rows and row weights :math:`u_i = 1 + \exp(-H_i)`,
@@ -26,9 +26,9 @@ def minimum_class_confusion_loss(
     The weights :math:`u_i` are constants: no gradient flows through them.
 
     Args:
-        logits: finite scores before the softmax, of unlabelled rows as a rule.
+        logits: finite scores before the softmax, usually of unlabelled rows.
         temperature: T > 0.
-        weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        weight: row weights: 2 counts a row twice, 0 leaves it out.
         mask: bool, True = keep. Padding may hold anything.
 
     Shape:
@@ -42,11 +42,11 @@ def minimum_class_confusion_loss(
         TypeError: a mask that is not bool, logits that are not floating point.
 
     Notes:
-        O(n K) time and memory: rows of P sum to one, so class j's row of C, normalised, is a softmax of
-        :math:`\log u_i + \log P_{ij}` over the samples, and C itself is never formed. A class that no row
-        predicts keeps its defined row instead of 0 / 0. The paper scales u to sum to n, which cancels here, and
-        leaves open whether it carries a gradient; its authors' code detaches it, and so does this. A numerical
-        derivative of the value moves u along and differs from the gradient.
+        O(n K) time and memory: rows of P sum to one, so the normalised row j of C is a softmax of :math:`\log u_i +
+        \log P_{ij}` over the samples, and C is never formed. The softmax also avoids 0 / 0 for a class that no row
+        predicts. The paper scales u to sum to n, which cancels here, and leaves open whether it carries a gradient; the
+        authors' code detaches it, as here. A finite-difference derivative includes the change of u and so differs from
+        the gradient.
 
     Example:
         >>> import torch
@@ -76,7 +76,7 @@ def minimum_class_confusion_loss(
 
 
 class MinimumClassConfusionLoss(LogitModule):
-    """Module form of :func:`minimum_class_confusion_loss`, which holds the formula, shapes and errors.
+    """Module form of :func:`minimum_class_confusion_loss`, which documents the formula, shapes and errors.
 
     Args:
         temperature: softens the predictions, above 0.

@@ -15,19 +15,19 @@ from mmda.losses._modules import LossModule
 def classifier_discrepancy_loss(
     first_logits: Tensor, second_logits: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None
 ) -> Tensor:
-    r"""Mean absolute difference of two classifiers' probabilities; lower means that they agree.
+    r"""Mean absolute difference of two classifiers' probabilities; lower means closer agreement.
 
     With :math:`p_i, q_i` the softmax of row i of each, over K classes,
 
     .. math:: \frac{1}{n K} \sum_i \sum_k \lvert p_{ik} - q_{ik} \rvert
 
-    On target rows the two classifiers maximise it (minimise its negative) beside their source loss, and the
-    feature extractor minimises it: the second and third step of maximum classifier discrepancy.
+    On target rows the two classifiers maximise it (minimise its negative) together with their source loss, and the
+    feature extractor minimises it: steps two and three of maximum classifier discrepancy.
 
     Args:
         first_logits: one classifier's scores before the softmax.
         second_logits: the other's, on the same rows.
-        weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        weight: row weights: 2 counts a row twice, 0 leaves it out.
         mask: bool, True = keep. Padding may hold anything.
 
     Shape:
@@ -41,8 +41,8 @@ def classifier_discrepancy_loss(
         TypeError: a mask that is not bool, logits that are not floating point.
 
     Notes:
-        O(n K). Symmetric in its arguments. The slope of the absolute value at a tie is taken as 0, so two heads
-        with equal weights never part: start them differently.
+        O(n K). Symmetric in its arguments. The gradient where both are equal is 0, so two heads with the same initial
+        weights never separate: initialise them differently.
 
     Example:
         >>> import torch
@@ -64,7 +64,7 @@ def classifier_discrepancy_loss(
 
 
 class ClassifierDiscrepancyLoss(LossModule):
-    """Module form of :func:`classifier_discrepancy_loss`, which holds the formula, shapes and errors.
+    """Module form of :func:`classifier_discrepancy_loss`, which documents the formula, shapes and errors.
 
     Example:
         >>> ClassifierDiscrepancyLoss()

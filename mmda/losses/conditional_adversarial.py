@@ -8,16 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmda._core.checks import (
-    check_discriminator,
-    check_floating,
-    check_module,
-    check_same_device,
-    check_same_width,
-    check_tensor,
-    fail,
-    shape_text,
-)
+from mmda._core.checks import check_floating, check_same_device, check_same_width, check_tensor, fail, shape_text
+from mmda._core.components import check_discriminator, check_module
 from mmda._core.masking import full_precision, working_dtype
 from mmda._core.rows import as_rows, zero_uncounted
 from mmda._math.adversary import ask, balanced_binary, side_logits
@@ -39,7 +31,7 @@ def conditional_adversarial_loss(
     source_mask: Tensor | None = None,
     target_mask: Tensor | None = None,
 ) -> Tensor:
-    r"""Cross-entropy of a discriminator, certain rows counting more; lower means it tells the domains apart better.
+    r"""Cross-entropy of a discriminator, weighted towards confident rows; lower means it separates the domains better.
 
     With discriminator logits a (source) and b (target), and entropies H of the class predictions,
 
@@ -54,10 +46,10 @@ def conditional_adversarial_loss(
     Args:
         source_logits: logits (of being target) that the discriminator gives the source rows.
         target_logits: the same for the target rows.
-        source_class_logits: class logits of the source rows; they carry no gradient here.
+        source_class_logits: class logits of the source rows; detached.
         target_class_logits: the same for the target.
         entropy_weighting: weigh rows by the certainty of their class prediction.
-        source_weight, target_weight: how often each row counts (w): 2 is a repeated row, 0 an absent one.
+        source_weight, target_weight: row weights w: 2 counts a row twice, 0 leaves it out.
         source_mask, target_mask: bool, True = keep. Padding may hold anything.
 
     Shape:
@@ -65,7 +57,7 @@ def conditional_adversarial_loss(
         class logits (n, classes), or (b, t, classes); weights and masks (n,), or (b, t).
 
     Returns:
-        Scalar >= 0, float32 (float64 for float64 input). A side with no row left gives zero.
+        Scalar >= 0, float32 (float64 for float64 input). Zero if either sample is empty after masks and weights.
 
     Raises:
         ValueError: wrong shapes.
@@ -73,8 +65,8 @@ def conditional_adversarial_loss(
 
     Notes:
         The discriminator's logits are those of :func:`multilinear_map` of reversed features and *detached*
-        softmax predictions: :class:`ConditionalAdversarialLoss` does all of it. Entropy weights are detached too,
-        and normalised in each domain, as in the authors' code.
+        softmax predictions: :class:`ConditionalAdversarialLoss` does this. Entropy weights are detached too and
+        normalised within each domain, as in the authors' code.
 
     Example:
         >>> import torch
@@ -103,7 +95,7 @@ def conditional_adversarial_loss(
 
 
 def _one_logit_a_row(caller: str, argument: str, logits: Tensor, class_logits: Tensor) -> Tensor:
-    """Logits without the last axis of length 1 that a linear layer leaves, where the class logits have the rows."""
+    """Drop the last axis of length 1 that a linear layer leaves, if the other axes match the class logits."""
     check_tensor(caller, argument, logits)
     check_tensor(caller, argument.replace("_logits", "_class_logits"), class_logits)
     check_same_device(caller, argument, logits, argument.replace("_logits", "_class_logits"), class_logits)
@@ -115,9 +107,9 @@ _Side = tuple[Tensor, torch.Size, Tensor | None, Tensor | None]
 
 
 def _predictions(caller: str, source: _Side, target: _Side, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Detached log-probabilities (n, classes) of both sides; uniform where a row does not count.
+    """Detached log-probabilities (n, classes) of both domains; uniform for rows of weight zero.
 
-    A side is its class logits, the shape of its rows, its mask and the flat weights that mask and weights have given.
+    Each domain is given as class logits, shape of the rows, mask, and flat weights after masking.
     """
     sides = []
     for argument, (logits, rows, mask, weight) in (("source_class_logits", source), ("target_class_logits", target)):
@@ -144,20 +136,20 @@ def _value(
     *,
     entropy_weighting: bool,
 ) -> Tensor:
-    """The loss of flat domain logits whose rows have the log-probabilities p (source) and q (target)."""
+    """The loss of flat domain logits, with the log-probabilities p of the source rows and q of the target rows."""
     if entropy_weighting:
         source_weight, target_weight = _certainty(p, source_weight), _certainty(q, target_weight)
     return balanced_binary(source, target, source_weight, target_weight)
 
 
 def _certainty(log_probabilities: Tensor, weight: Tensor | None) -> Tensor:
-    """1 + exp(-H), times how often each row counts."""
+    """1 + exp(-H), times the row weights."""
     factor = 1 + (-entropy_of(log_probabilities)).exp()
     return factor if weight is None else factor * weight
 
 
 class ConditionalAdversarialLoss(AdversaryModule):
-    r"""Discriminator of features and predictions behind a gradient reversal; the loss is the discriminator's.
+    r"""Discriminator of features and predictions behind a gradient reversal; returns the discriminator's loss.
 
     Computes :func:`conditional_adversarial_loss` of ``discriminator(T(reversal(features), p))`` where p is the
     detached softmax of the class logits and T is :func:`multilinear_map` or a random map.
@@ -166,21 +158,21 @@ class ConditionalAdversarialLoss(AdversaryModule):
         discriminator: maps rows (n, d * classes), or (n, outputs) behind a random map, to logits (n,) or (n, 1).
         strength: see :class:`~mmda.layers.GradientReversal`; :meth:`set_strength` changes it.
         entropy_weighting: weigh rows by the certainty of their class prediction.
-        random_map: a :class:`RandomMultilinearMap` in place of the full outer product.
+        random_map: a :class:`RandomMultilinearMap` instead of the full outer product.
 
     Shape:
         ``source`` (n, d), ``target`` (m, d), or with a mask (b, t, d); class logits (n, classes) and (m, classes), or
         (b, t, classes); weights and masks (n,) and (m,), or (b, t).
 
     Returns:
-        Scalar >= 0, float32 (float64 for float64 input). A side with no row left gives zero.
+        Scalar >= 0, float32 (float64 for float64 input). Zero if either sample is empty after masks and weights.
 
     Raises:
         ValueError: wrong shapes, of the features or of the discriminator's logits.
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:
-        No gradient reaches the class logits: the classifier is conditioned on, not trained. Autocast is off inside.
+        The class logits get no gradient. Autocast is off inside.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""Contrastive domain discrepancy: classes pulled together across domains, and pushed apart from the others."""
+"""Contrastive domain discrepancy: pulls equal classes together across domains and pushes different classes apart."""
 
 from __future__ import annotations
 
@@ -37,19 +37,18 @@ def contrastive_domain_discrepancy_loss(
 
        \frac{1}{|S|} \sum_{c \in S} D_{c c} - \frac{1}{|P|} \sum_{(c, c') \in P} D_{c c'},
 
-    S the classes that both sides have and P the ordered pairs :math:`c \ne c'` with c in the source and c' in the
-    target. Probabilities in place of labels, and weights, turn counts into sums of weights.
+    with S the classes present in both domains and P the ordered pairs :math:`c \ne c'` with c in the source and c' in
+    the target. With probabilities instead of labels, or with row weights, counts become sums of weights.
 
     Args:
         source: source features.
         target: target features; the number of rows may differ.
-        source_labels: integer labels, or class probabilities; an integer outside 0 .. classes - 1 (-1, say) belongs
-            to no class: the way to leave out rows far from their cluster's centre.
-        target_probabilities: integer pseudo-labels, or class probabilities. Both are weights: no gradient flows
-            into them.
-        kernel: any :class:`mmda.kernels.Kernel`; its bandwidth is settled on the pooled sample of this call.
-        classes: number of classes; needed only where both label arguments are integers.
-        source_weight, target_weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        source_labels: integer labels, or class probabilities; an integer outside 0 .. classes - 1 (such as -1) means no
+            class, for example for rows far from their cluster centre.
+        target_probabilities: integer pseudo-labels, or class probabilities. Used as weights, without a gradient.
+        kernel: any :class:`mmda.kernels.Kernel`; its bandwidth is set from the pooled sample of this call.
+        classes: number of classes; needed only if both label arguments are integers.
+        source_weight, target_weight: row weights: 2 counts a row twice, 0 leaves it out.
         source_mask, target_mask: bool, True = keep. Padding may hold anything.
 
     Shape:
@@ -57,20 +56,19 @@ def contrastive_domain_discrepancy_loss(
         probabilities (n, c) and (m, c), or (b, t, c); weights and masks (n,) and (m,), or (b, t).
 
     Returns:
-        Scalar, float32 (float64 for float64 input), in [-2, 2] for the bounded kernels here; negative where
-        different classes are farther apart than the domains, which is the aim. A mean over no class, or no pair,
-        counts as zero.
+        Scalar, float32 (float64 for float64 input), in [-2, 2] for the bounded kernels here; negative (as intended) if
+        different classes are farther apart than the domains. A mean over no class, or over no pair, is zero.
 
     Raises:
         ValueError: wrong shapes, different numbers of classes, ``classes`` missing.
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:
-        O((n + m)^2 (d + c)) time, O((n + m) (d + c)) memory: the pairs are swept in tiles, as in
-        :func:`mmda.losses.mmd_loss`, and where that one takes the dense formula, so does this. Differs from the
-        paper: absent classes are skipped where the paper samples batches in which every chosen class is on both sides
-        (then both agree); one bandwidth is settled on the pooled sample, where the authors' code settles one a class
-        pair and sums five scales.
+        O((n + m)^2 (d + c)) time, O((n + m) (d + c)) memory: pairs are processed tile by tile as in
+        :func:`mmda.losses.mmd_loss`, with the dense formula in the same cases. Differs from the paper: classes absent
+        from a domain are skipped, while the paper samples batches in which every chosen class occurs in both domains
+        (then both agree); one bandwidth is set from the pooled sample, while the authors' code sets one per class pair
+        and sums five scales.
 
     Example:
         >>> import torch
@@ -108,11 +106,11 @@ def _mix(present: Tensor) -> Tensor:
 
 
 class ContrastiveDomainDiscrepancyLoss(ClassKernelModule):
-    """Module form of :func:`contrastive_domain_discrepancy_loss`, which holds the formula, shapes and errors.
+    """Module form of :func:`contrastive_domain_discrepancy_loss`, which documents the formula, shapes and errors.
 
     Args:
         kernel: any :class:`mmda.kernels.Kernel`.
-        classes: number of classes; needed only for integer labels on both sides.
+        classes: number of classes; needed only if both domains have integer labels.
 
     Example:
         >>> ContrastiveDomainDiscrepancyLoss(kernel=Gaussian(1.0, scales=(1.0,)), classes=3)

@@ -1,4 +1,4 @@
-"""Cross-correlation of two views (Barlow Twins): each feature agrees with itself and with no other."""
+"""Cross-correlation of two views (Barlow Twins): each feature correlates with itself and with no other."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def cross_correlation_loss(
     weight: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
-    r"""How far the correlations between two views' features are from the identity (Barlow Twins); lower is closer.
+    r"""Distance of the cross-correlation matrix of two views from the identity (Barlow Twins); lower means closer.
 
-    With a and b the features of the two sides, each standardised over the n rows by its mean and
-    :math:`\sqrt{\sigma^2 + \epsilon}`,
+    With a and b the features of the two views, each standardised over the n rows by its mean and :math:`\sqrt{\sigma^2
+    + \epsilon}`,
 
     .. math:: C_{ij} = \frac{1}{n} \sum_r a_{ri}\, b_{rj}, \qquad
               L = \sum_i (1 - C_{ii})^2 + \lambda \sum_i \sum_{j \ne i} C_{ij}^2
@@ -33,23 +33,23 @@ def cross_correlation_loss(
         positive: features of the other; row i belongs to row i.
         redundancy: :math:`\lambda \ge 0`.
         eps: :math:`\epsilon > 0`, added to the biased variances.
-        weight: how often each pair counts: 2 is a repeated pair, 0 an absent one.
+        weight: pair weights: 2 counts a pair twice, 0 leaves it out.
         mask: bool, True = valid pair. Padding may hold anything.
 
     Shape:
         ``anchor``, ``positive`` (n, d), or with a mask (b, t, d); ``weight``, ``mask`` (n,) or (b, t).
 
     Returns:
-        Scalar >= 0, float32 (float64 for float64 input); d where features are constant. Zero where no pair is left.
+        Scalar >= 0, float32 (float64 for float64 input); d for constant features. Zero if no pair is left.
 
     Raises:
         ValueError: wrong shapes, a negative ``redundancy``, an ``eps`` that is not above 0.
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:
-        O(n d^2) time, O(d^2) memory. No negatives, so no large batch is needed, but many rows to estimate the
-        correlations: more than features is a good measure. The variances' ``eps`` is that of the batch normalisation
-        in the authors' code, and keeps a constant feature from dividing by zero.
+        O(n d^2) time, O(d^2) memory. Needs no negatives, but enough rows to estimate the correlations, preferably more
+        rows than features. ``eps`` is that of the batch normalisation in the authors' code and avoids a division by
+        zero for constant features.
 
     Example:
         >>> import torch
@@ -83,7 +83,7 @@ def _check_settings(caller: str, redundancy: float, eps: float) -> None:
 
 
 class CrossCorrelationLoss(PairedModule):
-    """Module form of :func:`cross_correlation_loss` (Barlow Twins), which holds the formula, shapes and errors.
+    """Module form of :func:`cross_correlation_loss` (Barlow Twins), which documents the formula, shapes and errors.
 
     Args:
         redundancy: weight of the correlations between different features.

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from mmda._core.checks import check_number, check_same_shape, check_same_width
 from mmda._core.masking import full_precision, working_dtype
 from mmda._math.logits import as_logit_rows, log_one_minus, weighted_mean
-from mmda.losses._modules import LossModule, of_sides
+from mmda.losses._modules import LossModule
+from mmda.losses._sample_modules import of_sides
 
 
 def margin_disparity_loss(
@@ -26,17 +27,16 @@ def margin_disparity_loss(
     source_mask: Tensor | None = None,
     target_mask: Tensor | None = None,
 ) -> Tensor:
-    r"""How badly an adversary agrees with the classifier on the source and departs from it on the target.
+    r"""Loss of an adversary that should agree with the classifier on the source and disagree with it on the target.
 
-    Lower means that the adversary tells the domains apart better. With classifier logits f, adversary logits f',
-    the classifier's choice :math:`\hat y = \arg\max_k f_k` in each row and
-    :math:`\sigma = \mathrm{softmax}(f')`,
+    Lower means that the adversary separates the domains better. With classifier logits f, adversary logits f', the
+    classifier's prediction :math:`\hat y = \arg\max_k f_k` for each row and :math:`\sigma = \mathrm{softmax}(f')`,
 
     .. math:: -D_\gamma = - \frac{\gamma}{n} \sum_{i \in S} \log \sigma_{\hat y_i}(f'(x_i))
               - \frac{1}{m} \sum_{j \in T} \log \bigl(1 - \sigma_{\hat y_j}(f'(x_j))\bigr)
 
-    The adversary minimises it. Put :class:`mmda.layers.GradientReversal` between the features and the adversary,
-    and the features maximise it: the min-max game of the paper in one backward pass.
+    The adversary minimises it. With a :class:`mmda.layers.GradientReversal` between the features and the adversary, the
+    features maximise it: the minimax problem of the paper in one backward pass.
 
     Args:
         source_logits: the classifier's logits on the source; only their arg max is used.
@@ -44,7 +44,7 @@ def margin_disparity_loss(
         target_logits: the classifier's logits on the target; only their arg max is used.
         target_adversary_logits: the adversary's logits on the same rows.
         margin: :math:`\gamma = e^\rho`, for the margin :math:`\rho`; above 0.
-        source_weight, target_weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        source_weight, target_weight: row weights: 2 counts a row twice, 0 leaves it out.
         source_mask, target_mask: bool, True = keep. Padding may hold anything.
 
     Shape:
@@ -52,16 +52,16 @@ def margin_disparity_loss(
         (b, t).
 
     Returns:
-        Scalar >= 0, float32 (float64 for float64 input). A side with no row left adds zero.
+        Scalar >= 0, float32 (float64 for float64 input). A sample without rows after masks and weights adds zero.
 
     Raises:
         ValueError: wrong or different shapes, fewer than two classes, a margin that is not above 0.
         TypeError: a mask that is not bool, logits that are not floating point.
 
     Notes:
-        O((n + m) K). No gradient reaches the classifier's logits: a choice has none. Of equal logits the first
-        is chosen. log(1 - p) is the log-sum-exp of the other classes, so an adversary that is certain keeps its
-        slope. Sign: this is what :class:`mmda.losses.DomainAdversarialLoss` is to its discriminator; the
+        O((n + m) K). The classifier's logits get no gradient, because of the arg max; ties take the first class. log(1
+        - p) is computed as the log-sum-exp of the other classes, so the gradient does not vanish for a confident
+        adversary. The sign is that of a loss for the adversary, as in :class:`mmda.losses.DomainAdversarialLoss`; the
         discrepancy of the paper is minus this value.
 
     Example:
@@ -86,7 +86,7 @@ def margin_disparity_loss(
     def chosen(
         side: str, logits: Tensor, adversary: Tensor, mask: Tensor | None, weight: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """The adversary's logits, the classifier's choices, the chosen logits and the counts."""
+        """The adversary's logits, the classifier's predictions, their logits and the row weights."""
 
         def rows(argument: str, x: Tensor) -> tuple[Tensor, Tensor | None]:
             return as_logit_rows(caller, argument, x, dtype=dtype, mask=mask, weight=weight, prefix=side + "_")
@@ -97,7 +97,7 @@ def margin_disparity_loss(
         return adversary_rows, choice, classifier_rows.gather(1, choice.unsqueeze(1)).squeeze(1), counts
 
     def mean(values: Tensor, top: Tensor, counts: Tensor | None) -> Tensor:
-        """NaN where a logit was: an arg max would choose a class all the same."""
+        """Mean that propagates NaN logits, which the arg max would hide."""
         return weighted_mean(values.masked_fill(top.isnan(), math.nan), counts)
 
     with full_precision(source_logits):
@@ -108,10 +108,10 @@ def margin_disparity_loss(
 
 
 class MarginDisparityLoss(LossModule):
-    """Module form of :func:`margin_disparity_loss`, which holds the formula, shapes and errors.
+    """Module form of :func:`margin_disparity_loss`, which documents the formula, shapes and errors.
 
     Args:
-        margin: weight of the source side, above 0.
+        margin: weight of the source term, above 0.
 
     Example:
         >>> MarginDisparityLoss(margin=2)

@@ -14,14 +14,14 @@ from mmda._core.rows import as_rows
 from mmda._engine.kernel_sums import squared_mmd
 from mmda._math.domain_sums import KernelSum, is_kernel_sum
 from mmda.kernels import Energy, Formula, Kernel
-from mmda.losses._modules import DiscrepancyModule
+from mmda.losses._sample_modules import DiscrepancyModule
 
 Estimator = Literal["biased", "unbiased"]
 _ESTIMATORS = ("biased", "unbiased")
 
 
 class _NegativePower(Energy):
-    """-|x - y|^exponent as a kernel, slope zero at coinciding points."""
+    """-|x - y|^exponent as a kernel, with gradient zero at coinciding points."""
 
     def __init__(self, exponent: float) -> None:
         self.exponent = exponent
@@ -60,15 +60,15 @@ def energy_distance_loss(
        - \frac{1}{2 n^2} \sum_{i, j} \lVert x_i - x_j \rVert^\alpha
        - \frac{1}{2 m^2} \sum_{i, j} \lVert y_i - y_j \rVert^\alpha
 
-    with the exponent :math:`\alpha`; ``"unbiased"`` has n (n - 1) and m (m - 1) in place of n^2 and m^2. It is half the
-    squared MMD with the kernel :math:`-\lVert x - y \rVert^\alpha`: no bandwidth to choose.
+    with the exponent :math:`\alpha`; ``"unbiased"`` has n (n - 1) and m (m - 1) instead of n^2 and m^2. It is half the
+    squared MMD with the kernel :math:`-\lVert x - y \rVert^\alpha`, which has no bandwidth.
 
     Args:
         source: source features.
         target: target features; the number of rows may differ.
-        exponent: :math:`\alpha`, in (0, 2); at 2 only the means would be compared.
+        exponent: :math:`\alpha`, in (0, 2); 2 would compare only the means.
         estimator: ``"biased"`` (V-statistic) or ``"unbiased"`` (U-statistic).
-        source_weight, target_weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        source_weight, target_weight: row weights: 2 counts a row twice, 0 leaves it out.
         source_mask, target_mask: bool, True = keep. Padding may hold anything.
 
     Shape:
@@ -76,15 +76,16 @@ def energy_distance_loss(
 
     Returns:
         Scalar, float32 (float64 for float64 input). Biased: >= 0 up to rounding. Unbiased may be negative and is
-        never clamped. A side with no row left gives zero, with ``"unbiased"`` also a side with at most one.
+        never clamped. Zero if either sample is empty after masks and weights, or with ``"unbiased"`` has a total weight
+        of at most one.
 
     Raises:
-        ValueError: wrong shapes, an exponent outside (0, 2), one row and ``"unbiased"``.
+        ValueError: wrong shapes, an exponent outside (0, 2), a single row with ``"unbiased"``.
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:
-        O((n + m)^2 d) time. The slope at coinciding points, where none exists, is taken as zero. "The energy
-        distance" of many texts is twice this number, or the square root of twice this number.
+        O((n + m)^2 d) time. At coinciding points, where the distance is not differentiable, the gradient is zero. Many
+        texts define the energy distance as twice this number, or as the square root of that.
 
     Example:
         >>> import torch
@@ -118,7 +119,7 @@ def energy_distance_loss(
 
 
 class EnergyDistanceLoss(DiscrepancyModule):
-    """Module form of :func:`energy_distance_loss`, which holds the formula, shapes and errors.
+    """Module form of :func:`energy_distance_loss`, which documents the formula, shapes and errors.
 
     Args:
         exponent: power of the distance, in (0, 2).

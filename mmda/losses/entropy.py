@@ -6,7 +6,7 @@ from torch import Tensor
 
 from mmda._core.masking import full_precision, working_dtype
 from mmda._math.logits import as_logit_rows, entropy_of, log_mean_probability, weighted_mean
-from mmda.losses._modules import LogitModule
+from mmda.losses._sample_modules import LogitModule
 
 
 def entropy_loss(logits: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
@@ -17,8 +17,8 @@ def entropy_loss(logits: Tensor, *, weight: Tensor | None = None, mask: Tensor |
     .. math:: \frac{1}{n} \sum_i H(p_i), \qquad H(p) = -\sum_k p_k \log p_k
 
     Args:
-        logits: scores before the softmax, of unlabelled rows as a rule; minus infinity rules a class out.
-        weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        logits: scores before the softmax, usually of unlabelled rows; minus infinity excludes a class.
+        weight: row weights: 2 counts a row twice, 0 leaves it out.
         mask: bool, True = keep. Padding may hold anything.
 
     Shape:
@@ -32,9 +32,9 @@ def entropy_loss(logits: Tensor, *, weight: Tensor | None = None, mask: Tensor |
         TypeError: a mask that is not bool, logits that are not floating point.
 
     Notes:
-        O(n K). From log-softmax, so confident rows give exact small numbers and no NaN. Its slope vanishes at
-        certainty and at the uniform prediction. Alone it is content with one class for all rows:
-        :func:`information_maximisation_loss` is not.
+        O(n K). Computed from the log-softmax, so confident rows give accurate small numbers and no NaN. The gradient
+        vanishes for certain and for uniform predictions. Predicting one class for all rows minimises this loss;
+        :func:`information_maximisation_loss` prevents that.
 
     Example:
         >>> import torch
@@ -57,33 +57,33 @@ def entropy_loss(logits: Tensor, *, weight: Tensor | None = None, mask: Tensor |
 def information_maximisation_loss(
     logits: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None
 ) -> Tensor:
-    r"""Mean entropy less the entropy of the mean prediction; lower means confident rows spread over the classes.
+    r"""Mean entropy minus the entropy of the mean prediction; lower means confident rows spread over the classes.
 
     With :math:`p_i` the softmax of row i and :math:`\bar p = \frac{1}{n} \sum_i p_i`,
 
     .. math:: \frac{1}{n} \sum_i H(p_i) - H(\bar p), \qquad H(p) = -\sum_k p_k \log p_k
 
-    which is minus the mutual information between row and predicted class.
+    which is minus the mutual information of row and predicted class.
 
     Args:
-        logits: scores before the softmax, of unlabelled rows as a rule; minus infinity rules a class out.
-        weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        logits: scores before the softmax, usually of unlabelled rows; minus infinity excludes a class.
+        weight: row weights: 2 counts a row twice, 0 leaves it out.
         mask: bool, True = keep. Padding may hold anything.
 
     Shape:
         ``logits`` (n, K), or with a mask (b, t, K); weight and mask (n,) or (b, t).
 
     Returns:
-        Scalar in [-log min(n, K), 0], float32 (float64 for float64 input). Zero where all rows predict the same,
-        for one row, and where no row is left.
+        Scalar in [-log min(n, K), 0], float32 (float64 for float64 input). Zero if all rows have the same prediction,
+        for a single row, and if no row is left.
 
     Raises:
         ValueError: wrong shapes, fewer than two classes.
         TypeError: a mask that is not bool, logits that are not floating point.
 
     Notes:
-        O(n K). Both terms stay in the log domain. The mean is over this batch: small batches and skewed class
-        priors make the second term push towards a balance that the data may not have.
+        O(n K). Both terms stay in the log domain. The mean prediction is that of the batch: with small batches or
+        unbalanced classes the second term pushes towards a class balance that the data do not have.
 
     Example:
         >>> import torch
@@ -107,7 +107,7 @@ def information_maximisation_loss(
 
 
 class EntropyLoss(LogitModule):
-    """Module form of :func:`entropy_loss`, which holds the formula, shapes and errors.
+    """Module form of :func:`entropy_loss`, which documents the formula, shapes and errors.
 
     Example:
         >>> EntropyLoss()
@@ -118,7 +118,7 @@ class EntropyLoss(LogitModule):
 
 
 class InformationMaximisationLoss(LogitModule):
-    """Module form of :func:`information_maximisation_loss`, which holds the formula, shapes and errors.
+    """Module form of :func:`information_maximisation_loss`, which documents the formula, shapes and errors.
 
     Example:
         >>> InformationMaximisationLoss()

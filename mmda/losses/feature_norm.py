@@ -28,7 +28,7 @@ def adaptive_feature_norm_loss(
     weight: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
-    r"""Squared distance of feature norms from where they should be; lower means closer to the larger norm.
+    r"""Squared distance of feature norms from a larger target norm; lower means closer to the target.
 
     With feature rows :math:`x_1 \dots x_n`,
 
@@ -37,16 +37,16 @@ def adaptive_feature_norm_loss(
        \text{stepwise:}\quad & \frac{1}{n} \sum_i \bigl(\lVert x_i \rVert - (r_i + \Delta r)\bigr)^2 \\
        \text{hard:}\quad & \Bigl(\frac{1}{n} \sum_i \lVert x_i \rVert - R\Bigr)^2
 
-    with :math:`r_i` the norm of row i before this update, a constant: :math:`\lVert x_i \rVert` itself, detached,
-    unless ``reference_norm`` is given. Call it once for each domain and add both.
+    with :math:`r_i` the norm of row i before this update, a constant: the detached :math:`\lVert x_i \rVert`, unless
+    ``reference_norm`` is given. Call it once per domain and add the values.
 
     Args:
         features: features before the last linear layer.
-        variant: ``"stepwise"`` asks each norm to grow by a step, ``"hard"`` asks their mean to be a radius.
+        variant: ``"stepwise"`` makes each norm grow by a step, ``"hard"`` drives the mean norm to a radius.
         step: :math:`\Delta r` >= 0, used by ``"stepwise"``.
         radius: R >= 0, used by ``"hard"``.
         reference_norm: :math:`r_i`, for example from the previous iteration's weights; used by ``"stepwise"``.
-        weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        weight: row weights: 2 counts a row twice, 0 leaves it out.
         mask: bool, True = keep. Padding may hold anything.
 
     Shape:
@@ -60,9 +60,9 @@ def adaptive_feature_norm_loss(
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:
-        O(n d). Without ``reference_norm`` the stepwise value is always :math:`\Delta r^2`: watch the mean norm, not
-        the loss. Its gradient is right, :math:`-2 \Delta r` along each unit row over n, and differs from a numerical
-        derivative of the value, which moves :math:`r_i` along. A zero row has no direction to grow in: slope 0.
+        O(n d). Without ``reference_norm`` the stepwise value is always :math:`\Delta r^2`: monitor the mean norm, not
+        the loss. Its gradient is :math:`-2 \Delta r / n` along each unit row; a finite-difference derivative would also
+        change :math:`r_i` and so differs. A zero row has gradient 0.
 
     Example:
         >>> import torch
@@ -102,12 +102,12 @@ def _check_options(caller: str, variant: object, step: object, radius: object) -
 
 
 class AdaptiveFeatureNormLoss(LossModule):
-    """Module form of :func:`adaptive_feature_norm_loss`, which holds the formula, shapes and errors.
+    """Module form of :func:`adaptive_feature_norm_loss`, which documents the formula, shapes and errors.
 
     Args:
         variant: ``"stepwise"`` or ``"hard"``.
-        step: growth asked of each norm, used by ``"stepwise"``.
-        radius: mean norm asked for, used by ``"hard"``.
+        step: growth of each norm, used by ``"stepwise"``.
+        radius: target of the mean norm, used by ``"hard"``.
 
     Example:
         >>> AdaptiveFeatureNormLoss(variant="hard", radius=10)

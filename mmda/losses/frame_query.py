@@ -1,4 +1,4 @@
-"""Fine-grained similarity of frames and their query, where the moment is known."""
+"""Frame-level similarity of a video and its query, supervised by a known moment."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mmda._core.checks import check_mask, check_weight, fail, shape_text
 from mmda._core.masking import full_precision, safe_divide, working_dtype, zero_padding
 from mmda._core.reductions import masked_log_softmax, masked_mean
-from mmda._core.rows import normalized_rows
+from mmda._core.unit_rows import normalized_rows
 from mmda._math.contrastive import check_temperature
 from mmda._math.frames import check_frames_and_queries
 from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_repr, temperature_value
@@ -25,37 +25,38 @@ def frame_query_loss(
     frame_mask: Tensor | None = None,
     weight: Tensor | None = None,
 ) -> Tensor:
-    r"""Listwise log-likelihood of the frames inside the moment; lower means the query finds its own frames.
+    r"""Negative listwise log-likelihood of the frames inside the moment; lower means the query matches those frames.
 
     .. math::
 
        L = - \frac{1}{\sum_i w_i} \sum_i w_i \frac{1}{|M_i|} \sum_{t \in M_i}
            \log \frac{\exp(s_{it})}{\sum_{t'} \exp(s_{it'})}, \qquad s_{it} = \cos(f_{it}, q_i) / \tau
 
-    Frame t of video i, its query i, moment frames :math:`M_i`; the inner sum runs over all frames that the mask
-    keeps. The least value of a row is :math:`\log |M_i|`, reached when the moment's frames share all of the mass.
+    for frame t of video i, query i and moment frames :math:`M_i`; the sum over t' runs over all valid frames. The
+    minimum of a row is :math:`\log |M_i|`, reached when the moment's frames share all probability equally.
 
     Args:
-        frames: frame features in the joint space; they are normalised here.
-        queries: one query feature a video.
-        moment_mask: bool, True inside the moment (or moments). A row without a moment frame counts as absent.
+        frames: frame features in the joint space; normalised inside.
+        queries: one query feature per video.
+        moment_mask: bool, True inside the moment (or moments). A row without a moment frame is left out.
         temperature: :math:`\tau` > 0, a number or a scalar tensor.
         frame_mask: bool, True = keep. Padding may hold anything.
-        weight: how often each row counts.
+        weight: row weights.
 
     Shape:
         ``frames`` (b, t, d), ``queries`` (b, d), ``moment_mask`` and ``frame_mask`` (b, t), ``weight`` (b,).
 
     Returns:
-        Scalar >= 0, float32 (float64 for float64 input); a connected zero where no row has a moment frame.
+        Scalar >= 0, float32 (float64 for float64 input); a zero connected to the autograd graph where no row has a
+        moment frame.
 
     Raises:
         ValueError: wrong shapes, a temperature that is not positive.
         TypeError: a mask that is not bool.
 
     Notes:
-        O(b t d). The form is chosen here: the listwise likelihood ranks frames of one video against each other,
-        so it is untouched by how similar videos are on the whole.
+        O(b t d). The exact form is our own choice: the listwise likelihood only compares frames of one video, so it
+        does not depend on how similar whole videos are.
 
     Example:
         >>> frames = torch.eye(2).unsqueeze(0)
@@ -68,7 +69,7 @@ def frame_query_loss(
     """
     check_frames_and_queries("frame_query_loss", frames, queries, frame_mask)
     if frames.shape[0] != queries.shape[0]:
-        fail("frame_query_loss", "queries", f"have one row a video ({frames.shape[0]})", shape_text(queries))
+        fail("frame_query_loss", "queries", f"have one row per video ({frames.shape[0]})", shape_text(queries))
     check_mask("frame_query_loss", "moment_mask", moment_mask, frames.shape[:2])
     if weight is not None:
         check_weight("frame_query_loss", "weight", weight, frames.shape[:1])
@@ -90,11 +91,11 @@ def frame_query_loss(
 
 
 class FrameQueryLoss(nn.Module):
-    """Module form of :func:`frame_query_loss`, which holds the formula, shapes and errors.
+    """Module form of :func:`frame_query_loss`, which documents the formula, shapes and errors.
 
     Args:
-        temperature: a number, a scalar tensor (a buffer here, or a parameter if it is one), or a
-            :class:`~mmda.layers.LearnableTemperature`, whose parameter is then one of this module's.
+        temperature: a number, a scalar tensor (registered as a buffer, or as a parameter if it is one), or a
+            :class:`~mmda.layers.LearnableTemperature`, registered as a submodule.
 
     Example:
         >>> FrameQueryLoss(temperature=0.2)

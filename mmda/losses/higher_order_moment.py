@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from mmda._core.checks import check_choice, check_count, check_same_width, check_tensor, fail, shape_text
-from mmda._core.counts import pooled_centre, total_weight
+from mmda._core.counts import median_centre, total_weight
 from mmda._core.draws import DRAWS, Draws, fixed_integers, fresh_integers
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows
 from mmda._core.scales import unit_of
 from mmda.losses._domain_modules import DrawnModule
-from mmda.losses._modules import of_sides
+from mmda.losses._sample_modules import of_sides
 
 
 def higher_order_moment_loss(
@@ -43,19 +43,19 @@ def higher_order_moment_loss(
        + \frac{1}{m^2} \sum_{i, j} \langle y_i, y_j \rangle^p - \frac{2}{n m} \sum_{i, j} \langle x_i, y_j \rangle^p
        \right]:
 
-    exact through the right-hand side, so no tensor of :math:`d^p` entries exists. With ``samples`` (or ``indices``)
-    the mean over the :math:`d^p` entries becomes the mean over that many entries drawn with replacement.
+    computed exactly from the right-hand side, without a tensor of :math:`d^p` entries. With ``samples`` (or
+    ``indices``) the mean over all :math:`d^p` entries becomes the mean over that many entries, drawn with replacement.
 
     Args:
         source: source features.
         target: target features; the number of rows may differ.
-        order: p; 1 compares means, 2 second moments about the origin, 3 and 4 are the paper's.
-        samples: number of entries to take; ``None`` takes all of them, exactly.
+        order: p; 1 compares means, 2 second moments about the origin; the paper uses 3 and 4.
+        samples: number of entries to draw; ``None`` uses all entries.
         draws: of the samples: ``"fixed"``, the same ones at every call, or ``"fresh"``, new ones from PyTorch's global
             generator of the features' device.
-        indices: the entries themselves, in place of ``samples``: one row of p feature numbers an entry, such as
-            ``torch.randint(d, (1000, p), generator=generator)``.
-        source_weight, target_weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        indices: the entries themselves, instead of ``samples``: p feature indices per entry, such as ``torch.randint(d,
+            (1000, p), generator=generator)``.
+        source_weight, target_weight: row weights: 2 counts a row twice, 0 leaves it out.
         source_mask, target_mask: bool, True = keep. Padding may hold anything.
 
     Shape:
@@ -63,16 +63,19 @@ def higher_order_moment_loss(
         ``indices`` (samples, p).
 
     Returns:
-        Scalar >= 0 up to rounding, float32 (float64 for float64 input). A side with no row left gives zero.
+        Scalar >= 0 up to rounding, float32 (float64 for float64 input). Zero if either sample is empty after masks and
+        weights.
 
     Raises:
-        ValueError: wrong shapes, an order or a number of samples below 1, indices (on the CPU) of no feature.
+        ValueError: wrong shapes, an order or a number of samples below 1, out-of-range indices (checked on the CPU
+            only).
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:
         Exact: O((n + m)^2 (d + p)) time, O((n + m)^2) memory. Sampled: O((n + m) p samples). Moments are about the
-        origin, as in the paper, so a common shift of both samples changes the value; its part that cancels between
-        the three sums is removed before it is computed, so float32 stays accurate far from the origin.
+        origin, as in the paper, so a common shift of both samples changes the value. Terms that cancel between the
+        three sums are removed analytically, and the sums are taken in float64, so that float32 features stay accurate
+        far from the origin, and beside a far row the gradient of the others.
 
     Example:
         >>> import torch
@@ -98,16 +101,19 @@ def higher_order_moment_loss(
                 indices = fresh_integers(samples, order, below=x.shape[1], like=x)
             else:
                 indices = fixed_integers(samples, order, below=x.shape[1], device=x.device)
+        # In float64, and about a point that far rows do not move: beside their powers the others' leave no digit.
+        x, y = x.double(), y.double()
+        x_weight, y_weight = (None if weight is None else weight.double() for weight in (x_weight, y_weight))
         x_total, y_total = total_weight(x, x_weight), total_weight(y, y_weight)
         x_share = torch.ones_like(x[:, 0]) if x_weight is None else x_weight
         y_share = torch.ones_like(y[:, 0]) if y_weight is None else y_weight
         share = torch.cat([safe_divide(x_share, x_total), -safe_divide(y_share, y_total)])
-        centre = pooled_centre(x, y, x_weight, y_weight)
+        centre = median_centre(x, y, x_weight, y_weight)
         rows = torch.cat([x, y]) - centre
         unit = unit_of(rows, centre)
         rows, centre = rows / unit, centre / unit
         value = _exact(rows, share, centre, order) if indices is None else _sampled(rows, share, centre, indices)
-        value = (value * unit.double() ** (2 * order)).to(dtype)
+        value = (value * unit ** (2 * order)).to(dtype)
         if x_weight is None and y_weight is None:
             return value
         return torch.where((x_total > 0) & (y_total > 0), value, 0 * value)
@@ -138,7 +144,7 @@ def _exact(rows: Tensor, share: Tensor, centre: Tensor, order: int) -> Tensor:
 
 
 def _sampled(rows: Tensor, share: Tensor, centre: Tensor, indices: Tensor) -> Tensor:
-    """Mean over the drawn entries of (sum over i of share_i prod_k (c + z_i)_k)^2, less what cancels in the sum."""
+    """Mean over the drawn entries of (sum over i of share_i prod_k (c + z_i)_k)^2, without the terms that cancel."""
     constant = torch.ones_like(centre[indices[:, 0]])
     excess = torch.zeros_like(rows[:, indices[:, 0]])  # product so far, minus the product of the centre
     for position in range(indices.shape[1]):
@@ -149,13 +155,13 @@ def _sampled(rows: Tensor, share: Tensor, centre: Tensor, indices: Tensor) -> Te
 
 
 def _checked_indices(caller: str, indices: Tensor, order: int, width: int) -> Tensor:
-    """As int64; where they are not read, negative ones lie, as others outside do, beyond the width."""
+    """Checked int64 indices. If values cannot be read, negative ones become ``width`` so that indexing still fails."""
     check_tensor(caller, "indices", indices)
     if indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool:
         raise TypeError(f"{caller}: `indices` must hold integers, got {indices.dtype}")
     if indices.ndim != 2 or indices.shape[1] != order or indices.shape[0] == 0:
         fail(caller, "indices", f"have shape (samples, {order})", shape_text(indices))
-    if indices.device.type == "cpu" and not torch.compiler.is_compiling():  # values are read where that is free
+    if indices.device.type == "cpu" and not torch.compiler.is_compiling():  # reading values is free on the CPU
         low, high = int(indices.min()), int(indices.max())
         if low < 0 or high >= width:
             fail(caller, "indices", f"name features from 0 to {width - 1}", low if low < 0 else high)
@@ -171,11 +177,11 @@ def _check_options(caller: str, order: int, samples: int | None, draws: Draws) -
 
 
 class HigherOrderMomentLoss(DrawnModule):
-    """Module form of :func:`higher_order_moment_loss`, which holds the formula, shapes and errors.
+    """Module form of :func:`higher_order_moment_loss`, which documents the formula, shapes and errors.
 
-    In training mode each call draws its samples anew, from PyTorch's global generator of the features' device (as
-    dropout does: ``torch.manual_seed`` repeats them, and so does a checkpointed recomputation), unless the call brings
-    ``indices``. In evaluation mode they are the same at every call.
+    In training mode each call draws new samples from PyTorch's global generator of the features' device (as in dropout,
+    ``torch.manual_seed`` and activation checkpointing reproduce them), unless the call passes ``indices``. In
+    evaluation mode they are the same at every call.
 
     Args:
         order: which moment.

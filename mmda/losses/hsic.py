@@ -7,16 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mmda._core.checks import (
-    check_choice,
-    check_kernel,
-    check_mask,
-    check_same_device,
-    check_tensor,
-    check_weight,
-    fail,
-    shape_text,
-)
+from mmda._core.checks import check_choice, check_mask, check_same_device, check_tensor, check_weight, fail, shape_text
+from mmda._core.components import check_kernel
 from mmda._core.counts import pooled_centre
 from mmda._core.digits import with_enough_digits
 from mmda._core.masking import full_precision, safe_divide, working_dtype
@@ -39,10 +31,10 @@ def hsic_loss(
     weight: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
-    r"""How strongly paired rows depend on one another; lower means closer to independent.
+    r"""Statistical dependence between paired rows; lower means closer to independent.
 
-    With :math:`K_{ij} = k(x_i, x_j)` over the anchors, :math:`L_{ij} = l(z_i, z_j)` over their partners,
-    :math:`H = I - \frac{1}{n} 1 1^\top`, and :math:`\tilde K, \tilde L` the same matrices with zero diagonals,
+    With :math:`K_{ij} = k(x_i, x_j)` of the anchors, :math:`L_{ij} = l(z_i, z_j)` of their partners, :math:`H = I -
+    \frac{1}{n} 1 1^\top`, and :math:`\tilde K, \tilde L` the same matrices with zero diagonals,
 
     .. math::
 
@@ -51,16 +43,16 @@ def hsic_loss(
            + \frac{1^\top \tilde K 1 \; 1^\top \tilde L 1}{(n - 1) (n - 2)}
            - \frac{2}{n - 2} 1^\top \tilde K \tilde L 1 \right]
 
-    Minimise it to make features independent of something (a domain's style, a nuisance), or its negative to tie two
-    modalities together.
+    Minimise it to make features independent of a variable (domain style, a nuisance), or minimise its negative to make
+    two modalities depend on each other.
 
     Args:
-        anchor: one side of each pair.
-        positive: the other side; its width may differ.
-        kernel: any :class:`mmda.kernels.Kernel`; its bandwidth is settled on the side it is used on.
-        positive_kernel: the kernel of the other side; the same by default, settled there on its own.
+        anchor: first row of each pair.
+        positive: second row of each pair; its width may differ.
+        kernel: any :class:`mmda.kernels.Kernel`; its bandwidth is set from the rows it is applied to.
+        positive_kernel: kernel of the second rows, with a bandwidth of its own; the same kernel by default.
         estimator: ``"biased"`` (V-statistic) or ``"unbiased"`` (U-statistic).
-        weight: how often each pair counts: 2 is a repeated pair, 0 an absent one.
+        weight: pair weights: 2 counts a pair twice, 0 leaves it out.
         mask: bool, True = keep. Padding may hold anything.
 
     Shape:
@@ -68,14 +60,14 @@ def hsic_loss(
 
     Returns:
         Scalar, float32 (float64 for float64 input). Biased: >= 0 up to rounding. Unbiased may be negative and is
-        never clamped. No pair left, or no more than three counts and ``"unbiased"``, gives zero.
+        never clamped. Zero if no pair is left, or with ``"unbiased"`` if the total weight is at most three.
 
     Raises:
-        ValueError: wrong shapes, different numbers of rows, fewer than four rows and ``"unbiased"``.
+        ValueError: wrong shapes, different numbers of rows, fewer than four rows with ``"unbiased"``.
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:
-        O(n^2 (d + e)) time, O(n^2) memory. The first paper divides by (n - 1)^2 in place of n^2.
+        O(n^2 (d + e)) time, O(n^2) memory. The first paper divides by (n - 1)^2 instead of n^2.
 
     Example:
         >>> import torch
@@ -136,7 +128,7 @@ def _centred(gram: Tensor, counts: Tensor, total: Tensor) -> Tensor:
 
 
 def _unbiased(k: Tensor, l: Tensor, counts: Tensor, k_zero: float, l_zero: float) -> Tensor:  # noqa: E741
-    """The U-statistic by U-centred matrices; copies of one pair are pairs of their own."""
+    """The U-statistic from U-centred matrices; a pair of weight 2 is treated as two pairs."""
     total = counts.sum()
     enough = total > 3
     total = torch.where(enough, total, torch.full_like(total, 4.0))
@@ -152,11 +144,11 @@ def _unbiased(k: Tensor, l: Tensor, counts: Tensor, k_zero: float, l_zero: float
 
 
 class HSICLoss(PairedModule):
-    """Module form of :func:`hsic_loss`, which holds the formula, shapes and errors.
+    """Module form of :func:`hsic_loss`, which documents the formula, shapes and errors.
 
     Args:
         kernel: kernel of the anchors.
-        positive_kernel: kernel of the other side; the same by default.
+        positive_kernel: kernel of the second rows; the same by default.
         estimator: ``"biased"`` or ``"unbiased"``.
 
     Example:

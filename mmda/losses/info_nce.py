@@ -1,4 +1,4 @@
-"""InfoNCE: each anchor picks its positive among the candidates of the batch."""
+"""InfoNCE: each anchor identifies its positive among the candidates of the batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mmda._engine.logit_pairs import Contrast, Pairs
 from mmda._engine.logit_sweep import contrastive
 from mmda._math.contrastive import candidate_rows, check_temperature, plainly_paired, with_masks
 from mmda.layers.temperature import LearnableTemperature, keep_temperature
-from mmda.losses._pair_modules import TemperedModule
+from mmda.losses._tempered import TemperedModule
 
 Several = Literal["mean", "sum"]
 _SEVERAL = ("mean", "sum")
@@ -34,11 +34,11 @@ def info_nce_loss(
     positive_weight: Tensor | None = None,
     negative_mask: Tensor | None = None,
 ) -> Tensor:
-    r"""Cross-entropy of finding each anchor's positive among all candidates; lower means better matched.
+    r"""Cross-entropy of identifying each anchor's positive among all candidates; lower means better matched.
 
     With similarities :math:`s_{ij} = \cos(x_i, y_j) / \tau` of anchors x and candidates y, the candidates
-    :math:`A_i` that are positives or negatives of anchor i, and :math:`q_{ij} \ge 0` how much j is a positive of i
-    (by default :math:`q_{ii} = 1` and nothing else),
+    :math:`A_i` that are positives or negatives of anchor i, and :math:`q_{ij} \ge 0` the weight of j as a positive of i
+    (by default the identity),
 
     .. math::
 
@@ -47,56 +47,57 @@ def info_nce_loss(
        \texttt{several="mean":}\quad \ell_i &= - \frac{\sum_j q_{ij} \log p_{ij}}{\sum_j q_{ij}}, \qquad
        \texttt{several="sum":}\quad \ell_i = - \log \sum_j q_{ij}\, p_{ij}
 
-    and symmetric, :math:`L = (L_{x \to y} + L_{y \to x}) / 2` with the roles exchanged.
+    With ``symmetric``, :math:`L = (L_{x \to y} + L_{y \to x}) / 2`, the second term with the roles exchanged.
 
     Args:
         anchor: anchor features x.
         positive: candidates y; without ``positive_mask`` and ``positive_weight``, row i belongs to anchor i.
         temperature: :math:`\tau` > 0, a number or a scalar tensor.
-        symmetric: average both directions (CLIP's loss); False takes anchors to candidates alone.
-        normalize: divide rows by their length; False takes inner products as they are.
-        several: with several positives, ``"mean"`` asks for all of them, ``"sum"`` for any of them.
-        weight: how often each pair counts, as anchor and as candidate: 2 is a repeated pair (whose twin is a
-            negative, as every other row), 0 an absent one. With n != m, how often each anchor counts.
-        mask: bool, True = valid pair. Padding may hold anything. With n != m, of the anchors.
-        candidate_mask: bool, True = valid candidate; ``mask`` by default where n = m, required beside it where not.
+        symmetric: average both directions (CLIP's loss); False scores only anchors against candidates.
+        normalize: use cosine similarity (rows of length one); False uses plain inner products.
+        several: how to combine several positives: ``"mean"`` averages their log-probabilities (all should be likely),
+            ``"sum"`` adds their probabilities (any may be likely).
+        weight: pair weights, for the anchor and the candidate alike: 2 counts a pair twice (the copy is a negative,
+            like every other row), 0 leaves it out. With n != m, anchor weights.
+        mask: bool, True = valid pair. Padding may hold anything. With n != m, of the anchors only.
+        candidate_mask: bool, True = valid candidate; defaults to ``mask`` if n = m; required together with ``mask``
+            otherwise.
         positive_mask: bool, True where candidate j is a positive of anchor i.
-        positive_weight: :math:`q_{ij}`, for soft positives such as temporal IoU; with ``positive_mask`` too, zero
-            outside of it.
-        negative_mask: bool, True where candidate j may be a negative of anchor i; all by default. Positives are
-            always among the candidates. See :func:`domain_negative_mask` and :func:`duplicate_mask`.
+        positive_weight: :math:`q_{ij}`, for soft positives such as temporal IoU; set to zero outside ``positive_mask``
+            if both are given.
+        negative_mask: bool, True where candidate j may be a negative of anchor i; all by default. Positives always stay
+            candidates. See :func:`domain_negative_mask` and :func:`duplicate_mask`.
 
     Shape:
         ``anchor`` (n, d), ``positive`` (m, d), or with masks (b, t, d), whose rows are flattened; ``weight`` and
         ``mask`` (n,) or (b, t), ``candidate_mask`` (m,) or (b, t); masks and weights of pairs (n, m).
 
     Returns:
-        Scalar, float32 (float64 for float64 input). Not negative, unless :math:`q > 1` with ``"sum"``. Anchors
-        without a positive are left out of the mean; zero where none is left.
+        Scalar, float32 (float64 for float64 input). Non-negative, except for :math:`q > 1` with ``"sum"``. Anchors
+        without a positive are left out of the mean; zero if none is left.
 
     Raises:
-        ValueError: wrong shapes, a temperature that is not positive, n != m without positives, or with
-            ``mask`` and without ``candidate_mask``.
+        ValueError: wrong shapes, a temperature that is not positive, n != m without ``positive_mask`` and
+            ``positive_weight``, or with ``mask`` but without ``candidate_mask``.
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:
-        O(n m d) time. Large batches are computed in tiles, with masks and weights too: O((n + m) d) memory beside the
-        masks that are given (64 MB of tiles at most; see the page on performance). Second derivatives, function
-        transforms, and weights that carry a gradient take the formula with the matrix of all logits, O(n m) memory.
-        From log-softmax, never log(p + eps): where the positive
-        is less similar than a negative by far more than the temperature, the gradient is one over the temperature,
-        not zero. A value of a tensor temperature <= 0 is not looked at. Under autocast everything is computed in
-        float32.
+        O(n m d) time. Large batches are computed in tiles, with masks and weights too: O((n + m) d) memory in addition
+        to the given masks (64 MB of tiles at most; see the page on performance). Second derivatives, function
+        transforms, and weights that require a gradient use the full logit matrix, O(n m) memory. Computed from the
+        log-softmax, not log(p + eps): if a negative is much more similar than the positive, the gradient is one over
+        the temperature, not zero. The value of a tensor temperature is not checked. Under autocast everything is
+        computed in float32.
 
-        Three numbers go by this name. This function, one-way, is InfoNCE proper; symmetric, it is CLIP's; with
-        candidates from both sides it is :func:`nt_xent_loss`.
+        Three losses go by this name: with ``symmetric=False`` this is InfoNCE, with ``symmetric=True`` the loss of
+        CLIP; with candidates from both views it is :func:`nt_xent_loss`.
 
     Example:
         >>> import torch
         >>> rows = torch.eye(4)
         >>> round(info_nce_loss(rows, rows, temperature=1.0).item(), 4)  # log(e + 3) - 1
         0.7437
-        >>> pairs = torch.eye(2, dtype=torch.bool).repeat(1, 2)  # two positives an anchor
+        >>> pairs = torch.eye(2, dtype=torch.bool).repeat(1, 2)  # two positives per anchor
         >>> round(info_nce_loss(rows[:2], rows, temperature=1.0, positive_mask=pairs, symmetric=False).item(), 4)
         1.2437
 
@@ -121,17 +122,18 @@ def info_nce_loss(
 
 
 class InfoNCELoss(TemperedModule):
-    """Module form of :func:`info_nce_loss`, which holds the formula, shapes and errors.
+    """Module form of :func:`info_nce_loss`, which documents the formula, shapes and errors.
 
     Args:
-        temperature: a number, a scalar tensor (a buffer here, or a parameter if it is one), or a
-            :class:`~mmda.layers.LearnableTemperature`, whose parameter is then one of this module's.
+        temperature: a number, a scalar tensor (registered as a buffer, or as a parameter if it is one), or a
+            :class:`~mmda.layers.LearnableTemperature`, registered as a submodule.
         symmetric: average both directions.
         normalize: divide rows by their length.
-        several: ``"mean"`` or ``"sum"`` over several positives.
+        several: how to combine several positives, ``"mean"`` or ``"sum"``.
 
     Notes:
-        A number is a constant of a compiled graph: give a tensor where the temperature changes while training.
+        ``torch.compile`` treats a Python number as a constant: pass a tensor if the temperature changes during
+        training.
 
     Example:
         >>> InfoNCELoss(temperature=0.1, symmetric=False)

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from mmda._core.checks import (
     check_choice,
-    check_kernel,
     check_mask,
     check_same_width,
     check_tensor,
@@ -19,13 +18,15 @@ from mmda._core.checks import (
     fail_type,
     shape_text,
 )
+from mmda._core.components import check_kernel
 from mmda._core.counts import pooled_centre, total_weight
 from mmda._core.digits import with_enough_digits
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows
 from mmda._math.kernel_tensors import current_kernel, register_bandwidth
 from mmda.kernels import Gaussian, Kernel, distances_about, settle_bandwidth
-from mmda.losses._modules import LossModule, of_sides
+from mmda.losses._modules import LossModule
+from mmda.losses._sample_modules import of_sides
 
 Estimator = Literal["biased", "unbiased", "linear"]
 _ESTIMATORS = ("biased", "unbiased", "linear")
@@ -51,22 +52,22 @@ def joint_mmd_loss(
 
        k(x_i, x_j) = \prod_{l = 1}^{L} k_l(x_i^l, x_j^l),
 
-    with which the estimators are those of :func:`mmda.losses.mmd_loss`: biased
+    The estimators are those of :func:`mmda.losses.mmd_loss` with this kernel: biased
 
     .. math::
 
        \frac{1}{n^2} \sum_{i, j} k(x_i, x_j) + \frac{1}{m^2} \sum_{i, j} k(y_i, y_j)
        - \frac{2}{n m} \sum_{i, j} k(x_i, y_j),
 
-    unbiased without the pairs i = j, and linear over the disjoint pairs (2i, 2i + 1). Two layers whose marginals
-    agree but which depend on one another differently in the two domains are told apart: a sum of MMDs would not.
+    unbiased without the pairs i = j, and linear over the disjoint pairs (2i, 2i + 1). Unlike a sum of MMDs, it detects
+    layers whose marginals agree but whose dependence on each other differs between the domains.
 
     Args:
-        source: the source's layers, for example ``(video, query)``: one tensor a layer, rows aligned.
+        source: the source's layers, for example ``(video, query)``: one tensor per layer, rows aligned.
         target: the target's layers, in the same order and of the same widths; the number of rows may differ.
-        kernel: one kernel for all layers or one a layer; each settles its bandwidth on its own pooled layer.
+        kernel: one kernel for all layers or one per layer; each bandwidth is set from the pooled sample of its layer.
         estimator: ``"biased"`` (V-statistic), ``"unbiased"`` (U-statistic) or ``"linear"`` (disjoint pairs).
-        source_weight, target_weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        source_weight, target_weight: row weights: 2 counts a row twice, 0 leaves it out.
         source_mask, target_mask: bool, True = keep, shared by all layers. Padding may hold anything.
 
     Shape:
@@ -75,25 +76,24 @@ def joint_mmd_loss(
 
     Returns:
         Scalar, float32 (float64 for float64 input). Biased: in [0, 2] for the bounded kernels here. Unbiased and
-        linear may be negative and are never clamped. A side with no row left gives zero, with ``"unbiased"`` also a
-        side with at most one.
+        linear may be negative and are never clamped. Zero if either sample is empty after masks and weights, or with
+        ``"unbiased"`` has a total weight of at most one.
 
     Raises:
-        ValueError: no layer, layers that do not match in number, rows or widths; wrong shapes; one row and
-            ``"unbiased"``; fewer than two rows, unequal sizes, weights or masks and ``"linear"``.
-        TypeError: a tensor in place of a sequence of layers, a mask that is not bool, features that are not
-            floating point.
+        ValueError: no layer, layers that do not match in number, rows or widths; wrong shapes; a single row with
+            ``"unbiased"``; fewer than two rows, unequal sizes, weights or masks with ``"linear"``.
+        TypeError: a tensor instead of a sequence of layers, a mask that is not bool, features that are not floating
+            point.
 
     Notes:
-        O((n + m)^2 (d_1 + ... + d_L)) time, O((n + m)^2) memory: a product of kernels is not a weighted sum of one
-        kernel over pairs, so the tiles of :func:`mmda.losses.mmd_loss` do not serve here. Differs from the paper:
-        each layer's bandwidths are averaged, not summed, and settled on the pooled sample; the paper trains with the
-        linear estimator.
+        O((n + m)^2 (d_1 + ... + d_L)) time, O((n + m)^2) memory: a product of kernels does not fit the tiled
+        computation of :func:`mmda.losses.mmd_loss`. Differs from the paper: each layer's bandwidths are averaged, not
+        summed, and set from the pooled sample; the paper trains with the linear estimator.
 
     Example:
         >>> import torch
         >>> video = torch.tensor([[1.0], [1.0], [-1.0], [-1.0]])
-        >>> query = torch.tensor([[1.0], [-1.0], [1.0], [-1.0]])  # the same values, but tied to nothing
+        >>> query = torch.tensor([[1.0], [-1.0], [1.0], [-1.0]])  # the same values, but independent of the video
         >>> kernel = Gaussian(1.0, scales=(1.0,))
         >>> round(joint_mmd_loss((video, video), (video, query), kernel=kernel).item(), 4)
         0.1869
@@ -193,8 +193,8 @@ def _linear(xs: list[Tensor], ys: list[Tensor], kernels: Sequence[Kernel], bandw
 
 
 def _check_layers(caller: str, name: str, layers: object, mask: Tensor | None, weight: Tensor | None) -> None:
-    if not isinstance(layers, Sequence):  # a tensor is none
-        fail_type(caller, name, "be a sequence of tensors, one a layer", layers)
+    if not isinstance(layers, Sequence):  # a tensor is not one
+        fail_type(caller, name, "be a sequence of tensors, one per layer", layers)
     if len(layers) == 0:
         fail(caller, name, "hold at least one layer", "none")
     for position, layer in enumerate(layers):
@@ -215,15 +215,15 @@ def _kernel_each(caller: str, kernel: Kernel | Sequence[Kernel], layers: int) ->
     for position, one in enumerate(kernel):
         check_kernel(caller, f"kernel[{position}]", one)
     if len(kernel) != layers:
-        fail(caller, "kernel", f"be one kernel or one a layer ({layers})", len(kernel))
+        fail(caller, "kernel", f"be one kernel or one per layer ({layers})", len(kernel))
     return tuple(kernel)
 
 
 class JointMMDLoss(LossModule):
-    """Module form of :func:`joint_mmd_loss`, which holds the formula, shapes and errors.
+    """Module form of :func:`joint_mmd_loss`, which documents the formula, shapes and errors.
 
     Args:
-        kernel: one kernel for all layers or one a layer.
+        kernel: one kernel for all layers or one per layer.
         estimator: ``"biased"``, ``"unbiased"`` or ``"linear"``.
 
     Example:
@@ -240,7 +240,7 @@ estimator='biased')
         if isinstance(kernel, Sequence):
             kernel = tuple(kernel)
             if not kernel:
-                fail("JointMMDLoss", "kernel", "be one kernel or one a layer", "none")
+                fail("JointMMDLoss", "kernel", "be one kernel or one per layer", "none")
             for position, one in enumerate(kernel):
                 check_kernel("JointMMDLoss", f"kernel[{position}]", one)
         else:

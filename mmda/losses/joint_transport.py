@@ -17,13 +17,14 @@ from mmda._core.checks import (
 )
 from mmda._core.counts import pooled_centre, total_weight
 from mmda._core.masking import full_precision, working_dtype
-from mmda._core.reductions import row_shares
 from mmda._core.rows import as_rows
 from mmda._core.transforms import values_are_known
+from mmda._core.weighted import row_shares
 from mmda._math.logits import as_logit_rows
 from mmda._math.transport import FLOAT32, transport_cost
 from mmda.kernels import distances_about
-from mmda.losses._modules import LossModule, of_sides
+from mmda.losses._modules import LossModule
+from mmda.losses._sample_modules import of_sides
 
 
 def joint_transport_loss(
@@ -41,7 +42,7 @@ def joint_transport_loss(
     source_mask: Tensor | None = None,
     target_mask: Tensor | None = None,
 ) -> Tensor:
-    r"""Cost of moving labelled source rows onto target rows and their predictions (DeepJDOT); lower is closer.
+    r"""Optimal transport cost between labelled source rows and predicted target rows (DeepJDOT); lower means closer.
 
     With labels y of the source and :math:`q_j = \mathrm{softmax}(z_j)` of the target,
 
@@ -50,18 +51,19 @@ def joint_transport_loss(
        C_{ij} = \alpha \lVert f_i - g_j \rVert^2 - \lambda \log q_{j y_i}, \qquad
        L = \min_P \sum_{i, j} P_{ij} C_{ij} + \varepsilon \sum_{i, j} P_{ij} \log \frac{P_{ij}}{a_i b_j}
 
-    over the plans P >= 0 with row sums :math:`a_i` and column sums :math:`b_j` (1 / n and 1 / m, or shares of weight).
+    over the plans P >= 0 with row sums :math:`a_i` and column sums :math:`b_j` (1 / n and 1 / m, or normalised
+    weights).
 
     Args:
         source: f, source features.
-        target: g, target features; their number may differ.
-        source_labels: y, an integer a row. A label outside 0 .. K - 1 is an error of the indexing inside.
+        target: g, target features; the number of rows may differ.
+        source_labels: y, an integer per row. A label outside 0 .. K - 1 raises an indexing error.
         target_logits: z, the classifier's scores of the target rows before the softmax.
         feature_weight: :math:`\alpha \ge 0`.
         label_weight: :math:`\lambda \ge 0`.
         regularisation: :math:`\varepsilon > 0`, in units of the cost.
         iterations: steps of the solver; see :func:`sinkhorn_divergence_loss`.
-        source_weight, target_weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        source_weight, target_weight: row weights: 2 counts a row twice, 0 leaves it out.
         source_mask, target_mask: bool, True = keep. Padding may hold anything.
 
     Shape:
@@ -69,24 +71,24 @@ def joint_transport_loss(
         (b, t) and (b, t, K); weights and masks (n,) and (m,), or (b, t).
 
     Returns:
-        Scalar >= 0, float32 (float64 for float64 input). A side with no row left gives zero.
+        Scalar >= 0, float32 (float64 for float64 input). Zero if either sample is empty after masks and weights.
 
     Raises:
         ValueError: wrong shapes or widths, a setting out of its range.
         TypeError: labels that are not integers, a mask that is not bool, features that are not floating point.
 
     Notes:
-        The gradient is that of :math:`\sum P C` at the best plan held fixed: what the paper's alternation takes. The
-        source's own cross-entropy, which the paper adds, is the training loop's. Differs from the paper: entropic
-        plans in the place of exact ones, so that the value has a derivative everywhere; they are near for a
-        regularisation of some hundredths of the mean cost. O(n m (d + K + iterations min(n, m))) time, O(n m) memory.
+        The gradient is that of :math:`\sum P C` with the optimal plan held fixed, as in the paper's alternating scheme.
+        The training loop adds the source's cross-entropy, which the paper includes. Differs from the paper: entropic
+        plans instead of exact ones, so that the value is differentiable everywhere; they are close for a regularisation
+        of some hundredths of the mean cost. O(n m (d + K + iterations min(n, m))) time, O(n m) memory.
 
     Example:
         >>> import torch
         >>> rows, labels = torch.eye(2), torch.tensor([0, 1])
         >>> right = joint_transport_loss(rows, rows, labels, 9 * torch.eye(2), regularisation=0.05)
         >>> wrong = joint_transport_loss(rows, rows, labels, 9 * torch.eye(2).flip(0), regularisation=0.05)
-        >>> print(f"{right:.2f} {wrong:.2f}")  # 0.05 log 2, and 2 for the longer way
+        >>> print(f"{right:.2f} {wrong:.2f}")  # 0.05 log 2, and 2 for the larger distance
         0.03 2.03
 
     References:
@@ -119,7 +121,7 @@ def joint_transport_loss(
         missed = -logits.log_softmax(1).transpose(0, 1).index_select(0, label)
         cost, a, b = feature_weight * distance + label_weight * missed, row_shares(x, x_weight), row_shares(y, y_weight)
         if not (values_are_known(cost, a, b) and float(cost.detach().amax()) <= FLOAT32 * regularisation):
-            # in float64, and from the rows on: costs of many times the regularisation need the digits
+            # recompute from the rows in float64: costs much larger than the regularisation need its precision
             x, y, a, b = x.double(), y.double(), a.double(), b.double()
             missed = -logits.double().log_softmax(1).transpose(0, 1).index_select(0, label)
             cost = feature_weight * distances_about(pooled_centre(x, y, None, None), x, y) + label_weight * missed
@@ -140,7 +142,7 @@ def _check_settings(
 
 
 class JointTransportLoss(LossModule):
-    """Module form of :func:`joint_transport_loss` (DeepJDOT), which holds the formula, shapes and errors.
+    """Module form of :func:`joint_transport_loss` (DeepJDOT), which documents the formula, shapes and errors.
 
     Args:
         feature_weight: of the squared distance of features.

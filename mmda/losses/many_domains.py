@@ -1,4 +1,4 @@
-"""More than two domains, with any discrepancy between two."""
+"""Discrepancy over more than two domains, from any discrepancy of two."""
 
 from __future__ import annotations
 
@@ -13,18 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from mmda._core.checks import (
-    check_callable,
     check_choice,
     check_count,
-    check_mask,
-    check_samples,
     check_tensor,
-    check_weight,
     fail,
     shape_text,
 )
+from mmda._core.components import check_callable
 from mmda._core.masking import full_precision, safe_divide, working_dtype
-from mmda._core.rows import as_rows
+from mmda._core.rows import as_rows, check_rows
 from mmda._core.transforms import values_are_known
 from mmda._math.domain_sums import kernel_sum_of, mean_over_comparisons
 from mmda.losses._modules import LossModule
@@ -32,9 +29,9 @@ from mmda.losses._protocols import Discrepancy
 
 Scheme = Literal["pairwise", "one_vs_rest", "to_mean"]
 _SCHEMES = ("pairwise", "one_vs_rest", "to_mean")
-#: A side has at least so many rows, which some estimators ask for; one that is added counts nothing.
+#: Samples are padded to this many rows, which some estimators require; added rows have weight zero.
 _LEAST = 2
-#: With fewer rows of three domains three calls are faster than one sum.
+#: With fewer rows in total, three domains are faster as three calls than as one sum.
 _SMALL = 512
 
 _Side = tuple[Tensor, Tensor | None]
@@ -52,7 +49,7 @@ def multi_domain_loss(
 ) -> Tensor:
     r"""Mean discrepancy over comparisons between several domains in one batch; lower means closer domains.
 
-    With :math:`F_a` the rows of domain a and D the discrepancy, the mean over the comparisons with rows on both sides
+    With :math:`F_a` the rows of domain a and D the discrepancy, the mean over all comparisons of two nonempty samples
     of
 
     .. math::
@@ -61,18 +58,18 @@ def multi_domain_loss(
        \text{one\_vs\_rest:}\quad & D(F_a, \textstyle\bigcup_{b \ne a} F_b) \\
        \text{to\_mean:}\quad & D(F_a, \tfrac{1}{K'} \textstyle\sum_b F_b),
 
-    the last against the mixture in which each of the K' domains of the batch has the same share: smaller domains
-    repeated to the size of the largest (a compares with a mixture that holds a itself).
+    the last against the mixture in which the K' domains of the batch have equal shares, as if smaller domains were
+    repeated to the size of the largest (the mixture includes domain a itself).
 
     Args:
         features: rows of all domains together.
-        domain_index: which domain each row is from, 0 .. domains - 1; any other number (-1, say) is in no domain.
-        discrepancy: any :class:`Discrepancy`; it gets the rows of both sides, and weights where some row does not
-            count once or it cannot do without. In compiled graphs and transforms it gets all rows, and weights that
-            choose.
-        domains: number of domains; those without a row in this batch are left out of the mean.
+        domain_index: domain of each row, 0 .. domains - 1; any other number (such as -1) means no domain.
+        discrepancy: any :class:`Discrepancy`. It is called with the rows of both samples, and with weights if these are
+            not all one or if it requires them. In compiled graphs and function transforms it is called with all rows,
+            and weights select the samples.
+        domains: number of domains; domains without rows in this batch are left out of the mean.
         scheme: ``"pairwise"``, ``"one_vs_rest"`` or ``"to_mean"``.
-        weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        weight: row weights: 2 counts a row twice, 0 leaves it out.
         mask: bool, True = keep. Padding may hold anything.
 
     Shape:
@@ -80,20 +77,20 @@ def multi_domain_loss(
         ``weight`` and ``mask`` (n,), or (b, t).
 
     Returns:
-        Scalar of the discrepancy's dtype and range. Zero where no comparison has rows on both sides.
+        Scalar of the discrepancy's dtype and range. Zero if every comparison has an empty sample.
 
     Raises:
         ValueError: wrong shapes, fewer than two domains, an unknown scheme.
         TypeError: a mask that is not bool, domain numbers that are not integers.
 
     Notes:
-        domains (domains - 1) / 2 calls of the discrepancy ("pairwise"), or ``domains`` calls, each on the rows that it
-        compares. An :class:`EnergyDistanceLoss`, or an :class:`MMDLoss` whose kernel has a number or a tensor without
-        gradient as its bandwidth, is one sum over all pairs of rows, whatever the number of domains: settle one
-        bandwidth for all, ``MMDLoss(kernel=Gaussian(median_bandwidth(features)))``, where there are many. In compiled
-        graphs and transforms every other call is over all n rows against all n, so that shapes never depend on the
-        batch's domains, and a discrepancy that refuses weights (the linear MMD, say) cannot be used. With two domains,
-        "pairwise" and "one_vs_rest" equal ``discrepancy(F_0, F_1)`` for a symmetric discrepancy.
+        domains (domains - 1) / 2 calls of the discrepancy ("pairwise"), or ``domains`` calls, each on the rows
+        compared. :class:`EnergyDistanceLoss`, and :class:`MMDLoss` with a number or a tensor without gradient as its
+        bandwidth, are computed as one sum over all pairs of rows, whatever the number of domains; with many domains,
+        use one bandwidth for all, ``MMDLoss(kernel=Gaussian(median_bandwidth(features)))``. In compiled graphs and
+        transforms all other discrepancies are called on all n rows against all n rows, so that shapes do not depend on
+        the domains in the batch, and a discrepancy without weights (such as the linear MMD) cannot be used. With two
+        domains, "pairwise" and "one_vs_rest" equal ``discrepancy(F_0, F_1)`` for a symmetric discrepancy.
 
     Example:
         >>> import torch
@@ -108,17 +105,12 @@ def multi_domain_loss(
     References:
         Peng et al., "Moment Matching for Multi-Source Domain Adaptation", ICCV 2019, equation 2 (pairwise);
         Blanchard, Lee & Scott, "Generalizing from Several Related Classification Tasks to a New Unlabeled Sample",
-        NeurIPS 2011, for distributions as samples.
+        NeurIPS 2011, for treating distributions as samples.
     """
     caller = "multi_domain_loss"
     _check_options(caller, discrepancy, domains, scheme)
-    check_tensor(caller, "features", features)
-    if mask is not None:
-        check_mask(caller, "mask", mask, features.shape[:-1])
-    check_samples(caller, "features", features, mask=mask)
+    check_rows(caller, "features", features, mask, weight, prefix="")
     leading = features.shape[:-1]
-    if weight is not None:
-        check_weight(caller, "weight", weight, leading)
     _check_index(caller, domain_index, features)
     with full_precision(features):
         index = domain_index
@@ -135,7 +127,7 @@ def multi_domain_loss(
 
 
 class _Samples(NamedTuple):
-    """Rows of all domains (n, d), which domain each is from, how often it counts and whether it is kept (n,)."""
+    """Rows of all domains (n, d), with the domain, weight and mask of each row (n,)."""
 
     features: Tensor
     domain: Tensor
@@ -143,7 +135,7 @@ class _Samples(NamedTuple):
     mask: Tensor | None
 
     def member(self, domains: int) -> Tensor:
-        """How often each row counts in each domain (domains, n)."""
+        """Weight of each row in each domain (domains, n)."""
         dtype = working_dtype(self.features)
         member = (self.domain == torch.arange(domains, device=self.domain.device).unsqueeze(1)).to(dtype)
         if self.weight is not None:
@@ -154,15 +146,15 @@ class _Samples(NamedTuple):
 
 
 def _shares(counts: Tensor) -> Tensor:
-    """How often a row of each domain counts in the mixture of all: every domain repeated to the size of the largest.
+    """Weight of a domain's rows in the mixture: every domain is scaled to the total weight of the largest.
 
-    Shares are equal then, and weights stay counts.
+    So domains have equal shares, and weights still count rows.
     """
     return safe_divide(counts.amax().expand_as(counts), counts)
 
 
 def _by_one_sum(samples: _Samples, discrepancy: Discrepancy, domains: int, scheme: Scheme) -> Tensor | None:
-    """One sum over the pairs of all rows, where the discrepancy is a squared MMD with one bandwidth for all."""
+    """One sum over all pairs of rows, if the discrepancy is a squared MMD with one bandwidth for all."""
     how = kernel_sum_of(discrepancy)
     slope = samples.weight is not None and samples.weight.requires_grad and torch.is_grad_enabled()
     few = domains == 2 or (domains == 3 and samples.features.shape[0] < _SMALL)
@@ -184,12 +176,12 @@ def _by_one_sum(samples: _Samples, discrepancy: Discrepancy, domains: int, schem
 
 
 def _by_slices(samples: _Samples, discrepancy: Discrepancy, domains: int, scheme: Scheme) -> Tensor:
-    """Each comparison on its own rows."""
+    """One call per comparison, on the rows compared."""
     features, index, weight, mask = samples
     kept = (index >= 0) & (index < domains)
     if mask is not None:
         kept &= mask
-    own = torch.where(kept, index + 1, 0)  # 0: of no domain
+    own = torch.where(kept, index + 1, 0)  # 0: no domain
     sizes = torch.bincount(own, minlength=domains + 1).tolist()
     ordered = own.argsort(stable=True)
     rows = torch.split(features.index_select(0, ordered), sizes)
@@ -227,7 +219,7 @@ def _by_slices(samples: _Samples, discrepancy: Discrepancy, domains: int, scheme
         every = kept.nonzero().squeeze(1)
         often = None
         if weight is not None or any(masses[a] != largest for a in sides):
-            # Every domain repeated to the size of the largest: shares are equal and weights stay counts.
+            # Scale every domain to the size of the largest, as in _shares.
             times = [largest / mass if mass > 0 else 0.0 for mass in masses]
             often = torch.tensor(times, dtype=dtype, device=features.device)[own.index_select(0, every)]
             often = often if weight is None else often * weight.index_select(0, every)
@@ -241,7 +233,7 @@ def _by_slices(samples: _Samples, discrepancy: Discrepancy, domains: int, scheme
 
 
 def _weights_are_optional(discrepancy: Discrepancy) -> bool:
-    """Whether a call without weights is one that the discrepancy knows: where every row counts once, it gets none."""
+    """Whether the discrepancy can be called without weights, which default to None."""
     if isinstance(discrepancy, nn.Module):
         return _defaults_to_none(type(discrepancy).forward)
     return isinstance(discrepancy, FunctionType) and _defaults_to_none(discrepancy)
@@ -254,7 +246,7 @@ def _defaults_to_none(call: Callable[..., object]) -> bool:
 
 
 def _by_weights(samples: _Samples, discrepancy: Discrepancy, domains: int, scheme: Scheme) -> Tensor:
-    """All rows on both sides of each comparison, and weights that choose: shapes never depend on the values."""
+    """Pass all rows as both samples and select by weights, so that shapes never depend on values."""
     features, _, _, mask = samples
     member = samples.member(domains)
     counts = member.sum(1)
@@ -271,7 +263,7 @@ def _by_weights(samples: _Samples, discrepancy: Discrepancy, domains: int, schem
             rivals = [(mixture, present[a])]
         for other, other_present in rivals:
             both = present[a] & other_present
-            # A comparison that is left out still has to be defined: there every row counts once.
+            # A comparison that is left out must still be finite: give all its rows weight one.
             one = torch.ones((), dtype=member.dtype, device=member.device)
             value = discrepancy(
                 features,
@@ -305,7 +297,7 @@ def _check_options(caller: str, discrepancy: Discrepancy, domains: int, scheme: 
 
 
 class MultiDomainLoss(LossModule):
-    """Module form of :func:`multi_domain_loss`, which holds the formula, shapes and errors.
+    """Module form of :func:`multi_domain_loss`, which documents the formula, shapes and errors.
 
     Args:
         discrepancy: any :class:`Discrepancy`, a module or a function.

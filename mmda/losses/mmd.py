@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mmda._core.checks import check_choice, check_count, check_kernel, check_same_width, fail, shape_text
+from mmda._core.checks import check_choice, check_count, check_same_width, fail, shape_text
+from mmda._core.components import check_kernel
 from mmda._core.counts import total_weight
 from mmda._core.masking import full_precision, working_dtype
 from mmda._core.rows import as_rows
@@ -16,7 +17,7 @@ from mmda._math.domain_sums import KernelSum, is_kernel_sum
 from mmda._math.kernel_tensors import current_kernel, register_bandwidth
 from mmda.kernels import Gaussian, Kernel, settle_bandwidth
 from mmda.losses._domain_modules import KernelModule
-from mmda.losses._modules import DiscrepancyModule
+from mmda.losses._sample_modules import DiscrepancyModule
 
 Estimator = Literal["biased", "unbiased", "linear"]
 _ESTIMATORS = ("biased", "unbiased", "linear")
@@ -50,10 +51,10 @@ def mmd_loss(
     Args:
         source: source features.
         target: target features; the number of rows may differ (except for ``"linear"``).
-        kernel: any :class:`mmda.kernels.Kernel`; its bandwidth is settled on the pooled sample of this call.
+        kernel: any :class:`mmda.kernels.Kernel`; its bandwidth is set from the pooled sample of this call.
         estimator: ``"biased"`` (V-statistic), ``"unbiased"`` (U-statistic) or ``"linear"`` (disjoint pairs).
-        block_size: rows of a tile of the matrix of pairs, a matter of speed and memory only; by size by default.
-        source_weight, target_weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        block_size: rows per tile of the kernel matrix, which affects only speed and memory; chosen by size by default.
+        source_weight, target_weight: row weights: 2 counts a row twice, 0 leaves it out.
         source_mask, target_mask: bool, True = keep. Padding may hold anything.
 
     Shape:
@@ -61,23 +62,23 @@ def mmd_loss(
 
     Returns:
         Scalar, float32 (float64 for float64 input). Biased: in [0, 2], up to rounding, for the bounded kernels here.
-        Unbiased and linear may be negative and are never clamped. A side with no row left gives zero, with
-        ``"unbiased"`` also a side with at most one.
+        Unbiased and linear may be negative and are never clamped. Zero if either sample is empty after masks and
+        weights, or with ``"unbiased"`` has a total weight of at most one.
 
     Raises:
-        ValueError: wrong shapes; one row and ``"unbiased"``; fewer than two rows, unequal sizes, weights or masks
-            and ``"linear"``; a block size below one.
+        ValueError: wrong shapes; a single row with ``"unbiased"``; fewer than two rows, unequal sizes, weights or masks
+            with ``"linear"``; a block size below one.
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:
-        O((n + m)^2 d) time and O((n + m) d) memory: the pairs are swept in tiles and the gradient is made in the same
-        sweep (see the page on performance). A kernel of your own runs in the same tiles, its slope by automatic
-        differentiation of a tile; inside a compiled graph it is dense. A bandwidth, a weight or a kernel's own
-        parameter that carries a gradient, function transforms, forward-mode and second derivatives use the dense
-        formula, O((n + m)^2) memory. Linear: O((n + m) d) time beside the bandwidth. Under autocast everything is
-        computed in float32. The bandwidth carries no gradient unless the kernel was given a tensor that requires one.
-        With ``"unbiased"`` and weights, a side whose total is at most one count gives zero (weights are counts, not
-        shares).
+        O((n + m)^2 d) time and O((n + m) d) memory: the kernel matrix is processed tile by tile, and the gradient is
+        computed in the same pass (see the page on performance). Your own kernel runs in the same tiles, with its
+        gradient from autograd on each tile; inside a compiled graph it is dense. If a bandwidth, a weight or a kernel
+        parameter requires a gradient, and for function transforms, forward-mode and second derivatives, the dense
+        formula is used, with O((n + m)^2) memory. Linear: O((n + m) d) time plus that of the bandwidth. Under autocast
+        everything is computed in float32. The bandwidth has no gradient unless the kernel was given a tensor that
+        requires one. Weights are counts, not shares: with ``"unbiased"``, a sample with a total weight of at most one
+        gives zero.
 
     Example:
         >>> import torch
@@ -129,7 +130,8 @@ def _linear(x: Tensor, y: Tensor, kernel: Kernel) -> Tensor:
     x_even, x_odd = x[: 2 * pairs : 2], x[1 : 2 * pairs : 2]
     y_even, y_odd = y[: 2 * pairs : 2], y[1 : 2 * pairs : 2]
 
-    def mean_similarity(a: Tensor, b: Tensor) -> Tensor:  # in float64: the four nearly cancel where samples are alike
+    def mean_similarity(a: Tensor, b: Tensor) -> Tensor:
+        # in float64, because the four terms nearly cancel for similar samples
         return kernel.evaluate((a - b).square().sum(1).double(), bandwidth.double()).mean()
 
     within = mean_similarity(x_even, x_odd) + mean_similarity(y_even, y_odd)
@@ -137,13 +139,13 @@ def _linear(x: Tensor, y: Tensor, kernel: Kernel) -> Tensor:
 
 
 class MMDLoss(DiscrepancyModule, KernelModule):
-    """Module form of :func:`mmd_loss`, which holds the formula, shapes and errors.
+    """Module form of :func:`mmd_loss`, which documents the formula, shapes and errors.
 
     Args:
-        kernel: any :class:`mmda.kernels.Kernel`. A tensor bandwidth is a buffer of this module, or its parameter if it
+        kernel: any :class:`mmda.kernels.Kernel`. A tensor bandwidth is registered as a buffer, or as a parameter if it
             is one.
         estimator: ``"biased"``, ``"unbiased"`` or ``"linear"``.
-        block_size: rows of a tile, or None.
+        block_size: rows per tile, or None.
 
     Example:
         >>> MMDLoss(kernel=Gaussian("mean"), estimator="unbiased")

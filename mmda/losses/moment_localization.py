@@ -1,4 +1,4 @@
-"""Where a moment starts, ends and lies: the supervised loss of moment retrieval."""
+"""The supervised loss of moment retrieval: start, end and inside of a moment."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class MomentTargets(NamedTuple):
     """Clip-level targets of moments given in seconds.
 
     Attributes:
-        start: (b, t), share of the moments that start in this clip; rows sum to 1, or to 0 without a moment.
+        start: (b, t), fraction of the moments that start in this clip; rows sum to 1, or to 0 without a moment.
         end: (b, t), the same for the ends.
-        inside: (b, t) bool, the clip's centre lies in a moment (a moment shorter than a clip owns the clip it is in).
+        inside: (b, t) bool, the clip's centre lies in a moment (a moment shorter than a clip marks the clip it is in).
     """
 
     start: Tensor
@@ -39,10 +39,10 @@ class MomentTargets(NamedTuple):
 def moment_targets(windows: Tensor, window_mask: Tensor, clip_times: Tensor, frame_mask: Tensor) -> MomentTargets:
     r"""Clip-level targets for :func:`moment_localization_loss`.
 
-    A window (a, e) owns the clips whose centre lies in [a, e), or where there is none the clip whose centre is
-    nearest to (a + e) / 2; its start target is the first of them, its end target the last. Several windows of a
-    query share the mass equally. A window that lies wholly before the first clip or after the last one owns none and
-    has no share: features that stop before a moment cannot show it.
+    A window (a, e) covers the clips whose centre lies in [a, e), or if there is none the clip whose centre is nearest
+    to (a + e) / 2; its start target is the first of them, its end target the last. Several windows of a query share the
+    target mass equally. A window entirely before the first or after the last clip is ignored, because the features do
+    not cover it.
 
     Args:
         windows: starts and ends in seconds.
@@ -111,7 +111,7 @@ def moment_localization_loss(
     frame_mask: Tensor | None = None,
     weight: Tensor | None = None,
 ) -> Tensor:
-    r"""Cross-entropy of start and end plus binary cross-entropy of inside; lower means better placed moments.
+    r"""Cross-entropy of start and end plus binary cross-entropy of inside; lower means better localised moments.
 
     .. math::
 
@@ -120,18 +120,18 @@ def moment_localization_loss(
            + \frac{1}{T_i} \sum_t \operatorname{BCE}(\sigma(z^m_{it}), y^m_{it}) \Bigr]
 
     Args:
-        start_logits: :math:`z^s`, one a clip.
+        start_logits: :math:`z^s`, one per clip.
         end_logits: :math:`z^e`.
         inside_logits: :math:`z^m`.
-        targets: :math:`y^s, y^e, y^m` from :func:`moment_targets`. A row without a moment counts as absent.
+        targets: :math:`y^s, y^e, y^m` from :func:`moment_targets`. A row without a moment is left out.
         frame_mask: bool, True = keep. Softmax and mean run over the kept clips; padding may hold anything.
-        weight: how often each row counts.
+        weight: row weights.
 
     Shape:
         all (b, t); ``weight`` (b,).
 
     Returns:
-        Scalar >= 0, float32 (float64 for float64 input); a connected zero where no row counts.
+        Scalar >= 0, float32 (float64 for float64 input); a zero connected to the autograd graph where no row counts.
 
     Raises:
         ValueError: wrong shapes.
@@ -183,7 +183,7 @@ def moment_localization_loss(
 
 
 class MomentLocalizationLoss(LossModule):
-    """Module form of :func:`moment_localization_loss`, which holds the formula, shapes and errors.
+    """Module form of :func:`moment_localization_loss`, which documents the formula, shapes and errors.
 
     Example:
         >>> MomentLocalizationLoss()

@@ -1,4 +1,4 @@
-"""Contrast of videos and queries through their best frames, where no moment is known."""
+"""Contrastive loss of videos and queries through their best frames, without moment annotations."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def multiple_instance_loss(
     mask: Tensor | None = None,
     weight: Tensor | None = None,
 ) -> Tensor:
-    r"""Symmetric contrast of known (video, query) pairs over each video's best frames; lower means better matched.
+    r"""Symmetric contrastive loss of (video, query) pairs over each video's best frames; lower means better matched.
 
     .. math::
 
@@ -37,35 +37,35 @@ def multiple_instance_loss(
            - \frac{1}{2 n} \sum_j \log \frac{\exp S_{jj}}{\sum_{i \in N_j} \exp S_{ij}}
            + \frac{\gamma}{|R|} \sum_{i \in R} \log\left(1 + \exp(\bar s^{\text{rest}}_{ii} - S_{ii})\right)
 
-    A video is a bag of frames and some of them, nobody says which, match its query: the mean of the best share
-    :math:`\rho` stands for the bag. The last term, off by default, pushes the best frames of a video above its
-    rest; R holds the videos that have frames beside their best.
+    A video is a bag of frames, an unknown part of which match its query; the mean similarity of the best fraction
+    :math:`\rho` represents the bag. The last term, off by default, pushes the best frames of a video above the others;
+    R holds the videos with further frames.
 
     Args:
-        frames: frame features in the joint space, one video a pair; they are normalised here.
+        frames: frame features in the joint space, one video per pair; normalised inside.
         queries: query features, row i with video i.
         temperature: :math:`\tau` > 0, a number or a scalar tensor.
-        top: :math:`\rho` in (0, 1], share of the frames that stands for the video, at least one frame.
-        in_video: :math:`\gamma` >= 0, weight of the contrast inside the video.
-        frame_mask: bool, True = keep. Padding may hold anything; a video without a frame counts as absent.
-        negative_mask: bool, entry (i, j) True where query j may serve as a negative of video i and conversely.
+        top: :math:`\rho` in (0, 1], fraction of the frames that represents the video, at least one frame.
+        in_video: :math:`\gamma` >= 0, weight of the contrastive term within the video.
+        frame_mask: bool, True = keep. Padding may hold anything; a video without a frame is left out.
+        negative_mask: bool, entry (i, j) True where query j may be a negative of video i and vice versa.
         mask: bool, True = a real pair.
-        weight: how often each pair counts, in the mean and as a negative of the others. Equal pairs are duplicates: a
-            pair that counts twice is no negative of itself, where a repeated pair without ``negative_mask`` would be.
+        weight: pair weights, in the mean and as negatives of the other pairs. A pair of weight 2 is not a negative of
+            its own copy; a row given twice without ``negative_mask`` would be.
 
     Shape:
         ``frames`` (n, t, d), ``queries`` (n, d), ``frame_mask`` (n, t), ``negative_mask`` (n, n), ``mask`` and
         ``weight`` (n,).
 
     Returns:
-        Scalar >= 0, float32 (float64 for float64 input); a connected zero where no pair counts.
+        Scalar >= 0, float32 (float64 for float64 input); a zero connected to the autograd graph where no pair counts.
 
     Raises:
-        ValueError: wrong shapes, a temperature that is not positive, a share outside (0, 1].
+        ValueError: wrong shapes, a temperature that is not positive, ``top`` outside (0, 1].
         TypeError: a mask that is not bool.
 
     Notes:
-        O(n^2 t (d + log t)) time, O(n^2 t) memory. The form is chosen here.
+        O(n^2 t (d + log t)) time, O(n^2 t) memory. The exact form is our own choice.
 
     Example:
         >>> frames = torch.eye(2).unsqueeze(1)
@@ -87,7 +87,7 @@ def multiple_instance_loss(
         similarity = torch.matmul(f, q.T).transpose(1, 2) / temperature  # (video, query, t)
         low = torch.full((), torch.finfo(f.dtype).min, dtype=f.dtype, device=f.device)
         frames_kept = keep.sum(1)
-        # (n,); the share a little less, as a product that rounds up would add a frame (0.15 of 100 in float32)
+        # (n,); slightly less than top, because a product that rounds up would add a frame (0.15 * 100 in float32)
         best_count = (frames_kept.to(f.dtype) * (top * (1 - 1e-6))).ceil()
         most = math.ceil(top * f.shape[1])
         ranked = torch.where(keep.unsqueeze(1), similarity, low).topk(most, dim=-1).values
@@ -107,13 +107,13 @@ def multiple_instance_loss(
 
 
 class MultipleInstanceLoss(FramesModule):
-    """Module form of :func:`multiple_instance_loss`, which holds the formula, shapes and errors.
+    """Module form of :func:`multiple_instance_loss`, which documents the formula, shapes and errors.
 
     Args:
-        temperature: a number, a scalar tensor (a buffer here, or a parameter if it is one), or a
-            :class:`~mmda.layers.LearnableTemperature`, whose parameter is then one of this module's.
-        top: share of the frames that stands for the video, in (0, 1].
-        in_video: weight of the contrast inside the video, >= 0.
+        temperature: a number, a scalar tensor (registered as a buffer, or as a parameter if it is one), or a
+            :class:`~mmda.layers.LearnableTemperature`, registered as a submodule.
+        top: fraction of the frames that represents the video, in (0, 1].
+        in_video: weight of the contrastive term within the video, >= 0.
 
     Example:
         >>> MultipleInstanceLoss(top=0.25)

@@ -1,4 +1,4 @@
-"""NT-Xent: every row of both sides looks for its partner among all other rows of both sides."""
+"""NT-Xent: every row of both views identifies its partner among all other rows of both views."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mmda._engine.logit_sweep import contrastive
 from mmda._engine.nt_xent_sweep import NT_XENT
 from mmda._math.contrastive import check_temperature, pair_rows, with_masks
 from mmda.layers.temperature import LearnableTemperature, keep_temperature
-from mmda.losses._pair_modules import TemperedModule
+from mmda.losses._tempered import TemperedModule
 
 
 def nt_xent_loss(
@@ -26,10 +26,10 @@ def nt_xent_loss(
     positive_mask: Tensor | None = None,
     negative_mask: Tensor | None = None,
 ) -> Tensor:
-    r"""Cross-entropy of finding each row's partner among all 2n - 1 other rows; lower means better matched.
+    r"""Cross-entropy of identifying each row's partner among all 2n - 1 other rows; lower means better matched.
 
-    With the rows of both sides as one list :math:`z_1 \dots z_{2n}`, :math:`s_{uv} = \cos(z_u, z_v) / \tau`, partner
-    :math:`p(u)` and positives :math:`P_u` (by default the partner alone),
+    With the rows of both views as one list :math:`z_1 \dots z_{2n}`, :math:`s_{uv} = \cos(z_u, z_v) / \tau`, partner
+    :math:`p(u)` and positives :math:`P_u` (by default only the partner),
 
     .. math::
 
@@ -41,11 +41,11 @@ def nt_xent_loss(
         anchor: features of the first view.
         positive: features of the second view; row i belongs to row i.
         temperature: :math:`\tau` > 0, a number or a scalar tensor.
-        normalize: divide rows by their length; False takes inner products as they are.
-        weight: how often each pair counts: 2 is a repeated pair (whose twin is a negative), 0 an absent one.
+        normalize: use cosine similarity (rows of length one); False uses plain inner products.
+        weight: pair weights: 2 counts a pair twice (the copy is a negative), 0 leaves it out.
         mask: bool, True = valid pair. Padding may hold anything.
-        positive_mask: bool, True where both rows of pair j are positives of both rows of pair i (a row is never its
-            own positive); the supervised form.
+        positive_mask: bool, True where both rows of pair j are positives of both rows of pair i (a row is never its own
+            positive); for the supervised form of the loss.
         negative_mask: bool, True where the rows of pair j may be negatives of those of pair i; all by default.
 
     Shape:
@@ -53,19 +53,18 @@ def nt_xent_loss(
         ``mask`` (n,) or (b, t); masks of pairs (n, n).
 
     Returns:
-        Scalar >= 0, float32 (float64 for float64 input). Rows without a positive are left out of the mean; zero
-        where none is left.
+        Scalar >= 0, float32 (float64 for float64 input). Rows without a positive are left out of the mean; zero if none
+        is left.
 
     Raises:
         ValueError: wrong shapes, a temperature that is not positive.
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:
-        O(n^2 d) time. Large batches are computed in tiles, with masks and weights too: O(n d) memory beside the masks
-        that are given (64 MB of tiles at most; see the page on performance). Masks of pairs that are symmetric take
-        half of the products. Second derivatives, function transforms, and weights that carry a gradient take the
-        formula with the matrix of all logits, O(n^2) memory. Not :func:`info_nce_loss`: negatives
-        come from the own side too.
+        O(n^2 d) time. Large batches are computed in tiles, with masks and weights too: O(n d) memory in addition to the
+        given masks (64 MB of tiles at most; see the page on performance). Symmetric pair masks halve the number of
+        products. Second derivatives, function transforms, and weights that require a gradient use the full logit
+        matrix, O(n^2) memory. Unlike in :func:`info_nce_loss`, rows of the same view are negatives too.
 
     Example:
         >>> import torch
@@ -86,15 +85,16 @@ def nt_xent_loss(
 
 
 class NTXentLoss(TemperedModule):
-    """Module form of :func:`nt_xent_loss`, which holds the formula, shapes and errors.
+    """Module form of :func:`nt_xent_loss`, which documents the formula, shapes and errors.
 
     Args:
-        temperature: a number, a scalar tensor (a buffer here, or a parameter if it is one), or a
+        temperature: a number, a scalar tensor (registered as a buffer, or as a parameter if it is one), or a
             :class:`~mmda.layers.LearnableTemperature`.
         normalize: divide rows by their length.
 
     Notes:
-        A number is a constant of a compiled graph: give a tensor where the temperature changes while training.
+        ``torch.compile`` treats a Python number as a constant: pass a tensor if the temperature changes during
+        training.
 
     Example:
         >>> NTXentLoss(temperature=0.1)

@@ -9,13 +9,13 @@ from mmda._core.checks import check_number
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._math.logits import as_logit_rows
 from mmda._math.spectral import smooth_nuclear_norm
-from mmda.losses._modules import LogitModule
+from mmda.losses._sample_modules import LogitModule
 
 
 def batch_nuclear_norm_loss(
     logits: Tensor, *, smoothing: float = 1e-5, weight: Tensor | None = None, mask: Tensor | None = None
 ) -> Tensor:
-    r"""Minus the nuclear norm of the predictions over their number; lower means confident and diverse.
+    r"""Minus the nuclear norm of the predictions, per row; lower means confident and diverse.
 
     With P the matrix (n, K) of softmax probabilities and :math:`\sigma_1 \dots \sigma_r` its
     :math:`r = \min(n, K)` singular values,
@@ -24,9 +24,9 @@ def batch_nuclear_norm_loss(
               \quad \xrightarrow{\epsilon \to 0} \quad - \frac{1}{n} \lVert P \rVert_*
 
     Args:
-        logits: scores before the softmax, of unlabelled rows as a rule.
+        logits: scores before the softmax, usually of unlabelled rows.
         smoothing: :math:`\epsilon > 0`, in units of the singular values.
-        weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        weight: row weights: 2 counts a row twice, 0 leaves it out.
         mask: bool, True = keep. Padding may hold anything.
 
     Shape:
@@ -40,12 +40,12 @@ def batch_nuclear_norm_loss(
         TypeError: a mask that is not bool, logits that are not floating point.
 
     Notes:
-        O(n K min(n, K)). Each singular value is low by at most
-        :math:`\min(0.31 \epsilon, \epsilon^2 / 2 \sigma)`: 5e-9 at :math:`\sigma = 0.01`. The norm itself has no
-        derivative where a singular value is 0 (repeated rows, an unused class), hence the smoothing; there,
-        second derivatives grow as :math:`1 / \epsilon`. Repeated singular values do no harm: no difference of
-        two is ever a divisor. Derivatives to third order are exact. With weights a row is scaled by the root
-        of its weight, whose slope at weight 0 does not exist; 0 is returned for it.
+        O(n K min(n, K)). Each singular value is underestimated by at most :math:`\min(0.31 \epsilon, \epsilon^2 / 2
+        \sigma)`: 5e-9 at :math:`\sigma = 0.01`. The norm itself has no derivative where a singular value is 0 (repeated
+        rows, an unused class), hence the smoothing; there, second derivatives grow as :math:`1 / \epsilon`. Repeated
+        singular values are safe, because their differences are never divided by. Derivatives up to third order are
+        exact. With weights each row is scaled by the square root of its weight, which is not differentiable at weight
+        0; the gradient there is 0.
 
     Example:
         >>> import torch
@@ -71,10 +71,10 @@ def batch_nuclear_norm_loss(
 
 
 class BatchNuclearNormLoss(LogitModule):
-    """Module form of :func:`batch_nuclear_norm_loss`, which holds the formula, shapes and errors.
+    """Module form of :func:`batch_nuclear_norm_loss`, which documents the formula, shapes and errors.
 
     Args:
-        smoothing: rounds the norm off at vanishing singular values, above 0.
+        smoothing: smooths the norm near vanishing singular values, above 0.
 
     Example:
         >>> BatchNuclearNormLoss()

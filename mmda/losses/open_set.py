@@ -1,4 +1,4 @@
-"""Open-set adversary by backpropagation (OSBP): a classifier's last class stands for all that the source lacks."""
+"""Open-set adaptation by backpropagation (OSBP): the last class stands for everything absent from the source."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from torch import Tensor
 from mmda._core.checks import check_number
 from mmda._core.masking import full_precision, working_dtype
 from mmda._math.logits import as_logit_rows, log_one_minus, weighted_mean
-from mmda.losses._modules import LogitModule
+from mmda.losses._sample_modules import LogitModule
 
 
 def open_set_loss(
     logits: Tensor, *, boundary: float = 0.5, weight: Tensor | None = None, mask: Tensor | None = None
 ) -> Tensor:
-    r"""Cross-entropy of the unknown class's probability with a boundary (OSBP); lower means nearer to the boundary.
+    r"""Cross-entropy between the unknown class's probability and a boundary (OSBP); lower means nearer to the boundary.
 
     With :math:`p_i` the softmax probability of the last class, "unknown", in target row i,
 
@@ -23,7 +23,7 @@ def open_set_loss(
     Args:
         logits: scores of the target rows before the softmax; the last class is the unknown one.
         boundary: t, between 0 and 1.
-        weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        weight: row weights: 2 counts a row twice, 0 leaves it out.
         mask: bool, True = keep. Padding may hold anything.
 
     Shape:
@@ -37,9 +37,9 @@ def open_set_loss(
         TypeError: a mask that is not bool, logits that are not floating point.
 
     Notes:
-        O(n K). Put :class:`mmda.layers.GradientReversal` between the features and the classifier for this loss alone:
-        the classifier then pulls each target row to the boundary, and the features push it to one side, known or
-        unknown, in one backward pass with the source's cross-entropy. Rows that end as unknown are rejected.
+        O(n K). Put a :class:`mmda.layers.GradientReversal` between the features and the classifier for this loss only:
+        the classifier then pulls each target row to the boundary and the features push it away, to known or unknown, in
+        one backward pass with the source's cross-entropy. Rows predicted as unknown are rejected.
 
     Example:
         >>> import torch
@@ -61,7 +61,7 @@ def open_set_loss(
 
 
 class OpenSetLoss(LogitModule):
-    """Module form of :func:`open_set_loss` (OSBP), which holds the formula, shapes and errors.
+    """Module form of :func:`open_set_loss` (OSBP), which documents the formula, shapes and errors.
 
     Args:
         boundary: probability of the unknown class to which the classifier pulls.

@@ -1,4 +1,4 @@
-"""Masks of pairs for the contrastive losses: by domains, and of copies."""
+"""Pair masks for the contrastive losses: by domain, and for duplicates."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _NEGATIVES = ("within", "across", "all")
 
 
 def domain_negative_mask(anchor_domain: Tensor, positive_domain: Tensor, mode: Negatives = "within") -> Tensor:
-    """Which pairs may be negatives by their domains, for ``negative_mask``.
+    """Which pairs may be negatives, given their domains; for ``negative_mask``.
 
     Args:
         anchor_domain: the domain of each anchor, integers.
         positive_domain: the domain of each candidate.
-        mode: ``"within"`` keeps negatives of the anchor's own domain (the loss then cannot be lowered by telling
-            domains apart), ``"across"`` those of other domains, ``"all"`` all.
+        mode: ``"within"`` keeps negatives of the anchor's own domain (so that separating the domains cannot lower the
+            loss), ``"across"`` those of other domains, ``"all"`` all.
 
     Shape:
         (n,) and (m,) to (n, m).
@@ -52,25 +52,25 @@ def domain_negative_mask(anchor_domain: Tensor, positive_domain: Tensor, mode: N
 
 
 def duplicate_mask(ids: Ids, candidate_ids: Ids | None = None) -> Tensor:
-    """Which rows are copies of one another, such as one caption under two videos.
+    """Which rows are duplicates, such as one caption of two videos.
 
-    Pass it as ``positive_mask`` to make copies positives of each other, or its negation as ``negative_mask`` to
-    leave them out of the negatives (a row stays its own positive).
+    Pass it as ``positive_mask`` to make duplicates positives of each other, or its negation as ``negative_mask`` to
+    exclude them from the negatives (a row stays its own positive).
 
     Args:
-        ids: one integer a row, or a sequence of texts or other values; equal ones mean equal content.
-        candidate_ids: the same of the candidates where they are other rows, such as a memory bank; ``ids`` by default.
+        ids: one integer per row, or a sequence of strings or other hashable values; equal ids mean equal content.
+        candidate_ids: ids of the candidates if these are other rows, such as a memory bank; ``ids`` by default.
 
     Shape:
         (n,), and (m,), to (n, m).
 
     Returns:
-        Bool, True where the ids are equal, the diagonal included. On the device of the tensor, of a sequence on the
+        Bool, True where the ids are equal, including the diagonal; on the device of the tensor, for a sequence on the
         CPU.
 
     Raises:
         ValueError: a wrong shape.
-        TypeError: a text in the place of a sequence, a tensor beside a sequence or inside of one.
+        TypeError: a string instead of a sequence, a tensor together with a sequence or inside one.
 
     Example:
         >>> import torch
@@ -92,7 +92,7 @@ def duplicate_mask(ids: Ids, candidate_ids: Ids | None = None) -> Tensor:
         return ids.unsqueeze(1) == others.unsqueeze(0)
     if isinstance(ids, Tensor) or isinstance(others, Tensor):
         fail_type(caller, "candidate_ids", "be a tensor where `ids` is one, and a sequence where it is one", others)
-    if any(isinstance(one, Tensor) for one in (*ids, *others)):  # equal ones would count as different
+    if any(isinstance(one, Tensor) for one in (*ids, *others)):  # equal tensors have different hashes
         fail_type(caller, "ids", "hold texts or other values, or be one tensor", next(iter(ids)))
     numbers: dict[Hashable, int] = {}
     rows, columns = (torch.tensor([numbers.setdefault(one, len(numbers)) for one in given]) for given in (ids, others))

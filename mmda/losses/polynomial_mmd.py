@@ -11,7 +11,7 @@ from mmda._core.checks import check_choice, check_count, check_number, check_sam
 from mmda._core.counts import total_weight
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows
-from mmda.losses._modules import DiscrepancyModule
+from mmda.losses._sample_modules import DiscrepancyModule
 
 PolynomialEstimator = Literal["biased", "unbiased"]
 
@@ -29,30 +29,30 @@ def polynomial_mmd_loss(
     source_mask: Tensor | None = None,
     target_mask: Tensor | None = None,
 ) -> Tensor:
-    r"""Squared maximum mean discrepancy under a polynomial kernel (KID); lower means equal moments up to its degree.
+    r"""Squared maximum mean discrepancy under a polynomial kernel (KID); lower means closer moments up to its degree.
 
     .. math:: k(x, y) = (\gamma\, x \cdot y + c)^p, \qquad
               L = \frac{1}{n (n - 1)} \sum_{i \ne j} k(x_i, x_j) + \frac{1}{m (m - 1)} \sum_{i \ne j} k(y_i, y_j)
               - \frac{2}{n m} \sum_{i, j} k(x_i, y_j)
 
-    for ``estimator="unbiased"``; the biased one takes the means over all pairs, i = j among them.
+    for ``estimator="unbiased"``; the biased one averages over all pairs, including i = j.
 
     Args:
         source: x, source features.
-        target: y, target features; their number may differ.
+        target: y, target features; the number of rows may differ.
         degree: p >= 1. Moments of order up to p are compared.
         scale: :math:`\gamma > 0`; None for 1 / d.
-        offset: :math:`c \ge 0`; 0 compares the moments of order p alone.
+        offset: :math:`c \ge 0`; 0 compares only the moments of order p.
         estimator: "unbiased" (may be negative) or "biased" (>= 0).
-        source_weight, target_weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        source_weight, target_weight: row weights: 2 counts a row twice, 0 leaves it out.
         source_mask, target_mask: bool, True = keep. Padding may hold anything.
 
     Shape:
         ``source`` (n, d), ``target`` (m, d), or with a mask (b, t, d); weights and masks (n,) and (m,), or (b, t).
 
     Returns:
-        Scalar, float32 (float64 for float64 input). Zero where a side has no row left, or one for the unbiased
-        estimator.
+        Scalar, float32 (float64 for float64 input). Zero if masks and weights leave a sample empty, or with at most one
+        row for the unbiased estimator.
 
     Raises:
         ValueError: wrong shapes or widths, a setting out of its range, a single row for the unbiased estimator.
@@ -60,9 +60,9 @@ def polynomial_mmd_loss(
 
     Notes:
         The defaults are the constants of the kernel inception distance, which is this number on Inception features,
-        as a rule averaged over subsets of 1,000 rows; on features of any other network it is comparable only with
-        itself. O((n + m)^2 d) time, O((n + m)^2) memory, in float64: powers of far rows cancel. Unlike the kernels of
-        distances the value depends on the origin: a common offset of the features changes it.
+        usually averaged over subsets of 1,000 rows; values from different feature extractors are not comparable. O((n +
+        m)^2 d) time, O((n + m)^2) memory, in float64, because large powers cancel. Unlike with kernels of distances, a
+        common offset of the features changes the value.
 
     Example:
         >>> import torch
@@ -120,7 +120,7 @@ def _check_settings(caller: str, degree: int, scale: float | None, offset: float
 
 
 class PolynomialMMDLoss(DiscrepancyModule):
-    """Module form of :func:`polynomial_mmd_loss` (KID), which holds the formula, shapes and errors.
+    """Module form of :func:`polynomial_mmd_loss` (KID), which documents the formula, shapes and errors.
 
     Args:
         degree: of the kernel.

@@ -1,4 +1,4 @@
-"""Prototypes across domains: rows of one domain find their class among the class means of the other."""
+"""Cross-domain prototypes: rows of one domain are classified by the class means of the other."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from torch import Tensor
 
 from mmda._core.checks import check_count, check_number, check_same_width
 from mmda._core.masking import full_precision, safe_divide, working_dtype
-from mmda._core.reductions import weighted_logsumexp
-from mmda._core.rows import as_rows, normalized_rows
+from mmda._core.rows import as_rows
+from mmda._core.unit_rows import normalized_rows
+from mmda._core.weighted import weighted_logsumexp
 from mmda._math.class_weights import class_columns, count_classes, memberships
 from mmda._math.contrastive import check_temperature
 from mmda.layers.temperature import LearnableTemperature, keep_temperature
-from mmda.losses._modules import of_sides
-from mmda.losses._pair_modules import TemperedModule
+from mmda.losses._sample_modules import of_sides
+from mmda.losses._tempered import TemperedModule
 
 
 def prototype_contrastive_loss(
@@ -36,8 +37,8 @@ def prototype_contrastive_loss(
 ) -> Tensor:
     r"""Cross-entropy of rows against the other domain's class means; lower means classes agree across domains.
 
-    With shares :math:`a_{ik}` of source row i and :math:`b_{jk}` of target row j in class k, prototypes
-    :math:`c^s_k` and the classes :math:`K_s` that have any source row,
+    With memberships :math:`a_{ik}` of source row i and :math:`b_{jk}` of target row j in class k, prototypes
+    :math:`c^s_k` and the set :math:`K_s` of classes with any source row,
 
     .. math::
 
@@ -45,31 +46,32 @@ def prototype_contrastive_loss(
        L_{t \to s} = \frac{1}{|J|} \sum_{j \in J} - \frac{1}{\sum_{k \in K_s} b_{jk}} \sum_{k \in K_s} b_{jk}
            \log \frac{\exp(y_j \cdot c^s_k / \tau)}{\sum_{k' \in K_s} \exp(y_j \cdot c^s_{k'} / \tau)}
 
-    over the rows J with a share in :math:`K_s`, and symmetric, :math:`L = (L_{t \to s} + L_{s \to t}) / 2` with the
-    roles exchanged. Rows :math:`x_i, y_j` have length one.
+    over the rows J with a membership in :math:`K_s`. With ``symmetric``, :math:`L = (L_{t \to s} + L_{s \to t}) / 2`,
+    the second term with the roles exchanged. Rows :math:`x_i, y_j` have length one.
 
     Args:
         source: source features.
         target: target features; the number of rows may differ.
-        source_assignment: the class (or concept) of each source row, integers; or its share in each class.
+        source_assignment: class (or concept) of each source row as integers, or its membership in each class.
         target_assignment: the same for the target: pseudo-labels, or soft assignments.
-        classes: the number of classes; needed where both assignments are integers.
+        classes: number of classes; needed if both assignments are integers.
         temperature: :math:`\tau` > 0, a number or a scalar tensor.
-        confidence: the least share in [0, 1] of a row's likeliest class. A row that reaches it is a row of that class;
-            one below it belongs to no class, and neither finds a prototype nor makes one. Labels are sure. 0 takes
-            every row, with its shares as they are.
-        symmetric: average both directions; False takes target rows to source prototypes alone.
-        normalize: lengths of one; False takes rows as they are and prototypes as weighted means.
-        source_weight, target_weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        confidence: threshold in [0, 1] on the largest membership of a row. A row that reaches it is assigned to that
+            class; a row below it is left out, both as a query and in the prototypes. Integer labels always pass. 0 uses
+            every row with its soft memberships.
+        symmetric: average both directions; False compares only target rows with source prototypes.
+        normalize: scale rows and prototypes to length one; False uses rows as they are and weighted means as
+            prototypes.
+        source_weight, target_weight: row weights: 2 counts a row twice, 0 leaves it out.
         source_mask, target_mask: bool, True = keep. Padding may hold anything.
 
     Shape:
         ``source`` (n, d), ``target`` (m, d), or with a mask (b, t, d). Assignments have the shape of the rows, (n,),
-        for integers and (n, classes) for shares; weights and masks (n,).
+        for integers and (n, classes) for memberships; weights and masks (n,).
 
     Returns:
-        Scalar >= 0, float32 (float64 for float64 input). Classes absent from a domain are left out, and so are rows
-        without a class that is left; zero where no row is left.
+        Scalar >= 0, float32 (float64 for float64 input). Classes without rows in the other domain are left out, and so
+        are rows of only such classes; zero if no row is left.
 
     Raises:
         ValueError: wrong shapes, an unknown number of classes, a temperature that is not positive, a confidence outside
@@ -77,11 +79,12 @@ def prototype_contrastive_loss(
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:
-        O((n + m) d classes). Assignments carry no gradient; prototypes do. A row whose integer is outside
-        0 to classes - 1 belongs to no class. The form is chosen here: the paper's prototypes come from k-means in
-        each domain and a momentum memory, here from the batch and the caller's assignments. Soft predictions of a
-        classifier that knows little are all alike, and so are prototypes made of them: without the gate the loss lowers
-        accuracy in 10 of 12 transfers of Office-Caltech10, with it in one (the digits' page has the table).
+        O((n + m) d classes). Assignments get no gradient; prototypes do. An integer outside 0 to classes - 1 means no
+        class. The exact form is our own choice: the paper's prototypes come from k-means in each domain and a momentum
+        memory, here they come from the batch and the given assignments. An untrained classifier predicts nearly the
+        same for all rows, so prototypes from its soft predictions are nearly equal: without the confidence threshold
+        the loss lowers accuracy in 10 of 12 transfers of Office-Caltech10, with it in one (see the table on the page of
+        the digits).
 
     Example:
         >>> import torch
@@ -123,7 +126,7 @@ def prototype_contrastive_loss(
 
 
 def _confident(shares: Tensor, least: float) -> Tensor:
-    """One in the likeliest class of the rows that give it at least so much of their shares; zeros for the others."""
+    """One-hot rows of the largest membership where it is at least ``least`` of the row's sum; zero rows elsewhere."""
     top, likeliest = shares.max(1, keepdim=True)
     sure = (top >= least * shares.sum(1, keepdim=True)) & (top > 0)
     return torch.zeros_like(shares).scatter(1, likeliest, sure.to(shares.dtype))
@@ -139,7 +142,7 @@ def _one_way(
     temperature: float | Tensor,
     normalize: bool,
 ) -> Tensor:
-    """Rows against the prototypes of the others."""
+    """Cross-entropy of ``rows`` against the prototypes of ``others``."""
     other_shares = class_columns(other_shares, other_count)
     sums, mass = other_shares.T @ others, other_shares.sum(0)
     prototypes = normalized_rows(sums) if normalize else safe_divide(sums, mass.unsqueeze(1))
@@ -155,15 +158,15 @@ def _one_way(
 
 
 class PrototypeContrastiveLoss(TemperedModule):
-    """Module form of :func:`prototype_contrastive_loss`, which holds the formula, shapes and errors.
+    """Module form of :func:`prototype_contrastive_loss`, which documents the formula, shapes and errors.
 
     Args:
-        classes: the number of classes; needed where both assignments are integers.
-        temperature: a number, a scalar tensor (a buffer here, or a parameter if it is one), or a
+        classes: number of classes; needed if both assignments are integers.
+        temperature: a number, a scalar tensor (registered as a buffer, or as a parameter if it is one), or a
             :class:`~mmda.layers.LearnableTemperature`.
-        confidence: the least share of a row's likeliest class.
+        confidence: threshold on the largest membership of a row.
         symmetric: average both directions.
-        normalize: lengths of one.
+        normalize: scale rows and prototypes to length one.
 
     Example:
         >>> PrototypeContrastiveLoss(classes=10)

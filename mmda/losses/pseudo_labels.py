@@ -1,4 +1,4 @@
-"""Pseudo-labels of target rows: by centroids (SHOT), by neighbours (ATDOC), and balanced over classes (CBST)."""
+"""Pseudo-labels of target rows: from centroids (SHOT), neighbours (ATDOC), or balanced over classes (CBST)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 
 from mmda._core.checks import check_count, check_features, check_integers, check_number, check_same_width, fail
 from mmda._core.masking import full_precision, safe_divide, working_dtype
-from mmda._core.rows import normalized_rows
+from mmda._core.unit_rows import normalized_rows
 
 
 class PseudoLabels(NamedTuple):
-    """Labels for :func:`self_training_loss`, and how sure they are.
+    """Labels for :func:`self_training_loss` and their confidence.
 
     Attributes:
-        labels: (n,), int64; -1 where a row has none.
+        labels: (n,), int64; -1 for rows without a label.
         confidence: (n,), in [0, 1].
     """
 
@@ -26,7 +26,7 @@ class PseudoLabels(NamedTuple):
 
 
 def _rows(caller: str, features: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Features and probabilities of the same rows, in the working dtype and without a gradient."""
+    """Features and class probabilities in the working dtype, detached."""
     check_features(caller, "features", features)
     check_features(caller, "logits", logits, axes="(samples, classes)")
     if features.shape[0] != logits.shape[0]:
@@ -37,31 +37,31 @@ def _rows(caller: str, features: Tensor, logits: Tensor) -> tuple[Tensor, Tensor
 
 @torch.no_grad()
 def centroid_pseudo_labels(features: Tensor, logits: Tensor, *, rounds: int = 2) -> PseudoLabels:
-    r"""The class whose centroid is nearest in angle, centroids and labels taking turns (SHOT).
+    r"""The class with the nearest centroid in cosine similarity, alternating centroids and labels (SHOT).
 
     .. math:: c_k = \frac{\sum_i p_{ik} \hat f_i}{\sum_i p_{ik}}, \qquad
               \hat y_i = \arg\max_k \cos(f_i, c_k)
 
-    with the softmax p of the logits in the first round, the labels of the round before, as 0 and 1, in those that
-    follow, and :math:`\hat f` of unit length.
+    with p the softmax of the logits in the first round and the one-hot labels of the previous round afterwards, and
+    :math:`\hat f` the features scaled to length one.
 
     Args:
-        features: f, of as many target rows as there are: all of them, once an epoch.
+        features: f, of all target rows, once per epoch.
         logits: the classifier's scores of them before the softmax.
-        rounds: how often centroids are taken; two in the paper.
+        rounds: number of centroid updates; two in the paper.
 
     Shape:
         ``features`` (n, d), ``logits`` (n, K).
 
     Returns:
-        :class:`PseudoLabels`; the confidence is the cosine with the centroid, from 0 on.
+        :class:`PseudoLabels`; the confidence is the cosine with the centroid, clamped at 0.
 
     Raises:
         ValueError: wrong shapes, ``rounds`` below 1.
 
     Notes:
-        O(rounds n d K). Differs from the authors' code: no constant 1 is appended to the features. A class that nothing
-        is near to keeps no centroid, and is no longer chosen.
+        O(rounds n d K). Differs from the authors' code: no constant 1 is appended to the features. A class that loses
+        all its rows has no centroid and is not assigned again.
 
     Example:
         >>> import torch
@@ -98,7 +98,7 @@ def neighbour_pseudo_labels(
     neighbours: int = 5,
     own: Tensor | None = None,
 ) -> PseudoLabels:
-    r"""The class that the nearest rows of a bank predict together (ATDOC, neighbourhood aggregation).
+    r"""The most likely class in the mean prediction of the nearest rows of a memory bank (ATDOC).
 
     .. math:: \hat q_i = \frac{1}{k} \sum_{j \in N_i} q_j, \qquad \hat y_i = \arg\max_c \hat q_{ic}, \qquad
               \text{confidence } \max_c \hat q_{ic}
@@ -107,10 +107,10 @@ def neighbour_pseudo_labels(
 
     Args:
         features: the rows to label.
-        bank_features: features of the target's rows as they were last seen.
-        bank_probabilities: q, the predictions beside them.
+        bank_features: stored features of the target rows.
+        bank_probabilities: q, the stored predictions for them.
         neighbours: k.
-        own: of each row, its own place in the bank, which is no neighbour; -1 for none.
+        own: index of each row in the bank, excluded from its neighbours; -1 if it is not in the bank.
 
     Shape:
         ``features`` (n, d), ``bank_features`` (m, d), ``bank_probabilities`` (m, K), ``own`` (n,).
@@ -119,13 +119,13 @@ def neighbour_pseudo_labels(
         :class:`PseudoLabels`.
 
     Raises:
-        ValueError: wrong shapes or widths, fewer rows in the bank than neighbours, the row itself aside.
+        ValueError: wrong shapes or widths, fewer rows in the bank than neighbours, not counting the row itself.
         TypeError: ``own`` that is not an integer tensor.
 
     Notes:
         O(n m d) time, O(n m) memory. The paper sharpens the predictions before they go into the bank,
-        :math:`q_{jc} \propto p_{jc}^2 / \sum_l p_{lc}`, so that frequent classes do not take all: do it where classes
-        are unbalanced.
+        :math:`q_{jc} \propto p_{jc}^2 / \sum_l p_{lc}`, so that frequent classes do not dominate; do so for unbalanced
+        classes.
 
     Example:
         >>> import torch
@@ -161,21 +161,21 @@ def neighbour_pseudo_labels(
 
 @torch.no_grad()
 def balanced_pseudo_labels(logits: Tensor, *, share: float = 0.2) -> PseudoLabels:
-    r"""The predicted class of the surest rows of each class, and none of the others (CBST).
+    r"""The predicted class for the most confident rows of each class, no label for the others (CBST).
 
-    Of the :math:`n_k` rows whose most likely class is k, the :math:`\lceil s\, n_k \rceil` with the largest
-    probability keep it: a class that is hard to be sure of has its part too.
+    Of the :math:`n_k` rows whose most likely class is k, the :math:`\lceil s\, n_k \rceil` with the largest probability
+    keep it, so that difficult classes are represented too.
 
     Args:
-        logits: scores before the softmax of as many target rows as there are.
-        share: s in (0, 1]; raised from epoch to epoch, as a rule.
+        logits: scores before the softmax, of all target rows.
+        share: s in (0, 1]; usually raised from epoch to epoch.
 
     Shape:
         ``logits`` (n, K).
 
     Returns:
-        :class:`PseudoLabels`; the confidence is the probability of the most likely class, of rows without a label too.
-        Of rows that are equally sure the first ones come first.
+        :class:`PseudoLabels`; the confidence is the probability of the most likely class, also for rows without a
+        label. Ties keep the order of the rows.
 
     Raises:
         ValueError: another shape, a share outside 0 to 1.
@@ -200,8 +200,10 @@ def balanced_pseudo_labels(logits: Tensor, *, share: float = 0.2) -> PseudoLabel
         confidence, labels = logits.detach().to(working_dtype(logits)).softmax(1).max(1)
         order = torch.argsort(confidence, descending=True, stable=True)
         member = labels[order].unsqueeze(1) == torch.arange(logits.shape[1], device=logits.device)
-        place = member.cumsum(0).gather(1, labels[order].unsqueeze(1)).squeeze(1)  # from 1 on, in its class
-        # A share of 0.3 of 10 rows is 3, whichever way the product rounds.
+        place = (
+            member.cumsum(0).gather(1, labels[order].unsqueeze(1)).squeeze(1)
+        )  # rank within the class, starting at 1
+        # 0.3 * 10 rows is 3, whichever way the product rounds.
         number = (share * member.sum(0).double() - 1e-9).ceil()[labels[order]]
         kept = torch.zeros_like(labels, dtype=torch.bool)
         kept[order] = place <= number

@@ -1,4 +1,4 @@
-"""Weights for partial and open-set adaptation and for covariate shift; every loss here takes them as its weights."""
+"""Row weights for partial and open-set adaptation and for covariate shift; pass them to any loss here."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from mmda._core.checks import (
     check_count,
     check_features,
     check_floating,
-    check_kernel,
     check_number,
     check_same_width,
     fail,
     shape_text,
 )
+from mmda._core.components import check_kernel
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._math.logits import as_logit_rows, weighted_mean
 from mmda.kernels import Gaussian, Kernel, distances_about, settle_bandwidth
@@ -22,13 +22,13 @@ from mmda.kernels import Gaussian, Kernel, distances_about, settle_bandwidth
 
 @torch.no_grad()
 def partial_class_weight(target_logits: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-    r"""Weight of each source class from the target's predictions (PADA): small where the target lacks the class.
+    r"""Weight of each source class from the target's predictions (PADA): small for classes absent from the target.
 
     .. math:: \gamma_k = \frac{\bar p_k}{\max_l \bar p_l}, \qquad \bar p = \frac{1}{m} \sum_j \mathrm{softmax}(z_j)
 
     Args:
-        target_logits: z, scores of target rows before the softmax, of as many as there are.
-        weight: how often each row counts.
+        target_logits: z, scores before the softmax, of all target rows.
+        weight: row weights.
         mask: bool, True = keep.
 
     Shape:
@@ -60,12 +60,13 @@ def partial_class_weight(target_logits: Tensor, *, weight: Tensor | None = None,
 
 @torch.no_grad()
 def partial_row_weight(source_logits: Tensor) -> Tensor:
-    r"""Weight of each source row from a discriminator (IWAN): small where the row looks like nothing in the target.
+    r"""Weight of each source row from a discriminator (IWAN): small for rows unlike anything in the target.
 
     .. math:: w_i = \frac{\sigma(a_i)}{\frac{1}{n} \sum_l \sigma(a_l)}
 
     Args:
-        source_logits: a, logits of being target that a discriminator without a reversal gives the source rows.
+        source_logits: a, logits of being target for the source rows, from a discriminator trained without gradient
+            reversal.
 
     Shape:
         (n,) or (n, 1); result (n,).
@@ -88,14 +89,14 @@ def partial_row_weight(source_logits: Tensor) -> Tensor:
     check_floating("partial_row_weight", "source_logits", source_logits)
     logits = source_logits.squeeze(-1) if source_logits.ndim == 2 else source_logits
     check_features("partial_row_weight", "source_logits", logits, axes="(samples,)", ndim=1)
-    # sigmoid(a) / mean sigmoid from the log-sigmoid: logits that are all far below zero keep their ratios
+    # softmax of the log-sigmoid = sigmoid(a) / sum of sigmoids, without underflow for very negative logits
     log_share = torch.nn.functional.logsigmoid(logits.to(working_dtype(logits)))
     return log_share.softmax(0) * logits.shape[0]
 
 
 @torch.no_grad()
 def known_class_weight(target_logits: Tensor) -> Tensor:
-    """Weight of each target row in open-set adaptation: the probability that it is of a known class.
+    """Weight of each target row in open-set adaptation: the probability that its class is known.
 
     One minus the probability of the last class, "unknown", as :func:`open_set_loss` trains it.
 
@@ -106,7 +107,7 @@ def known_class_weight(target_logits: Tensor) -> Tensor:
         (..., K + 1); result (...).
 
     Returns:
-        Weights in [0, 1], without a gradient: the ``target_weight`` of any loss here, so that what is unknown is not
+        Weights in [0, 1], without a gradient: the ``target_weight`` of any loss here, so that unknown rows are not
         aligned.
 
     Raises:
@@ -138,7 +139,7 @@ def kernel_mean_matching(
     slack: float | None = None,
     iterations: int = 2000,
 ) -> Tensor:
-    r"""Weights of the source rows under which their kernel mean is nearest to the target's (KMM).
+    r"""Weights of the source rows that bring their kernel mean nearest to the target's (KMM).
 
     .. math::
 
@@ -149,7 +150,7 @@ def kernel_mean_matching(
         source: x, source features.
         target: y, target features.
         kernel: any :class:`mmda.kernels.Kernel`.
-        bound: B > 0, at least 1.
+        bound: B >= 1.
         slack: :math:`\epsilon \ge 0`; None for :math:`1 - 1 / \sqrt n`.
         iterations: projected gradient steps with momentum.
 
@@ -163,8 +164,9 @@ def kernel_mean_matching(
         ValueError: wrong shapes or widths, a setting out of its range.
 
     Notes:
-        O(n (n + m) d + iterations n^2) time, O(n (n + m)) memory. A convex problem: the steps come as near to its
-        minimum as is asked. :func:`mmda.validators.density_ratio` estimates the same by a classifier, and at any row.
+        O(n (n + m) d + iterations n^2) time, O(n (n + m)) memory. The problem is convex, so more iterations come closer
+        to its minimum. :func:`mmda.validators.density_ratio` estimates the same ratios with a classifier, also for new
+        rows.
 
     Example:
         >>> import torch
@@ -205,7 +207,7 @@ def kernel_mean_matching(
 
 
 def _within(w: Tensor, bound: float, least: float, most: float) -> Tensor:
-    """The nearest point with entries in [0, bound] and a sum in [least, most], by bisection on a common shift."""
+    """Project on entries in [0, bound] with a sum in [least, most], by bisection on a common shift."""
     clipped = w.clamp(0, bound)
     total = float(clipped.sum())
     if least <= total <= most:

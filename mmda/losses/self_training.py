@@ -1,4 +1,4 @@
-"""Self-training: cross-entropy with pseudo-labels, sure ones counting more (ATDOC, SHOT)."""
+"""Self-training: cross-entropy with pseudo-labels, weighted by confidence (ATDOC, SHOT)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def self_training_loss(
     weight: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
-    r"""Cross-entropy of predictions with pseudo-labels, each times its confidence; lower means that they agree.
+    r"""Cross-entropy of predictions with pseudo-labels, weighted by confidence; lower means that they agree.
 
     With pseudo-labels :math:`\hat y`, confidences c in [0, 1] and :math:`p_i = \mathrm{softmax}(z_i)` over K classes,
 
@@ -32,11 +32,10 @@ def self_training_loss(
 
     Args:
         logits: scores before the softmax, of target rows.
-        labels: an integer a row; a negative one means none, and the row adds 0.
-        confidence: c; all ones by default. It carries no gradient and is not normalised: unsure rows add less, as
-            they do in ATDOC.
-        smoothing: :math:`\alpha` in [0, 1), the part of the label that goes to all classes alike.
-        weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        labels: an integer per row; a negative one means no label, and the row adds 0.
+        confidence: c; all ones by default. Detached and not normalised: unconfident rows add less, as in ATDOC.
+        smoothing: :math:`\alpha` in [0, 1), the part of the label spread evenly over all classes.
+        weight: row weights: 2 counts a row twice, 0 leaves it out.
         mask: bool, True = keep. Padding may hold anything.
 
     Shape:
@@ -50,8 +49,8 @@ def self_training_loss(
         TypeError: labels that are not integers, a mask that is not bool, logits that are not floating point.
 
     Notes:
-        O(n K). Labels stay wrong where the model is surely wrong: begin with a trained source model and a small
-        weight. A label of K or more is an error of the gather inside.
+        O(n K). Confident errors of the model reinforce themselves: start from a trained source model, with a small
+        weight. A label of K or more raises an indexing error.
 
     Example:
         >>> import torch
@@ -83,10 +82,10 @@ def self_training_loss(
 
 
 class SelfTrainingLoss(LossModule):
-    """Module form of :func:`self_training_loss`, which holds the formula, shapes and errors.
+    """Module form of :func:`self_training_loss`, which documents the formula, shapes and errors.
 
     Args:
-        smoothing: the part of the label that goes to all classes alike.
+        smoothing: the part of the label spread evenly over all classes.
 
     Example:
         >>> SelfTrainingLoss(smoothing=0.1)

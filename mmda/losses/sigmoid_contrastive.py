@@ -1,4 +1,4 @@
-"""Sigmoid contrastive loss: each pair is classified on its own, match or no match."""
+"""Sigmoid contrastive loss: each pair is classified independently as match or no match."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from mmda._engine.logit_sweep import contrastive
 from mmda._engine.sigmoid_sweep import SIGMOID
 from mmda._math.contrastive import candidate_rows, check_temperature, with_masks
 from mmda.layers.temperature import LearnableTemperature, keep_temperature
-from mmda.losses._pair_modules import CandidatesModule, TemperedModule
+from mmda.losses._pair_modules import CandidatesModule
+from mmda.losses._tempered import TemperedModule
 
 
 def sigmoid_contrastive_loss(
@@ -27,7 +28,7 @@ def sigmoid_contrastive_loss(
     positive_mask: Tensor | None = None,
     negative_mask: Tensor | None = None,
 ) -> Tensor:
-    r"""Binary cross-entropy over all pairs, summed and divided by the rows; lower means better matched.
+    r"""Binary cross-entropy summed over all pairs, divided by the number of rows; lower means better matched.
 
     With :math:`z_{ij} = 1` for positives (by default i = j) and -1 for negatives,
 
@@ -38,16 +39,17 @@ def sigmoid_contrastive_loss(
     Args:
         anchor: anchor features x.
         positive: candidates y; without ``positive_mask``, row i belongs to anchor i.
-        temperature: :math:`\tau` > 0, a number or a scalar tensor; the paper's t is one over it.
-        bias: b, a number or a scalar tensor. It offsets the many negatives at the start of training.
-        normalize: divide rows by their length; False takes inner products as they are.
-        weight: how often each pair counts, as anchor and as candidate: 2 is a repeated pair (whose twin is a
-            negative, as every other row), 0 an absent one. With n != m, how often each anchor counts.
-        mask: bool, True = valid pair. Padding may hold anything. With n != m, of the anchors.
-        candidate_mask: bool, True = valid candidate; ``mask`` by default where n = m, required beside it where not.
+        temperature: :math:`\tau` > 0, a number or a scalar tensor; the paper's t is its inverse.
+        bias: b, a number or a scalar tensor. It compensates for the many negatives at the start of training.
+        normalize: use cosine similarity (rows of length one); False uses plain inner products.
+        weight: pair weights, for the anchor and the candidate alike: 2 counts a pair twice (the copy is a negative,
+            like every other row), 0 leaves it out. With n != m, anchor weights.
+        mask: bool, True = valid pair. Padding may hold anything. With n != m, of the anchors only.
+        candidate_mask: bool, True = valid candidate; defaults to ``mask`` if n = m; required together with ``mask``
+            otherwise.
         positive_mask: bool, True where candidate j is a positive of anchor i.
         negative_mask: bool, True where candidate j may be a negative of anchor i; all by default. Pairs that are
-            neither enter nothing.
+            neither are ignored.
 
     Shape:
         ``anchor`` (n, d), ``positive`` (m, d), or with masks (b, t, d), whose rows are flattened; ``weight`` and
@@ -58,15 +60,15 @@ def sigmoid_contrastive_loss(
 
     Raises:
         ValueError: wrong shapes, a temperature that is not positive, n != m without ``positive_mask``,
-            or with ``mask`` and without ``candidate_mask``.
+            or with ``mask`` but without ``candidate_mask``.
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:
-        O(n m d) time. Large batches are computed in tiles, with masks and weights too: O((n + m) d) memory beside the
-        masks that are given (see the page on performance). Second derivatives, function transforms, and weights that
-        carry a gradient take the formula with the matrix of all logits, O(n m) memory. Symmetric in the two sides where
-        n = m. A sum over candidates: the value grows with the batch, as in the paper. From the log-sigmoid, so that no
-        pair's gradient vanishes by rounding.
+        O(n m d) time. Large batches are computed in tiles, with masks and weights too: O((n + m) d) memory in addition
+        to the given masks (see the page on performance). Second derivatives, function transforms, and weights that
+        require a gradient use the full logit matrix, O(n m) memory. Symmetric in anchors and candidates if n = m.
+        Summed over candidates, so the value grows with the batch, as in the paper. Computed from the log-sigmoid, so
+        that no pair's gradient vanishes by rounding.
 
     Example:
         >>> import torch
@@ -97,16 +99,16 @@ def _check_bias(caller: str, bias: float | Tensor) -> None:
 
 
 class SigmoidContrastiveLoss(CandidatesModule, TemperedModule):
-    """Module form of :func:`sigmoid_contrastive_loss`, which holds the formula, shapes and errors.
+    """Module form of :func:`sigmoid_contrastive_loss`, which documents the formula, shapes and errors.
 
     Args:
-        temperature: a number, a scalar tensor (a buffer here, or a parameter if it is one), or a
+        temperature: a number, a scalar tensor (registered as a buffer, or as a parameter if it is one), or a
             :class:`~mmda.layers.LearnableTemperature`.
-        bias: a number or a scalar tensor (a buffer here, or a parameter if it is one).
+        bias: a number or a scalar tensor (registered as a buffer, or as a parameter if it is one).
         normalize: divide rows by their length.
 
     Notes:
-        A number is a constant of a compiled graph: give a tensor where it changes while training.
+        ``torch.compile`` treats a Python number as a constant: pass a tensor if it changes during training.
 
     Example:
         >>> SigmoidContrastiveLoss(temperature=0.2)

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from mmda._core.masking import full_precision, safe_divide
-from mmda._core.reductions import weighted_logsumexp
+from mmda._core.weighted import weighted_logsumexp
 from mmda._engine.logit_pairs import counts
 from mmda._math.contrastive import candidate_rows, check_temperature
 from mmda.layers.temperature import LearnableTemperature, keep_temperature
-from mmda.losses._pair_modules import TemperedModule
+from mmda.losses._tempered import TemperedModule
 
 
 def similarity_entropy_loss(
@@ -25,20 +25,19 @@ def similarity_entropy_loss(
     mask: Tensor | None = None,
     candidate_mask: Tensor | None = None,
 ) -> Tensor:
-    r"""Mean entropy of each anchor's softmax over all candidates (TENT for retrieval); lower means more decided.
+    r"""Mean entropy of each anchor's softmax over all candidates (TENT for retrieval); lower means more confident.
 
     .. math:: L = - \frac{1}{n} \sum_i \sum_j p_{ij} \log p_{ij}, \qquad
               p_{ij} = \frac{\exp(s_{ij})}{\sum_l \exp(s_{il})}, \qquad s_{ij} = \cos(a_i, c_j) / \tau
 
     Args:
-        anchor: a, queries, say.
-        positive: c, the candidates: no row belongs to another, so their number may differ.
+        anchor: a, for example queries.
+        positive: c, the candidates. Rows are not paired, so their number may differ.
         temperature: :math:`\tau` > 0, a number or a scalar tensor.
-        normalize: divide rows by their length; False takes inner products as they are.
-        weight: how often each anchor counts, and each candidate where there are as many: 2 is a repeated row, 0 an
-            absent one.
-        mask: bool, True = keep; of the anchors, and of the candidates where there are as many.
-        candidate_mask: the same for candidates of another number, required beside ``mask`` there.
+        normalize: use cosine similarity (rows of length one); False uses plain inner products.
+        weight: weights of the anchors, and if n = m of the candidates too: 2 counts a row twice, 0 leaves it out.
+        mask: bool, True = keep; of the anchors, and if n = m of the candidates too.
+        candidate_mask: mask of the candidates; required together with ``mask`` if n != m.
 
     Shape:
         ``anchor`` (n, d), ``positive`` (m, d), or with a mask (b, t, d), whose rows are flattened; ``weight`` and
@@ -48,14 +47,14 @@ def similarity_entropy_loss(
         Scalar in [0, log m], float32 (float64 for float64 input). Zero where no row is left.
 
     Raises:
-        ValueError: wrong shapes, a temperature that is not positive; other rows on the two sides with ``mask`` and
-            without ``candidate_mask``.
+        ValueError: wrong shapes, a temperature that is not positive; n != m with ``mask`` but without
+            ``candidate_mask``.
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:
-        O(n m d) time, O(n m) memory. Nothing here knows what is right: a model that answers the same candidate to
-        everything is decided too. Train :func:`~mmda.layers.affine_parameters` alone, for few steps, and watch
-        :func:`mmda.validators.pair_retrieval_recall` on what is labelled.
+        O(n m d) time, O(n m) memory. The loss uses no labels, so retrieving the same candidate for every anchor
+        minimises it too. Train only :func:`~mmda.layers.affine_parameters`, for few steps, and monitor
+        :func:`mmda.validators.pair_retrieval_recall` on labelled data.
 
     Example:
         >>> import torch
@@ -67,7 +66,7 @@ def similarity_entropy_loss(
 
     References:
         Wang, Shelhamer, Liu, Olshausen & Darrell, "Tent: Fully Test-Time Adaptation by Entropy Minimization", ICLR
-        2021: the entropy, there of class predictions.
+        2021: the entropy, in the paper of class predictions.
     """
     caller = "similarity_entropy_loss"
     check_temperature(caller, temperature)
@@ -86,10 +85,10 @@ def similarity_entropy_loss(
 
 
 class SimilarityEntropyLoss(TemperedModule):
-    """Module form of :func:`similarity_entropy_loss` (TENT), which holds the formula, shapes and errors.
+    """Module form of :func:`similarity_entropy_loss` (TENT), which documents the formula, shapes and errors.
 
     Args:
-        temperature: a number, a scalar tensor (a buffer here, or a parameter if it is one), or a
+        temperature: a number, a scalar tensor (registered as a buffer, or as a parameter if it is one), or a
             :class:`~mmda.layers.LearnableTemperature`.
         normalize: divide rows by their length.
 

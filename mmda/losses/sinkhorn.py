@@ -1,4 +1,4 @@
-"""Sinkhorn divergence: entropic optimal transport without its bias."""
+"""Sinkhorn divergence: debiased entropic optimal transport."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 from mmda._core.checks import check_choice, check_count, check_number, check_same_width
 from mmda._core.counts import pooled_centre, total_weight
 from mmda._core.masking import full_precision, working_dtype
-from mmda._core.reductions import row_shares
 from mmda._core.rows import as_rows
+from mmda._core.weighted import row_shares
 from mmda._math.transport_sweep import Inputs, Settings, sinkhorn_divergence
-from mmda.losses._modules import DiscrepancyModule
+from mmda.losses._sample_modules import DiscrepancyModule
 
 Cost = Literal["squared", "distance"]
 _COSTS = ("squared", "distance")
@@ -40,27 +40,27 @@ def sinkhorn_divergence_loss(
        \mathrm{OT}_\varepsilon(x, y) = \min_P \sum_{i, j} P_{i j} C_{i j}
        + \varepsilon \sum_{i, j} P_{i j} \log \frac{P_{i j}}{a_i b_j}
 
-    over the plans P >= 0 with row sums :math:`a_i` and column sums :math:`b_j` (1 / n and 1 / m, or shares of weight),
-    and cost :math:`C_{i j} = \lVert x_i - y_j \rVert^2`, or :math:`\lVert x_i - y_j \rVert`. Small
-    :math:`\varepsilon` gives the Wasserstein cost of the samples, large :math:`\varepsilon` the squared distance of
-    the means (``"squared"``) or half the energy distance (``"distance"``).
+    over the plans P >= 0 with row sums :math:`a_i` and column sums :math:`b_j` (1 / n and 1 / m, or normalised
+    weights), and cost :math:`C_{i j} = \lVert x_i - y_j \rVert^2`, or :math:`\lVert x_i - y_j \rVert`. Small
+    :math:`\varepsilon` gives the Wasserstein cost of the samples, large :math:`\varepsilon` the squared distance of the
+    means (``"squared"``) or half the energy distance (``"distance"``).
 
     Args:
         source: source features.
         target: target features; the number of rows may differ.
         regularisation: :math:`\varepsilon`, in units of the cost.
         cost: ``"squared"`` or ``"distance"``.
-        iterations: steps over which the regularisation falls, where :math:`\varepsilon` is so far below the cost (some
-            hundred times) that the solver comes from a large one; it takes up to eight times as many where it has not
-            converged.
-        source_weight, target_weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        iterations: annealing steps, used only if :math:`\varepsilon` is some hundred times smaller than the cost and
+            the solver starts from a larger regularisation; up to eight times as many if it has not converged.
+        source_weight, target_weight: row weights: 2 counts a row twice, 0 leaves it out.
         source_mask, target_mask: bool, True = keep. Padding may hold anything.
 
     Shape:
         ``source`` (n, d), ``target`` (m, d), or with a mask (b, t, d); weights and masks (n,) and (m,), or (b, t).
 
     Returns:
-        Scalar >= 0 up to rounding, float32 (float64 for float64 input). A side with no row left gives zero.
+        Scalar >= 0 up to rounding, float32 (float64 for float64 input). Zero if either sample is empty after masks and
+        weights.
 
     Raises:
         ValueError: wrong shapes, a regularisation that is not positive or below 1e-12 of the largest cost, fewer than
@@ -68,17 +68,18 @@ def sinkhorn_divergence_loss(
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:
-        The solver stops when the mass out of place is rounding (2e-6 in float32). Steps are products of an n x m matrix
-        with a vector, O((n + m)^2) time each, some tens to two hundred of them; a Cholesky factorisation, O(n m k) for
-        k the smaller of n and m, in each of some tens of steps where the cost is some hundred times
-        :math:`\varepsilon` and the products do not get there. Matrices of more than four million entries are not kept
-        but made tile by tile at each product: O((n + m) d) memory (with small :math:`\varepsilon`, where factorisations
-        are needed, and for second derivatives, function transforms and weights that carry a gradient O((n + m)^2)
-        after all). The gradient comes with the value, by the envelope theorem; the second derivative by the implicit
-        function theorem. Above a ratio of 500 float32 features are computed in float64: the value is right in float32
-        long after the gradient is not. Differs from common practice: the usual hundreds of Sinkhorn steps,
-        stopped early, return another number at small regularisation. With the cost :math:`\lVert x - y \rVert^2 / 2`
-        and the "blur" of other libraries, :math:`\varepsilon = 2 \, \text{blur}^2` gives twice their number.
+        The solver stops when the error of the marginals is rounding (2e-6 in float32). It takes some tens to two
+        hundred steps, each a matrix-vector product of size n x m, O((n + m)^2) time in total per step. If the cost is
+        some hundred times :math:`\varepsilon` and these do not converge, it takes some tens of steps with a Cholesky
+        factorisation, O(n m min(n, m)) each. Matrices of more than four million entries are not stored but recomputed
+        tile by tile for each product: O((n + m) d) memory. O((n + m)^2) memory is needed for small :math:`\varepsilon`,
+        where factorisations are required, and for second derivatives, function transforms and weights that require a
+        gradient. The gradient follows from the envelope theorem, the second derivative from the implicit function
+        theorem. If the cost exceeds 500 times :math:`\varepsilon`, float32 features are computed in float64, because
+        the gradient loses accuracy before the value does. Differs from common practice: a few hundred plain Sinkhorn
+        steps have not converged at small regularisation and return another number. With the cost :math:`\lVert x - y
+        \rVert^2 / 2` and the "blur" of other libraries, :math:`\varepsilon = 2 \, \text{blur}^2` gives twice their
+        number.
 
     Example:
         >>> import torch
@@ -114,7 +115,7 @@ def _check_options(caller: str, regularisation: float, cost: Cost, iterations: i
 
 
 class SinkhornDivergenceLoss(DiscrepancyModule):
-    """Module form of :func:`sinkhorn_divergence_loss`, which holds the formula, shapes and errors.
+    """Module form of :func:`sinkhorn_divergence_loss`, which documents the formula, shapes and errors.
 
     Args:
         regularisation: in units of the cost.

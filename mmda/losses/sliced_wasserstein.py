@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import pairwise
+from statistics import median
 from typing import Literal
 
 import torch
@@ -9,6 +12,7 @@ from torch import Tensor
 
 from mmda._core.checks import check_choice, check_count, check_features, check_same_width, fail
 from mmda._core.counts import pooled_centre, total_weight
+from mmda._core.digits import widened_where_lost
 from mmda._core.draws import DRAWS, Draws, fixed_normal, fresh_normal
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows
@@ -16,6 +20,11 @@ from mmda._core.transforms import carries_slope
 from mmda.losses._domain_modules import ProjectedModule
 
 Order = Literal[1, 2]
+
+#: Where most projected values spread over less than this share of the largest one, float32 confuses their order.
+_LOST = 1 / 32
+#: In about so many steps, and along about so many directions, the spread is taken; fewer rows than steps are widened.
+_STEPS, _DIRECTIONS = 16, 4
 
 
 def sliced_wasserstein_loss(
@@ -32,27 +41,27 @@ def sliced_wasserstein_loss(
     source_mask: Tensor | None = None,
     target_mask: Tensor | None = None,
 ) -> Tensor:
-    r"""Mean over directions of the Wasserstein distance between the projected samples; lower means closer.
+    r"""Mean Wasserstein distance of the samples projected on random directions; lower means closer.
 
     .. math::
 
        \frac{1}{P} \sum_{k = 1}^{P} W_p^p(\theta_k \cdot x, \theta_k \cdot y), \qquad
        W_p^p(u, v) = \int_0^1 \left\lvert F_u^{-1}(t) - F_v^{-1}(t) \right\rvert^p dt
 
-    with the p-th power kept. The integral is exact: both quantile functions are steps, so for n = m it is the mean
-    of :math:`|u_{(i)} - v_{(i)}|^p` over sorted values, and otherwise a sum over the n + m - 1 intervals between the
-    points where either steps.
+    without the p-th root. The integral is exact: both quantile functions are step functions, so for n = m it is the
+    mean of :math:`|u_{(i)} - v_{(i)}|^p` over sorted values, and otherwise a sum over the n + m - 1 intervals between
+    the steps of either.
 
     Args:
         source: source features.
         target: target features; the number of rows may differ.
         order: p, 1 or 2.
         n_projections: P, the number of directions drawn uniformly from the unit sphere.
-        projections: the directions themselves, in place of drawn ones; used as they are, not normalised.
+        projections: the directions, instead of drawn ones; not normalised.
         draws: without a generator: ``"fixed"``, the same directions at every call, or ``"fresh"``, new ones from
             PyTorch's global generator of the features' device.
-        generator: where the directions are drawn from instead, anew at every call.
-        source_weight, target_weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        generator: draws new directions at every call from this generator.
+        source_weight, target_weight: row weights: 2 counts a row twice, 0 leaves it out.
         source_mask, target_mask: bool, True = keep. Padding may hold anything.
 
     Shape:
@@ -60,18 +69,19 @@ def sliced_wasserstein_loss(
         ``projections`` (P, d).
 
     Returns:
-        Scalar >= 0, float32 (float64 for float64 input). A side with no row left gives zero.
+        Scalar >= 0, float32 (float64 for float64 input). Zero if either sample is empty after masks and weights.
 
     Raises:
         ValueError: wrong shapes, an order other than 1 or 2, fewer than one direction.
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:
-        O(P (n + m) (d + log(n + m))) time and O(P (n + m)) memory: no n x m matrix. Where projected values are equal
-        their order is arbitrary and so is the (sub)gradient; so is that on weights whose running totals agree, as those
-        of equal weights do. Differs from libraries that return the p-th root:
-        take ``loss ** (1 / p)`` for their number. In training, draw anew at each step, as the module does: a fixed set
-        trains those directions alone, and in our trials were the weaker in three of four comparisons on digits.
+        O(P (n + m) (d + log(n + m))) time and O(P (n + m)) memory: no n x m matrix. Computed in float64 beside far
+        rows, in groups far apart, below 16 rows, and under ``torch.compile`` and function transforms. For tied
+        projected values the order is arbitrary and so is the subgradient; the same holds for the gradient of weights
+        whose cumulative sums coincide, as for equal weights. Differs from libraries that return the p-th root, which is
+        ``loss ** (1 / p)``. In training, draw new directions at each step, as the module does: a fixed set trains only
+        those directions, and did worse in three of our four comparisons on digits.
 
     Example:
         >>> import torch
@@ -97,26 +107,63 @@ def sliced_wasserstein_loss(
             check_features(caller, "projections", projections, axes="(projections, features)")
             check_same_width(caller, "source", x, "projections", projections)
             directions = projections.to(dtype)
-        centre = pooled_centre(x, y, x_weight, y_weight)
-        u, v = directions @ (x - centre).T, directions @ (y - centre).T
-        if x_weight is not None or y_weight is not None:
-            value = _weighted(u, v, x_weight, y_weight, order)
-            both = (total_weight(x, x_weight) > 0) & (total_weight(y, y_weight) > 0)
-            return torch.where(both, value, 0 * value)
-        u, v = u.sort(dim=1).values, v.sort(dim=1).values
-        n, m = u.shape[1], v.shape[1]
-        if n == m:
-            return _power(u - v, order).mean()
-        # The steps are at multiples of 1 / n and 1 / m: counted in units of 1 / (n m) they are integers.
-        steps = [torch.arange(1, size + 1, device=u.device) * other for size, other in ((n, m), (m, n))]
-        lengths, i, j = _intervals(steps[0].unsqueeze(0), steps[1].unsqueeze(0))
-        gaps = _power(u[:, i[0]] - v[:, j[0]], order)
-        return (gaps @ (lengths[0].to(dtype) / (n * m))).mean()
+        compute = partial(_distance, order=order)
+        value = widened_where_lost(compute, x, y, x_weight, y_weight, directions, dtype=dtype)
+        if x_weight is None and y_weight is None:
+            return value
+        both = (total_weight(x, x_weight) > 0) & (total_weight(y, y_weight) > 0)
+        return torch.where(both, value, 0 * value)
 
 
-def _weighted(u: Tensor, v: Tensor, u_weight: Tensor | None, v_weight: Tensor | None, order: Order) -> Tensor:
-    u, u_steps = _sorted_with_steps(u, u_weight)
-    v, v_steps = _sorted_with_steps(v, v_weight)
+def _distance(
+    x: Tensor,
+    y: Tensor,
+    x_weight: Tensor | None,
+    y_weight: Tensor | None,
+    directions: Tensor,
+    *,
+    order: Order,
+    look: bool,
+) -> Tensor | None:
+    """The loss; None where float32 confuses the order of the projected values."""
+    centre = pooled_centre(x, y, x_weight, y_weight)
+    n, m = x.shape[0], y.shape[0]
+    if n == m and x_weight is None and y_weight is None:
+        both = (directions @ (torch.cat([x, y]) - centre).T).reshape(-1, 2, n).sort(dim=2).values
+        return None if look and _are_scattered(both) else _power(both[:, 0] - both[:, 1], order).mean()
+    u, v = directions @ (x - centre).T, directions @ (y - centre).T
+    if x_weight is not None or y_weight is not None:
+        u, u_steps = _sorted_with_steps(u, x_weight)
+        v, v_steps = _sorted_with_steps(v, y_weight)
+        return None if look and _are_scattered(u, v) else _weighted(u, v, u_steps, v_steps, order)
+    u, v = u.sort(dim=1).values, v.sort(dim=1).values
+    if look and _are_scattered(u, v):
+        return None
+    # The steps are at multiples of 1 / n and 1 / m: counted in units of 1 / (n m) they are integers.
+    steps = [torch.arange(1, size + 1, device=u.device) * other for size, other in ((n, m), (m, n))]
+    lengths, i, j = _intervals(steps[0].unsqueeze(0), steps[1].unsqueeze(0))
+    gaps = _power(u[:, i[0]] - v[:, j[0]], order)
+    return (gaps @ (lengths[0].to(u.dtype) / (n * m))).mean()
+
+
+def _are_scattered(*projected: Tensor) -> bool:
+    """Whether the spread of most sorted values, by the steps between some of them, is so small a share of the largest.
+
+    So it is beside one far value, and in groups far apart. Equal values do not count; of a few nothing can be told.
+    """
+    steps: list[float] = []
+    top = 0.0
+    for values in projected:
+        if values.shape[-1] < _STEPS:
+            return True
+        values = values.detach()[:: max(values.shape[0] // _DIRECTIONS, 1)].reshape(-1, values.shape[-1])
+        top = max(top, *(abs(end) for ends in values[:, :: max(values.shape[1] - 1, 1)].tolist() for end in ends))
+        for some in values[:, :: max(values.shape[1] // _STEPS, 1)].tolist():
+            steps.extend(after - before for before, after in pairwise(some) if after > before)
+    return bool(steps) and median(steps) * _STEPS < _LOST * top
+
+
+def _weighted(u: Tensor, v: Tensor, u_steps: Tensor, v_steps: Tensor, order: Order) -> Tensor:
     u_total, v_total = u_steps[:, -1:], v_steps[:, -1:]
     lengths, i, j = _intervals(u_steps * v_total, v_steps * u_total)
     gaps = _power(u.gather(1, i) - v.gather(1, j), order)
@@ -124,10 +171,10 @@ def _weighted(u: Tensor, v: Tensor, u_weight: Tensor | None, v_weight: Tensor | 
 
 
 def _sorted_with_steps(values: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Each row of values in order, and the running total of weight beside it.
+    """Sort each row of values; also return the cumulative weights in that order.
 
-    Values of weight zero come first, where they span nothing; at their own place where the weight is differentiated,
-    as there they would span something first.
+    Values of weight zero are sorted first, where their interval is empty. If the weights require a gradient they stay
+    in order, because their derivative depends on their position.
     """
     if weight is None:
         weight = torch.ones_like(values[0])
@@ -138,9 +185,9 @@ def _sorted_with_steps(values: Tensor, weight: Tensor | None) -> tuple[Tensor, T
 
 
 def _intervals(u_steps: Tensor, v_steps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Lengths of the intervals between all steps (rows, n + m), and which value of each side holds on each."""
+    """Lengths of the intervals between all steps (rows, n + m), and the index into u and v on each interval."""
     n, m = u_steps.shape[1], v_steps.shape[1]
-    steps, place = torch.cat([u_steps, v_steps], 1).sort(dim=1, stable=True)  # a step of length zero keeps its place
+    steps, place = torch.cat([u_steps, v_steps], 1).sort(dim=1, stable=True)  # stable: empty intervals keep their order
     lengths = torch.cat([steps[:, :1], steps[:, 1:] - steps[:, :-1]], 1)
     from_u = place < n
     u_before, v_before = from_u.cumsum(1) - from_u.long(), (~from_u).cumsum(1) - (~from_u).long()
@@ -171,11 +218,11 @@ def _check_options(caller: str, order: Order, n_projections: int, draws: Draws) 
 
 
 class SlicedWassersteinLoss(ProjectedModule):
-    """Module form of :func:`sliced_wasserstein_loss`, which holds the formula, shapes and errors.
+    """Module form of :func:`sliced_wasserstein_loss`, which documents the formula, shapes and errors.
 
-    In training mode each call draws its directions anew, from PyTorch's global generator of the features' device (as
-    dropout does: ``torch.manual_seed`` repeats them, and so does a checkpointed recomputation), unless the call brings
-    a ``generator`` or ``projections``. In evaluation mode they are the same at every call.
+    In training mode each call draws new directions from PyTorch's global generator of the features' device (as in
+    dropout, ``torch.manual_seed`` and activation checkpointing reproduce them), unless the call passes a ``generator``
+    or ``projections``. In evaluation mode they are the same at every call.
 
     Args:
         order: 1 or 2.

@@ -1,4 +1,4 @@
-"""Soft positives from the similarity of texts: near-duplicate captions are no full negatives."""
+"""Soft positives from text similarity, so that near-duplicate captions are not full negatives."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ from torch import Tensor
 
 from mmda._core.checks import check_features, check_number
 from mmda._core.masking import full_precision, working_dtype
-from mmda._core.rows import normalized_rows
+from mmda._core.unit_rows import normalized_rows
 
 
 @torch.no_grad()
 def text_similarity_weight(texts: Tensor, *, threshold: float = 0.8, strength: float = 1.0) -> Tensor:
-    r"""How much each caption's partner is a positive of each other caption, by the similarity of their texts.
+    r"""Weight of each caption's partner as a positive of every other caption, from the similarity of their texts.
 
     .. math:: q_{ij} = \beta \max\Bigl(0, \frac{\cos(e_i, e_j) - \theta}{1 - \theta}\Bigr) \quad (i \ne j), \qquad
               q_{ii} = 1
 
     Args:
-        texts: e, sentence embeddings of the captions in the order of the pairs; from a frozen encoder, not from the one
-            in training.
-        threshold: :math:`\theta` in [-1, 1), the cosine from which on captions say partly the same.
-        strength: :math:`\beta` in [0, 1], what an equal caption counts beside the own one.
+        texts: e, sentence embeddings of the captions in the order of the pairs; from a frozen encoder, not the one
+            being trained.
+        threshold: :math:`\theta` in [-1, 1), cosine above which captions are partial positives.
+        strength: :math:`\beta` in [0, 1], weight of an identical caption relative to the anchor's own.
 
     Shape:
         (n, d); result (n, n).
 
     Returns:
         Weights in [0, 1], symmetric, without a gradient: the ``positive_weight`` of :func:`info_nce_loss`, which then
-        shares each anchor's target among its positives and takes none of them for a negative. ``1 - q`` times the
-        weight of a negative is the same for losses of your own.
+        splits each anchor's target over its positives and uses none of them as a negative. In your own loss, multiply
+        the weights of negatives by ``1 - q``.
 
     Raises:
         ValueError: another shape, a setting out of its range.
 
     Notes:
-        O(n^2 d) time, O(n^2) memory. Equal captions are found exactly by :func:`duplicate_mask`.
+        O(n^2 d) time, O(n^2) memory. For exact duplicates use :func:`duplicate_mask`.
 
     Example:
         >>> import torch

@@ -16,33 +16,32 @@ from mmda.losses._modules import LossModule
 def span_entropy_loss(
     start_logits: Tensor, end_logits: Tensor, *, normalised: bool = True, mask: Tensor | None = None
 ) -> Tensor:
-    r"""Mean entropy of the distribution over spans (TENT for grounding); lower means more decided.
+    r"""Mean entropy of the distribution over spans (TENT for grounding); lower means more confident.
 
     .. math:: P(s, e) = \frac{\exp(u_s + v_e)}{Z}, \quad s \le e, \qquad
               L = - \frac{1}{n} \sum_{\text{videos}} \sum_{s \le e} P(s, e) \log P(s, e)
 
     Args:
-        start_logits: u, one a clip.
-        end_logits: v, one a clip.
+        start_logits: u, one per clip.
+        end_logits: v, one per clip.
         normalised: divide each video's entropy by the log of its number of spans.
-        mask: bool, True = the clip exists. Padding may hold anything.
+        mask: bool, True = valid clip. Padding may hold anything.
 
     Shape:
         All (b, t).
 
     Returns:
         Scalar >= 0, float32 (float64 for float64 input): the mean over videos with at least one clip, in [0, 1] if
-        normalised, else in nats. Zero where there is none.
+        normalised, else in nats. Zero if there is none.
 
     Raises:
         ValueError: wrong or different shapes.
         TypeError: a mask that is not bool, logits that are not floating point.
 
     Notes:
-        O(b t^2), in float64 inside. The number of :func:`mmda.validators.span_entropy`, with a gradient. Nothing here
-        knows what is right: a model that answers one span to everything is decided too. Train
-        :func:`~mmda.layers.affine_parameters` alone, for few steps, with :func:`mmda.validators.span_constancy` as the
-        alarm.
+        O(b t^2), in float64 inside. A differentiable :func:`mmda.validators.span_entropy`. The loss uses no labels, so
+        predicting the same span everywhere minimises it too. Train only :func:`~mmda.layers.affine_parameters`, for few
+        steps, and monitor :func:`mmda.validators.span_constancy`.
 
     Example:
         >>> import torch
@@ -51,7 +50,7 @@ def span_entropy_loss(
 
     References:
         Wang, Shelhamer, Liu, Olshausen & Darrell, "Tent: Fully Test-Time Adaptation by Entropy Minimization", ICLR
-        2021: the entropy, there of class predictions.
+        2021: the entropy, in the paper of class predictions.
     """
     caller = "span_entropy_loss"
     check_features(caller, "start_logits", start_logits, axes="(batch, time)")
@@ -81,7 +80,7 @@ def span_entropy_loss(
 
 
 class SpanEntropyLoss(LossModule):
-    """Module form of :func:`span_entropy_loss` (TENT), which holds the formula, shapes and errors.
+    """Module form of :func:`span_entropy_loss` (TENT), which documents the formula, shapes and errors.
 
     Args:
         normalised: divide each video's entropy by the log of its number of spans.

@@ -1,4 +1,4 @@
-"""Batch spectral penalisation (BSP): the largest singular values of a batch of features are held down."""
+"""Batch spectral penalisation (BSP): penalises the largest singular values of a batch of features."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mmda._core.checks import check_count, check_same_width
 from mmda._core.masking import full_precision, working_dtype
 from mmda._core.rows import as_rows
 from mmda._math.spectral import largest_squares
-from mmda.losses._modules import DiscrepancyModule
+from mmda.losses._sample_modules import DiscrepancyModule
 
 
 def batch_spectral_penalty_loss(
@@ -30,28 +30,28 @@ def batch_spectral_penalty_loss(
 
     Args:
         source: source features.
-        target: target features; their number may differ.
-        singular_values: k, how many of each domain; where there are fewer, all of them.
-        source_weight, target_weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        target: target features; the number of rows may differ.
+        singular_values: k, how many per domain; all of them if there are fewer.
+        source_weight, target_weight: row weights: 2 counts a row twice, 0 leaves it out.
         source_mask, target_mask: bool, True = keep. Padding may hold anything.
 
     Shape:
         ``source`` (n, d), ``target`` (m, d), or with a mask (b, t, d); weights and masks (n,) and (m,), or (b, t).
 
     Returns:
-        Scalar >= 0, float32 (float64 for float64 input). A side with no row left gives zero.
+        Scalar >= 0, float32 (float64 for float64 input). Zero if either sample is empty after masks and weights.
 
     Raises:
         ValueError: wrong shapes or widths, ``singular_values`` below 1.
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:
-        It does not align: adversarial features keep the directions with the largest singular values and lose what
-        tells classes apart in the others, and the penalty, with a small weight (1e-4 in the paper), beside an
-        adversary gives those their part. It grows with the number of rows and with the square of their scale, as the
-        paper's does, and rows are not centred. O(n d min(n, d)) time. Derivatives to second order are exact where
-        :math:`\sigma_k > \sigma_{k+1}`; where the two are equal the loss has no derivative, and one of its slopes is
-        returned.
+        It does not align domains by itself. Adversarial training favours the directions with the largest singular
+        values and loses class information in the others; this penalty, with a small weight (1e-4 in the paper), is
+        added to an adversarial loss to preserve it. As in the paper it grows with the number of rows and with the
+        square of their scale, and rows are not centred. O(n d min(n, d)) time. Derivatives to second order are exact
+        where :math:`\sigma_k > \sigma_{k+1}`; where the two are equal the loss is not differentiable, and a subgradient
+        is returned.
 
     Example:
         >>> import torch
@@ -76,10 +76,10 @@ def batch_spectral_penalty_loss(
 
 
 class BatchSpectralPenaltyLoss(DiscrepancyModule):
-    """Module form of :func:`batch_spectral_penalty_loss` (BSP), which holds the formula, shapes and errors.
+    """Module form of :func:`batch_spectral_penalty_loss` (BSP), which documents the formula, shapes and errors.
 
     Args:
-        singular_values: how many of each domain.
+        singular_values: how many per domain.
 
     Example:
         >>> BatchSpectralPenaltyLoss()

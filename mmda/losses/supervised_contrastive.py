@@ -14,7 +14,7 @@ from mmda._engine.logit_sweep import contrastive
 from mmda._engine.nt_xent_sweep import NT_XENT
 from mmda._math.contrastive import check_temperature
 from mmda.layers.temperature import LearnableTemperature, keep_temperature
-from mmda.losses._pair_modules import TemperedModule
+from mmda.losses._tempered import TemperedModule
 
 
 def supervised_contrastive_loss(
@@ -26,7 +26,7 @@ def supervised_contrastive_loss(
     weight: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
-    r"""Cross-entropy of finding the rows of one's own class among all other rows (SupCon); lower means better grouped.
+    r"""Cross-entropy of identifying the rows of one class among all other rows (SupCon); lower means better grouped.
 
     With :math:`s_{ij} = \cos(z_i, z_j) / \tau` and :math:`P_i` the other rows that have the label of row i,
 
@@ -37,16 +37,16 @@ def supervised_contrastive_loss(
     where the outer mean runs over the n rows with a nonempty :math:`P_i`.
 
     Args:
-        features: z; the rows of both domains together, say, to align the classes across them.
-        labels: an integer a row. A negative one means no class: the row is nobody's positive and everybody's negative.
+        features: z, for example the rows of both domains together, to align classes across domains.
+        labels: an integer per row. A negative one means no class: the row is a negative of every other row.
         temperature: :math:`\tau` > 0, a number or a scalar tensor.
-        normalize: divide rows by their length; False takes inner products as they are.
-        weight: how often each row counts: 2 is a repeated row (whose twin is a positive), 0 an absent one.
+        normalize: use cosine similarity (rows of length one); False uses plain inner products.
+        weight: row weights: 2 counts a row twice (the copy is a positive), 0 leaves it out.
         mask: bool, True = keep. Padding may hold anything.
 
     Shape:
-        ``features`` (n, d) and ``labels`` (n,), or with a mask (b, t, d) and (b, t); ``weight`` and ``mask`` as the
-        labels.
+        ``features`` (n, d) and ``labels`` (n,), or with a mask (b, t, d) and (b, t); ``weight`` and ``mask`` have the
+        shape of the labels.
 
     Returns:
         Scalar >= 0, float32 (float64 for float64 input). Zero where no two rows share a label.
@@ -56,11 +56,11 @@ def supervised_contrastive_loss(
         TypeError: labels that are not integers, a mask that is not bool, features that are not floating point.
 
     Notes:
-        O(n^2 d) time. Large batches are computed in tiles: O(n d) memory beside n^2 bytes of which labels agree. Second
-        derivatives, function transforms, and weights that carry a gradient take the formula with the matrix of all
-        logits, O(n^2) memory. The sum over positives stands outside of the logarithm, which the paper found
-        better; two views of an image are two rows with one label. :func:`nt_xent_loss` takes two views apart, and its
-        positives as a mask of pairs.
+        O(n^2 d) time. Large batches are computed in tiles: O(n d) memory plus n^2 bytes for the mask of equal labels.
+        Second derivatives, function transforms, and weights that require a gradient use the full logit matrix, O(n^2)
+        memory. The sum over positives is outside the logarithm, which the paper found better. Pass two views of an
+        image as two rows with the same label. :func:`nt_xent_loss` instead takes the two views as separate tensors and
+        positives as a pair mask.
 
     Example:
         >>> import torch
@@ -84,10 +84,10 @@ def supervised_contrastive_loss(
 
 
 class SupervisedContrastiveLoss(TemperedModule):
-    """Module form of :func:`supervised_contrastive_loss` (SupCon), which holds the formula, shapes and errors.
+    """Module form of :func:`supervised_contrastive_loss` (SupCon), which documents the formula, shapes and errors.
 
     Args:
-        temperature: a number, a scalar tensor (a buffer here, or a parameter if it is one), or a
+        temperature: a number, a scalar tensor (registered as a buffer, or as a parameter if it is one), or a
             :class:`~mmda.layers.LearnableTemperature`.
         normalize: divide rows by their length.
 

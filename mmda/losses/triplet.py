@@ -1,4 +1,4 @@
-"""Triplet ranking: the positive beats the negatives by a margin."""
+"""Triplet ranking: the positive is more similar than the negatives by a margin."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def triplet_ranking_loss(
     positive_mask: Tensor | None = None,
     negative_mask: Tensor | None = None,
 ) -> Tensor:
-    r"""Mean shortfall of positives against negatives by a margin; lower means better ranked.
+    r"""Mean hinge loss of positives against negatives with a margin; lower means better ranked.
 
-    With :math:`s_{ij} = \cos(x_i, y_j)`, positive similarity :math:`s_i^+ = s_{ii}` (of several positives, the least
-    similar one) and the negatives :math:`N_i`,
+    With :math:`s_{ij} = \cos(x_i, y_j)`, positive similarity :math:`s_i^+ = s_{ii}` (the least similar one of several
+    positives) and the negatives :math:`N_i`,
 
     .. math::
 
@@ -44,19 +44,20 @@ def triplet_ranking_loss(
     - ``"semi_hard"``: the same over the :math:`j \in N_i` with :math:`s_{ij} < s_i^+`,
     - ``"all"``: :math:`\ell_i` is the mean of :math:`h(s_{ij})` over :math:`N_i`,
 
-    and symmetric, :math:`L = (L_{x \to y} + L_{y \to x}) / 2` with the roles exchanged.
+    With ``symmetric``, :math:`L = (L_{x \to y} + L_{y \to x}) / 2`, the second term with the roles exchanged.
 
     Args:
         anchor: anchor features x.
         positive: candidates y; without ``positive_mask``, row i belongs to anchor i.
         margin: m > 0.
-        negatives: which negatives count.
-        symmetric: average both directions; False takes anchors to candidates alone.
-        normalize: divide rows by their length; False takes inner products as they are.
-        weight: how often each pair counts, as anchor and as candidate: 2 is a repeated pair (whose twin is a
-            negative, as every other row), 0 an absent one. With n != m, how often each anchor counts.
-        mask: bool, True = valid pair. Padding may hold anything. With n != m, of the anchors.
-        candidate_mask: bool, True = valid candidate; ``mask`` by default where n = m, required beside it where not.
+        negatives: which negatives are used.
+        symmetric: average both directions; False scores only anchors against candidates.
+        normalize: use cosine similarity (rows of length one); False uses plain inner products.
+        weight: pair weights, for the anchor and the candidate alike: 2 counts a pair twice (the copy is a negative,
+            like every other row), 0 leaves it out. With n != m, anchor weights.
+        mask: bool, True = valid pair. Padding may hold anything. With n != m, of the anchors only.
+        candidate_mask: bool, True = valid candidate; defaults to ``mask`` if n = m; required together with ``mask``
+            otherwise.
         positive_mask: bool, True where candidate j is a positive of anchor i.
         negative_mask: bool, True where candidate j may be a negative of anchor i; all by default.
 
@@ -65,18 +66,18 @@ def triplet_ranking_loss(
         ``mask`` (n,) or (b, t), ``candidate_mask`` (m,) or (b, t); masks of pairs (n, m).
 
     Returns:
-        Scalar >= 0, float32 (float64 for float64 input). Anchors without a positive are left out of the mean, those
-        without a (semi-hard) negative count as zero.
+        Scalar >= 0, float32 (float64 for float64 input). Anchors without a positive are left out of the mean; anchors
+        without a (semi-hard) negative add zero.
 
     Raises:
         ValueError: wrong shapes, a margin that is not positive, n != m without ``positive_mask``,
-            or with ``mask`` and without ``candidate_mask``.
+            or with ``mask`` but without ``candidate_mask``.
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:
-        O(n m d) time, O(n m) memory. Zero with a zero gradient once every positive leads by the margin. Among equal
-        hardest negatives the gradient is shared. Differs from the paper (VSE++): means over the batch and the two
-        directions where the paper sums.
+        O(n m d) time, O(n m) memory. Value and gradient are zero once every positive leads by the margin. Equally hard
+        negatives share the gradient. Differs from the paper (VSE++): averages over the batch and the two directions
+        instead of summing.
 
     Example:
         >>> import torch
@@ -129,14 +130,14 @@ def _one_way(
     else:
         allowed = negative > 0
         if negatives == "semi_hard":
-            allowed = allowed & ~(s >= own.unsqueeze(1))  # NaN is not hidden
+            allowed = allowed & ~(s >= own.unsqueeze(1))  # also keeps NaN
         each = torch.where(allowed, gap, torch.zeros_like(gap)).amax(1).clamp_min(0)
     kept = torch.where(has_positive, row_count, torch.zeros_like(row_count))
     return safe_divide(kept @ each, kept.sum())
 
 
 class TripletRankingLoss(CandidatesModule):
-    """Module form of :func:`triplet_ranking_loss`, which holds the formula, shapes and errors.
+    """Module form of :func:`triplet_ranking_loss`, which documents the formula, shapes and errors.
 
     Args:
         margin: m > 0.

@@ -24,9 +24,9 @@ def variance_covariance_loss(
     weight: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
-    r"""Distance of paired rows, and what keeps features from collapsing (VICReg); lower means close and spread out.
+    r"""Distance of paired rows plus penalties against collapse (VICReg); lower means close and spread out.
 
-    With the covariance C (1 / (n - 1)) of one side's rows z,
+    With C the covariance (with 1 / (n - 1)) of the rows z of one view,
 
     .. math::
 
@@ -41,25 +41,26 @@ def variance_covariance_loss(
         invariance: :math:`\lambda \ge 0`.
         variance: :math:`\mu \ge 0`.
         covariance: :math:`\nu \ge 0`.
-        margin: :math:`\gamma > 0`, the standard deviation that is enough.
+        margin: :math:`\gamma > 0`, the target standard deviation.
         eps: :math:`\epsilon > 0`.
-        weight: how often each pair counts: 2 is a repeated pair, 0 an absent one.
+        weight: pair weights: 2 counts a pair twice, 0 leaves it out.
         mask: bool, True = valid pair. Padding may hold anything.
 
     Shape:
         ``anchor``, ``positive`` (n, d), or with a mask (b, t, d); ``weight``, ``mask`` (n,) or (b, t).
 
     Returns:
-        Scalar >= 0, float32 (float64 for float64 input). Zero where no pair is left; of a single one the variances
-        count as 0.
+        Scalar >= 0, float32 (float64 for float64 input). Zero if no pair is left; for a single pair the variances are
+        0.
 
     Raises:
         ValueError: wrong shapes, a weight that is negative, a margin or ``eps`` that is not above 0.
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:
-        O(n d^2) time, O(d^2) memory. Differs from the paper's text: S is divided by d and V's two sides are averaged,
-        as in the authors' code, for which the default weights were tuned. The hinge has a kink at the margin.
+        O(n d^2) time, O(d^2) memory. Differs from the paper's text: S is divided by d and V is averaged over the two
+        views, as in the authors' code, for which the default weights were tuned. The hinge is not differentiable at the
+        margin.
 
     Example:
         >>> import torch
@@ -99,13 +100,13 @@ def _check_settings(
 
 
 class VarianceCovarianceLoss(PairedModule):
-    """Module form of :func:`variance_covariance_loss` (VICReg), which holds the formula, shapes and errors.
+    """Module form of :func:`variance_covariance_loss` (VICReg), which documents the formula, shapes and errors.
 
     Args:
         invariance: weight of the distance of paired rows.
         variance: weight of the hinge on standard deviations.
         covariance: weight of the covariances between features.
-        margin: the standard deviation that is enough.
+        margin: the target standard deviation.
         eps: added to the variances.
 
     Example:

@@ -1,4 +1,4 @@
-"""Virtual adversarial training (VAT): predictions stay the same in the direction in which they would change most."""
+"""Virtual adversarial training (VAT): keeps predictions constant in the direction in which they change most."""
 
 from __future__ import annotations
 
@@ -8,15 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mmda._core.checks import (
-    check_callable,
-    check_count,
-    check_floating,
-    check_number,
-    check_same_shape,
-    fail,
-    shape_text,
-)
+from mmda._core.checks import check_count, check_floating, check_number, check_same_shape, fail, shape_text
+from mmda._core.components import check_callable
 from mmda._core.draws import fixed_normal
 from mmda._core.masking import full_precision, working_dtype
 from mmda._math.logits import as_logit_rows, weighted_mean
@@ -26,16 +19,16 @@ from mmda.losses._modules import LossModule
 def virtual_adversarial_loss(
     logits: Tensor, perturbed_logits: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None
 ) -> Tensor:
-    r"""Mean divergence of perturbed predictions from the plain ones (VAT); lower means locally smoother.
+    r"""Mean KL divergence from clean to perturbed predictions (VAT); lower means locally smoother.
 
-    With :math:`p_i = \mathrm{softmax}(z_i)` of the plain logits, held constant, and q of the perturbed ones,
+    With :math:`p_i = \mathrm{softmax}(z_i)` of the clean logits, detached, and q that of the perturbed ones,
 
     .. math:: L = \frac{1}{n} \sum_i \sum_k p_{ik} \, (\log p_{ik} - \log q_{ik})
 
     Args:
-        logits: scores of the rows as they are; they carry no gradient here.
-        perturbed_logits: scores of the same rows, moved by :func:`virtual_adversarial_perturbation`, or otherwise.
-        weight: how often each row counts: 2 is a repeated row, 0 an absent one.
+        logits: scores of the unperturbed rows; detached.
+        perturbed_logits: scores of the same rows, perturbed by :func:`virtual_adversarial_perturbation` or otherwise.
+        weight: row weights: 2 counts a row twice, 0 leaves it out.
         mask: bool, True = keep. Padding may hold anything.
 
     Shape:
@@ -49,8 +42,8 @@ def virtual_adversarial_loss(
         TypeError: a mask that is not bool, logits that are not floating point.
 
     Notes:
-        O(n K). With entropy minimisation beside it, on both domains, this is VADA's objective for the classifier. Any
-        perturbation will do: with two augmentations of a row it is a consistency loss.
+        O(n K). Together with entropy minimisation, on both domains, this is VADA's objective for the classifier. With
+        two augmentations of a row as inputs it is a consistency loss.
 
     Example:
         >>> import torch
@@ -90,39 +83,39 @@ def virtual_adversarial_perturbation(
     logits: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    r"""The step of a given length along which a classifier's predictions change most, by power iteration.
+    r"""The perturbation of a given length that changes a classifier's predictions most, by power iteration.
 
-    From a random unit vector d in each row, repeated ``steps`` times,
+    Starting from a random unit vector d in each row, repeat ``steps`` times
 
     .. math:: d \leftarrow \frac{g}{\lVert g \rVert}, \qquad
               g = \nabla_r\, \mathrm{KL}\bigl(p(x) \,\Vert\, p(x + r)\bigr) \Big|_{r = \xi d}
 
-    and the result is :math:`\epsilon d`.
+    and return :math:`\epsilon d`.
 
     Args:
-        classifier: a pure function of a batch: rows to logits (n, K). It is called ``steps`` times, and once more
-            without ``logits``; put batch normalisation and dropout into evaluation mode, or they disturb the search.
+        classifier: maps rows to logits (n, K). It is called ``steps`` times, and once more if ``logits`` is not given;
+            put batch normalisation and dropout into evaluation mode, otherwise they disturb the search.
         x: inputs or features.
         radius: :math:`\epsilon > 0`, the length of each row's step.
-        probe: :math:`\xi > 0`, how far from x the slope is taken.
-        steps: iterations; one is what the paper uses.
-        logits: the classifier's logits of x, where they are known already.
-        generator: where the first directions are drawn from; None for a fixed set.
+        probe: :math:`\xi > 0`, distance from x at which the gradient is taken.
+        steps: iterations; one in the paper.
+        logits: the classifier's logits of x, if already computed.
+        generator: draws the initial directions; None for a fixed set.
 
     Shape:
         ``x`` (n, ...), result as ``x``.
 
     Returns:
-        The perturbation, without a gradient, in the dtype of ``x``. A row whose slope is exactly zero keeps its
-        direction.
+        The perturbation, without a gradient, in the dtype of ``x``. A row whose gradient is exactly zero keeps its
+        initial direction.
 
     Raises:
         ValueError: a setting out of its range, logits of another number of rows.
         TypeError: a classifier that cannot be called, inputs that are not floating point.
 
     Notes:
-        No parameter's gradient is touched. In half precision the probe drowns in rounding: pass float32 features, or a
-        larger ``probe``.
+        Gradients of the parameters are left unchanged. In half precision the probe is lost in rounding: pass float32
+        features or a larger ``probe``.
 
     Example:
         >>> import torch
@@ -166,7 +159,7 @@ def virtual_adversarial_perturbation(
 
 
 def _unit(rows: Tensor, otherwise: Tensor) -> Tensor:
-    """Rows of length 1; ``otherwise`` where a row is zero. The largest entry first, so that no square underflows."""
+    """Rows scaled to length 1; ``otherwise`` for zero rows. Divides by the largest entry first to avoid underflow."""
     top = rows.abs().amax(1, keepdim=True)
     some = top > 0
     scaled = rows / torch.where(some, top, torch.ones_like(top))
@@ -175,7 +168,7 @@ def _unit(rows: Tensor, otherwise: Tensor) -> Tensor:
 
 
 class VirtualAdversarialLoss(LossModule):
-    """Module form of :func:`virtual_adversarial_loss` (VAT), which holds the formula, shapes and errors.
+    """Module form of :func:`virtual_adversarial_loss` (VAT), which documents the formula, shapes and errors.
 
     Example:
         >>> VirtualAdversarialLoss()

@@ -1,4 +1,4 @@
-"""Wasserstein critic with gradient penalty (WDGRL): an adversary whose loss is a distance between the domains."""
+"""Wasserstein critic with gradient penalty (WDGRL): an adversary that estimates a distance between the domains."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from mmda._core.checks import check_features, check_module, check_number, check_same_width, fail, shape_text
+from mmda._core.checks import check_features, check_number, check_same_width, fail, shape_text
+from mmda._core.components import check_module
 from mmda._core.draws import fixed_bits
 from mmda._core.maps import as_map_rows
 from mmda._core.masking import full_precision, working_dtype
@@ -19,14 +20,14 @@ from mmda.losses._domain_modules import AdversaryModule
 
 
 def gradient_penalty(critic: Callable[[Tensor], Tensor], x: Tensor, *, weight: Tensor | None = None) -> Tensor:
-    r"""Mean squared distance of a critic's slopes from length one; lower means nearer to a Lipschitz constant of one.
+    r"""Mean squared distance of a critic's gradient norms from one; lower means nearer to a Lipschitz constant of one.
 
     .. math:: \frac{1}{n} \sum_i \bigl( \lVert \nabla f(x_i) \rVert_2 - 1 \bigr)^2
 
     Args:
-        critic: f, a function of rows, each by itself: batch normalisation inside would mix them.
-        x: where the slopes are taken.
-        weight: how often each row counts.
+        critic: f, which must treat rows independently (no batch normalisation).
+        x: points at which the gradients are taken.
+        weight: row weights.
 
     Shape:
         ``x`` (n, d), ``weight`` (n,); the critic maps (n, d) to (n,) or (n, 1).
@@ -45,7 +46,7 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], x: Tensor, *, weight: T
     """
     slope = torch.func.grad(lambda rows: critic(rows).sum())(x)
     squared = slope.square().sum(1)
-    flat = squared == 0  # the length has no derivative there
+    flat = squared == 0  # the norm is not differentiable there
     length = torch.where(flat, torch.zeros_like(squared), torch.where(flat, torch.ones_like(squared), squared).sqrt())
     return weighted_mean((length - 1).square(), weight)
 
@@ -58,13 +59,13 @@ def _between(
     mixing: Tensor | None,
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor | None]:
-    """The rows of both sides and points between them, and how often each counts.
+    """The rows of both samples and points between them, with their weights.
 
-    Rows that count 0 come last in the pairing, so that what is left out pairs with nothing.
+    Rows of weight 0 are sorted last, so that they are not paired.
     """
     most = max(x.shape[0], y.shape[0])
     if mixing is not None:
-        check_features("WassersteinCriticLoss", "mixing", mixing, axes="(rows of the larger side,)", ndim=1)
+        check_features("WassersteinCriticLoss", "mixing", mixing, axes="(rows of the larger sample,)", ndim=1)
         if mixing.shape[0] != most:
             fail("WassersteinCriticLoss", "mixing", f"have shape ({most},)", shape_text(mixing))
         share = mixing.to(x.dtype)
@@ -95,45 +96,46 @@ def _between(
 
 
 class WassersteinCriticLoss(AdversaryModule):
-    r"""Critic behind a gradient reversal (WDGRL); the loss is the critic's, minus the distance that it sees.
+    r"""Critic behind a gradient reversal (WDGRL); returns the critic's loss, minus its estimate of the distance.
 
-    With critic f on source features x and target features y, and the penalty on its slopes at all of them and at
-    points between,
+    With critic f on source features x and target features y, and the penalty on its gradients at all rows and at points
+    between them,
 
     .. math:: L = \frac{1}{m} \sum_j f(y_j) - \frac{1}{n} \sum_i f(x_i)
               + \gamma \, \operatorname{mean} \bigl( \lVert \nabla f(\hat x) \rVert_2 - 1 \bigr)^2
 
-    The critic descends L; the features receive the reversed gradient of the first two terms alone, and so descend the
-    estimate of the first Wasserstein distance.
+    The critic minimises L; the features get the reversed gradient of the first two terms only, and so minimise the
+    estimated first Wasserstein distance.
 
     Args:
-        critic: maps rows (n, d) to one number each, (n,) or (n, 1), unbounded: no sigmoid at its end, and no batch
-            normalisation in it.
+        critic: maps rows (n, d) to one number each, (n,) or (n, 1), unbounded (no final sigmoid) and without batch
+            normalisation.
         strength: see :class:`~mmda.layers.GradientReversal`; :meth:`set_strength` changes it.
         penalty: :math:`\gamma \ge 0`.
 
     Shape:
         ``source`` (n, d), ``target`` (m, d), or with a mask (b, t, d); weights and masks (n,) and (m,), or (b, t).
-        ``mixing`` one number in [0, 1] a row of the larger side. Feature maps (b, d, h, w) too, with or without masks
-        (b, h, w): each position is a row.
+        ``mixing`` one number in [0, 1] per row of the larger sample. Feature maps (b, d, h, w) too, with or without
+        masks (b, h, w): each position is a row.
 
     Returns:
-        Scalar, float32 (float64 for float64 input); about minus the distance. A side with no row left gives zero.
+        Scalar, float32 (float64 for float64 input); about minus the distance. Zero if either sample is empty after
+        masks and weights.
 
     Raises:
         ValueError: wrong shapes, of the features or of the critic's numbers.
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:
-        A point between is :math:`\hat x = \alpha x_i + (1 - \alpha) y_i`, rows of the smaller side repeated in turn,
-        with :math:`\alpha` from ``mixing``, from ``generator``, or a fixed set. Points with a row that counts 0 are
-        left out. One optimiser suffices, but the critic has to keep up: a larger learning rate for it stands in for the
-        paper's several critic steps a feature step. The penalty reaches no feature, as in the authors' code.
+        Points between are :math:`\hat x = \alpha x_i + (1 - \alpha) y_i`, cycling through the smaller sample, with
+        :math:`\alpha` from ``mixing``, from ``generator``, or a fixed set. Points with a row of weight 0 are left out.
+        One optimiser suffices, but give the critic a larger learning rate, in place of the paper's several critic steps
+        per feature step. The penalty has no gradient for the features, as in the authors' code.
 
     Example:
         >>> import torch
         >>> critic = torch.nn.Linear(1, 1, bias=False)
-        >>> _ = torch.nn.init.constant_(critic.weight, -1.0)  # f(x) = -x: slope of length one
+        >>> _ = torch.nn.init.constant_(critic.weight, -1.0)  # f(x) = -x: gradient of norm one
         >>> round(WassersteinCriticLoss(critic)(torch.zeros(4, 1), torch.full((3, 1), 2.0)).item(), 4)
         -2.0
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmda._core.checks import check_count, check_number
 from mmda._core.masking import full_precision
-from mmda._core.rows import normalized_rows
+from mmda._core.unit_rows import normalized_rows
 from mmda._math.spectral import zero_undefined
 from mmda.losses.entropy import entropy_loss, information_maximisation_loss
 from mmda.validators._rows import blocks, kept_classes, kept_rows

@@ -13,15 +13,15 @@ from mmda._core.checks import (
     check_count,
     check_features,
     check_integers,
-    check_kernel,
     check_number,
     check_same_shape,
     check_same_width,
     fail,
     shape_text,
 )
+from mmda._core.components import check_kernel
 from mmda._core.masking import full_precision, working_dtype
-from mmda._core.rows import normalized_rows
+from mmda._core.unit_rows import normalized_rows
 from mmda.kernels import Gaussian, Kernel
 from mmda.losses.mmd import Estimator, mmd_loss
 from mmda.validators._rows import blocks, kept_rows

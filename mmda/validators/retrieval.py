@@ -18,7 +18,7 @@ from mmda._core.checks import (
     fail,
 )
 from mmda._core.masking import full_precision, working_dtype
-from mmda._core.rows import normalized_rows
+from mmda._core.unit_rows import normalized_rows
 from mmda.validators._rows import blocks
 
 

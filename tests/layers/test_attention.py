@@ -106,7 +106,7 @@ def test_more_queries_than_videos_need_every_pair() -> None:
     pooled, similarity = FrameQueryAttention()(torch.randn(2, 3, 4), torch.randn(5, 4), every_pair=True)
     assert pooled.shape == (2, 5, 4)
     assert similarity.shape == (2, 5, 3)
-    text = r"FrameQueryAttention: `queries` must have one row a video \(2\) unless every_pair=True, got \(5, 4\)"
+    text = r"FrameQueryAttention: `queries` must have one row per video \(2\) unless every_pair=True, got \(5, 4\)"
     with pytest.raises(ValueError, match=text):
         FrameQueryAttention()(torch.randn(2, 3, 4), torch.randn(5, 4))
 

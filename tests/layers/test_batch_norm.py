@@ -234,13 +234,13 @@ def test_errors_name_the_rule() -> None:
                 layer.train(training)(torch.zeros(4, 3), torch.tensor([0, 1, 1, index]))
     with pytest.raises(TypeError, match=r"`domain` must be an int or an integer tensor, got bool"):
         layer(x, True)
-    with pytest.raises(ValueError, match=r"`domain` must have one index a row \(4,\), got \(3,\)"):
+    with pytest.raises(ValueError, match=r"`domain` must have one index per row \(4,\), got \(3,\)"):
         layer(x, torch.zeros(3, dtype=torch.long))
     with pytest.raises(ValueError, match=r"`x` must have 3 channels on axis 1, got \(4, 2\)"):
         layer(torch.zeros(4, 2), 0)
     with pytest.raises(ValueError, match=r"`x` must have shape \(samples, channels, height, width\), got \(4, 3\)"):
         DomainSpecificBatchNorm2d(3, 2)(x, 0)
-    with pytest.raises(ValueError, match=r"`x` must hold more than one value a channel in training, got \(1, 3\)"):
+    with pytest.raises(ValueError, match=r"`x` must hold more than one value per channel in training, got \(1, 3\)"):
         layer(x[:1], 0)
     with pytest.raises(ValueError, match=r"`momentum` must be a finite number >= 0 and <= 1, got 2"):
         DomainSpecificBatchNorm1d(3, 2, momentum=2)

@@ -156,7 +156,7 @@ def test_messages() -> None:
         block_mmd_loss(x, y, block_rows=1)
     with pytest.raises(TypeError, match=r"random_feature_mmd_loss: `kernel` must be a mmda\.kernels\.Gaussian, got L"):
         random_feature_mmd_loss(x, y, kernel=Laplacian())  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="`projections` must have at least 5 rows, one a scale, got 4"):
+    with pytest.raises(ValueError, match="`projections` must have at least 5 rows, one per scale, got 4"):
         random_feature_mmd_loss(torch.zeros(3, 2), torch.zeros(3, 2), projections=torch.zeros(4, 2))
     with pytest.raises(ValueError, match="RandomFeatureMMDLoss: `n_features` must be an integer >= 5, got 4"):
         RandomFeatureMMDLoss(n_features=4)

@@ -222,7 +222,7 @@ def test_derivatives_where_the_attention_is_flat() -> None:
     [
         ((2, 3), (2, 4), {}, ValueError, r"`frames` must have shape \(videos, frames, features\), got \(2, 3\)"),
         ((2, 3, 4), (2, 5), {}, ValueError, r"`queries` must have as many features as `frames` \(4\), got 5"),
-        ((2, 3, 4), (3, 4), {}, ValueError, r"`queries` must have one row a video \(2\), got \(3, 4\)"),
+        ((2, 3, 4), (3, 4), {}, ValueError, r"`queries` must have one row per video \(2\), got \(3, 4\)"),
         ((2, 3, 4), (2, 4), {"temperature": 0.0}, ValueError, "`temperature` must be a finite number > 0, got 0.0"),
         (
             (2, 3, 4),

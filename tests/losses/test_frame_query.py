@@ -151,7 +151,7 @@ def test_autocast_changes_nothing() -> None:
             r"`frames` must have shape \(videos, frames, features\), got \(2, 3\)",
         ),
         ((2, 3, 4), (2, 5), (2, 3), {}, ValueError, r"`queries` must have as many features as `frames` \(4\), got 5"),
-        ((2, 3, 4), (3, 4), (2, 3), {}, ValueError, r"`queries` must have one row a video \(2\), got \(3, 4\)"),
+        ((2, 3, 4), (3, 4), (2, 3), {}, ValueError, r"`queries` must have one row per video \(2\), got \(3, 4\)"),
         ((2, 3, 4), (2, 4), (2, 4), {}, ValueError, r"`moment_mask` must have shape \(2, 3\), got \(2, 4\)"),
         ((2, 3, 4), (2, 4), (2, 3), {"temperature": 0.0}, ValueError, "`temperature` must be a finite number > 0"),
         ((2, 3, 4), (2, 4), (2, 3), {"frame_mask": torch.ones(2, 3)}, TypeError, "`frame_mask` must be a bool tensor"),

@@ -87,7 +87,7 @@ def test_unbiased_counts_repeated_rows() -> None:
     [
         (
             {"source": torch.zeros(3, 2)},
-            r"`source` must be a sequence of tensors, one a layer, got Tensor",
+            r"`source` must be a sequence of tensors, one per layer, got Tensor",
         ),
         ({"source": ()}, r"`source` must hold at least one layer, got none"),
         (
@@ -102,7 +102,7 @@ def test_unbiased_counts_repeated_rows() -> None:
             {"source": (torch.zeros(3, 3), torch.zeros(3, 4))},
             r"`target\[1\]` must have as many features as `source\[1\]` \(4\), got 5",
         ),
-        ({"kernel": (Gaussian(),)}, r"`kernel` must be one kernel or one a layer \(2\), got 1"),
+        ({"kernel": (Gaussian(),)}, r"`kernel` must be one kernel or one per layer \(2\), got 1"),
         ({"source_weight": torch.ones(3)}, r"`source_weight` must have shape \(8,\), got \(3,\)"),
         (
             {"estimator": "linear", "source_weight": torch.ones(8)},

@@ -10,8 +10,6 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmda._engine.logit_loops import Operations
-from mmda._engine.native_logits import CompiledLoops
 from mmda.losses import nt_xent_loss, supervised_contrastive_loss
 from tests.reference import supervised_contrastive as reference
 
@@ -48,8 +46,7 @@ def test_tiles_give_the_formula_in_little_memory(watched: bool, monkeypatch: pyt
 
     What watches takes PyTorch's operations, in the place of the compiled loops.
     """
-    for loops in (CompiledLoops, Operations):
-        monkeypatch.setattr(loops, "blocks", {"nt_xent": 64})
+    monkeypatch.setattr("mmda._engine.nt_xent_sweep.BLOCK", 64)
     monkeypatch.setattr("mmda._engine.logit_tiles.KEEP_BYTES", 0)
     n, generator = 300, torch.Generator().manual_seed(3)
     z = torch.randn(n, 5, dtype=torch.float64, generator=generator).requires_grad_()

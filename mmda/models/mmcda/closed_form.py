@@ -13,7 +13,7 @@ from torch import Tensor
 from mmda._core.checks import check_choice, check_count, check_number, fail, fail_type
 from mmda._core.masking import zero_padding
 from mmda._core.reductions import masked_mean, masked_softmax
-from mmda._core.rows import normalized_rows
+from mmda._core.unit_rows import normalized_rows
 from mmda.linear import CCA, CORALMap, PairMoments
 from mmda.losses import moment_targets
 from mmda.models.mmcda.linear_head import LinearHead
@@ -177,7 +177,7 @@ def fit_joint_maps(
     """
     check_count("fit_joint_maps", "rounds", rounds)
     if source is None and pairs is None:
-        fail("fit_joint_maps", "source", "be given where `pairs` are not", "neither")
+        fail("fit_joint_maps", "source", "be given without `pairs`", "neither")
     cca = CCA(components, ridge=ridge, scale=scale)
     known = None if source is None else (sentence_rows(source), moment_rows(source))
     queries = None if known is None else known[0]
@@ -318,7 +318,7 @@ def start_linear(
     assert isinstance(video, LinearHead)
     assert isinstance(query, LinearHead)
     if source is None and pairs is None:
-        fail("start_linear", "source", "be given where `pairs` are not", "neither")
+        fail("start_linear", "source", "be given without `pairs`", "neither")
     members = _members(source is not None, pairs is not None, domain is not None, pooling)[: video.members]
     kept: MutableMapping[Hashable, object] = {} if fitted is None else fitted
 

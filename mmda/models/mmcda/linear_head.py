@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mmda._core.checks import check_count, check_number, fail
 from mmda._core.masking import zero_padding
 from mmda._core.reductions import masked_mean, masked_softmax
-from mmda._core.rows import normalized_rows
+from mmda._core.unit_rows import normalized_rows
 from mmda.models.mmcda.encoders import check_width
 from mmda.models.mmcda.localizer import MomentLogits
 

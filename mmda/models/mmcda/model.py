@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mmda._core.checks import check_number
 from mmda._core.masking import zero_padding
 from mmda._core.reductions import masked_mean
-from mmda._core.rows import normalized_rows
+from mmda._core.unit_rows import normalized_rows
 from mmda.models.mmcda.linear_head import FrameAgreement, NeighbourScaling
 from mmda.models.mmcda.localizer import MomentLogits, Spans, decode_spans
 from mmda.models.mmcda.voting import vote_spans

@@ -10,7 +10,7 @@ from torch import Tensor
 from mmda._core.checks import check_count, check_floating, check_number, fail
 from mmda._core.masking import zero_padding
 from mmda._core.reductions import masked_mean
-from mmda._core.rows import normalized_rows
+from mmda._core.unit_rows import normalized_rows
 from mmda.linear import CCA
 from mmda.vmr.resident import ResidentSplit
 

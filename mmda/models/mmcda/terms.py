@@ -10,7 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mmda._core.checks import check_callable, check_choice, check_count, check_number, fail, fail_type
+from mmda._core.checks import check_choice, check_count, check_number, fail, fail_type
+from mmda._core.components import check_callable
 from mmda._core.reductions import masked_softmax
 from mmda.kernels import Gaussian
 from mmda.layers import FrameQueryAttention

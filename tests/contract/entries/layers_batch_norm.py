@@ -32,7 +32,7 @@ ENTRIES = (
                 ("one_row",),
                 "one row has no variance to normalise by in training",
                 ValueError,
-                "`x` must hold more than one value a channel in training",
+                "`x` must hold more than one value per channel in training",
             ),
             RUNNING,
             TRANSFORMED,

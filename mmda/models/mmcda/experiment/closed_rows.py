@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mmda._core.rows import normalized_rows
+from mmda._core.unit_rows import normalized_rows
 from mmda.linear import CCA
 from mmda.metrics import temporal_iou
 from mmda.models.mmcda.closed_form import fit_joint_maps, sentence_rows
