@@ -26,7 +26,7 @@ from mmda._engine.logit_tiles import Grid, Masks, Rows, Tiles
 from mmda._engine.logits_at_once import Sides, are_few, floor
 from mmda._engine.scaffold import ACCELERATOR_BLOCK
 
-#: Rows of a tile on a CPU: with the compiled loops, and those that stay in the nearest caches.
+#: Rows per tile on a CPU: with the compiled loops, and in PyTorch operations, where a tile should fit in the caches.
 BLOCK, SMALL_BLOCK = 1024, 512
 
 
@@ -176,7 +176,7 @@ def _losses(s: Tensor, bias: Tensor | None, weights: tuple[Tensor, Tensor] | Non
 
 
 def _softplus_sum(s: Tensor) -> Tensor:
-    """Sum of log(1 + e^s) = max(s, 0) + log(1 + e^-|s|); four factors share a logarithm."""
+    """Sum of log(1 + e^s) = max(s, 0) + log(1 + e^-|s|), with one logarithm per four terms."""
     value = s.clamp_min(0).sum(1).sum(dtype=torch.float64)
     p = s.abs().mul_(-LOG2_E).exp2_()
     for _ in range(2):
