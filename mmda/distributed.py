@@ -293,16 +293,16 @@ class DistributedLoss(nn.Module):
         optimiser of each rank: both keep initially equal ranks equal.
 
         Each rank computes the whole loss, O(N^2 d) time for N rows in total, with O(N d) memory plus that of the loss.
-        With ``ring`` it computes only the pairs of its own rows, O(N n d) time in O(n d) memory; the value is the same up
-        to rounding, and second derivatives are not supported. The communication volume is similar to the gather: one
+        With ``ring`` it computes only the pairs of its own rows, O(N n d) time in O(n d) memory; the value is the same
+        up to rounding, and second derivatives are not supported. The communication volume is similar to the gather: one
         block of rows per step, once (MMD, sigmoid) or twice (InfoNCE), while a gather and the sum of its gradients send
         three.
 
         One exchange of 1 KB checks that the ranks agree and communicates their numbers of rows; then one exchange per
         tensor moves the rows. A rank that does not call blocks the others until the group's timeout. Losses with random
         draws draw the same numbers on all ranks: from a key that rank 0 draws from its global generator, or from a
-        ``generator`` with the same seed on every rank. A loss that is a mean over rows, such as the cross-entropy, needs
-        this module only if the numbers of rows differ between ranks.
+        ``generator`` with the same seed on every rank. A loss that is a mean over rows, such as the cross-entropy,
+        needs this module only if the numbers of rows differ between ranks.
 
     Example:
         >>> from mmda.losses import MMDLoss
