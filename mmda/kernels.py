@@ -1,12 +1,12 @@
 r"""Kernels on squared distances, and the bandwidth heuristics.
 
-A kernel is a small immutable value that is passed to a loss: ``mmd_loss(x, y, kernel=Gaussian(2.0))``. It knows
-two things: how to turn squared distances into similarities, and how to settle its bandwidth on a pooled sample.
-Several scales are averaged, so every bounded kernel here has k(x, x) = 1 whatever the number of scales.
+A kernel is a small immutable object passed to a loss: ``mmd_loss(x, y, kernel=Gaussian(2.0))``. It has two methods:
+``evaluate`` maps squared distances to similarities, ``settle`` sets the bandwidth from a pooled sample. Several scales
+are averaged, so every bounded kernel here has k(x, x) = 1 for any number of scales.
 
-Bandwidths are distances. Other libraries write the Gaussian differently; with :math:`\sigma` as here,
-``gamma`` in :math:`\exp(-\gamma d^2)` is :math:`1 / (2 \sigma^2)`, and a "bandwidth" :math:`h` in
-:math:`\exp(-d^2 / h)` is :math:`2 \sigma^2`.
+Bandwidths are distances. Other libraries parametrise the Gaussian differently; with :math:`\sigma` as here, ``gamma``
+in :math:`\exp(-\gamma d^2)` is :math:`1 / (2 \sigma^2)`, and a "bandwidth" :math:`h` in :math:`\exp(-d^2 / h)` is
+:math:`2 \sigma^2`.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from mmda._core.transforms import values_are_known
 
 Bandwidth = Literal["median", "mean"] | float | Tensor
 
-#: The field's usual five factors on the squared bandwidth.
+#: The five factors on the squared bandwidth that are common in domain adaptation.
 FIVE_SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
 
-#: Pooled samples above this many rows settle the "median" bandwidth on a fixed subsample of this size.
+#: For larger pooled samples the "median" bandwidth is computed on a fixed subsample of this size.
 MEDIAN_ROWS = 512
 
 
 @runtime_checkable
 class Kernel(Protocol):
-    """What a discrepancy asks of a kernel."""
+    """Interface of a kernel."""
 
     def settle(self, rows: Tensor, weight: Tensor | None = None) -> Tensor:
-        """The bandwidth for these pooled rows ``(n, d)`` and their counts ``(n,)``: a scalar tensor.
+        """The bandwidth for these pooled rows ``(n, d)`` and row weights ``(n,)``: a scalar tensor.
 
-        What the rows say is detached. A tensor that the kernel was given comes back with its gradient.
+        A bandwidth computed from the rows is detached; a tensor given to the kernel is returned with its gradient.
         """
         ...
 
@@ -66,10 +66,10 @@ def squared_distances(x: Tensor, y: Tensor | None = None) -> Tensor:
 
     .. math:: D_{ij} = \lVert x_i - y_j \rVert^2
 
-    computed as :math:`\lVert x_i \rVert^2 + \lVert y_j \rVert^2 - 2 x_i \cdot y_j` about the pooled mean where that
-    keeps the digits; else in float64, and pairs that lie much closer to each other than to the mean by their
-    difference. So neither a common offset, nor rows or groups of rows far from the others, cost digits, and equal rows
-    have distance exactly zero.
+    computed as :math:`\lVert x_i \rVert^2 + \lVert y_j \rVert^2 - 2 x_i \cdot y_j` about the pooled mean where that is
+    accurate; otherwise in float64, with pairs that are much closer to each other than to the mean computed from their
+    difference. So neither a common offset nor distant rows or clusters reduce the accuracy, and equal rows have
+    distance exactly zero.
 
     Args:
         x: rows.
@@ -108,13 +108,13 @@ def squared_distances(x: Tensor, y: Tensor | None = None) -> Tensor:
 def distances_about(centre: Tensor | None, a: Tensor, b: Tensor, *, same: bool = False) -> Tensor:
     """:func:`squared_distances` of rows ``a`` (..., n, d) and ``b`` (..., m, d) in their working dtype, or of batches.
 
-    ``centre`` (d,) is any point near most of the rows, the origin by default; ``same``: ``b`` is ``a``.
+    ``centre`` (d,) is any point near most rows, the origin by default; ``same`` means that ``b`` is ``a``.
     """
     traced = not values_are_known(a, b)
     if a.dtype == torch.float32 and not traced:
         raw, bound, *_ = _by_products(centre, a, b, same)
         values = raw.detach()
-        if same:  # in the value only, here and below: the slope of |x - y|^2 is right as it stands
+        if same:  # changes only the value, here and below: the gradient of |x - y|^2 is already exact
             values.diagonal(dim1=-2, dim2=-1).zero_()
         if not bool(_near_pairs(values, bound.detach().mul_(NEAR_FLOAT32), same).any()):
             return raw
@@ -126,7 +126,7 @@ def distances_about(centre: Tensor | None, a: Tensor, b: Tensor, *, same: bool =
 
 
 def _by_products(centre: Tensor | None, a: Tensor, b: Tensor, same: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Squared distances, sums of squared lengths, and the rows from the centre."""
+    """Squared distances, sums of squared lengths, and the centred rows."""
     a = a if centre is None else a - centre
     b = a if same else b if centre is None else b - centre
     a_squares = a.square().sum(-1)
@@ -136,16 +136,16 @@ def _by_products(centre: Tensor | None, a: Tensor, b: Tensor, same: bool) -> tup
     return products(bound, a, b.mT, alpha=-2), bound, a, b
 
 
-#: Pairs are near each other where their squared distance is below this share of the sum of their squared lengths. With
-#: none in float32, products of that type are exact enough (4e-4 in the worst pair, 1e-7 in most); else they are made in
-#: float64, where those of near pairs are replaced by squares of differences and the others are exact to 1e-5 or better.
+#: A pair is near if its squared distance is below this fraction of the sum of its squared lengths. Without near pairs,
+#: float32 products are accurate enough (4e-4 in the worst pair, 1e-7 in most). Otherwise products are computed in
+#: float64, accurate to 1e-5 or better, and near pairs are recomputed as squared differences.
 NEAR_FLOAT32, NEAR_WIDENED, NEAR = 1e-3, 1e-10, 1e-7
-#: Numbers in the differences that are made at once.
+#: Number of elements in the differences computed at once.
 _AT_ONCE = 1 << 22
 
 
 def _near_pairs(raw: Tensor, limits: Tensor, same: bool) -> Tensor:
-    """Which pairs are near each other, those of a row and itself left out."""
+    """Mask of near pairs, without pairs of a row and itself."""
     places = raw < limits
     if same:
         places.diagonal(dim1=-2, dim2=-1).fill_(False)
@@ -153,7 +153,7 @@ def _near_pairs(raw: Tensor, limits: Tensor, same: bool) -> Tensor:
 
 
 def _near_correction(raw: Tensor, bound: Tensor, a: Tensor, b: Tensor, near: float, same: bool) -> Tensor | None:
-    """What makes the squared distances ``raw`` of pairs of near rows exact; None where there are none."""
+    """The correction of the squared distances ``raw`` at near pairs; None if there are none."""
     *batch, i, j = _near_pairs(raw, near * bound, same).nonzero(as_tuple=True)
     if i.shape[0] == 0 and not same:
         return None
@@ -171,7 +171,7 @@ def _near_correction(raw: Tensor, bound: Tensor, a: Tensor, b: Tensor, near: flo
 
 @torch.library.custom_op("mmda::near_correction", mutates_args=())
 def near_correction(raw: Tensor, bound: Tensor, a: Tensor, b: Tensor, near: float, same: bool) -> Tensor:
-    """The same for compiled graphs and function transforms: one operation, always a tensor."""
+    """The same as one operator for compiled graphs and function transforms; always a tensor."""
     found = _near_correction(raw, bound, a, b, near, same)
     return torch.zeros_like(raw) if found is None else found
 
@@ -200,12 +200,12 @@ def _(
 
 
 def safe_sqrt(squared: Tensor) -> Tensor:
-    """Square root with slope zero, not infinite, at zero. NaN stays NaN."""
+    """Square root with gradient zero, not infinite, at zero. NaN stays NaN."""
     return safe_power(squared, 0.5)
 
 
 def safe_power(squared: Tensor, exponent: float) -> Tensor:
-    """The same of other powers."""
+    """The same for other powers."""
     nothing = squared <= 0
     base = torch.where(nothing, torch.ones((), dtype=squared.dtype, device=squared.device), squared)
     power = base.sqrt() if exponent == 0.5 else base**exponent
@@ -220,14 +220,14 @@ def mean_bandwidth(rows: Tensor, weight: Tensor | None = None) -> Tensor:
 
     Args:
         rows: pooled sample.
-        weight: counts; a weight of 2 is a repeated row.
+        weight: row weights: 2 counts a row twice, 0 leaves it out.
 
     Shape:
         ``rows`` (n, d), ``weight`` (n,); result a scalar.
 
     Returns:
-        Detached scalar > 0; 1 where all rows coincide (or one row is left), so that a kernel stays defined. A
-        permutation of the rows moves it by rounding alone, a few units in the last place.
+        Detached scalar > 0; 1 if all rows coincide (or one row is left), so that the kernel is defined. A permutation
+        of the rows changes it only by rounding, a few units in the last place.
 
     Raises:
         ValueError: ``rows`` is not two-dimensional.
@@ -241,7 +241,7 @@ def mean_bandwidth(rows: Tensor, weight: Tensor | None = None) -> Tensor:
         check_weight("mean_bandwidth", "weight", weight, rows.shape[:1])
     with full_precision(rows):
         x = _from_first(rows.detach().to(working_dtype(rows)), weight)
-        top = _defined(x.abs().amax())  # squares of far or near rows would leave the range of float32
+        top = _defined(x.abs().amax())  # avoids overflow and underflow of squares in float32
         x = x / top
         if weight is None:
             squares = (x - x.mean(0)).square().sum()
@@ -256,26 +256,26 @@ def mean_bandwidth(rows: Tensor, weight: Tensor | None = None) -> Tensor:
 
 
 def median_bandwidth(rows: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Median distance between different rows (the mean of the two middle ones where their number is even).
+    """Median distance between different rows (the mean of the two middle ones for an even number).
 
     Args:
         rows: pooled sample.
-        weight: counts; a weight of 2 is a repeated row.
+        weight: row weights: 2 counts a row twice, 0 leaves it out.
 
     Shape:
         ``rows`` (n, d), ``weight`` (n,); result a scalar.
 
     Returns:
-        Detached scalar > 0; 1 where the median is zero (more than half of the pairs coincide) or no pair is left.
+        Detached scalar > 0; 1 if the median is zero (more than half of the pairs coincide) or no pair is left.
 
     Raises:
         ValueError: ``rows`` is not two-dimensional.
 
     Notes:
-        Distances are lengths of differences, so neither offsets nor far rows cost digits. Up to 512 rows
-        (``MEDIAN_ROWS``) the answer is exact and the same to the last bit whatever the order of the rows. Of more rows
-        a fixed subsample of 512 is used, chosen by place: memory is bounded and the answer deterministic, but a
-        permutation of the rows moves it slightly. Rows of weight 0 are never chosen before rows that count.
+        Distances are norms of differences, so offsets and distant rows do not reduce the accuracy. Up to 512 rows
+        (``MEDIAN_ROWS``) the result is exact and bitwise independent of the order of the rows. For more rows a fixed
+        subsample of 512 is used, chosen by position: memory is bounded and the result deterministic, but a permutation
+        of the rows changes it slightly. Rows of weight 0 are chosen last.
 
     Example:
         >>> median_bandwidth(torch.tensor([[0.0], [1.0], [5.0]])).item()
@@ -299,21 +299,21 @@ def _median_distance(x: Tensor, weight: Tensor | None) -> Tensor:
         x, weight = x[chosen], None if weight is None else weight[chosen]
     if x.shape[0] < 2:
         return x.new_ones(())
-    if weight is not None:  # nothing that hangs on a row which does not count
+    if weight is not None:  # rows of weight zero must not affect the result
         first = (weight > 0).to(x.dtype).argmax().reshape(1, 1).expand(1, x.shape[1])
         x = torch.where((weight > 0).unsqueeze(1), x, x.gather(0, first))
-    # A power of two, so that no digit changes, brings the squares of far or near rows into the range of the type.
+    # Scaling by a power of two, which is exact, avoids overflow and underflow of squares.
     spread = (x.amax(0) - x.amin(0)).amax()
     exponent = torch.frexp(spread).exponent - _SPREAD[x.dtype]
     pairs = torch.nn.functional.pdist(torch.ldexp(x, -exponent))
     low, high = _middle(pairs) if weight is None else _middle_of_counts(pairs, weight.double())
     value = _defined(torch.ldexp((low + high) / 2, exponent))
-    return torch.where(spread.isnan(), spread, value)  # selection passes NaN over
+    return torch.where(spread.isnan(), spread, value)  # the median ignores NaN
 
 
 @torch.library.custom_op("mmda::median_distance", mutates_args=())
 def median_distance(x: Tensor, weight: Tensor | None) -> Tensor:
-    """One operation for compiled graphs and function transforms: nothing in it hangs on the number of rows."""
+    """The same as one operator for compiled graphs and function transforms, whatever the number of rows."""
     return _median_distance(x, weight)
 
 
@@ -332,13 +332,14 @@ def _(info: object, in_dims: tuple[int | None, ...], x: Tensor, weight: Tensor |
     return torch.stack([median_distance(*both) for both in zip(xs, weights)]), 0
 
 
-#: To which power of two the spread of a sample is brought: sums of a hundred thousand squares are in range, and so are
-#: those of rows as much nearer to each other as the type's digits tell apart.
+#: Exponent to which the spread of a sample is scaled: sums of a hundred thousand squares stay in range, and so do
+#: squared distances down to the precision of the dtype.
 _SPREAD = {torch.float32: 50, torch.float64: 490}
 
 
 def _middle(values: Tensor) -> tuple[Tensor, Tensor]:
-    """The two middle values (twice the middle one where the count is odd): by selection, several times a sort."""
+    """The two middle values (twice the middle one for an odd number), by selection: several times faster than
+    sorting."""
     low = values.median()
     if values.shape[0] % 2:
         return low, low
@@ -348,10 +349,10 @@ def _middle(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _middle_of_counts(pairs: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """The same for distances of the pairs i < j where row i stands for ``weight[i]`` equal rows."""
+    """The same for distances of the pairs i < j, where row i counts as ``weight[i]`` equal rows."""
     upper = torch.triu_indices(weight.shape[0], weight.shape[0], offset=1, device=weight.device)
     ordered, order = pairs.sort()
-    # w (w - 1) / 2 pairs at distance zero among the copies of a row
+    # w (w - 1) / 2 pairs at distance zero among the copies of each row
     zeros = (weight * (weight - 1).clamp(min=0)).sum() / 2
     reached = (weight[upper[0]] * weight[upper[1]])[order].cumsum(0) + zeros
     half = reached[-1] / 2
@@ -359,7 +360,7 @@ def _middle_of_counts(pairs: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     ordered = torch.cat((ordered.new_zeros(1), ordered))
     reached = torch.cat((zeros.reshape(1), reached))
     last = ordered.shape[0] - 1
-    # gather, as an index that is a scalar tensor would be read on the host
+    # gather, because indexing with a scalar tensor would synchronise with the host
     low = ordered.gather(0, (reached < half - slack).sum(0, keepdim=True).clamp(max=last)).squeeze(0)
     high = ordered.gather(0, (reached <= half + slack).sum(0, keepdim=True).clamp(max=last)).squeeze(0)
     nothing = torch.zeros_like(low)
@@ -367,14 +368,14 @@ def _middle_of_counts(pairs: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _defined(sigma: Tensor) -> Tensor:
-    """The bandwidth, or 1 where it is zero: constant batches keep value 0 and slope 0. NaN stays NaN."""
+    """The bandwidth, or 1 if it is zero, so that constant batches have value and gradient 0. NaN stays NaN."""
     return torch.where(sigma <= 0, torch.ones_like(sigma), sigma)
 
 
 def _from_first(x: Tensor, weight: Tensor | None) -> Tensor:
-    """Rows less the first that counts: equal rows become exact zeros, which less their mean they may not.
+    """Rows minus the first row of nonzero weight. Equal rows become exact zeros, unlike after subtracting the mean.
 
-    Rows that count nothing become zeros, whatever they held.
+    Rows of weight zero become zeros.
     """
     if weight is None:
         return x - x[:1]
@@ -384,9 +385,9 @@ def _from_first(x: Tensor, weight: Tensor | None) -> Tensor:
 
 
 def _subsample(n: int, weight: Tensor | None, size: int, device: torch.device) -> Tensor:
-    """``size`` different indices out of 0 .. n - 1, fixed, without any random state.
+    """``size`` distinct indices out of 0 .. n - 1, fixed, without random state.
 
-    The choice hangs on a row's place among the rows that count, so padding does not move it.
+    The choice depends on a row's position among the rows of nonzero weight, so padding does not change it.
     """
     key = fixed_bits(n, device)
     if weight is not None:
@@ -396,16 +397,16 @@ def _subsample(n: int, weight: Tensor | None, size: int, device: torch.device) -
 
 
 class Formula(NamedTuple):
-    r"""A kernel's formula as plain numbers, of q = :math:`\lVert x - y \rVert^2` over the squared bandwidth.
+    r"""A kernel's formula as plain numbers, a function of q = :math:`\lVert x - y \rVert^2` over the squared bandwidth.
 
-    The one place where it is written: what is evaluated here in plain operations, the engine's tiles and compiled loops
-    work out from the same numbers. With rates r, the mean over them of
+    The tiles and compiled loops of the engine use the same numbers as :meth:`evaluate`. The formula is the mean over
+    the rates r of
 
     * ``"gaussian"``: :math:`e^{-r q}`;
     * ``"laplacian"``: :math:`e^{-r \sqrt q}`;
     * ``"rational_quadratic"``: :math:`(1 + r q)^{-a}`, a the exponent;
 
-    and ``"distance"``: :math:`-q^{a / 2}`, without rates.
+    or for ``"distance"`` :math:`-q^{a / 2}`, without rates.
     """
 
     kind: str
@@ -433,15 +434,15 @@ class Formula(NamedTuple):
 
 
 def formula_of(kernel: Kernel) -> Formula | None:
-    """The formula of a kernel that is evaluated by it; None where only the kernel's own code knows its values."""
+    """The formula of a built-in kernel; None for a kernel that overrides ``evaluate``."""
     built_in = getattr(type(kernel), "evaluate", None) in (_Radial.evaluate, Energy.evaluate)
     return None if not built_in else kernel._formula  # type: ignore[attr-defined]
 
 
 def settle_bandwidth(kernel: Kernel, x: Tensor, y: Tensor, x_weight: Tensor | None, y_weight: Tensor | None) -> Tensor:
-    """The kernel's bandwidth on the pooled sample of rows in their working dtype and their counts."""
+    """The kernel's bandwidth for the pooled sample; rows are in their working dtype."""
     if formula_of(kernel) is not None and not isinstance(getattr(kernel, "bandwidth", None), str):
-        return kernel.settle(x)  # a number or a tensor: no sample is looked at
+        return kernel.settle(x)  # a number or a tensor, independent of the sample
     pooled = torch.cat([x.detach(), y.detach()])
     if x_weight is None and y_weight is None:
         return kernel.settle(pooled)
@@ -450,7 +451,7 @@ def settle_bandwidth(kernel: Kernel, x: Tensor, y: Tensor, x_weight: Tensor | No
 
 
 class _Radial:
-    """Shared by the kernels with a bandwidth: its heuristics, its scales, and a repr."""
+    """Base of the kernels with a bandwidth: heuristics, scales and repr."""
 
     at_zero = 1.0
 
@@ -471,7 +472,7 @@ class _Radial:
         self.scales = tuple(float(s) for s in factors)
 
     def settle(self, rows: Tensor, weight: Tensor | None = None) -> Tensor:
-        """The bandwidth for these pooled rows: fixed, or by the named heuristic, detached unless it is a tensor."""
+        """The bandwidth for these pooled rows: as given, or from the named heuristic and detached."""
         if isinstance(self.bandwidth, Tensor):
             return self.bandwidth.to(device=rows.device, dtype=working_dtype(rows))
         if self.bandwidth == "median":
@@ -482,7 +483,7 @@ class _Radial:
 
     def evaluate(self, squared: Tensor, bandwidth: Tensor) -> Tensor:
         """Mean over the scales of the single-scale kernel."""
-        # Divided twice: the square of a small or large bandwidth would leave the range of float32.
+        # Divided twice, because the squared bandwidth could overflow or underflow float32.
         return self._formula.evaluate(squared / bandwidth / bandwidth)
 
     @property
@@ -515,7 +516,7 @@ class Gaussian(_Radial):
     .. math:: k(x, y) = \frac{1}{|S|} \sum_{s \in S} \exp\left(-\frac{\lVert x - y \rVert^2}{2 s \sigma^2}\right)
 
     Args:
-        bandwidth: :math:`\sigma`, a distance: a number, a scalar tensor (may carry a gradient), ``"median"``
+        bandwidth: :math:`\sigma`, a distance: a number, a scalar tensor (may require a gradient), ``"median"``
             (:func:`median_bandwidth`) or ``"mean"`` (:func:`mean_bandwidth`) of the pooled sample.
         scales: S, factors on :math:`\sigma^2`; ``(1.0,)`` is the single Gaussian.
 
@@ -537,7 +538,7 @@ class Laplacian(_Radial):
 
     .. math:: k(x, y) = \frac{1}{|S|} \sum_{s \in S} \exp\left(-\frac{\lVert x - y \rVert}{\sqrt{s} \sigma}\right)
 
-    The slope at coinciding points, where none exists, is taken as zero.
+    It is not differentiable at coinciding points; the gradient there is zero.
 
     Args:
         bandwidth: :math:`\sigma`, a distance: a number, a scalar tensor, ``"median"`` or ``"mean"``.
@@ -597,7 +598,7 @@ class RationalQuadratic(_Radial):
 
 
 class Energy:
-    r"""Negative distance, :math:`k(x, y) = -\lVert x - y \rVert`: conditionally positive, has no bandwidth.
+    r"""Negative distance, :math:`k(x, y) = -\lVert x - y \rVert`: conditionally positive definite, without a bandwidth.
 
     The squared MMD with it is the energy distance
     :math:`2 E\lVert X-Y\rVert - E\lVert X-X'\rVert - E\lVert Y-Y'\rVert`.
@@ -615,7 +616,7 @@ class Energy:
     _formula = Formula("distance")
 
     def settle(self, rows: Tensor, weight: Tensor | None = None) -> Tensor:
-        """One: nothing to settle."""
+        """Always one."""
         return torch.ones((), dtype=working_dtype(rows), device=rows.device)
 
     def evaluate(self, squared: Tensor, bandwidth: Tensor) -> Tensor:
@@ -643,5 +644,5 @@ __all__ = [
     "squared_distances",
 ]
 
-# Plain values: files that hold them, such as Lightning's hyper-parameters, are read with ``weights_only=True``.
+# So that files with kernels, such as Lightning's hyper-parameters, load with ``weights_only=True``.
 torch.serialization.add_safe_globals([Gaussian, Laplacian, RationalQuadratic, Energy])

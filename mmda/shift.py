@@ -17,6 +17,7 @@ import dataclasses
 import io
 import json
 import math
+import os
 import sys
 import zipfile
 import zlib
@@ -32,7 +33,7 @@ from torch import Tensor
 
 from mmda._core.checks import check_count, check_features, check_same_width, fail, fail_type, shape_text
 from mmda._core.components import check_kernel
-from mmda._core.files import write_file
+from mmda._core.files import MAX_BYTES, open_file, write_file
 from mmda.kernels import Gaussian, Kernel
 from mmda.losses import coral_loss, energy_distance_loss
 from mmda.plots import GREY, on_any_ground
@@ -378,15 +379,17 @@ def _ridge(x: Tensor, y: Tensor, at: Tensor) -> Tensor:
 # Command line
 
 
-def _load(path: str) -> dict[str, NDArray[Any]]:
-    """The arrays of a .npy (without a name) or .npz file; pickles are refused."""
+def _load(path: str, max_bytes: int) -> dict[str, NDArray[Any]]:
+    """The arrays of a .npy (without a name) or .npz file; pickles are refused, and what unpacks to too much."""
     if Path(path).suffix.lower() not in (".npy", ".npz"):
         raise ValueError(f"{path}: the file must end in .npy or .npz")
     try:
-        if path.lower().endswith(".npy"):
-            return {"": np.load(path, allow_pickle=False, mmap_mode="r")}
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as loaded:
-            arrays = {name: loaded[name] for name in loaded.files}
+        with open_file(path) as stream:  # no pipe and no device, which may never end
+            if path.lower().endswith(".npy"):
+                return {"": np.load(path, allow_pickle=False, mmap_mode="r")}
+            with np.load(stream, allow_pickle=False) as loaded:
+                _check_unpacked(path, loaded, max_bytes)
+                arrays = {name: loaded[name] for name in loaded.files}
     except FileNotFoundError:
         raise ValueError(f"{path}: the file must exist, got no such file") from None
     except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
@@ -398,8 +401,15 @@ def _load(path: str) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-def _load_pairs(source: str, target: str) -> dict[str, tuple[Samples, Samples]]:
-    first, second = _load(source), _load(target)
+def _check_unpacked(path: str, loaded: Any, max_bytes: int) -> None:
+    most, own = max(info.file_size for info in loaded.zip.infolist()) if loaded.files else 0, os.path.getsize(path)
+    if most > max(max_bytes, own):
+        rule = f"hold arrays of at most {max_bytes} bytes in memory (--max-bytes raises the limit)"
+        raise ValueError(f"{path}: the file must {rule}, got {most} from a file of {own}")
+
+
+def _load_pairs(source: str, target: str, max_bytes: int) -> dict[str, tuple[Samples, Samples]]:
+    first, second = _load(source, max_bytes), _load(target, max_bytes)
     if len(first) == len(second) == 1:
         name = next(iter(first)) or next(iter(second)) or "features"
         first, second = {name: next(iter(first.values()))}, {name: next(iter(second.values()))}
@@ -450,6 +460,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
     parser.add_argument("--permutations", type=int, default=500, metavar="N", help="of the test (default 500)")
     parser.add_argument("--folds", type=int, default=5, metavar="N", help="of the classifier (default 5)")
     parser.add_argument("--max-rows", type=int, default=2000, metavar="N", help="rows a sample (default 2000)")
+    parser.add_argument("--max-bytes", type=int, default=MAX_BYTES, metavar="N", help="limit of one array of an .npz")
     parser.add_argument("--seed", type=int, help="of rows, permutations and folds (default: a fixed one)")
     return parser
 
@@ -458,14 +469,14 @@ def _run(options: argparse.Namespace) -> None:
     inputs = [options.source, options.target, *(options.after or ())]
     written = [path for path in (options.text, options.json, options.plot) if path not in (None, "-")]
     for path in written:
-        if any(Path(path).resolve() == Path(other).resolve() for other in inputs):
+        if any(os.path.realpath(path) == os.path.realpath(other) for other in inputs):
             raise ValueError(f"{path}: the report must not replace its input")
         if not Path(path).parent.is_dir():
             raise ValueError(f"{path}: the folder must exist, got no {Path(path).parent}")
     generator = torch.Generator().manual_seed(_SEED if options.seed is None else options.seed)
     report = shift_report(
-        _load_pairs(options.source, options.target),
-        _load_pairs(*options.after) if options.after else None,
+        _load_pairs(options.source, options.target, options.max_bytes),
+        _load_pairs(options.after[0], options.after[1], options.max_bytes) if options.after else None,
         permutations=options.permutations,
         folds=options.folds,
         max_rows=options.max_rows,

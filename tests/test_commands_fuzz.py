@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -116,3 +118,52 @@ def test_lengths_for_a_layout_that_holds_them_are_one_line(here: Path) -> None:
     )
     assert code == 2
     assert "`durations` must be left out for 'qvhighlights'" in told
+
+
+ODD = ("pipe", "zero", "loop", "folder", "empty")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes and devices")
+def test_no_place_hangs_or_ends_in_a_trace(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each place of a command in turn is a pipe, a device without end, links in a circle, a folder, an empty file."""
+    for suffix in ("", ".npy", ".npz", ".jsonl", ".json", ".txt", ".pt"):
+        os.mkfifo(here / f"pipe{suffix}")
+        (here / f"zero{suffix}").symlink_to("/dev/zero")
+        (here / f"loop{suffix}").symlink_to(here / f"loop{suffix}")
+        (here / f"folder{suffix}").mkdir()
+        (here / f"empty{suffix}").touch()
+    np.save(here / "rows.npy", np.random.default_rng(0).standard_normal((9, 2)))
+    good = {"notes": "{here}/notes.jsonl", "rows": "{here}/rows.npy"}
+    forms = [
+        (["shift", "?.npy", "rows", "--permutations", "2"], ODD),
+        (["shift", "rows", "?.npz", "--permutations", "2"], ODD),
+        (["shift", "rows", "rows", "--after", "?.npy", "rows", "--permutations", "2"], ODD),
+        *((["shift", "rows", "rows", "--permutations", "2", f"--{name}", "?"], ODD[:4]) for name in ("text", "json")),
+        (["evaluate", "?.pt"], ODD),
+        (["evaluate", "?.jsonl", "--annotations", "notes"], ODD),
+        (["evaluate", "notes", "--annotations", "?.json"], ODD),
+        (["check", "--annotations", "?.txt"], ODD),
+        *((["check", "--annotations", "notes", f"--{name}", "?"], ODD) for name in ("video", "query", "glove")),
+        *((["check", "--annotations", "notes", "--video", f"?{suffix}"], ODD) for suffix in (".npy", ".npz")),
+        (["table", "--source", "?.jsonl", "--target", "notes"], ODD),
+        (["table", "--source", "notes", "--target", "notes", "--source-video", "?.npz"], ODD),
+        (["predict", "a dog", "--video", "v", "--checkpoint", "?.pt"], ODD),
+        (["table", "--smoke", "--rows", "source-only", "--output", "?"], ("pipe", "zero", "loop", "empty")),
+    ]
+    for form, places in forms:
+        for place in places:
+            words = [good.get(word, word.replace("?", f"{{here}}/{place}")) for word in form]
+            code, told = ended(here, words)
+            assert (code, told.count("error: ")) == (2, 1), (words, told)
+            assert (here / "pipe").is_fifo()
+            assert (here / "zero").is_symlink()
+
+
+def test_options_that_would_not_be_read_are_refused(here: Path) -> None:
+    two = ["table", "--source", "{here}/notes.jsonl", "--target", "{here}/notes.jsonl"]
+    code, told = ended(here, [*two, "--durations", "{here}/none.csv"])
+    assert code == 2
+    assert "none.csv: must be left out where the annotations hold the lengths of their videos" in told
+    code, told = ended(here, [*two, "--glove", "vectors.txt", "--target-query", "query.npz"])
+    assert code == 2
+    assert "--glove stands in place of query features, --target-query names some" in told

@@ -13,7 +13,9 @@ from mmda.losses import (
     block_mmd_loss,
     central_moment_discrepancy_loss,
     contrastive_domain_discrepancy_loss,
+    coral_loss,
     energy_distance_loss,
+    higher_order_moment_loss,
     hsic_loss,
     joint_mmd_loss,
     joint_transport_loss,
@@ -22,6 +24,7 @@ from mmda.losses import (
     multi_domain_loss,
     random_feature_mmd_loss,
     sinkhorn_divergence_loss,
+    sliced_wasserstein_loss,
 )
 from tests.reference import mmd as reference
 
@@ -192,6 +195,45 @@ def test_function_transforms_keep_the_digits_too(name: str) -> None:
     x[5] = 1e6
     found, right = (torch.func.grad(WIDE[name], argnums=1)(x.to(t), y.to(t)) for t in (torch.float32, torch.float64))
     assert (found - right).norm() <= 1e-3 * right.norm()
+
+
+PROJECTED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "sliced": sliced_wasserstein_loss,
+    "sliced, order 1": lambda x, y: sliced_wasserstein_loss(x, y, order=1),
+    "sliced, 64 to 40": lambda x, y: sliced_wasserstein_loss(x, y[:40]),
+    "sliced, weights": lambda x, y: sliced_wasserstein_loss(x, y, source_weight=WEIGHT.to(x.dtype)),
+    "sliced, mask": lambda x, y: sliced_wasserstein_loss(x, y, target_mask=torch.arange(64) < 50),
+    "sliced, few rows": lambda x, y: sliced_wasserstein_loss(x[28:36], y[28:36]),
+    "CORAL": coral_loss,
+    "CORAL, few rows": lambda x, y: coral_loss(x[28:35], y[28:35], match_mean=True),
+    "higher moments": higher_order_moment_loss,
+    "higher moments, order 4": lambda x, y: higher_order_moment_loss(x, y, order=4),
+    "higher moments, weights": lambda x, y: higher_order_moment_loss(x, y, source_weight=WEIGHT.to(x.dtype)),
+    "higher moments, samples": lambda x, y: higher_order_moment_loss(x, y, samples=50),
+}
+
+
+@pytest.mark.parametrize("name", PROJECTED)
+def test_projections_and_moments_keep_their_digits(name: str) -> None:
+    for gap in (1e3, 1e5):
+        x, y = samples()
+        x[32:] += gap
+        y[32:] += gap
+        assert_as_float64(PROJECTED[name], x, y, torch.ones(64, dtype=torch.bool))
+    for far in (1e4, 1e4 if name.endswith("order 4") else 1e7):  # its eighth power leaves the range of float32
+        x, y = samples()
+        x[31] = far
+        assert_as_float64(PROJECTED[name], x, y, torch.arange(64) != 31)
+
+
+def test_moments_beyond_the_range_of_float32_have_a_gradient() -> None:
+    x, y = samples()
+    x[3] = 1e7
+    x.requires_grad_()
+    loss = higher_order_moment_loss(x, y, order=4)
+    (slope,) = torch.autograd.grad(loss, x)
+    assert loss.isinf()
+    assert slope[4:].isfinite().all()
 
 
 def test_moments_of_large_features_have_a_gradient() -> None:

@@ -152,3 +152,28 @@ def test_lines_are_verified_where_a_digest_lies_beside(tmp_path: Path) -> None:
     assert files.read_lines_file(path) == b'{"qid": 3}\n'  # a file from elsewhere
     files.write_lines_file(path, b"new\n")
     assert files.read_lines_file(path) == b"new\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links and devices")
+def test_a_link_stays_one_and_a_device_is_not_replaced(tmp_path: Path) -> None:
+    """A rename onto ``/dev/null`` would leave a file there."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "file")
+    for content in (b"new", b"newer"):
+        files.write_file(tmp_path / "link", content)
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "disk" / "file").read_bytes() == content
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "null").symlink_to("/dev/null")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for name, message in (("pipe", "device"), ("null", "device"), ("loop", "symbolic links"), ("disk", "directory")):
+        with pytest.raises(OSError, match=rf"{message}.*{name}'$"):
+            files.write_file(tmp_path / name, b"new")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["disk", "file", "link", "loop", "null", "pipe"]
+
+
+def test_only_line_feeds_end_a_line() -> None:
+    """JSON lines may hold every other character that ``str.splitlines`` takes for an end."""
+    inside = "a\u2028b\u2029c\x85d\x0be\x0cf"
+    assert files.text_lines(f"{inside}\r\n\n{inside}\n") == [inside, "", inside]
+    assert files.text_lines("") == []

@@ -45,16 +45,16 @@ def test_names_are_told(where: Any, name: str, told: str) -> None:
 @pytest.mark.parametrize(
     ("build", "told"),
     [
-        (lambda: losses.MMDLoss("rbf"), "MMDLoss: settings are given by name, got 'rbf'; takes kernel=, estimator="),
-        (lambda: losses.InfoNCELoss(0.1), "InfoNCELoss: settings are given by name, got 0.1; takes temperature="),
+        (lambda: losses.MMDLoss("rbf"), "MMDLoss: settings are keyword-only, got 'rbf'; takes kernel=, estimator="),
+        (lambda: losses.InfoNCELoss(0.1), "InfoNCELoss: settings are keyword-only, got 0.1; takes temperature="),
         (
             lambda: losses.MMDLoss(kernel_mul=2.0),
-            "MMDLoss: `kernel_mul` is no setting (bandwidths are a kernel's",
+            "MMDLoss: `kernel_mul` is not a setting (bandwidths belong to the kernel",
         ),
-        (lambda: losses.MMDLoss(reduction="mean"), "`reduction` is no setting (losses return one scalar"),
-        (lambda: losses.CORALLoss(alpha=1.0), "CORALLoss: `alpha` is no setting"),
-        (lambda: losses.InfoNCELoss(tau=0.1), "`tau` is no setting (it is called temperature); takes temperature="),
-        (lambda: losses.MMDLoss(foo=1), "MMDLoss: `foo` is no setting; takes kernel="),
+        (lambda: losses.MMDLoss(reduction="mean"), "`reduction` is not a setting (losses return one scalar"),
+        (lambda: losses.CORALLoss(alpha=1.0), "CORALLoss: `alpha` is not a setting"),
+        (lambda: losses.InfoNCELoss(tau=0.1), "`tau` is not a setting (it is called temperature); takes temperature="),
+        (lambda: losses.MMDLoss(foo=1), "MMDLoss: `foo` is not a setting; takes kernel="),
     ],
 )
 def test_settings_are_told(build: Any, told: str) -> None:

@@ -1,1 +1,1 @@
-"""What every function does to its arguments: checks, working precision, rows and counts, draws, files."""
+"""Argument handling shared by all functions: checks, working precision, rows and row weights, random draws, files."""

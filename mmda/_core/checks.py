@@ -1,11 +1,11 @@
-"""Checks of arguments, in one message format.
+"""Argument checks with a common message format.
 
-Every message names the caller, the argument, the rule and what came::
+Every message names the caller, the argument, the rule and the value passed::
 
     mmd_loss: `target` must have shape (samples, features), got (4, 8, 2)
 
-The checks read shapes, dtypes and Python numbers only, never the values inside a tensor: a check costs no
-device synchronisation and does not break a compiled graph.
+The checks read only shapes, dtypes and Python numbers, never the values of a tensor, so they need no device
+synchronisation and do not break a compiled graph.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from torch import Tensor
 
 
 def fail(caller: str, argument: str, rule: str, came: object) -> NoReturn:
-    """Raise ``ValueError`` in the house format."""
+    """Raise ``ValueError`` in the common format."""
     raise ValueError(f"{caller}: `{argument}` must {rule}, got {came}")
 
 
 def fail_type(caller: str, argument: str, rule: str, came: object) -> NoReturn:
-    """Raise ``TypeError`` in the house format; ``came`` is the offending value, its type is printed."""
+    """Raise ``TypeError`` in the common format, with the type of ``came``, the value passed."""
     raise TypeError(f"{caller}: `{argument}` must {rule}, got {type(came).__name__}")
 
 
@@ -36,7 +36,7 @@ def shape_text(tensor: Tensor) -> str:
 
 
 def check_tensor(caller: str, argument: str, value: object) -> None:
-    """The value is a dense tensor: neither sparse, nested nor in the layout of another library."""
+    """Require a dense tensor: not sparse, nested or in the layout of another library."""
     if not isinstance(value, Tensor):
         fail_type(caller, argument, "be a torch.Tensor", value)
     if value.layout is not torch.strided or value.is_nested:
@@ -45,7 +45,7 @@ def check_tensor(caller: str, argument: str, value: object) -> None:
 
 
 def check_floating(caller: str, argument: str, value: Tensor) -> None:
-    """The value is a real floating-point tensor."""
+    """Require a real floating-point tensor."""
     check_tensor(caller, argument, value)
     if not value.is_floating_point():
         raise TypeError(f"{caller}: `{argument}` must be a floating-point tensor, got {value.dtype}")
@@ -54,7 +54,7 @@ def check_floating(caller: str, argument: str, value: Tensor) -> None:
 def check_features(
     caller: str, argument: str, value: Tensor, *, axes: str = "(samples, features)", ndim: int = 2
 ) -> None:
-    """The value is a floating-point tensor with ``ndim`` axes, none of them empty."""
+    """Require a floating-point tensor with ``ndim`` axes, none of them empty."""
     check_floating(caller, argument, value)
     if value.ndim != ndim:
         fail(caller, argument, f"have shape {axes}", shape_text(value))
@@ -63,7 +63,7 @@ def check_features(
 
 
 def check_mask(caller: str, argument: str, mask: Tensor, shape: Sequence[int]) -> None:
-    """The mask is a bool tensor of exactly this shape (True = keep)."""
+    """Require a bool tensor of exactly this shape (True = keep)."""
     check_tensor(caller, argument, mask)
     if str(mask.dtype) != "torch.bool":
         raise TypeError(f"{caller}: `{argument}` must be a bool tensor (True = keep), got {mask.dtype}")
@@ -72,7 +72,7 @@ def check_mask(caller: str, argument: str, mask: Tensor, shape: Sequence[int]) -
 
 
 def check_weight(caller: str, argument: str, weight: Tensor, shape: Sequence[int]) -> None:
-    """The weight is a real tensor of exactly this shape; its values (>= 0) are the caller's promise."""
+    """Require a real tensor of exactly this shape. Its values must be >= 0, which is not checked."""
     check_tensor(caller, argument, weight)
     if weight.is_complex() or str(weight.dtype) == "torch.bool":
         raise TypeError(f"{caller}: `{argument}` must be a real tensor, got {weight.dtype}")
@@ -81,7 +81,7 @@ def check_weight(caller: str, argument: str, weight: Tensor, shape: Sequence[int
 
 
 def check_integers(caller: str, argument: str, value: Tensor, shape: Sequence[int]) -> None:
-    """The value is an integer tensor (labels, indices) of exactly this shape."""
+    """Require an integer tensor (labels, indices) of exactly this shape."""
     check_tensor(caller, argument, value)
     if value.is_floating_point() or value.is_complex() or str(value.dtype) == "torch.bool":
         raise TypeError(f"{caller}: `{argument}` must be an integer tensor, got {value.dtype}")
@@ -90,7 +90,7 @@ def check_integers(caller: str, argument: str, value: Tensor, shape: Sequence[in
 
 
 def check_same_width(caller: str, first: str, a: Tensor, second: str, b: Tensor, *, axis: str = "features") -> None:
-    """Both have the same number of features, or of what else the last axis counts."""
+    """Require last axes of equal length; ``axis`` names what they contain."""
     check_tensor(caller, first, a)
     check_tensor(caller, second, b)
     check_same_device(caller, first, a, second, b)
@@ -101,13 +101,13 @@ def check_same_width(caller: str, first: str, a: Tensor, second: str, b: Tensor,
 
 
 def check_same_device(caller: str, first: str, a: Tensor, second: str, b: Tensor) -> None:
-    """Both are on one device."""
+    """Require two tensors on the same device."""
     if a.device != b.device:
         fail(caller, second, f"be on the device of `{first}` ({a.device})", b.device)
 
 
 def check_same_shape(caller: str, first: str, a: Tensor, second: str, b: Tensor) -> None:
-    """Both have the same shape."""
+    """Require two tensors of the same shape."""
     check_tensor(caller, first, a)
     check_tensor(caller, second, b)
     check_same_device(caller, first, a, second, b)
@@ -116,8 +116,8 @@ def check_same_shape(caller: str, first: str, a: Tensor, second: str, b: Tensor)
 
 
 def check_choice(caller: str, argument: str, value: object, choices: Sequence[str]) -> None:
-    """The value is one of the named choices."""
-    if not isinstance(value, str) and hasattr(value, "shape"):  # arrays and tensors compare entry by entry
+    """Require one of the given strings."""
+    if not isinstance(value, str) and hasattr(value, "shape"):  # arrays and tensors would compare elementwise
         fail_type(caller, argument, "be one of " + ", ".join(repr(c) for c in choices), value)
     if value not in choices:
         fail(caller, argument, "be one of " + ", ".join(repr(c) for c in choices), repr(value))
@@ -133,7 +133,7 @@ def check_number(
     at_most: float | None = None,
     below: float | None = None,
 ) -> None:
-    """The value is a finite Python number inside the bounds."""
+    """Require a finite Python number within the bounds."""
     if isinstance(value, np.generic):
         value = value.item()
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -155,7 +155,7 @@ def check_number(
 
 
 def check_sequence(caller: str, argument: str, value: object, what: str, *, empty: bool = False) -> None:
-    """The value can be walked through, is no text, and holds at least one entry unless it may be ``empty``."""
+    """Require an iterable with a length that is not a string, nonempty unless ``empty``."""
     if not isinstance(value, (tuple, list)):
         if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__") or not hasattr(value, "__len__"):
             fail_type(caller, argument, f"be a sequence of {what}s", value)
@@ -166,7 +166,7 @@ def check_sequence(caller: str, argument: str, value: object, what: str, *, empt
 
 
 def check_count(caller: str, argument: str, value: object, *, at_least: int = 1) -> None:
-    """The value is an integer (Python's or numpy's, not a tensor's) of at least ``at_least``."""
+    """Require an integer (of Python or numpy, not a tensor) of at least ``at_least``."""
     if not isinstance(value, int):
         if isinstance(value, Tensor) or not hasattr(value, "__index__"):
             fail_type(caller, argument, f"be an integer >= {at_least}", value)

@@ -1,4 +1,4 @@
-"""Checks of the parts that are passed in: kernels, callables and modules. See :mod:`mmda._core.checks`."""
+"""Checks of components passed as arguments: kernels, callables and modules. See :mod:`mmda._core.checks`."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from mmda._core.checks import fail, fail_type
 
 
 def _refuse_class(caller: str, argument: str, rule: str, value: object) -> None:
-    """The value is no class: an instance was meant."""
+    """Reject a class passed instead of an instance."""
     if isinstance(value, type):
         raise TypeError(f"{caller}: `{argument}` must {rule}, got the class {value.__name__}")
 
 
 def check_kernel(caller: str, argument: str, value: object) -> None:
-    """The value is a kernel: it settles a bandwidth and evaluates similarities; a class or a name is none."""
+    """Require a kernel instance, not a class or a name."""
     _refuse_class(caller, argument, "be a kernel such as Gaussian()", value)
     if not (hasattr(value, "settle") and hasattr(value, "evaluate") and hasattr(value, "at_zero")):
         fail_type(caller, argument, "be a kernel such as Gaussian()", value)
 
 
 def check_callable(caller: str, argument: str, value: object) -> None:
-    """The value can be called; a class, whose call would only build one, is refused."""
+    """Require a callable that is not a class."""
     _refuse_class(caller, argument, "be callable and an instance", value)
     if not callable(value):
         fail_type(caller, argument, "be callable", value)
 
 
 def check_module(caller: str, argument: str, value: object) -> None:
-    """The value is a module, and not the class of one."""
+    """Require a module instance, not a class."""
     _refuse_class(caller, argument, "be a torch.nn.Module", value)
     if not isinstance(value, nn.Module):
         fail_type(caller, argument, "be a torch.nn.Module", value)
 
 
 def check_discriminator(caller: str, value: object) -> None:
-    """The value is a module, and no sequence that is seen to end in probabilities: the losses take logits."""
+    """Require a module, and reject an ``nn.Sequential`` that ends in a sigmoid or softmax: the losses take logits."""
     check_module(caller, "discriminator", value)
     last = value
     while isinstance(last, nn.Sequential) and len(last):

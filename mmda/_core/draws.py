@@ -1,13 +1,13 @@
-"""What randomised losses draw: the same numbers at every call, or fresh ones.
+"""Random draws of the losses: the same numbers at every call, or fresh ones.
 
-The numbers that never change are a counter that goes through an integer hash, so there is no random state to read or
-leave changed, the same come on every device, and a compiled graph holds plain arithmetic.
+Fixed numbers come from an integer hash of a counter. They need no random state, are the same on every device, and are
+plain arithmetic in a compiled graph.
 
-Fresh numbers come from PyTorch's global generator of the features' device, as those of dropout do: so
-``torch.manual_seed`` makes them again, and checkpointing, which sets that state back, computes again with the same.
-``vmap`` refuses random operations unless told how to take them; here the draw is one operator that it calls once for
-all. A compiled graph holds PyTorch's own random operations, which a compiler knows not to merge; by default it draws
-other numbers than plain code from the same seed.
+Fresh numbers come from PyTorch's global generator of the features' device, as in dropout, so ``torch.manual_seed``
+reproduces them, and so does activation checkpointing, which restores the generator state. ``vmap`` raises on random
+operations by default; here the draw is one operator that is called once for the whole batch. A compiled graph contains
+PyTorch's own random operations, which the compiler does not merge; by default these draw other numbers than eager code
+with the same seed.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _LOW_32 = 0xFFFFFFFF
 Draws = Literal["fresh", "fixed"]
 DRAWS = ("fresh", "fixed")
 
-#: The key of draws that all ranks share while one of them is in force, and how many were drawn with it.
+#: The current key of draws shared by all ranks, inside :func:`shared_draws`.
 _shared: list[Tensor] = []
 
 
 def _mixed(z: Tensor) -> Tensor:
-    """A bijective mix of 32 bits."""
+    """A bijective hash of 32 bits."""
     z = z * 0x1E3779B9 & _LOW_32
     z = ((z ^ (z >> 16)) * 0x21F0AAAD) & _LOW_32
     z = ((z ^ (z >> 15)) * 0x735A2D97) & _LOW_32
@@ -38,7 +38,7 @@ def _mixed(z: Tensor) -> Tensor:
 
 
 def fixed_bits(count: int, device: torch.device, key: Tensor | None = None) -> Tensor:
-    """``count`` int64 numbers spread over 0 .. 2^32 - 1 (a mix of 1 .. count); others for each integer ``key``."""
+    """``count`` int64 numbers spread over 0 .. 2^32 - 1 (hashes of 1 .. count); different ones for each ``key``."""
     z = _mixed(torch.arange(1, count + 1, device=device))
     return z if key is None else _mixed(z ^ _mixed(key & _LOW_32))
 
@@ -46,7 +46,7 @@ def fixed_bits(count: int, device: torch.device, key: Tensor | None = None) -> T
 def fixed_normal(
     rows: int, columns: int, *, dtype: torch.dtype, device: torch.device, key: Tensor | None = None
 ) -> Tensor:
-    """Standard normal numbers (rows, columns), by Box and Muller's transform."""
+    """Standard normal numbers (rows, columns), by the Box-Muller transform."""
     count = rows * columns
     uniform = (fixed_bits(2 * count, device, key).to(torch.float64) + 0.5) / 2**32
     radius = (-2 * uniform[:count].log()).sqrt()
@@ -59,14 +59,14 @@ def fixed_integers(rows: int, columns: int, *, below: int, device: torch.device,
 
 
 def fresh_normal(rows: int, columns: int, *, like: Tensor) -> Tensor:
-    """Standard normal numbers (rows, columns) that no call had before, of the dtype and on the device of ``like``."""
+    """Fresh standard normal numbers (rows, columns), with the dtype and device of ``like``."""
     if _shared:
         return fixed_normal(rows, columns, dtype=like.dtype, device=like.device, key=_next_key(like.device))
     return _drawn(like.detach(), rows, columns, 0)
 
 
 def fresh_integers(rows: int, columns: int, *, below: int, like: Tensor) -> Tensor:
-    """Integers 0 .. below - 1, (rows, columns), that no call had before, on the device of ``like``."""
+    """Fresh integers 0 .. below - 1, (rows, columns), on the device of ``like``."""
     if _shared:
         return fixed_integers(rows, columns, below=below, device=like.device, key=_next_key(like.device))
     return _drawn(like.detach(), rows, columns, below)
@@ -74,7 +74,7 @@ def fresh_integers(rows: int, columns: int, *, below: int, like: Tensor) -> Tens
 
 @contextmanager
 def shared_draws(key: int) -> Iterator[None]:
-    """Inside, fresh numbers are made from this key: processes that have the same key draw the same."""
+    """Context in which fresh numbers are derived from this key, so that processes with the same key draw the same."""
     before = list(_shared)
     _shared[:] = [torch.tensor(key)]
     try:

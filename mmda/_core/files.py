@@ -1,4 +1,4 @@
-"""Files that are whole or absent, that say when they were changed since, and that are files."""
+"""Atomic writes, checksums, and reading of regular files only."""
 
 from __future__ import annotations
 
@@ -8,45 +8,76 @@ import os
 import re
 import secrets
 import stat
-from contextlib import suppress
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
 
-def write_file(path: str | Path, content: bytes) -> None:
-    """Write beside the target, flush, then rename: a reader never meets half a file, and a failure keeps the old one.
 
-    An ``OSError`` names ``path``.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+#: Bytes that one array of a compressed file may take in memory, unless its file is as large itself.
+MAX_BYTES = 1 << 30
+
+
+@contextmanager
+def named(path: str | Path) -> Iterator[None]:
+    """An ``OSError`` from inside names ``path``: a full disk does not say of which file."""
     try:
-        try:
-            _write_whole(temporary, content)
-            os.replace(temporary, path)
-            _flush_folder(path.parent)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(temporary)
-            raise
+        yield
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
+def write_file(path: str | Path, content: bytes) -> None:
+    """Write atomically: to a temporary file in the same folder, flushed and renamed. A failure keeps the old file.
+
+    A symbolic link stays one: the file that it leads to is written. An ``OSError`` names ``path``; what is there and
+    no regular file, a device say, is one.
+    """
+    with named(path):
+        target = _written_to(Path(path))
+        temporary = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+        try:
+            _write_whole(temporary, content)
+            os.replace(temporary, target)
+            _flush_folder(target.parent)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise
+
+
+def _written_to(path: Path) -> Path:
+    """Where links lead to; a rename would put a file in the place of the link, or of a device."""
+    with suppress(FileNotFoundError):
+        _check_regular(path, os.stat(path).st_mode)
+    return Path(os.path.realpath(path)) if os.path.islink(path) else path
+
+
 def _write_whole(path: Path, content: bytes) -> None:
-    """A new file, on the disk when this returns."""
+    """Write a new file and flush it to disk."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
-        rest = memoryview(content)
-        while rest:
-            rest = rest[os.write(handle, rest) :]
+        write_all(handle, content)
         os.fsync(handle)
     finally:
         os.close(handle)
 
 
+def write_all(handle: int, content: bytes) -> None:
+    """Write to an open file until all is written."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(handle, rest) :]
+
+
 def _flush_folder(folder: Path) -> None:
-    """The rename is on the disk too, where the system has a way to say so."""
+    """Flush a rename to disk, if the system supports it."""
     if os.name == "nt":
         return
     with suppress(OSError):
@@ -58,7 +89,7 @@ def _flush_folder(folder: Path) -> None:
 
 
 def open_file(path: str | Path) -> BinaryIO:
-    """Open a regular file for reading; pipes and devices, which may never end, are an ``OSError``."""
+    """Open a regular file for reading; raise ``OSError`` for pipes and devices, which may block or never end."""
     _check_regular(path, os.stat(path).st_mode)
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
     stream = os.fdopen(handle, "rb")
@@ -83,8 +114,34 @@ def read_file(path: str | Path) -> bytes:
         return stream.read()
 
 
+def text_lines(text: str) -> list[str]:
+    """The lines of a text, without their ends: line feeds alone end one, as in JSON lines and CSV.
+
+    ``str.splitlines`` also cuts at U+2028, U+0085 and others, which a JSON string may hold as they are.
+
+    Example:
+        >>> text_lines('{"query": "a\\u2028b"}\\r\\n{}')
+        ['{"query": "a\\u2028b"}', '{}']
+    """
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
+
+
+def lock(handle: int) -> bool:
+    """Take the lock of an open file without waiting; False where another holds it. It ends with the handle."""
+    try:
+        if sys.platform == "win32":
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except PermissionError:  # how Windows says it
+        return False
+    return True
+
+
 def digest(content: bytes) -> str:
-    """SHA-256, as hexadecimal digits."""
+    """SHA-256 as hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
 
 
@@ -92,7 +149,7 @@ _SEAL = re.compile(rb', "sha256": "([0-9a-f]{64})"}$')
 
 
 def sealed_json(text: str) -> bytes:
-    """A JSON object with the digest of its own text as last entry."""
+    """A JSON object with the SHA-256 of its own text appended as the last entry."""
     if not text.startswith("{") or not text.endswith("}") or len(text) < 3:
         raise ValueError("sealed_json: `text` must be a JSON object with entries")
     body = text[:-1].encode()
@@ -100,7 +157,7 @@ def sealed_json(text: str) -> bytes:
 
 
 def unsealed_json(content: bytes) -> bytes | None:
-    """The text that :func:`sealed_json` was given; ``None`` where a bit of it was changed since."""
+    """The text passed to :func:`sealed_json`; ``None`` if it does not match its digest."""
     seal = _SEAL.search(content)
     if seal is None or digest(content[: seal.start()]).encode() != seal[1]:
         return None
@@ -108,19 +165,19 @@ def unsealed_json(content: bytes) -> bytes | None:
 
 
 def write_lines_file(path: str | Path, content: bytes) -> None:
-    """Write a file whose format has no place for a digest, with ``PATH.sha256`` beside it for ``sha256sum -c``."""
+    """Write a file and its digest to ``PATH.sha256`` (for ``sha256sum -c``)."""
     path = Path(path)
     beside = path.with_name(f"{path.name}.sha256")
     with suppress(FileNotFoundError):
-        os.unlink(beside)  # first: that of an earlier file would deny this one
+        os.unlink(beside)  # first, since the digest of an earlier file would not match
     write_file(path, content)
     write_file(beside, f"{digest(content)}  {path.name}\n".encode())
 
 
 def read_lines_file(path: str | Path) -> bytes:
-    """The content of a file, checked where :func:`write_lines_file` left a digest beside it.
+    """The content of a file, checked against ``PATH.sha256`` of :func:`write_lines_file` if there is one.
 
-    Raises ``ValueError`` where the digest is another.
+    Raises ``ValueError`` if the digest differs.
     """
     path = Path(path)
     content = read_file(path)

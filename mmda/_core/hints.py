@@ -1,4 +1,4 @@
-"""What people call things elsewhere, and what they are called here: for errors that name the right spelling."""
+"""Names used in papers and other libraries, for errors that suggest the name used here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 Init = TypeVar("Init", bound=Callable[..., None])
 
-#: Names of papers and of other libraries, without case and underscores, a trailing "loss" left out.
+#: Names from papers and other libraries, in lower case without underscores and a trailing "loss".
 OTHER_NAMES: Mapping[str, str] = {
     "dan": "losses.MMDLoss",
     "ddc": "losses.MMDLoss",
@@ -67,16 +67,16 @@ OTHER_NAMES: Mapping[str, str] = {
     "mmcda": "models.mmcda.MMCDA",
 }
 
-#: Arguments of other libraries, with what takes their place.
+#: Arguments of other libraries and what to use instead.
 OTHER_ARGUMENTS: Mapping[str, str] = {
     "alpha": "multiply the loss by a weight in your own sum, or see `strength` of an adversary",
-    "weight": "rows are weighed in the call, as loss(source, target, source_weight=...)",
-    "reduction": "losses return one scalar; rows are weighed in the call",
-    "kernel_mul": "bandwidths are a kernel's: kernel=Gaussian(scales=(0.25, 0.5, 1, 2, 4))",
-    "kernel_num": "bandwidths are a kernel's: kernel=Gaussian(scales=(0.25, 0.5, 1, 2, 4))",
-    "fix_sigma": "a bandwidth is a kernel's: kernel=Gaussian(bandwidth)",
-    "sigma": "a bandwidth is a kernel's: kernel=Gaussian(bandwidth)",
-    "kernel_type": "a kernel is a value: kernel=Gaussian(...)",
+    "weight": "pass row weights in the call, as loss(source, target, source_weight=...)",
+    "reduction": "losses return one scalar; pass row weights in the call",
+    "kernel_mul": "bandwidths belong to the kernel: kernel=Gaussian(scales=(0.25, 0.5, 1, 2, 4))",
+    "kernel_num": "bandwidths belong to the kernel: kernel=Gaussian(scales=(0.25, 0.5, 1, 2, 4))",
+    "fix_sigma": "the bandwidth belongs to the kernel: kernel=Gaussian(bandwidth)",
+    "sigma": "the bandwidth belongs to the kernel: kernel=Gaussian(bandwidth)",
+    "kernel_type": "pass a kernel object: kernel=Gaussian(...)",
     "kernels": "several bandwidths are one kernel: kernel=Gaussian(scales=...)",
     "tau": "it is called temperature",
     "t": "it is called temperature",
@@ -85,9 +85,9 @@ OTHER_ARGUMENTS: Mapping[str, str] = {
 
 
 def unknown_name(module: str, name: str, homes: Iterable[ModuleType]) -> AttributeError:
-    """The error of a module's ``__getattr__``, with the place of this name where it is known.
+    """The error of a module's ``__getattr__``, with a suggestion if the name is known.
 
-    ``homes``: the modules where it may be public.
+    ``homes``: modules in which the name may be public.
     """
     plain = name.replace("_", "").lower()
     other = OTHER_NAMES.get(plain) or OTHER_NAMES.get(plain.removesuffix("loss"))
@@ -101,7 +101,7 @@ def unknown_name(module: str, name: str, homes: Iterable[ModuleType]) -> Attribu
 
 
 def hint_settings(exported: Iterable[object]) -> None:
-    """Let the errors that the modules among these names raise about their settings say what takes their place."""
+    """Make the modules among these objects suggest alternatives in errors about unknown settings."""
     for cls in exported:
         if isinstance(cls, type) and issubclass(cls, nn.Module) and "__init__" in vars(cls):
             cls.__init__ = _hinting(cls.__init__)  # type: ignore[method-assign]
@@ -122,18 +122,18 @@ def _hinting(init: Init) -> Init:
 
 
 def _hint(init: Callable[..., None], error: str, inputs: tuple[Any, ...], settings: Mapping[str, Any]) -> str | None:
-    """One line, where the error is that arguments do not fit the signature; ``None`` where it is another."""
+    """One line if the arguments do not fit the signature; ``None`` for any other error."""
     code = init.__code__
     names = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
     takes = ", ".join(f"{name}=" for name in names) or "no settings"
     if "unexpected keyword argument" in error:
         wrong = next((name for name in settings if name not in names), None)
-        if wrong is None:  # of a call inside
+        if wrong is None:  # raised by a nested call
             return None
         why = OTHER_ARGUMENTS.get(wrong.lower())
-        return f"`{wrong}` is no setting{f' ({why})' if why else ''}; takes {takes}"
+        return f"`{wrong}` is not a setting{f' ({why})' if why else ''}; takes {takes}"
     if "positional argument" in error and len(inputs) > code.co_argcount - 1:
         plain = (int, float, str)
         came = ", ".join(repr(each) if isinstance(each, plain) else type(each).__name__ for each in inputs)
-        return f"settings are given by name, got {came}; takes {takes}"
+        return f"settings are keyword-only, got {came}; takes {takes}"
     return None

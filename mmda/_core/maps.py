@@ -1,4 +1,4 @@
-"""Feature maps as rows, one a position."""
+"""Feature maps as rows, one per position."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mmda._core.rows import as_rows
 def as_map_rows(
     caller: str, argument: str, x: Tensor, *, mask: Tensor | None, weight: Tensor | None, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor | None]:
-    """:func:`as_rows`, which takes feature maps ``(b, c, h, w)`` too: every position is a row of c features."""
+    """:func:`as_rows` that also accepts feature maps ``(b, c, h, w)``: every position is a row of c features."""
     if isinstance(x, Tensor) and x.ndim == 4:
         places = (x.shape[0], *x.shape[2:])
         if mask is not None:

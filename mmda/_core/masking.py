@@ -1,4 +1,4 @@
-"""Working precision, and what is hidden by masks: exact zeros where they are False, no division by nothing."""
+"""Working precision, zeroing of masked entries, and division that is safe for empty denominators."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from mmda._core.transforms import ORDINARY, is_plain
 
 
 def working_dtype(*tensors: Tensor) -> torch.dtype:
-    """float64 if any input has it, else float32: half precision is widened, never computed in.
+    """float64 if any input is float64, else float32; half precision is widened.
 
-    What is no tensor counts as float32: the caller's own checks, which know its name, refuse it.
+    Inputs that are not tensors are ignored here; the caller's checks reject them.
     """
     return torch.float64 if any(getattr(t, "dtype", None) == torch.float64 for t in tensors) else torch.float32
 
 
 @contextmanager
 def full_precision(tensor: Tensor) -> Iterator[None]:
-    """Autocast off for this tensor's device; free when autocast is not on. What is no tensor is left to the checks."""
+    """Disable autocast for this tensor's device. Inputs that are not tensors are left to the caller's checks."""
     device = tensor.device.type if isinstance(tensor, Tensor) else "meta"
     if device != "meta" and torch.is_autocast_enabled(device):
         with torch.autocast(device_type=device, enabled=False):
@@ -32,7 +32,7 @@ def full_precision(tensor: Tensor) -> Iterator[None]:
 
 
 def zero_padding(x: Tensor, mask: Tensor) -> Tensor:
-    """``x`` with exact zeros where ``mask`` (all axes of ``x`` but the last) is False, whatever was there."""
+    """``x`` with exact zeros where ``mask`` (all axes of ``x`` but the last) is False, even for NaN."""
     if (
         x.device.type == "cpu"
         and type(x) in ORDINARY
@@ -57,12 +57,12 @@ _BITS = {
     torch.float16: torch.int16,
     torch.bfloat16: torch.int16,
 }
-#: With fewer numbers the operations themselves are what costs.
+#: For fewer elements the overhead of the operations dominates.
 _MANY = 1 << 16
 
 
 def _zeroed(x: Tensor, mask: Tensor) -> Tensor:
-    """No bit of what is masked: on a CPU some five times faster than a choice, and NaN is no exception either."""
+    """Clear all bits of masked entries, NaN included: on a CPU some five times faster than ``torch.where``."""
     bits = _BITS[x.dtype]
     return (x.view(bits) & mask.unsqueeze(-1).to(bits).neg_()).view(x.dtype)
 

@@ -1,7 +1,7 @@
-"""Means, log-sums and softmaxes over what masks and weights keep.
+"""Means, log-sum-exps and softmaxes over unmasked entries.
 
-Masks are bool, True = keep. What padding holds never matters, NaN and infinities included: values and gradients on
-padding are exactly zero. A reduction over an empty row gives zero, never NaN.
+Masks are bool, True = keep. Padding may hold any values, NaN and infinities included: results and gradients there are
+exactly zero. A reduction over an empty row gives zero, not NaN.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from mmda._core.masking import safe_divide
 
 
 def masked_mean(x: Tensor, mask: Tensor, dim: int) -> Tensor:
-    """Mean of ``x`` over ``dim`` where ``mask`` (same shape as ``x``) is True; zero where none is."""
+    """Mean of ``x`` over ``dim`` where ``mask`` (same shape as ``x``) is True; zero for empty rows."""
     kept = torch.where(mask, x, torch.zeros((), dtype=x.dtype, device=x.device))
     return safe_divide(kept.sum(dim), mask.sum(dim).to(x.dtype))
 
 
 def masked_logsumexp(x: Tensor, mask: Tensor, dim: int) -> Tensor:
-    """log sum exp over ``dim`` where ``mask`` is True; zero where none is."""
+    """log sum exp over ``dim`` where ``mask`` is True; zero for empty rows."""
     floor = torch.finfo(x.dtype).min
     some = mask.any(dim)
     filled = torch.where(mask, x, torch.full((), floor, dtype=x.dtype, device=x.device))
@@ -31,14 +31,14 @@ def masked_logsumexp(x: Tensor, mask: Tensor, dim: int) -> Tensor:
 
 
 def masked_log_softmax(x: Tensor, mask: Tensor, dim: int) -> Tensor:
-    """Log-softmax over the kept entries; zero on the others."""
+    """Log-softmax over the kept entries; zero elsewhere."""
     clean = torch.where(mask, x, torch.zeros((), dtype=x.dtype, device=x.device))
     value = clean - masked_logsumexp(clean, mask, dim).unsqueeze(dim)
     return torch.where(mask, value, torch.zeros((), dtype=x.dtype, device=x.device))
 
 
 def masked_softmax(x: Tensor, mask: Tensor, dim: int) -> Tensor:
-    """Softmax over the kept entries; zero on the others, all zero where none is kept."""
+    """Softmax over the kept entries; zero elsewhere, and all zero for empty rows."""
     floor = torch.full((), torch.finfo(x.dtype).min, dtype=x.dtype, device=x.device)
-    value = torch.where(mask, x, floor).softmax(dim)  # even where none is kept
+    value = torch.where(mask, x, floor).softmax(dim)  # uniform for empty rows
     return torch.where(mask, value, torch.zeros_like(floor))

@@ -1,6 +1,6 @@
-"""Samples, masks and weights become rows and row counts: the one place where they do.
+"""Conversion of samples, masks and weights to rows and row weights.
 
-What padding holds never matters, NaN and infinities included: values and gradients on padding are exactly zero.
+Padding may hold any values, NaN and infinities included: values and gradients there are exactly zero.
 """
 
 from __future__ import annotations
@@ -24,34 +24,40 @@ def as_rows(
     prefix: str | None = None,
     axis: str | None = "features",
     least: int = 1,
+    zeroed: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
-    """Check samples and flatten them to rows, and to row weights.
+    """Check samples and flatten them to rows and row weights.
 
     Args:
-        caller: whom errors name.
-        argument: what they call ``x``.
-        x: (n, d) or, with a mask, (b, t, d); without an axis of features, one number a row, of any shape.
-        mask: bool, of the shape of ``x`` but for the features; a masked row counts 0.
-        weight: how often each row counts, of the same shape.
-        dtype: of what comes back.
-        prefix: what errors put before ``mask`` and ``weight``; ``argument`` and an underscore by default.
-        axis: what the last axis of ``x`` holds; None: there is no such axis.
-        least: so many of them are needed.
+        caller: the caller named in errors.
+        argument: the name of ``x`` in errors.
+        x: (n, d) or, with a mask, (b, t, d); without a feature axis, one number per row, of any shape.
+        mask: bool, of the shape of ``x`` without the features; masked rows get weight 0.
+        weight: row weights, of the same shape.
+        dtype: dtype of the results.
+        prefix: prefix of ``mask`` and ``weight`` in errors; ``argument`` and an underscore by default.
+        axis: name of the last axis of ``x``; None if there is no such axis.
+        least: minimum length of that axis.
+        zeroed: zero rows of weight 0; if False, the caller does, unless the weights require a gradient.
 
     Returns:
-        Rows (n, d), or (n,) without an axis of features; and counts (n,), None where every row counts once. What
-        becomes of rows that count 0 says :func:`zero_uncounted`.
+        Rows (n, d), or (n,) without a feature axis; and row weights (n,), None if all are one. Rows of weight 0 are
+        zeroed as described in :func:`zero_uncounted`.
     """
     check_rows(caller, argument, x, mask, weight, prefix=prefix, axis=axis, least=least)
     rows = x.to(dtype) if axis is not None else x.to(dtype).unsqueeze(-1)
     if not torch.compiler.is_compiling() and rows.is_neg():
-        rows = rows.resolve_neg()  # a view that negates on reading: loops over memory would read the other sign
+        rows = (
+            rows.resolve_neg()
+        )  # a lazily negated view, whose memory the compiled loops would read with the wrong sign
     counts = None if weight is None else weight.to(dtype)
     if mask is not None:
-        one = torch.ones((), dtype=dtype, device=x.device)
-        counts = torch.where(mask, one if counts is None else counts, torch.zeros_like(one))
+        zero = torch.zeros((), dtype=dtype, device=x.device)
+        counts = mask.to(dtype) if counts is None else torch.where(mask, counts, zero)
     if counts is not None:
-        rows, counts = zero_uncounted(rows, counts, mask), counts.reshape(-1)
+        if zeroed or carries_slope(counts):
+            rows = zero_uncounted(rows, counts, mask)
+        counts = counts.reshape(-1)
     if axis is None:
         return rows.reshape(-1), counts
     return rows if rows.ndim == 2 else rows.reshape(-1, rows.shape[-1]), counts
@@ -68,7 +74,7 @@ def check_rows(
     axis: str | None = "features",
     least: int = 1,
 ) -> None:
-    """What :func:`as_rows` refuses."""
+    """The checks of :func:`as_rows`."""
     check_floating(caller, argument, x)
     if axis is not None and x.ndim not in ((2,) if mask is None else (2, 3)):
         rule = f"have shape (samples, {axis})" + ("" if mask is None else f" or (batch, time, {axis})")
@@ -86,10 +92,10 @@ def check_rows(
 
 
 def zero_uncounted(rows: Tensor, counts: Tensor, mask: Tensor | None) -> Tensor:
-    """``rows`` (..., d) with zeros in those that count 0, whatever they held.
+    """``rows`` (..., d) with zeros in rows of weight 0, even for NaN.
 
-    Where the counts are differentiated only masked rows become zeros: the slope by a count of 0 depends on
-    the features of its row.
+    If the weights require a gradient, only masked rows are zeroed, because the gradient of a weight of 0 depends on the
+    features of its row.
     """
     kept = mask if carries_slope(counts) else counts != 0
     return rows if kept is None else zero_padding(rows, kept)

@@ -1,4 +1,4 @@
-"""Scales that keep powers of features in the range of their type."""
+"""Scaling that avoids overflow and underflow of powers of features."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from torch import Tensor
 
 
 def unit_of(*tensors: Tensor) -> Tensor:
-    """A power of two between a quarter and a half of the largest entry, detached; 1 / 4 where all are zero.
+    """A power of two between a quarter and a half of the largest entry, detached; 1 / 4 if all entries are zero.
 
-    Powers of what is divided by it stay in the range of its type, powers of it too for as long as may be, and the
-    division rounds nothing.
+    Dividing by it is exact, and powers of the scaled entries stay in the range of the dtype.
     """
     top = torch.stack([tensor.detach().abs().amax() for tensor in tensors]).amax()
     return torch.exp2(torch.where(top > 0, top, torch.ones_like(top)).log2().ceil() - 2)

@@ -1,4 +1,4 @@
-"""What else happens to a tensor beside ordinary reverse mode: function transforms and forward-mode differentiation."""
+"""Detection of function transforms, forward-mode differentiation and tracing."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-#: Tensors that hold numbers of their own; subclasses may not.
+#: Types with their own storage, which other tensor subclasses may lack.
 ORDINARY = (Tensor, torch.nn.Parameter)
 
 
 def transform_is_active() -> bool:
-    """Whether a ``torch.func`` transform is running; a cautious use of PyTorch's private interface.
+    """Whether a ``torch.func`` transform is active, from PyTorch's private interface.
 
-    Where the private name is missing the answer is True: slower code and never wrong.
+    True if the private name is missing, which selects the slower general code.
     """
     try:
         return torch._C._functorch.maybe_current_level() is not None
@@ -24,7 +24,7 @@ def transform_is_active() -> bool:
 
 
 def dispatch_mode_is_active() -> bool:
-    """Whether something such as a tracer or a counter looks at operations; the same caution as above."""
+    """Whether a dispatch mode such as a tracer or an operation counter is active; True if that is unknown."""
     try:
         return torch._C._len_torch_dispatch_stack() > 0
     except AttributeError:  # pragma: no cover - no released version lacks it
@@ -32,28 +32,28 @@ def dispatch_mode_is_active() -> bool:
 
 
 def is_plain(*tensors: Tensor | None) -> bool:
-    """Whether ordinary eager reverse mode is all that can happen to these tensors."""
+    """Whether only ordinary reverse mode applies: no function transform and no forward-mode tangent."""
     if transform_is_active():
         return False
     return not any(t is not None and _has_tangent(t) for t in tensors)
 
 
 def is_eager(*tensors: Tensor | None) -> bool:
-    """:func:`is_plain`, and nothing is compiled or exported."""
+    """:func:`is_plain`, and not inside ``torch.compile`` or ``torch.export``."""
     return not torch.compiler.is_compiling() and is_plain(*tensors)
 
 
 def values_are_known(*tensors: Tensor | None) -> bool:
-    """Whether Python may look at what these tensors hold: no compiled graph, transform, tracer or meta device."""
+    """Whether Python may read the values of these tensors: no compiled graph, transform, tracer or meta device."""
     if torch.compiler.is_compiling() or dispatch_mode_is_active() or not is_plain(*tensors):
         return False
     return not any(t is not None and t.device.type == "meta" for t in tensors)
 
 
 def carries_slope(tensor: Tensor) -> bool:
-    """Whether something differentiates with respect to this tensor, in reverse or forward mode or a transform.
+    """Whether this tensor is differentiated, in reverse mode, forward mode or by a transform.
 
-    Of nested transforms with a forward mode among them only the innermost is seen; there the answer is True.
+    Returns True for nested transforms that include forward mode, of which only the innermost can be inspected.
     """
     if tensor.requires_grad:
         return True

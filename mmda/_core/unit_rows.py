@@ -1,4 +1,4 @@
-"""Rows divided by their length."""
+"""L2 normalisation of rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmda._core.transforms import values_are_known
 
 
 def normalized_rows(x: Tensor) -> Tensor:
-    """Rows divided by their length, whatever their scale (no overflow or underflow of squares); zero rows stay."""
+    """Rows scaled to length one, without overflow or underflow of squares; zero rows stay zero."""
     if x.dtype not in (torch.float32, torch.float64) or x.numel() == 0 or not values_are_known(x):
         return _normalized(x)
     if x.requires_grad and torch.is_grad_enabled():
@@ -28,25 +28,25 @@ def _normalized(x: Tensor) -> Tensor:
 
 
 def divided_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows divided by their length, without a derivative, and what each was multiplied by (..., 1)."""
-    if x.device.type == "cpu":  # an accelerator is not asked about its numbers, which would make it wait
+    """Rows scaled to length one, without autograd, and the factor of each row (..., 1)."""
+    if x.device.type == "cpu":  # reading values on an accelerator would synchronise
         lengths: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         least, most = torch.stack(lengths.aminmax()).tolist()
-        if least > _SHORT and most < _LONG:  # not with a row that holds NaN
+        if least > _SHORT and most < _LONG:  # False for NaN
             return x / lengths, lengths.reciprocal_()
     top = torch.maximum(x.amax(-1, keepdim=True), -x.amin(-1, keepdim=True))
     top.masked_fill_(top == 0, 1)
     rows = x / top
-    lengths = torch.linalg.vector_norm(rows, dim=-1, keepdim=True).clamp_min_(1)  # 0 where the row is zero
+    lengths = torch.linalg.vector_norm(rows, dim=-1, keepdim=True).clamp_min_(1)  # 0 for zero rows
     return rows.div_(lengths), lengths.mul_(top).reciprocal_()
 
 
-#: Lengths between which squares are far from the ends of the range of float32.
+#: Lengths between which squares neither overflow nor underflow float32.
 _SHORT, _LONG = 1e-15, 1e15
 
 
 class _UnitRows(torch.autograd.Function):
-    """:func:`divided_rows` with a derivative, in four passes over the rows instead of some twenty."""
+    """:func:`divided_rows` with autograd, in four passes over memory instead of some twenty."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -1,3 +1,3 @@
-"""The version, in a file that imports nothing so that the build can read it."""
+"""The version, in a file without imports so that the build can read it."""
 
 __version__ = "0.2.0"

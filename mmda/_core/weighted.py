@@ -1,4 +1,4 @@
-"""Log-sums and shares under weights. What counts 0 never matters, and nothing left gives a number, never NaN."""
+"""Weighted log-sum-exp and normalised weights. Entries of weight 0 are ignored; empty rows never give NaN."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def weighted_logsumexp(x: Tensor, weight: Tensor) -> Tensor:
-    """log sum_j w_ij exp(x_ij) over the last axis; zero where no weight is positive."""
+    """log sum_j w_ij exp(x_ij) over the last axis; zero if no weight is positive."""
     some = weight > 0
     floor = torch.full((), torch.finfo(x.dtype).min, dtype=x.dtype, device=x.device)
     top = torch.where(some, x.detach(), floor).amax(-1, keepdim=True)
@@ -19,7 +19,7 @@ def weighted_logsumexp(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def row_shares(rows: Tensor, weight: Tensor | None) -> Tensor:
-    """Weights that sum to one; equal ones where none is left, so that the problem stays defined."""
+    """Weights normalised to sum to one; uniform if their sum is zero, so that the problem stays defined."""
     equal = torch.full_like(rows[:, 0], 1 / rows.shape[0])
     if weight is None:
         return equal

@@ -1,16 +1,16 @@
-/* What is done to the numbers of a tile one by one, in one pass: see mmda/_engine/native.py, which says what each function
-   is for and holds the tensors. Everything here has a slower equal in PyTorch's operations, which serves where this
-   file could not be compiled.
+/* Elementwise loops over tiles, one pass each. The Python side, mmda/_engine/native.py and its neighbours, documents
+   the functions and owns the tensors. Every function has a slower equivalent in PyTorch operations, used if this file
+   could not be compiled.
 
-   Arguments are addresses and numbers; the caller answers for sizes. On x86, numbers of a tile below the smallest normal
-   one are taken as zero. Loops are compiled for several instruction sets, of which the best that the processor has is used. */
+   Arguments are addresses and numbers; the caller is responsible for sizes. On x86, denormal numbers of a tile are
+   flushed to zero. Loops are compiled for several instruction sets, of which the best supported one is used. */
 
-#define INTERFACE 5 /* to be raised with any change of arguments, here and in native.py */
+#define INTERFACE 5 /* increase with any change of arguments, here and in native.py */
 #define Py_LIMITED_API 0x030A0000
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #if defined(Py_GIL_DISABLED)
-#error "written for the interpreter with its lock; without these loops PyTorch's operations serve"
+#error "requires the interpreter with the GIL; without this extension PyTorch operations are used"
 #endif
 #include <float.h>
 #include <math.h>
@@ -39,13 +39,13 @@ enum { MOST_DOUBLINGS = 5, CHUNK = 512, STRIP = 32, LEAST_WORK = 1 << 15 };
 typedef struct {
     int kind, doublings, same, steps;
     const double *fresh, *counts, *slopes;
-    double factors[3]; /* of pairs within the first group, across, within the second; `split` rows make the first */
+    double factors[3]; /* for pairs within the first group (`split` rows), across, within the second */
     Py_ssize_t split, rows, columns, stride, matrix_stride;
     void *t;
     const void *na, *nb, *matrix, *value_left, *value_right, *sum_left, *sum_right;
     void *row_sums, *column_sums;
-    /* Pairs whose squared distance is below `near` times the sum of their squared lengths (0: none) are taken by the
-       difference of the rows as given, times `inverse`; their part of the gradients is added to those. */
+    /* Pairs whose squared distance is below `near` times the sum of their squared lengths (0: none) are recomputed from
+       the difference of the unscaled rows, times `inverse`; their gradients are added directly. */
     double near, inverse;
     const void *rows_a, *rows_b;
     Py_ssize_t width, most;
@@ -57,7 +57,7 @@ typedef struct {
     double slope;
 } NearPair;
 
-/* Near pairs that one thread found; no more than `most` are kept, all are counted. */
+/* Near pairs found by one thread; at most `most` are stored, all are counted. */
 typedef struct {
     NearPair *pairs;
     Py_ssize_t count, space, most;
@@ -72,7 +72,7 @@ static void add_near(Near *near, Py_ssize_t i, Py_ssize_t j, double slope)
             near->pairs = pairs;
             near->space = space;
         } else
-            near->most = -1; /* memory is short */
+            near->most = -1; /* out of memory */
     }
     if (near->count < near->space) {
         NearPair pair = {i, j, slope};
@@ -93,7 +93,7 @@ typedef struct {
 #define NAME(x) JOIN(x, TYPE, SET)
 #define C(k) ((REAL)coefficients[k])
 
-/* Minimax polynomials of 2^x on [-1/2, 1/2]: relative error 2e-9, and Taylor's of degree 13, 4e-17. */
+/* Polynomials of 2^x on [-1/2, 1/2]: minimax with relative error 2e-9, and Taylor of degree 13 with 4e-17. */
 static const double coefficients_float[] = {
     0.00015353360504377633, 0.0013398875016719103, 0.00961843691766262, 0.055503323674201965,
     0.24022647738456726,    0.6931471824645996,    1.0,
@@ -213,7 +213,7 @@ static const Functions *use = &plain;
 
 enum { SET_PLAIN, SET_AVX2, SET_AVX512 };
 
-/* Take the best instruction set that the processor has, up to this one; say which. */
+/* Select the best instruction set that the processor supports, up to this one; return it. */
 static int choose(int best)
 {
     use = &plain;
@@ -234,15 +234,16 @@ static int choose(int best)
     return SET_PLAIN;
 }
 
-/* Threads: those of the OpenMP library that PyTorch has loaded, where its name is known; else the caller alone. A pool
-   of our own would compete with its threads, which go on waiting for work for a while. */
+/* Threads are those of the OpenMP library loaded by PyTorch, if its symbols are found; otherwise only the calling
+   thread. A separate pool would compete with these threads, which spin for a while after their work. */
 typedef void (*Parallel)(void (*)(void *), void *, unsigned, unsigned);
 typedef int (*ThreadNumber)(void);
 static Parallel parallel_region;
 static ThreadNumber thread_number, team_size;
 
 #if defined(__linux__) && (defined(__GNUC__) || defined(__clang__))
-/* Weak: zero where nothing loaded has them. (dlsym would do the same, and ask for the C library of the build machine.) */
+/* Weak symbols: null if no loaded library defines them. (dlsym would also work, but bind to the C library of the build
+   machine.) */
 __attribute__((weak)) void GOMP_parallel(void (*)(void *), void *, unsigned, unsigned);
 __attribute__((weak)) int omp_get_thread_num(void);
 __attribute__((weak)) int omp_get_num_threads(void);
@@ -257,7 +258,7 @@ static void find_threads(void)
 #endif
 }
 
-/* Space on a line of the cache, for a whole number of lines each. */
+/* Allocate whole cache lines, aligned to a cache line. */
 enum { LINE = 64 };
 
 static char *space(int parts, Py_ssize_t *size, void **made)
@@ -284,7 +285,7 @@ static void part(Job *job, int index)
 {
 #if X86
     unsigned before = _mm_getcsr();
-    _mm_setcsr(before | 0x8040); /* numbers that are not normal are zero: they cost a hundred times the others */
+    _mm_setcsr(before | 0x8040); /* flush denormals to zero, as they are about a hundred times slower */
 #endif
     Py_ssize_t first = job->rows * index / job->threads, last = job->rows * (index + 1) / job->threads;
     void *columns = job->columns ? job->columns + job->columns_size * index : NULL;
@@ -297,7 +298,7 @@ static void part(Job *job, int index)
 #endif
 }
 
-/* A team may be smaller than was asked for: its threads take the parts in turn. */
+/* The team may be smaller than requested; its threads then process several parts each. */
 static void threaded_part(void *shared)
 {
     Job *job = shared;
@@ -305,7 +306,7 @@ static void threaded_part(void *shared)
         part(job, k);
 }
 
-/* Share the rows among the threads; each sums columns and values in a place of its own. */
+/* Distribute the rows over threads; each has its own accumulators for columns and values. */
 static void run(Job *job, Py_ssize_t columns)
 {
     if (!parallel_region || !thread_number || !team_size || job->rows < job->threads || job->rows * columns < LEAST_WORK)
@@ -337,9 +338,9 @@ static void add_columns(const Job *job, int is_double, Py_ssize_t columns, void 
             ADD_COLUMNS(float)
 }
 
-/* Arguments: addresses and numbers in the order in which they are taken, from a call or from a tuple of one. */
+/* Arguments: addresses and numbers read in order, from a call or from a tuple argument. */
 typedef struct {
-    PyObject *const *values; /* NULL: those of the tuple */
+    PyObject *const *values; /* NULL: read from the tuple */
     Py_ssize_t next;
     PyObject *tuple;
 } Arguments;
@@ -349,7 +350,7 @@ static void *address(Arguments *a) { return PyLong_AsVoidPtr(item(a)); }
 static Py_ssize_t count(Arguments *a) { return PyLong_AsSsize_t(item(a)); }
 static double number(Arguments *a) { return PyFloat_AsDouble(item(a)); }
 
-/* The next argument, a tuple of so many: its own are taken one by one. 0 and an exception where it is none. */
+/* Read the next argument as a tuple of this length. 0 with an exception set if it is not one. */
 static int group(Arguments *a, Py_ssize_t wanted, Arguments *of)
 {
     of->values = NULL;
@@ -370,7 +371,7 @@ static int expect(Py_ssize_t given, Py_ssize_t wanted)
 }
 
 /* tile(double, threads, kernel, groups, products, norms, matrix, value weights, sum weights, sums, near)
-   -> value, or None where more than `most` pairs are near. Groups of arguments are tuples, rows before columns:
+   -> value, or None if more than `most` pairs are near. Groups of arguments are tuples, rows before columns:
    kernel: kind, doublings, steps, fresh, counts, slopes; groups: factor within the first, across, within the second,
    split, same; products: address, stride, rows, columns; matrix: address, stride; near: share, inverse, rows, columns,
    width, most, gradient of rows, of columns. */
@@ -553,7 +554,7 @@ static void logits_job(Job *job, const Logits *l, LogitsFunction function, int i
     *job = made;
 }
 
-/* Columns' largest logits and sums of several threads into those so far. */
+/* Merge the columns' largest logits and sums of several threads into the totals. */
 #define MERGE(real, power_of)                                                                                          \
     {                                                                                                                  \
         const real *tops = (const real *)(job->columns + job->columns_size * k), *sums = tops + columns;               \
@@ -565,7 +566,7 @@ static void logits_job(Job *job, const Logits *l, LogitsFunction function, int i
         }                                                                                                              \
     }
 
-/* The largest logits and sums of a tile's rows and columns, threads and all; 0 where memory is short. */
+/* The largest logits and sums of a tile's rows and columns, multithreaded; 0 if out of memory. */
 static int find_tops(const Logits *l, int is_double, int threads)
 {
     Py_ssize_t columns = l->columns;
@@ -682,7 +683,7 @@ static PyObject *py_shares(PyObject *self, PyObject *const *values, Py_ssize_t g
 }
 
 /* pairwise(double, threads, s, rows, columns, stride, scale, bias, row weights or 0, column weights or 0)
-       -> sum of log(1 + e^x), sum of slopes */
+       -> sum of log(1 + e^x), sum of its derivatives */
 static PyObject *py_pairwise(PyObject *self, PyObject *const *values, Py_ssize_t given)
 {
     (void)self;
@@ -715,7 +716,7 @@ static PyObject *py_pairwise(PyObject *self, PyObject *const *values, Py_ssize_t
     return Py_BuildValue("dd", value, slope);
 }
 
-/* The loss from all logits at once, and its slopes in their place. */
+/* The loss from the full logit matrix, which is overwritten by the gradient. */
 #define AT_ONCE(real, log2_of)                                                                                         \
     {                                                                                                                  \
         real *tops = memory, *sums = tops + n, *column_tops = sums + n, *column_sums = column_tops + n;                \
@@ -740,7 +741,8 @@ static PyObject *py_pairwise(PyObject *self, PyObject *const *values, Py_ssize_t
         }                                                                                                              \
     }
 
-/* at_once(double, threads, s, n, scale, symmetric, gradient, factor) -> value; s (n, n) becomes factor times its slope */
+/* at_once(double, threads, s, n, scale, symmetric, gradient, factor) -> value; s (n, n) becomes factor times its
+   gradient */
 static PyObject *py_at_once(PyObject *self, PyObject *const *values, Py_ssize_t given)
 {
     (void)self;

@@ -1,14 +1,14 @@
-/* The loops of _sweeps.c for one type of number and one instruction set.
+/* The loops of _sweeps.c for one floating-point type and one instruction set.
 
    Included several times, with REAL, BITS, the constants of its exponential, ATTRIBUTE and NAME() defined. Every
-   function takes the rows [first, last) of a tile, so that threads can share one. Comparisons are written so that NaN
-   stays NaN. */
+   function processes the rows [first, last) of a tile, so that threads can share a tile. Comparisons are written so
+   that they propagate NaN. */
 
 static inline __attribute__((always_inline)) REAL NAME(least)(REAL a, REAL b) { return a > b ? b : a; }
 static inline __attribute__((always_inline)) REAL NAME(most)(REAL a, REAL b) { return a < b ? b : a; }
 
-/* 2^x for x up to 127: x = whole + part, a polynomial for 2^part, and whole put into the exponent, which is 0 below
-   the normal numbers. */
+/* 2^x for x up to 127: x = whole + part, a polynomial for 2^part, and whole added to the exponent bits; 0 for results
+   below the normal range. */
 static inline __attribute__((always_inline)) REAL NAME(power)(REAL x)
 {
     REAL kept = NAME(most)(x, LOW_EXPONENT), shifted = kept + MAGIC, part = kept - (shifted - MAGIC);
@@ -21,10 +21,10 @@ static inline __attribute__((always_inline)) REAL NAME(power)(REAL x)
     return p * scale;
 }
 
-/* Kernel values and their slopes along a stretch of a row: products `g` become slopes, values go to `v`.
+/* Kernel values and their derivatives along a segment of a row: products `g` become derivatives, values go to `v`.
 
-   t = 2 g + na + nb, at most 0, is minus the squared distance. `doublings` > 0: a Gaussian with so many rates, each
-   twice the one before, the first 1. */
+   t = 2 g + na + nb, at most 0, is minus the squared distance. `doublings` > 0: a Gaussian with this many rates 1, 2,
+   4, ... */
 static inline __attribute__((always_inline)) void NAME(stretch)(
     const Tile *tile, int kind, int doublings, double by, Py_ssize_t length, REAL *restrict g, REAL na,
     const REAL *restrict nb, REAL *restrict v, REAL *restrict x, REAL *restrict u)
@@ -64,7 +64,7 @@ static inline __attribute__((always_inline)) void NAME(stretch)(
         for (Py_ssize_t j = 0; j < length; j++) {
             REAL t = (g[j] + g[j]) + (na + nb[j]);
             REAL root = SQRT(-NAME(least)(t, 0));
-            /* the slope of a distance at coinciding rows is taken as zero */
+            /* the derivative of a distance is set to zero for coinciding rows */
             REAL inverse = root == 0 ? 0 : factor / root;
             v[j] = kind == ENERGY ? root : 0;
             g[j] = kind == ENERGY ? inverse : 0;
@@ -107,7 +107,7 @@ static inline __attribute__((always_inline)) void NAME(stretch)(
     }
 }
 
-/* The same as `stretch`, with the sums of `tile_body`, for Gaussian doublings and pairs that all count alike. */
+/* `stretch` fused with the sums of `tile_body`, for Gaussian doublings without pair weights. */
 static inline __attribute__((always_inline)) void NAME(plain_stretch)(
     const Tile *tile, int doublings, double by, Py_ssize_t length, REAL *restrict g, REAL na,
     const REAL *restrict nb, REAL *restrict column, REAL *values, REAL *sums)
@@ -149,7 +149,7 @@ static inline __attribute__((always_inline)) REAL NAME(apart)(
     return sum;
 }
 
-/* Which columns of a stretch are near to row i, in `found`: how many. */
+/* Write the columns of a segment that are near row i to `found`; return their number. */
 static inline __attribute__((always_inline)) int NAME(find_near)(
     const Tile *tile, Py_ssize_t i, Py_ssize_t begin, Py_ssize_t length, const REAL *restrict g, REAL na,
     const REAL *restrict nb, int *found)
@@ -160,19 +160,19 @@ static inline __attribute__((always_inline)) int NAME(find_near)(
     for (Py_ssize_t j = 0; j < length; j++)
         some += (g[j] + g[j]) + (na + nb[j]) > limit * (na + nb[j]);
     if (some == 0 || (some == 1 && tile->same && i >= begin && i < begin + length))
-        return 0; /* a row and itself */
+        return 0; /* a row paired with itself */
     for (Py_ssize_t j = 0; j < length; j++)
         if ((g[j] + g[j]) + (na + nb[j]) > limit * (na + nb[j]) && !(tile->same && begin + j == i))
             found[count++] = (int)j;
     return count;
 }
 
-/* After `stretch`: values of the near columns by the difference of the rows; their slopes go into the list `near`. */
+/* After `stretch`: recompute near columns from row differences; their derivatives go to the list `near`. */
 static inline __attribute__((always_inline)) void NAME(settle_near)(
     const Tile *tile, int kind, int doublings, double by, Py_ssize_t i, Py_ssize_t begin, REAL *restrict g,
     REAL *restrict v, const int *found, int count, Near *near)
 {
-    if (!tile->rows_a) { /* only the count is wanted */
+    if (!tile->rows_a) { /* only count them */
         near->count += count;
         return;
     }
@@ -190,7 +190,7 @@ static inline __attribute__((always_inline)) void NAME(settle_near)(
     }
 }
 
-/* The slopes of near pairs times the differences of their rows, into the gradients of both. */
+/* Add the derivatives of near pairs times their row differences to the gradients of both rows. */
 ATTRIBUTE static void NAME(spread_near)(const Tile *tile, const Near *near)
 {
     const REAL *sum_left = tile->sum_left, *sum_right = tile->sum_right;
@@ -214,7 +214,8 @@ ATTRIBUTE static void NAME(spread_near)(const Tile *tile, const Near *near)
     }
 }
 
-/* The rows of a tile: slopes in the place of products; the sum of values; sums of slopes over rows and columns. */
+/* Process rows of a tile: derivatives overwrite products; also the sum of values and the sums of derivatives over rows
+   and columns. */
 static inline __attribute__((always_inline)) double NAME(tile_body)(
     const Tile *tile, int kind, int doublings, Py_ssize_t first, Py_ssize_t last, REAL *columns, Near *near)
 {
@@ -230,7 +231,7 @@ static inline __attribute__((always_inline)) double NAME(tile_body)(
         double value = 0, sum = 0;
         REAL weight = sum_left ? sum_left[i] : 1;
         for (Py_ssize_t begin = 0, length; begin < tile->columns; begin += length) {
-            /* up to the end, or the first column of the second group */
+            /* up to the end, or to the first column of the second group */
             Py_ssize_t end = begin < tile->split ? tile->split : tile->columns;
             length = end - begin < CHUNK ? end - begin : CHUNK;
             double by = tile->factors[(i >= tile->split) + (begin >= tile->split)];
@@ -346,7 +347,7 @@ ATTRIBUTE static void NAME(add_rows)(
     }
 }
 
-/* g = (g - sums z) * scale, times the row's weight */
+/* g = (g - sums z) * scale, times the row weight */
 ATTRIBUTE static void NAME(finish)(
     REAL *restrict g, const REAL *restrict sums, const REAL *restrict z, const REAL *restrict weight, REAL scale,
     Py_ssize_t rows, Py_ssize_t width)
@@ -361,7 +362,7 @@ ATTRIBUTE static void NAME(finish)(
     }
 }
 
-/* Logits of base 2, s * scale, become their powers; their sums are added to those of the rows and columns. */
+/* Replace base-2 logits s * scale by their powers, and add these to the sums of rows and columns. */
 ATTRIBUTE static void NAME(powers)(const Logits *a, Py_ssize_t first, Py_ssize_t last, REAL *columns)
 {
     REAL scale = (REAL)a->scale, *row_sums = a->row_sums;
@@ -393,8 +394,8 @@ ATTRIBUTE static void NAME(powers)(const Logits *a, Py_ssize_t first, Py_ssize_t
     }
 }
 
-/* Products become logits of base 2, s * scale; largest logits of rows and columns so far, and the sums of the powers of
-   what lies below them. Logits are rounded before anything is subtracted: the largest is exactly zero below itself. */
+/* Replace products by base-2 logits s * scale; update the largest logits of rows and columns and the sums of 2^(logit -
+   largest). Logits are rounded before the subtraction, so that the largest gives exactly 2^0. */
 ATTRIBUTE static void NAME(tops)(const Logits *a, Py_ssize_t first, Py_ssize_t last, REAL *columns)
 {
     REAL scale = (REAL)a->scale, *row_tops = a->row_tops, *row_sums = a->row_sums;
@@ -443,10 +444,11 @@ ATTRIBUTE static void NAME(tops)(const Logits *a, Py_ssize_t first, Py_ssize_t l
     }
 }
 
-/* Softmax over rows plus softmax over columns, times `share`, less `own` on the diagonal, in the place of the tile.
+/* Overwrite the tile with softmax over rows plus softmax over columns, times `share`, minus `own` on the diagonal.
 
-   `row_sums` and `column_sums` hold reciprocals times `share`. form KEPT: the tile holds powers; PLAIN: products, whose
-   powers need no shift; LOGITS: logits, with the largest of rows and columns; PRODUCTS: products, to become those. */
+   `row_sums` and `column_sums` hold reciprocals times `share`. form KEPT: the tile holds powers; PLAIN: products whose
+   powers need no shift; LOGITS: logits, with the largest of rows and columns; PRODUCTS: products, from which logits are
+   computed first. */
 static inline __attribute__((always_inline)) void NAME(shares_body)(
     const Logits *a, int form, int both, Py_ssize_t first, Py_ssize_t last)
 {
@@ -488,8 +490,9 @@ ATTRIBUTE static void NAME(shares)(const Logits *a, Py_ssize_t first, Py_ssize_t
     }
 }
 
-/* Logits x = s * scale + bias of a sigmoid become their slopes. `columns` are two sums in float64: of log(1 + e^x) and of
-   the slopes. With weights of rows (`row_sums`) and columns (`column_sums`) all of them are multiplied by both. */
+/* Replace the logits x = s * scale + bias of a sigmoid by the derivatives of log(1 + e^x). `columns` are two float64
+   sums: of log(1 + e^x) and of the derivatives. With weights of rows (`row_sums`) and columns (`column_sums`), both are
+   multiplied by the product of the weights. */
 static inline __attribute__((always_inline)) void NAME(pairwise_body)(
     const Logits *a, int weighted, Py_ssize_t first, Py_ssize_t last, double *sums)
 {
@@ -505,7 +508,7 @@ static inline __attribute__((always_inline)) void NAME(pairwise_body)(
             for (Py_ssize_t j = 0; j < length; j++) {
                 REAL x = s[j] * scale + bias, down = x < 0 ? x : -x;
                 REAL p = NAME(power)(down * (REAL)1.4426950408889634);
-                /* log(1 + p) = 2 artanh(p / (2 + p)): as exact for small p */
+                /* log(1 + p) = 2 artanh(p / (2 + p)): accurate for small p */
                 REAL part = p / (2 + p), square = part * part, series = 0;
                 for (int k = ARTANH; k >= 0; k--)
                     series = series * square + (REAL)(2.0 / (2 * k + 1));

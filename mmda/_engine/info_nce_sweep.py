@@ -1,4 +1,4 @@
-"""InfoNCE in one direction or both: from all logits at once, tile by tile, and as a formula in plain operations."""
+"""InfoNCE in one or both directions: from the full logit matrix, tile by tile, and as a dense formula."""
 
 from __future__ import annotations
 
@@ -10,17 +10,25 @@ from mmda._core.masking import safe_divide
 from mmda._core.unit_rows import normalized_rows
 from mmda._core.weighted import weighted_logsumexp
 from mmda._engine.logit_loops import LOG2_E, loops_for
-from mmda._engine.logit_pairs import Contrast, Pairs, counts, negative_counts, own_pairs, positive_share, twins
+from mmda._engine.logit_pairs import (
+    Contrast,
+    Pairs,
+    counts,
+    negative_counts,
+    own_pairs,
+    positive_share,
+    twins,
+    without_padding,
+)
 from mmda._engine.logit_sweep import Made, Problem, sweep_of
 from mmda._engine.logit_tiles import Grid, Rows
+from mmda._engine.logits_at_once import are_few, info_nce_at_once
 from mmda._engine.softmax_sweep import Beside, Side, Softmaxes, are_safe
-
-#: Up to so many plain rows all logits are taken at once, where the number of operations is what costs.
-SMALL = 512
 
 
 def _dense(pairs: Pairs, how: Contrast) -> Tensor:
-    """The number from the matrix of all logits: O(n m) memory."""
+    """The loss from the full logit matrix: O(n m) memory."""
+    pairs = without_padding(pairs)
     a, b = (normalized_rows(rows) if how.unit else rows for rows in pairs[:2])
     s = (a / (how.tau if pairs.temperature is None else pairs.temperature)) @ b.T
     both = how.kind == "symmetric"
@@ -40,7 +48,7 @@ def _dense(pairs: Pairs, how: Contrast) -> Tensor:
 def _one_way(
     s: Tensor, q: Tensor | None, allowed: Tensor | None, row_count: Tensor, column_count: Tensor, several: str
 ) -> Tensor:
-    """Mean over rows that have a positive; with positives ``q`` or None for row i of row i."""
+    """Mean over rows that have a positive, with positive weights ``q`` (None: row i is the positive of row i)."""
     negative = negative_counts(s, q, allowed, column_count)
     if q is None:
         each = weighted_logsumexp(s, negative + own_pairs(s).to(s.dtype)) - s.diagonal()
@@ -60,16 +68,18 @@ def _one_way(
 
 def _make(problem: Problem) -> Made:
     pairs, how = problem.pairs, problem.how
-    if pairs.plain and pairs.a.shape[0] <= min(SMALL, how.block or SMALL):
-        return _at_once(problem)
-    return _by_tiles(problem)
+    n, m = pairs.a.shape[0], pairs.b.shape[0]
+    plain = pairs.plain and n == m == problem.paired
+    if not are_few("plain" if plain else "masked", n, m, how.block):
+        return _by_tiles(problem)
+    return _at_once(problem) if plain else info_nce_at_once(problem)
 
 
 def _at_once(problem: Problem) -> Made:
-    """The loss of few plain rows from all logits, in few operations."""
+    """The loss of a small batch without masks or weights from the full logit matrix, in few operator calls."""
     (a, b, *_), how, scale, _, wanted = problem
     n, symmetric = a.shape[0], how.kind == "symmetric"
-    # As one list rows are divided by their length in half of the operations.
+    # Concatenated, the rows are normalised with half the operator calls.
     x = Rows(torch.cat((a, b)) if how.unit else a, how.unit)
     y = x if how.unit else Rows(b, False)
     u, v = (x.rows[:n], x.rows[n:]) if how.unit else (x.rows, y.rows)
@@ -107,7 +117,8 @@ def _by_tiles(problem: Problem) -> Made:
 
 
 def _partners(logits: Tensor, count: Tensor | None, allowed: Tensor | None, n: int) -> Beside:
-    """The first of n rows with their partners, which count so often: once, and their repetitions as negatives."""
+    """The logits of the first rows with their partners. A partner of weight w counts once, its w - 1 copies as
+    negatives."""
     k = logits.shape[0]
     weight = positive = torch.ones_like(logits)
     if count is not None:

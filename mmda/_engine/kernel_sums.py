@@ -1,4 +1,4 @@
-"""Weighted sums of kernel values over all pairs of rows: the one engine behind every kernel discrepancy."""
+"""Weighted sums of kernel values over all pairs of rows, used by every kernel discrepancy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmda.kernels import Kernel, distances_about, settle_bandwidth
 
 
 class PairMeans(NamedTuple):
-    """Means of k over the pairs within each sample and across."""
+    """Means of k over the pairs within each sample and across samples."""
 
     within_x: Tensor
     within_y: Tensor
@@ -34,7 +34,7 @@ def pair_means(
 ) -> PairMeans:
     """Means of k(x_i, x_j), k(y_i, y_j) and k(x_i, y_j) over all pairs; ``unbiased`` leaves out i = j.
 
-    Rows are (n, d) in the working dtype, weights are counts (n,) or None. A mean over no pair is zero.
+    Rows are (n, d) in the working dtype, weights are row weights (n,) or None. A mean over no pair is zero.
     """
     if bandwidth is None:
         bandwidth = settle_bandwidth(kernel, x, y, x_weight, y_weight)
@@ -60,7 +60,7 @@ def squared_mmd(
     unbiased: bool = False,
     block_size: int | None = None,
 ) -> Tensor:
-    """``within_x + within_y - 2 across`` of :func:`pair_means`: by tiles where they can serve, else dense."""
+    """``within_x + within_y - 2 across`` of :func:`pair_means`: in tiles if possible, otherwise dense."""
     bandwidth = settle_bandwidth(kernel, x, y, x_weight, y_weight)
     if not can_stream(kernel, (x, y), (x_weight, y_weight, bandwidth)):
 
@@ -86,9 +86,9 @@ def squared_mmd(
 
 
 def _weighted_coefficients(a: Tensor, b: Tensor, unbiased: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """C of the squared MMD with these row weights, as two factors, and what multiplies k(z, z) beside the pairs i != j.
+    """C of the squared MMD with these row weights, as two factors, and the total coefficient of k(z, z).
 
-    With ``unbiased``, counts above one leave something there: a row that counts twice is a pair of equal rows.
+    With ``unbiased`` the latter is not zero for weights above one, because a row of weight 2 is a pair of equal rows.
     """
     n, totals = a.shape[0], (a.sum(), b.sum())
     left = a.new_empty(n + b.shape[0], 2)

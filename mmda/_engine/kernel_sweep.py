@@ -1,18 +1,18 @@
-r"""Exact kernel sums over all pairs of rows, one tile at a time: time of the dense formula or less, memory O(n d).
+r"""Exact kernel sums over all pairs of rows, tile by tile: at most the time of the dense formula, O(n d) memory.
 
-Everything here computes one number,
+The module computes
 
 .. math:: S = \sum_{i \ne j} C_{ij} \, k(z_i, z_j), \qquad C \text{ symmetric},
 
-over the pooled rows z of two samples, with C constant over each pair of samples (the squared MMD), that times row
-weights (the same with weights and masks), or of low rank (classes). The sum is a scalar, so its gradient is made in the
-same pass as its value and the backward pass only scales it: no matrix of pairs is ever kept. How that stands in
-autograd, in compiled graphs and among transforms: see :mod:`mmda._engine.scaffold`.
+over the pooled rows z of two samples, with C constant over each pair of samples (the squared MMD), scaled by row
+weights (the same with weights and masks), or of low rank (classes). The sum is a scalar, so its gradient is computed in
+the same pass as its value and the backward pass only scales it; no pair matrix is stored. See
+:mod:`mmda._engine.scaffold` for autograd, compiled graphs and transforms.
 
-Distances come from products of rows less their centre, which costs digits where a pair lies much closer to each other
-than to the centre. Such near pairs are taken by the difference of their rows, in value and gradient. Where they are
-many, as beside far rows or with groups of rows far apart, the pass begins again about a centre in the midst of the
-rows, and then in float64. So it does where the sum comes out so small beside its terms that their rounding is seen.
+Distances are computed from inner products of centred rows, which is inaccurate for pairs that are much closer to each
+other than to the centre. Such near pairs are computed from the difference of their rows, in value and gradient. If
+there are many of them (outliers, or distant clusters), the pass restarts with the median as centre, and then in
+float64. It also restarts in float64 if the sum is so small relative to its terms that rounding dominates.
 """
 
 from __future__ import annotations
@@ -31,32 +31,32 @@ from mmda._engine.kernel_tiles import KernelOnTiles, OwnKernelOnTiles, formula_o
 from mmda._engine.scaffold import ACCELERATOR_BLOCK, Gradients, Needed, Sweep, edges
 from mmda.kernels import NEAR, NEAR_FLOAT32, NEAR_WIDENED, Formula, Kernel, distances_about, formula_of
 
-#: Rows of a tile: two float32 tiles stay near the processor's caches, and its products run at full speed.
+#: Rows per tile: two float32 tiles fit about in the caches, and matrix products run at full speed.
 CPU_BLOCK = 512
-#: Up to so many pooled rows the matrix of pairs is one small tile, and the number of operations is what costs.
+#: Up to this many pooled rows the pair matrix is a single tile, and operator calls dominate the time.
 SMALL = 256
-#: Pairs need no looking at while the squared lengths of all rows, times the kernel's steepest slope, stay below this:
-#: what float32 leaves of the distances then moves no value of the kernel by more than 1e-5.
+#: Near pairs need no special treatment while the largest squared length times the kernel's steepest derivative stays
+#: below this: the float32 error of the distances then changes kernel values by at most 1e-5.
 HARMLESS = 16.0
-#: In float32, of a tile's pairs no more than this share (and :data:`SOME`) are taken one by one.
+#: In float32, at most this fraction of a tile's pairs (plus :data:`SOME`) is recomputed as near pairs.
 FEW, SOME = 1 / 16, 64
-#: A sum of float32 values smaller than this share of them is made again in float64: rounding is some 1e-8 of them.
+#: A float32 sum below this fraction of its terms is recomputed in float64, since rounding is some 1e-8 of the terms.
 SMALL_SUM = 1e-5
 
 
 class Samples(NamedTuple):
-    """Two samples and what their pairs are summed with.
+    """Two samples and the coefficients of their pairs.
 
     Attributes:
         x: rows (n, d).
         y: more rows (m, d).
-        left: None: C is constant over each pair of samples, as the estimator says. (n + m, 2): with g_j = 0 for a row
+        left: None: C is constant over each pair of samples, given by the estimator. (n + m, 2): with g_j = 0 for a row
             of x and 1 for a row of y, C_ij = left[i, g_j] right[j]. (n + m, 2 q): C_ij = left[i, g_j q : g_j q + q] .
-            right[j], of rank q a pair of samples.
-        right: (n + m,) or (n + m, q). Both may be float64 where the rows are float32: sums that nearly cancel see it.
-        bandwidth: settled scalar.
-        centre: (d,), subtracted from the rows so that a common offset costs no digits; the mean of all rows by default.
-        plus: float64 scalar, added before the sum is rounded.
+            right[j], of rank q per pair of samples.
+        right: (n + m,) or (n + m, q). Both may be float64 for float32 rows, for sums that nearly cancel.
+        bandwidth: the kernel's bandwidth, a scalar.
+        centre: (d,), subtracted from the rows to remove a common offset; the mean of all rows by default.
+        plus: float64 scalar, added before the sum is cast to the output dtype.
     """
 
     x: Tensor
@@ -69,11 +69,11 @@ class Samples(NamedTuple):
 
 
 class KernelSum(NamedTuple):
-    """Which kernel, as a :class:`mmda.kernels.Formula`, and which sum.
+    """Settings of the sum: the kernel as a :class:`mmda.kernels.Formula`, and the estimator.
 
     Attributes:
-        estimator: ``"biased"`` or ``"unbiased"``, of the squared MMD, where there is no ``left``.
-        block: rows of a tile; 0: by kind of device.
+        estimator: ``"biased"`` or ``"unbiased"`` squared MMD, used if there is no ``left``.
+        block: rows per tile; 0 chooses by device.
     """
 
     kind: str
@@ -84,7 +84,7 @@ class KernelSum(NamedTuple):
 
 
 class OwnKernelSum(NamedTuple):
-    """The same with any kernel, which no operator can take."""
+    """The same with an arbitrary kernel object, which cannot be passed to a custom operator."""
 
     kernel: Kernel
     estimator: str
@@ -92,9 +92,9 @@ class OwnKernelSum(NamedTuple):
 
 
 def can_stream(kernel: Kernel, rows: Sequence[Tensor], constants: Sequence[Tensor | None]) -> bool:
-    """Whether :func:`pair_sum` may sweep tiles: constants and kernel without gradient, no transform.
+    """Whether :func:`pair_sum` may use tiles: no gradient for constants or kernel, no function transform.
 
-    In a compiled graph only kernels with a formula can.
+    In a compiled graph this requires a kernel with a formula.
     """
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in constants):
         return False
@@ -107,9 +107,9 @@ def can_stream(kernel: Kernel, rows: Sequence[Tensor], constants: Sequence[Tenso
 
 
 def pair_sum(samples: Samples, kernel: Kernel, *, estimator: str = "biased", block_size: int | None = None) -> Tensor:
-    """Sum over i != j of C_ij k(z_i, z_j), with z the rows of x, then of y, and ``plus``; in the rows' dtype.
+    """Sum over i != j of C_ij k(z_i, z_j), with z the rows of x and y, plus ``plus``; in the rows' dtype.
 
-    Without ``left`` also the pairs i = j of the biased estimator.
+    Without ``left``, the biased estimator includes the pairs i = j.
     """
     formula, block = formula_of(kernel), block_size or 0
     how: Any
@@ -125,7 +125,7 @@ def _evaluate(how: KernelSum | OwnKernelSum) -> Kernel | Formula:
 
 
 def dense(samples: Samples, how: KernelSum | OwnKernelSum) -> Tensor:
-    """The same number from the matrix of all pairs, in plain operations that every transform knows."""
+    """The same sum from the full pair matrix, in plain operations that support every transform."""
     numbers = [t for t in samples if t is not None]
 
     def in_digits(dtype: torch.dtype) -> Tensor:
@@ -140,7 +140,7 @@ def _dense(samples: Samples, how: KernelSum | OwnKernelSum) -> Tensor:
     rows, n, kernel = torch.cat([x, y]), x.shape[0], _evaluate(how)
     squared = distances_about(rows.detach().mean(0) if centre is None else centre, rows, rows, same=True)
     if isinstance(kernel, Formula):
-        # Divided twice: the square of a small or large bandwidth would leave the range of float32.
+        # Divided twice, because the squared bandwidth could overflow or underflow float32.
         gram = kernel.evaluate(squared / bandwidth / bandwidth)
     else:
         gram = kernel.evaluate(squared, bandwidth)
@@ -159,7 +159,7 @@ def _factors(samples: Samples, how: KernelSum | OwnKernelSum) -> tuple[float, fl
 
 
 def _own_pairs(samples: Samples, how: KernelSum | OwnKernelSum) -> float:
-    """The pairs i = j of the squared MMD."""
+    """Contribution of the pairs i = j to the squared MMD."""
     if samples.left is not None or how.estimator == "unbiased":
         return 0.0
     return _evaluate(how).at_zero * (1 / samples.x.shape[0] + 1 / samples.y.shape[0])
@@ -205,11 +205,11 @@ def _run(samples: Samples, how: KernelSum | OwnKernelSum, needed: Needed) -> tup
         if tried.x.dtype != dtype:
             gradients = [None if g is None else g.to(dtype) for g in gradients]
         return value.to(dtype), gradients
-    raise AssertionError("the last way takes any number of near pairs")  # pragma: no cover
+    raise AssertionError("the last attempt accepts any number of near pairs")  # pragma: no cover
 
 
 def _ways(samples: Samples) -> Iterator[tuple[Samples, float, float]]:
-    """Ways to one sum, each for harder samples: rows, what share of their lengths is near, how many pairs may be."""
+    """Attempts in increasing accuracy: samples, the threshold for near pairs, the fraction of near pairs allowed."""
     x, left, right = samples.x, samples.left, samples.right
     if x.dtype == torch.float64:
         yield samples, NEAR, 1.0
@@ -225,11 +225,11 @@ def _ways(samples: Samples) -> Iterator[tuple[Samples, float, float]]:
 
 
 class _TooManyNear(Exception):
-    """More pairs of a tile are near each other than are worth taking one by one."""
+    """A tile has too many near pairs to recompute them one by one."""
 
 
 class _Part(NamedTuple):
-    """A stretch of rows of one sample, and what belongs to it."""
+    """A block of rows of one sample with its norms, sums, gradient and coefficients."""
 
     group: int
     given: Tensor
@@ -242,14 +242,14 @@ class _Part(NamedTuple):
 
 
 class _Loops:
-    """A pass: what both implementations share. They differ in what is done to a tile.
+    """A sweep: the part shared by both implementations, which differ in the operations on a tile.
 
     Args:
-        share: pairs whose squared distance is below this share of their squared lengths are near.
-        few: such a share of a tile's pairs may be.
+        share: pairs whose squared distance is below this fraction of the sum of their squared lengths are near.
+        few: the fraction of a tile's pairs that may be near.
     """
 
-    #: The largest squared length of a row, as :meth:`prepare` found it.
+    #: The largest squared length of a row, set by :meth:`prepare`.
     largest: float
 
     def __init__(
@@ -262,48 +262,48 @@ class _Loops:
         self.factors, self.plus = _factors(samples, how), _own_pairs(samples, how)
         self.block = how.block or (CPU_BLOCK if samples.x.device.type == "cpu" else ACCELERATOR_BLOCK)
 
-    # What an implementation says
+    # Implemented by subclasses
 
     def prepare(self) -> tuple[Tensor, Tensor]:
-        """z, the rows less their centre and scaled, and -|z_i|^2; settles whether near pairs are looked for."""
+        """Centred and scaled rows z, and -|z_i|^2; also decides whether to look for near pairs."""
         raise NotImplementedError
 
     def begin(self, side: int) -> None:
-        """Space for tiles of up to ``side`` rows and columns."""
+        """Allocate space for tiles of up to ``side`` rows and columns."""
         raise NotImplementedError
 
     def tile(self, a: _Part, b: _Part, factor: float) -> Tensor:
-        """Adds a tile to the value and the sums of slopes, and near pairs to the gradients; the tile of slopes."""
+        """Add a tile to the value and the sums of slopes, and its near pairs to the gradients; return the slopes."""
         raise NotImplementedError
 
     def collect(self, a: _Part, slope: Tensor, b: _Part, factor: float) -> None:
-        """Adds a tile's part to the gradient of the rows of a."""
+        """Add a tile's contribution to the gradient of the rows of a."""
         raise NotImplementedError
 
     def finish(self, part: _Part) -> None:
-        """From sums of slopes times rows to the gradient."""
+        """Turn the sums of slopes times rows into the gradient."""
         raise NotImplementedError
 
     def at_once(self, needed: Needed) -> tuple[Tensor, Gradients]:
-        """The pass where all pairs are one small tile: the number of operations is what costs."""
+        """The pass for a single small tile, with few operator calls."""
         raise NotImplementedError
 
     def result(self) -> Tensor:
-        """The value of all tiles."""
+        """The total value."""
         raise NotImplementedError
 
-    # What follows
+    # Shared
 
     def may_be_near(self, largest: float) -> bool:
-        """Whether rounding of squared distances of rows of up to this squared length can matter."""
+        """Whether rounding of squared distances matters for rows up to this squared length."""
         return self.kernel.steepest is None or not largest * self.kernel.steepest <= HARMLESS
 
     def most(self, rows: int, columns: int) -> int:
-        """How many pairs of a tile may be near each other."""
+        """The number of near pairs allowed in a tile."""
         return int(rows * columns * self.few) + SOME
 
     def is_lost(self, value: Tensor) -> bool:
-        """Whether the sum is so small beside its terms that rounding of them is seen."""
+        """Whether the sum is so small relative to its terms that rounding dominates."""
         return values_are_known(value) and abs(float(value)) < SMALL_SUM * self.kernel.size(self.largest)
 
     def sweep(self, needed: Needed) -> tuple[Tensor, Gradients]:
@@ -329,10 +329,10 @@ class _Loops:
         return self.result(), gradients
 
     def _parts(self, gradients: Sequence[Tensor | None]) -> list[_Part]:
-        """The rows of both samples in stretches of at most ``block``."""
+        """The rows of both samples in blocks of at most ``block``."""
         x, y, left, right = self.samples[:4]
         if left is not None and right is not None and self.weighted:
-            left, right = left.T.contiguous().T, right.contiguous()  # a column's numbers are neighbours
+            left, right = left.T.contiguous().T, right.contiguous()  # contiguous columns
         sums = self.z.new_zeros(self.total)
         parts = []
         for group, (rows, grad, before) in enumerate(((x, gradients[0], 0), (y, gradients[1], self.n))):
@@ -345,11 +345,11 @@ class _Loops:
         return parts
 
     def column(self, of: _Part, by: _Part) -> Tensor | None:
-        """The weights of the rows of one part in pairs with rows of another."""
+        """The weights of one part's rows in pairs with rows of the other."""
         return of.left[:, by.group] if self.weighted and of.left is not None else None
 
     def rank_q(self, a: _Part, b: _Part, out: Tensor) -> Tensor:
-        """C of a tile, where it has low rank."""
+        """C of a tile, if it has low rank."""
         assert a.left is not None
         assert b.right is not None
         width = b.right.shape[1]
@@ -357,7 +357,7 @@ class _Loops:
 
 
 class _Compiled(_Loops):
-    """One compiled loop does all that lies between the products of a tile."""
+    """A sweep in which one compiled loop does all elementwise work of a tile."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -373,7 +373,7 @@ class _Compiled(_Loops):
         return z, norms
 
     def near(self, rows: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> native_kernels.Near | None:
-        """What the loop needs to know about near pairs."""
+        """Arguments of the compiled loop for near pairs."""
         if not self.look:
             return None
         most = self.most(rows[0].shape[0], rows[1].shape[0])
@@ -431,7 +431,7 @@ class _Compiled(_Loops):
         if self.look:
             of.near = native_kernels.Near(self.share, self.inverse, 0)
         found = native_kernels.tile(self.kernel.steps, tile, of)
-        if found is None:  # some pairs are near after all
+        if found is None:  # there are near pairs
             torch.mm(z, z.T, out=tile)
             sums.zero_()
             rows = torch.cat((self.x, self.y))
@@ -447,7 +447,7 @@ class _Compiled(_Loops):
 
 
 class _Pairs(NamedTuple):
-    """Near pairs of a tile: their places, and the differences z_j - z_i of their rows."""
+    """Near pairs of a tile: indices and differences z_j - z_i."""
 
     i: Tensor
     j: Tensor
@@ -455,7 +455,7 @@ class _Pairs(NamedTuple):
 
 
 class _Operations(_Loops):
-    """The same in PyTorch's operations, on any device."""
+    """A sweep in PyTorch operations, on any device."""
 
     def prepare(self) -> tuple[Tensor, Tensor]:
         x, y, centre = self.samples.x, self.samples.y, self.samples.centre
@@ -504,7 +504,7 @@ class _Operations(_Loops):
             return t
         for pairs in near:
             self.spread(pairs, slope, (a, b), (left, right), factor)
-        # the sums first, as the tile is still near
+        # the sums first, while the tile is in the cache
         a.sums.addmv_(slope, self.ones[:columns] if right is None else right, alpha=factor)
         if not same:
             b.sums.addmv_(slope.T, self.ones[:rows] if left is None else left, alpha=factor)
@@ -513,7 +513,7 @@ class _Operations(_Loops):
     def settle_near(
         self, t: Tensor, a_norms: Tensor, b_norms: Tensor, given: tuple[Tensor, Tensor], same: bool
     ) -> list[_Pairs]:
-        """Puts the distances of near pairs into ``t``; with rows that are the same, its diagonal means nothing."""
+        """Overwrite the entries of near pairs in ``t`` with accurate distances; with ``same``, its diagonal is undefined."""
         farthest = (a_norms.amin() + b_norms.amin()) * self.share
         if same:
             t.diagonal().copy_(farthest)
@@ -542,7 +542,7 @@ class _Operations(_Loops):
         weights: tuple[Tensor | None, Tensor | None],
         factor: float,
     ) -> None:
-        """Takes the slopes of near pairs out of a tile, and adds what they make to the gradients."""
+        """Move the contribution of near pairs from the tile of slopes directly to the gradients."""
         (a, b), (left, right), (i, j, differences) = parts, weights, pairs
         slopes = slope[i, j].mul_(factor).unsqueeze(1)
         slope[i, j] = 0
@@ -561,7 +561,7 @@ class _Operations(_Loops):
         a.grad.addmm_(slope, rows, alpha=factor)
 
     def finish(self, part: _Part) -> None:
-        # d/dz_i of C_ij k(t_ij), twice over the ordered pairs, with t = -|z_i - z_j|^2.
+        # d/dz_i of C_ij k(t_ij) over ordered pairs, so twice, with t = -|z_i - z_j|^2.
         assert part.grad is not None
         scale = self.inverse * (4 * self.kernel.slope_factor)
         part.grad.addcmul_(part.sums.unsqueeze(1), part.z, value=-1)

@@ -1,7 +1,7 @@
-"""Kernels on a tile of squared distances: their values and slopes, in place, or as a program for the compiled loops.
+"""Kernel values and their derivatives on a tile of squared distances, in place, or as steps for the compiled loops.
 
-Built-in kernels come as a :class:`mmda.kernels.Formula`, from whose numbers :class:`FormulaOnTiles` works out both. Any
-other kernel is evaluated by its own code, and its slope taken from PyTorch's differentiation of the tile.
+Built-in kernels are given as a :class:`mmda.kernels.Formula`, which :class:`FormulaOnTiles` evaluates. Any other kernel
+is evaluated by its own code and differentiated by autograd on the tile.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from mmda.kernels import Formula, Kernel
 
 
 class KernelOnTiles(Protocol):
-    """A kernel and its slope on a tile of t = -|z_i - z_j|^2, z the rows times ``stretch`` over the bandwidth.
+    """A kernel and its slope dk/dt on a tile of t = -|z_i - z_j|^2, with z the rows times ``stretch`` over the
+    bandwidth.
 
     Attributes:
-        stretch: None: z are the rows themselves, and the kernel knows its bandwidth.
-        value_factor, slope_factor: what values and slopes of a tile must be multiplied by.
-        work: so many tiles of space are needed.
-        steepest: bound on the size of dk/dt; None where there is none.
-        steps: the program for the compiled loops; None where they do not know the kernel.
+        stretch: factor of the rows; None: z are the unscaled rows, and the kernel applies its bandwidth.
+        value_factor, slope_factor: factors to multiply values and slopes of a tile with.
+        work: number of work tiles needed.
+        steepest: bound on the absolute value of dk/dt; None if unbounded.
+        steps: the kernel as steps of the compiled loops; None if they do not support it.
     """
 
     stretch: float | None
@@ -37,7 +38,7 @@ class KernelOnTiles(Protocol):
     steps: native_kernels.KernelSteps | None
 
     def size(self, largest: float) -> float:
-        """The size of the kernel's values, roughly, among rows z of up to this squared length."""
+        """Order of magnitude of the kernel's values for rows z up to this squared length."""
         ...
 
     def __call__(
@@ -50,20 +51,20 @@ class KernelOnTiles(Protocol):
         same: bool,
         need_slope: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        """k and dk/dt over their factors, both without i = j; overwrites ``t`` and ``work``.
+        """k and dk/dt divided by their factors, zero for i = j; overwrites ``t`` and ``work``.
 
-        k is put into ``similar``, or summed over each row, weighted by ``weight``; dk/dt lies in one of the other
-        tiles, if ``need_slope``.
+        k is written to ``similar``, or summed over each row with ``weight``; with ``need_slope``, dk/dt is in one of
+        the other tiles.
         """
         ...
 
     def both(self, t: Tensor) -> Tensor:
-        """k and dk/dt (2, rows, rows) of one small tile of pairs among the same rows."""
+        """k and dk/dt (2, rows, rows) of one small tile of rows with themselves."""
         ...
 
 
 class FormulaOnTiles:
-    """A kernel of the library, in few operations: powers of two in place of e, squares of powers where rates double."""
+    """A built-in kernel in few operations: ``exp2`` instead of ``exp``, and squares of powers for doubled rates."""
 
     def __init__(self, formula: Formula) -> None:
         self.kind, self.rates, self.exponent = formula
@@ -73,7 +74,7 @@ class FormulaOnTiles:
         self.steepest: float | None = None
         self.chains: list[tuple[float, list[int]]] = []
         self.one_chain = False
-        # Powers of two in place of e: several times faster on many processors, also where they underflow.
+        # exp2 instead of exp is several times faster on many processors, also when it underflows.
         if self.kind == "gaussian":
             slowest = min(self.rates)
             self.stretch = math.sqrt(slowest / math.log(2))
@@ -135,16 +136,16 @@ class FormulaOnTiles:
                 t.fill_diagonal_(0)
             power = torch.pow(t.neg_(), self.exponent / 2, out=work[1])
             found.add(power)
-            if slope is not None:  # zero at coinciding rows
+            if slope is not None:  # zero for coinciding rows
                 torch.div(power, t, out=slope).masked_fill_(t == 0, 0)
         else:
             if same:
                 t.fill_diagonal_(0)
-            # 1 / root, zero where root is zero: the slope of a distance at coinciding rows is taken as zero.
+            # 1 / root, zero where root is zero: the derivative of a distance is set to zero for coinciding rows.
             inverse = torch.rsqrt(t.neg_(), out=work[self.work - 1]).nan_to_num_(nan=math.nan, posinf=0.0, neginf=0.0)
             root = t.mul_(inverse)
             if self.kind == "distance":
-                found.add(root)  # the slope is `inverse`: one tile of work
+                found.add(root)  # the slope is `inverse`, so one work tile suffices
             else:
                 self._chains(root.neg_(), work[1], slope, found, same)
                 if slope is not None:
@@ -167,7 +168,7 @@ class FormulaOnTiles:
         return (mix @ powers.flatten(1)).view(2, *t.shape)
 
     def _one_chain(self, t: Tensor, e: Tensor, found: _Found, same: bool, need_slope: bool) -> None:
-        """Sum of 2^t, 2^(2t), 2^(4t), ...: one power and its squares, the slope gathered in the place of t."""
+        """Sum of 2^t, 2^(2t), 2^(4t), ...: one power and its squares; the slope accumulates in place of t."""
         power = torch.exp2(t, out=t)
         if same:
             t.fill_diagonal_(0)
@@ -180,7 +181,7 @@ class FormulaOnTiles:
                     t.add_(e, alpha=count * 2**position)
 
     def _chains(self, t: Tensor, e: Tensor, slope: Tensor | None, found: _Found, same: bool) -> None:
-        """Sum of 2^(rate t): one power a chain, squared from rate to doubled rate."""
+        """Sum of 2^(rate t): one power per chain, squared for each doubled rate."""
         begun = False
         for start, counts in self.chains:
             torch.exp2(t if start == 1 else torch.mul(t, start, out=e), out=e)
@@ -200,7 +201,7 @@ class FormulaOnTiles:
                         begun = True
 
     def _powers(self, t: Tensor, work: Sequence[Tensor], slope: Tensor | None, found: _Found, same: bool) -> None:
-        """Sum of (1 - rate t) ** -exponent; with an exponent of 1 no power is taken."""
+        """Sum of (1 - rate t) ** -exponent; an exponent of 1 needs no power."""
         base = work[0]
         if slope is not None:
             slope.zero_()
@@ -215,7 +216,7 @@ class FormulaOnTiles:
 
 
 class OwnKernelOnTiles:
-    """Any kernel: values by its own code, slopes by differentiating the tile."""
+    """Any kernel: values from its own code, slopes from autograd on the tile."""
 
     stretch: float | None = None
     value_factor, slope_factor, work = 1.0, -1.0, 0
@@ -229,7 +230,7 @@ class OwnKernelOnTiles:
         return 1.0
 
     def learns(self) -> bool:
-        """Whether the kernel's values carry a gradient to something else than the distances."""
+        """Whether the kernel's values require a gradient for anything other than the distances."""
         probe = self.kernel.evaluate(self.bandwidth.new_ones(1, 1), self.bandwidth)
         return torch.is_grad_enabled() and probe.requires_grad
 
@@ -269,11 +270,11 @@ class OwnKernelOnTiles:
         return value, slope
 
 
-formula_on_tiles = lru_cache(maxsize=64)(FormulaOnTiles)  # plain numbers, never changed
+formula_on_tiles = lru_cache(maxsize=64)(FormulaOnTiles)  # immutable
 
 
 class _Found:
-    """Kernel values added up: as a tile, or as weighted sums over its rows."""
+    """Accumulator of kernel values: a tile, or weighted sums over its rows."""
 
     result: Tensor
 
@@ -297,7 +298,7 @@ class _Found:
 
 
 def _doublings(rates: Sequence[float]) -> list[tuple[float, list[int]]]:
-    """Rates as chains r, 2 r, 4 r, ...: each chain's first rate, and how often each doubling of it occurs."""
+    """Group rates into chains r, 2 r, 4 r, ...: the first rate of each chain and the count of each doubling."""
     chains: list[tuple[float, list[int]]] = []
     for rate in sorted(rates):
         for start, counts in chains:

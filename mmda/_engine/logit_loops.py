@@ -1,7 +1,7 @@
-"""What a softmax over tiles does to the numbers of a tile: a small interface with two implementations.
+"""Elementwise operations of a softmax over tiles: an interface with two implementations.
 
-:class:`Operations` is PyTorch's. A faster one is asked first, see :data:`faster`: the compiled loops of
-``native_logits.py``. All logits are of base 2: on a processor ``exp2`` takes a third of the time of ``exp``.
+:class:`Operations` uses PyTorch. The compiled loops of ``native_logits.py`` are preferred where available, see
+:data:`faster`. All logits are in base 2, because on a CPU ``exp2`` takes a third of the time of ``exp``.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from torch import Tensor
 
 from mmda._engine.scaffold import ACCELERATOR_BLOCK
 
-#: Rows of a tile of PyTorch's operations on a CPU, which stays in the nearest caches.
+#: Rows per tile for PyTorch operations on a CPU, so that a tile fits in the caches.
 CPU_BLOCK = 512
-#: From natural logits to those of base 2.
+#: Factor from natural logits to logits in base 2.
 LOG2_E = 1 / math.log(2)
 
 
 class Sums(NamedTuple):
-    """Sums over logits of a matrix's rows or columns: of 2^(logit - top), with the largest logit so far.
+    """Running sums of 2^(logit - top) over the rows or columns of a matrix, with the largest logit so far as top.
 
-    Where no logit is large the tops are none (0,) and count as zero.
+    If no logit is large (``safe``), ``tops`` is empty and taken as zero.
     """
 
     tops: Tensor
@@ -35,7 +35,7 @@ class Sums(NamedTuple):
         return cls(like.new_full((0 if safe else n,), torch.finfo(like.dtype).min), like.new_zeros(n))
 
     def plus(self, logits: Tensor, weight: Tensor) -> Sums:
-        """The sums with one more logit a row, times ``weight``."""
+        """The sums with one more logit per row, of weight ``weight``."""
         if self.safe:
             return self._replace(sums=self.sums + logits.exp2() * weight)
         tops = torch.where(weight > 0, torch.maximum(self.tops, logits), self.tops)
@@ -47,33 +47,33 @@ class Sums(NamedTuple):
         return self.tops.numel() == 0
 
     def above(self, logits: Tensor) -> Tensor:
-        """How far the logarithm of each sum lies above a logit of its row.
+        """The logarithm of each sum minus a logit of its row.
 
-        Where the logit is among those of the sum, a row that it outweighs gives exactly zero.
+        Exactly zero if that logit dominates the sum that includes it.
         """
         logarithms = self.sums.log2()
         return logarithms - logits if self.safe else logarithms + (self.tops - logits)
 
     def share(self, logits: Tensor) -> Tensor:
-        """The part of each sum that one logit of its row is."""
+        """The fraction of each sum that comes from one logit of its row."""
         return (logits if self.safe else logits - self.tops).exp2() / self.sums
 
     def turned(self, share: Tensor) -> Sums:
-        """What makes ``share`` times the probabilities of powers: reciprocals of the sums. Zero where the share is."""
+        """``share`` over the sums, which turns powers into ``share`` times probabilities; zero where ``share`` is."""
         return self._replace(sums=(share / self.sums).masked_fill_(share <= 0, 0))
 
 
 class Loops(Protocol):
-    """What is done to the numbers of a tile one by one. Tiles have contiguous rows and are overwritten."""
+    """Elementwise operations on a tile. Tiles have contiguous rows and are overwritten."""
 
-    #: Rows of a tile.
+    #: Rows per tile.
     block: int
 
     def collect(self, s: Tensor, rows: Sums, columns: Sums | None) -> None:
-        """Add a tile of logits to the sums of its rows, and of its columns; where these are safe it becomes powers."""
+        """Add a tile of logits to the sums of its rows and columns; if these are safe, the tile becomes powers."""
 
     def probabilities(self, s: Tensor, rows: Sums, columns: Sums | None, *, collected: bool) -> None:
-        """Softmax over rows plus that over columns in the place of a tile of logits, or of what ``collect`` left.
+        """Replace a tile of logits (or the result of ``collect``) by softmax over rows plus softmax over columns.
 
         The sums are :meth:`Sums.turned`.
         """
@@ -81,14 +81,15 @@ class Loops(Protocol):
     def at_once(
         self, s: Tensor, scale: Tensor | float, symmetric: bool, gradient: bool
     ) -> tuple[Tensor, Tensor, Tensor | float]:
-        """InfoNCE of all natural logits ``scale * s`` of row i for row i: value, slopes by ``s`` over a factor, factor.
+        """InfoNCE from all natural logits ``scale * s``: the value, the gradient for ``s`` over a factor, and the
+        factor.
 
-        Without ``gradient`` the last two mean nothing.
+        Without ``gradient`` the last two are undefined.
         """
 
 
 class Operations:
-    """:class:`Loops` in PyTorch's operations."""
+    """:class:`Loops` in PyTorch operations."""
 
     def __init__(self, like: Tensor) -> None:
         self.block = CPU_BLOCK if like.device.type == "cpu" else ACCELERATOR_BLOCK
@@ -137,7 +138,7 @@ class Operations:
         return value, g, scale * share
 
 
-#: Other implementations for some tensors, or None where one cannot serve them.
+#: Functions that return another implementation for the given tensors, or None if it does not support them.
 faster: list[Callable[[Sequence[Tensor]], Loops | None]] = []
 
 

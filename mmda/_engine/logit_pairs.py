@@ -1,7 +1,7 @@
-"""What the contrastive losses are given and asked for, and what counts and masks of pairs mean in their formulas.
+"""Inputs and settings of the contrastive losses, and the meaning of weights and pair masks in their formulas.
 
-Counts and masks mean what :func:`mmda.losses.info_nce_loss`, :func:`mmda.losses.nt_xent_loss` and
-:func:`mmda.losses.sigmoid_contrastive_loss` say of them.
+Weights and masks are defined in :func:`mmda.losses.info_nce_loss`, :func:`mmda.losses.nt_xent_loss` and
+:func:`mmda.losses.sigmoid_contrastive_loss`.
 """
 
 from __future__ import annotations
@@ -11,19 +11,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mmda._core.masking import zero_padding
+from mmda._core.transforms import carries_slope
+
 
 class Pairs(NamedTuple):
-    """Two lists of rows and what is known about their pairs. The first four may carry a gradient.
+    """Anchors, candidates, weights and pair masks. Only the first four fields may require a gradient.
 
     Attributes:
         a: anchors (n, d).
         b: candidates (m, d).
-        temperature: scalar, what the products are divided by; None: ``Contrast.tau``.
+        temperature: scalar divisor of the products; None: ``Contrast.tau``.
         bias: scalar, for ``"sigmoid"``; None: 0.
-        a_count: how often each anchor counts (n,); None: once. Rows that count 0 are zeros.
-        b_count: the same of the candidates (m,).
-        positive_mask: which candidates are positives of each anchor (n, m), bool; None: all that have a weight.
-        positive_weight: how much they are (n, m); None: 1. With neither, row i belongs to row i, and n = m.
+        a_count: anchor weights (n,); None: ones. Rows of weight 0 may hold anything.
+        b_count: candidate weights (m,).
+        positive_mask: which candidates are positives of each anchor (n, m), bool; None: all with a positive weight.
+        positive_weight: weights of the positives (n, m); None: 1. With neither, row i belongs to row i, and n = m.
         negative_mask: which may be negatives (n, m), bool; None: all.
     """
 
@@ -39,24 +42,33 @@ class Pairs(NamedTuple):
 
     @property
     def own(self) -> bool:
-        """Whether row i belongs to row i and to no other."""
+        """Whether row i is the only positive of row i."""
         return self.positive_mask is None and self.positive_weight is None
 
     @property
     def plain(self) -> bool:
-        """Whether every row counts once and all others are negatives."""
+        """Whether there are no weights or masks."""
         return all(t is None for t in self[4:])
 
 
+def without_padding(pairs: Pairs) -> Pairs:
+    """The pairs with zeros in rows of weight 0; rows whose weights require a gradient were zeroed beforehand."""
+    rows = (
+        x if count is None or carries_slope(count) else zero_padding(x, count != 0)
+        for x, count in zip(pairs[:2], pairs[4:6])
+    )
+    return pairs._replace(a=next(rows), b=next(rows))
+
+
 class Contrast(NamedTuple):
-    """Which number, of which logits.
+    """Settings: which loss, from which logits.
 
     Attributes:
         kind: ``"info_nce"``, ``"symmetric"`` (the mean of both directions), ``"nt_xent"`` or ``"sigmoid"``.
         several: ``"mean"`` or ``"sum"`` over several positives.
-        unit: compare directions: every row is divided by its length.
-        tau: the temperature, where it is no tensor.
-        block: rows of a tile; 0: by kind and device.
+        unit: normalise every row to length one.
+        tau: the temperature, if it is not a tensor.
+        block: rows per tile; 0 chooses by loss and device.
     """
 
     kind: str
@@ -72,14 +84,14 @@ def counts(rows: Tensor, count: Tensor | None) -> Tensor:
 
 
 def own_pairs(like: Tensor) -> Tensor:
-    """The diagonal, bool."""
+    """Bool mask of the diagonal."""
     return torch.eye(like.shape[0], dtype=torch.bool, device=like.device)
 
 
 def positive_share(pairs: Pairs, dtype: torch.dtype) -> Tensor | None:
-    """How much each candidate is a positive of each anchor (n, m), zero off the rows that count; None: row i of row i.
+    """Weight of each candidate as a positive of each anchor (n, m), zero for rows of weight 0; None: the identity.
 
-    What masks hide may hold anything.
+    Masked entries may hold any values.
     """
     mask, weight = pairs.positive_mask, pairs.positive_weight
     if mask is None and weight is None:
@@ -97,10 +109,10 @@ def positive_share(pairs: Pairs, dtype: torch.dtype) -> Tensor | None:
 
 
 def negative_counts(like: Tensor, share: Tensor | None, negative_mask: Tensor | None, count: Tensor) -> Tensor:
-    """How often each column is a negative of each row (n, m), where column j counts ``count[j]``.
+    """Weight of each column as a negative of each row (n, m), where column j has weight ``count[j]``.
 
-    Positives (``share`` > 0; None: row i of row i) are none. Without ``share``, the twins of a column that counts
-    more than once are negatives as every other row is.
+    Zero for positives (``share`` > 0; None: the diagonal). Without ``share``, a column of weight w adds its w - 1
+    copies as negatives of its own row.
     """
     each = count.expand_as(like)
     if share is None:
@@ -112,6 +124,6 @@ def negative_counts(like: Tensor, share: Tensor | None, negative_mask: Tensor | 
 
 
 def twins(count: Tensor, allowed: Tensor | None) -> Tensor:
-    """How many repetitions of each row there are beside it, where these are ``allowed`` as candidates."""
+    """Number of further copies of each row, count - 1, if they are ``allowed`` as candidates."""
     more = (count - 1).clamp_min_(0)
     return more if allowed is None else more.mul_(allowed)

@@ -1,10 +1,10 @@
-"""The frame of a contrastive loss that is computed one tile of logits at a time: exact, in memory O(n d) beside masks.
+"""Contrastive losses computed exactly, one tile of logits at a time: O(n d) memory in addition to masks.
 
-The losses are InfoNCE in one direction or both (:mod:`mmda._engine.info_nce_sweep`: each tile's exponential serves its
-rows and its columns), NT-Xent (:mod:`mmda._engine.nt_xent_sweep`: one list, the tiles above the diagonal serve both
-sides) and the sigmoid loss (:mod:`mmda._engine.sigmoid_sweep`). Each makes its value and the slopes by the rows as they
-were compared; what they share is here: rows that count 0 are left out before anything is computed, and the slopes go
-back through the division by the temperature and by the rows' lengths.
+The losses are InfoNCE in one or both directions (:mod:`mmda._engine.info_nce_sweep`: each exponential is used for its
+row and its column), NT-Xent (:mod:`mmda._engine.nt_xent_sweep`: one list of rows, by symmetry only the tiles above the
+diagonal) and the sigmoid loss (:mod:`mmda._engine.sigmoid_sweep`). Each computes its value and the gradients for the
+normalised rows. This module drops rows of weight 0 beforehand and propagates the gradients through temperature and
+normalisation.
 """
 
 from __future__ import annotations
@@ -16,20 +16,15 @@ import torch
 from torch import Tensor
 
 from mmda._core.transforms import ORDINARY, values_are_known
-from mmda._engine.logit_pairs import Contrast, Pairs
+from mmda._engine.logit_pairs import Contrast, Pairs, without_padding
 from mmda._engine.logit_tiles import Rows
 from mmda._engine.scaffold import Gradients, Needed, Sweep
 
-#: Below so many rows on a side of the matrix the dense formula is as fast.
-FEWEST = 256
-#: These take few plain rows in still fewer operations.
-AT_ONCE = ("info_nce", "symmetric")
-
 
 class Made(NamedTuple):
-    """A loss, and its slopes by the rows that were compared over ``factor``.
+    """A loss and its gradients for the compared rows, divided by ``factor``.
 
-    In one list of both sides ``x`` and ``y`` are the same, and the slopes too.
+    If both views form one list, ``x`` and ``y`` are the same object, and so are the gradients.
     """
 
     value: Tensor
@@ -42,9 +37,9 @@ class Made(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """What a loss is made from: pairs of rows that count, of which the first ``paired`` on both sides belong together.
+    """Input of a loss: pairs without rows of weight 0; the first ``paired`` anchors and candidates belong together.
 
-    ``scale`` is one over the temperature; ``wanted`` says of which side the slopes are.
+    ``scale`` is one over the temperature; ``wanted`` tells whether gradients for anchors and candidates are needed.
     """
 
     pairs: Pairs
@@ -55,31 +50,28 @@ class Problem(NamedTuple):
 
 
 def contrastive(sweep: Sweep[Pairs, Contrast], pairs: Pairs, how: Contrast, temperature: float | Tensor) -> Tensor:
-    """One of the losses, by tiles where they can serve.
+    """Compute one of the losses, in tiles if possible.
 
     Args:
-        sweep: which.
-        pairs: rows, counts and masks. Those that carry a gradient take the dense formula.
-        how: what is asked.
-        temperature: what the similarities are divided by.
+        sweep: the loss.
+        pairs: rows, weights and masks. Weights that require a gradient use the dense formula.
+        how: settings.
+        temperature: divisor of the similarities.
     """
     compiling = torch.compiler.is_compiling()
     if compiling and not isinstance(temperature, Tensor):
-        temperature = pairs.a.new_full((), temperature)  # a number would be a constant of the graph
+        temperature = pairs.a.new_full((), temperature)  # a Python number would be a constant of the graph
     if isinstance(temperature, Tensor):
         pairs = pairs._replace(temperature=temperature.to(pairs.a.dtype))
     else:
         how = how._replace(tau=temperature)
-    rows = pairs.a.shape[0] + (pairs.b.shape[0] if how.kind == "nt_xent" else 0)
-    if compiling or how.block or rows >= FEWEST or (pairs.plain and how.kind in AT_ONCE):
-        return sweep(pairs, how)
-    return sweep.dense(pairs, how)
+    return sweep(pairs, how)
 
 
 def sweep_of(
     name: str, make: Callable[[Problem], Made], dense: Callable[[Pairs, Contrast], Tensor]
 ) -> Sweep[Pairs, Contrast]:
-    """The sweep of a loss."""
+    """The :class:`Sweep` of a loss."""
 
     def run(pairs: Pairs, how: Contrast, needed: Needed) -> tuple[Tensor, Gradients]:
         whole, wanted = pairs, any(needed)
@@ -91,7 +83,7 @@ def sweep_of(
         scale = 1 / how.tau if temperature is None else temperature.to(a).reciprocal()
         if a.device.type == "cpu" and type(a) in ORDINARY and values_are_known(a, b):
             scale = float(scale)
-        # The slope by the temperature comes from those by the rows of a.
+        # The gradient for the temperature is computed from that for the anchors.
         made = make(Problem(pairs, how, scale, paired, (needed[0] or needed[2], needed[1])))
         value = made.value.to(a.dtype)
         if not wanted:
@@ -101,7 +93,7 @@ def sweep_of(
         if made.hx is not None:
             slope, ga = made.x.gradient(made.hx, made.factor, needed[2])
         if slope is not None and temperature is not None:
-            # In one list every similarity is there twice.
+            # In one list every similarity occurs twice.
             slope = (slope * (made.factor * scale)).mul_(-0.5 if joined else -1.0).to(temperature)
         if joined and ga is not None:
             ga, gb = ga.split([a.shape[0], b.shape[0]])  # type: ignore[no-untyped-call]
@@ -115,34 +107,53 @@ def sweep_of(
 
 
 def _present(pairs: Pairs) -> tuple[Pairs, tuple[Tensor | None, Tensor | None], int]:
-    """The pairs without the rows that count 0; where the rows stood (None: there); how many belong together.
+    """The pairs without rows of weight 0; the original indices of the rows (None: unchanged); the number of paired
+    rows.
 
-    The latter come first. Nothing is left out where masks of pairs would have to be copied, nor on an accelerator,
-    which would have to wait: there what counts 0 stays, with logits of minus infinity.
+    Paired rows come first. Rows of weight 0 stay, zeroed and with logits of minus infinity, if pair masks would have to
+    be copied, and on accelerators, where dropping them would synchronise.
     """
     a, b, _, _, a_count, b_count = pairs[:6]
     paired = a.shape[0] if pairs.own else 0
-    if (a_count is None and b_count is None) or a.device.type != "cpu":
+    if a_count is None and b_count is None:
         return pairs, (None, None), paired
-    here = [None if count is None else count > 0 for count in (a_count, b_count)]
-    if any(mask is not None for mask in pairs[6:]) or all(some is None or bool(some.all()) for some in here):
+    if a.device.type != "cpu":
+        return without_padding(pairs), (None, None), paired
+    same = a_count is b_count
+    here = [None if count is None else count > 0 for count in (a_count, b_count)[: 1 if same else 2]]
+    if all(some is None or bool(some.all()) for some in here):
         return _without_ones(pairs), (None, None), paired
-    first, second = (a.new_ones(a.shape[0], dtype=torch.bool) if some is None else some for some in here)
-    whole = (first & second).nonzero().squeeze(1)
-    places = [
-        torch.cat((whole, (some & ~other).nonzero().squeeze(1))) for some, other in ((first, second), (second, first))
-    ]
-    a_count, b_count = (None if c is None else c[k] for c, k in zip((a_count, b_count), places))
+    if any(mask is not None for mask in pairs[6:]):
+        return _without_ones(without_padding(pairs)), (None, None), paired
+    if same:
+        assert here[0] is not None
+        assert a_count is not None
+        place = here[0].nonzero().squeeze(1)
+        places, count = [place, place], a_count[place]
+        a_count, b_count = count, count
+    else:
+        first, second = (a.new_ones(a.shape[0], dtype=torch.bool) if some is None else some for some in here)
+        whole = (first & second).nonzero().squeeze(1)
+        places = [
+            torch.cat((whole, (some & ~other).nonzero().squeeze(1)))
+            for some, other in ((first, second), (second, first))
+        ]
+        a_count, b_count = (None if c is None else c[k] for c, k in zip((a_count, b_count), places))
+        place = whole
     pairs = pairs._replace(a=a[places[0]], b=b[places[1]], a_count=a_count, b_count=b_count)
-    return _without_ones(pairs), (places[0], places[1]), whole.shape[0]
+    return _without_ones(pairs), (places[0], places[1]), place.shape[0]
 
 
 def _without_ones(pairs: Pairs) -> Pairs:
-    """The pairs without counts that are all 1."""
-    kept = (None if count is None or bool((count == 1).all()) else count for count in pairs[4:6])
-    return pairs._replace(a_count=next(kept), b_count=next(kept))
+    """The pairs without weights that are all 1."""
+    a_count, b_count = pairs.a_count, pairs.b_count
+    if a_count is not None and bool((a_count == 1).all()):
+        pairs = pairs._replace(a_count=None, b_count=None if b_count is a_count else b_count)
+    if b_count is not None and b_count is not a_count and bool((b_count == 1).all()):
+        pairs = pairs._replace(b_count=None)
+    return pairs
 
 
 def _spread(gradient: Tensor, places: Tensor | None, like: Tensor) -> Tensor:
-    """The gradient of all rows from that of those which count."""
+    """Scatter the gradient of the kept rows to all rows."""
     return gradient if places is None else torch.zeros_like(like).index_copy_(0, places, gradient)

@@ -1,4 +1,4 @@
-"""What a sweep over tiles of logits is made of: rows, how they are cut, masks of pairs, and space for the tiles."""
+"""Parts of a sweep over tiles of logits: normalised rows, the tile grid, pair masks, and work space."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from mmda._core.unit_rows import divided_rows
 from mmda._engine.logit_pairs import Pairs
 from mmda._engine.scaffold import edges
 
-#: Tiles are kept between the two passes while all of them fit.
+#: Tiles are kept between the two passes if all of them fit in this many bytes.
 KEEP_BYTES = 64 * 2**20
 
 
 class Rows:
-    """Rows as they are compared: as given, or divided by their length."""
+    """Rows as compared: as given, or scaled to length one."""
 
     def __init__(self, given: Tensor, unit: bool) -> None:
         self.unit = unit
         self.rows, self.inverse = divided_rows(given) if unit else (given, given[:0])
 
     def gradient(self, h: Tensor, scale: Tensor | float, tempered: bool) -> tuple[Tensor | None, Tensor]:
-        """From the slopes by the rows over ``scale``: the slope by ``scale``, and by the given rows (in place of h)."""
+        """Gradients for ``scale`` and for the given rows (in place of h), from those for the compared rows over
+        ``scale``."""
         bare = isinstance(scale, float) and scale == 1
         if not (self.unit or tempered):
             return None, h if bare else h.mul_(scale)
@@ -37,13 +38,13 @@ class Rows:
 
 
 class Grid:
-    """How rows and columns are cut, and which tiles are looked at.
+    """The partition of rows and columns into tiles.
 
-    Rows that belong together (the first ``paired`` of both sides) are cut alike, so that these pairs lie on diagonals
-    of tiles.
+    Paired rows (the first ``paired`` anchors and candidates) are split in the same way, so that these pairs lie on the
+    diagonals of tiles.
     """
 
-    #: Whether each tile off the diagonal serves its columns as rows, too.
+    #: Whether, by symmetry, each off-diagonal tile is also used transposed.
     triangle = False
 
     def __init__(self, n: int, m: int, paired: int, block: int) -> None:
@@ -54,16 +55,16 @@ class Grid:
 
     @property
     def largest(self) -> int:
-        """Numbers in the largest tile."""
+        """Elements of the largest tile."""
         largest: list[int] = [max(place.stop - place.start for place in side) for side in (self.rows, self.columns)]
         return math.prod(largest)
 
     def in_masks(self, place: slice) -> slice:
-        """Where a part of the rows, or columns, lies in the masks of pairs."""
+        """The slice of the pair masks for a part of the rows or columns."""
         return place
 
     def partners_on_diagonal(self, i: int, j: int) -> bool:
-        """Whether the diagonal of a tile holds rows that belong together."""
+        """Whether the diagonal of a tile holds the paired rows."""
         return i == j < self.whole
 
     def itself_on_diagonal(self, i: int, j: int) -> bool:
@@ -72,14 +73,14 @@ class Grid:
 
 
 class Masks:
-    """Masks of pairs, a tile at a time."""
+    """Pair masks, one tile at a time."""
 
     def __init__(self, pairs: Pairs, grid: Grid) -> None:
         self.pairs, self.grid, self.several = pairs, grid, not pairs.own
         self.rows, self.columns = ([grid.in_masks(place) for place in side] for side in (grid.rows, grid.columns))
 
     def positive(self, i: int, j: int) -> Tensor | None:
-        """How much each column of a tile is a positive of each row, bool or numbers; None: row i of row i."""
+        """Weights of the positives in a tile, bool or numbers; None: row i is the positive of row i."""
         if not self.several:
             return None
         mask, weight = (t if t is None else t[self.rows[i], self.columns[j]] for t in self.pairs[6:8])
@@ -91,7 +92,7 @@ class Masks:
             if mask is not None:
                 q = torch.where(mask, q, 0.0)
             for count, place, dim in zip(self.pairs[4:6], (self.rows[i], self.columns[j]), (1, 0)):
-                if count is not None:  # what absent rows hold is not looked at
+                if count is not None:  # ignore the values for rows of weight 0
                     q = torch.where((count[place] > 0).unsqueeze(dim), q, 0.0)
         return q.clone().fill_diagonal_(0) if self.grid.itself_on_diagonal(i, j) else q
 
@@ -104,12 +105,12 @@ class Masks:
 
 
 def cuts(start: int, stop: int, block: int) -> list[slice]:
-    """The parts of a range of rows."""
+    """Split a range of rows into blocks."""
     return [slice(*part) for part in edges(start, stop, block)]
 
 
 class Tiles:
-    """Work space for tiles of logits: one, or all of them where they are to be kept and fit."""
+    """Work space for one tile of logits, or for all of them if they should be kept and fit."""
 
     def __init__(self, like: Tensor, count: int, size: int, keep: bool) -> None:
         self.kept = keep and count * size * like.element_size() <= KEEP_BYTES
@@ -118,27 +119,27 @@ class Tiles:
         self._store = self._whole[: places * size].view(places, size)
 
     def product(self, index: int, rows: Tensor, columns: Tensor) -> Tensor:
-        """Products of these rows, in the space of this tile."""
+        """Inner products of these rows, written to the space of this tile."""
         return torch.mm(rows, columns.T, out=self.view(index, rows.shape[0], columns.shape[0]))
 
     def view(self, index: int, n: int, m: int) -> Tensor:
-        """The space of a tile, and what was left there."""
+        """The space of a tile with its current content."""
         return self._store[index if self.kept else 0][: n * m].view(n, m)
 
     def leave(self) -> None:
-        """Give the space back; it must not be used afterwards."""
+        """Release the space, which must not be used afterwards."""
         _leave_space(self._whole)
 
 
-#: Space of the last sweep. Fresh pages cost as much as the passes over the tiles in them, and a training loop asks for
-#: the same again at every step.
+#: Work space of the last sweep, reused because touching fresh memory pages costs as much as a pass over the tiles and a
+#: training loop needs the same space at every step.
 _spare: list[Tensor] = []
 
 
 def _take_space(like: Tensor, count: int) -> Tensor:
-    """At least so many numbers of the kind of ``like``: those that the last sweep left, where they are enough."""
+    """A buffer of at least ``count`` elements like ``like``; that of the last sweep if it is large enough."""
     if like.device.type == "cpu" and type(like) is Tensor:
-        with suppress(IndexError):  # nothing left, or another thread took it
+        with suppress(IndexError):  # empty, or taken by another thread
             space = _spare.pop()
             if space.numel() >= count and space.dtype == like.dtype:
                 return space
@@ -146,6 +147,6 @@ def _take_space(like: Tensor, count: int) -> Tensor:
 
 
 def _leave_space(space: Tensor) -> None:
-    """Keep a CPU's space for the next sweep; one, and none that only ``torch.inference_mode`` may write."""
+    """Keep one CPU buffer for the next sweep, unless it is an inference tensor."""
     if space.device.type == "cpu" and type(space) is Tensor and not space.is_inference():
         _spare[:] = [space]

@@ -1,9 +1,9 @@
-"""The compiled loops of ``_sweeps.c``: what is done to a tile's numbers one by one, in one pass over them.
+"""Access to the compiled loops of ``_sweeps.c``, which do all elementwise work on a tile in one pass.
 
-PyTorch's operations read and write a tile once each; a kernel of five bandwidths, its slope and their sums are some
-twenty. The loops here do the same in registers, for float32 and float64 on a CPU, with PyTorch's own threads. They are
-compiled when the package is installed, where there is a compiler; where there is none, or with ``MMDA_COMPILED=0`` in
-the environment, :func:`serves` says no and the callers take PyTorch's operations: same numbers, slower.
+Each PyTorch operation reads and writes a whole tile, and a kernel of five bandwidths with its derivative and sums takes
+some twenty of them. The loops do the same in registers, for float32 and float64 on a CPU, with PyTorch's own threads.
+They are compiled when the package is installed, if there is a compiler; otherwise, or with ``MMDA_COMPILED=0`` in the
+environment, :func:`serves` returns False and callers use PyTorch operations, with the same results but slower.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mmda._core.transforms import ORDINARY, dispatch_mode_is_active
 
-#: What the loops are compiled for; each is used where the processor has it.
+#: Instruction sets the loops are compiled for, in increasing order.
 INSTRUCTION_SETS = ("plain", "avx2", "avx512")
 
 try:
@@ -30,10 +30,10 @@ except ImportError:
 
 
 def serves(*tensors: Tensor) -> bool:
-    """Whether the loops are there and can read these tensors, all of one kind: ordinary ones of a CPU.
+    """Whether the compiled loops are available for these tensors: ordinary CPU tensors of one dtype.
 
-    Not where the threads of PyTorch cannot be found and there are several, since one thread would do the work of all;
-    and not where a dispatch mode wants to see every operation.
+    False if PyTorch uses several threads but its thread pool is not accessible, since a single thread would do all the
+    work; and False under a dispatch mode, which must see every operation.
     """
     return (
         _sweeps is not None
@@ -45,7 +45,7 @@ def serves(*tensors: Tensor) -> bool:
 
 
 def limit_instructions(best: str = INSTRUCTION_SETS[-1]) -> str | None:
-    """Use the best instructions that the processor has, up to these, and say which; None without the loops."""
+    """Use the best instruction set of the processor up to ``best`` and return it; None without the loops."""
     global _instructions
     _instructions = None if _sweeps is None else INSTRUCTION_SETS[_sweeps.choose(INSTRUCTION_SETS.index(best))]
     return _instructions
@@ -55,15 +55,15 @@ _instructions = limit_instructions()
 
 
 def instruction_set() -> str | None:
-    """Instructions that the compiled inner loops use on this processor.
+    """The instruction set that the compiled inner loops use on this processor.
 
     The squared MMD, the energy distance and the contrastive losses have loops in C, compiled when the package is
-    installed where there is a compiler. They serve float32 and float64 on a CPU; all else takes PyTorch's operations,
-    which give the same numbers.
+    installed if there is a compiler. They are used for float32 and float64 on a CPU; everything else uses PyTorch
+    operations, with the same results.
 
     Returns:
-        ``"avx512"``, ``"avx2"`` or ``"plain"`` (what the compiler takes for granted); None where the loops were not
-        compiled, or were switched off by ``MMDA_COMPILED=0`` in the environment of the process.
+        ``"avx512"``, ``"avx2"`` or ``"plain"`` (the compiler's default); None if the loops were not compiled or are
+        switched off by ``MMDA_COMPILED=0`` in the environment.
 
     Example:
         >>> instruction_set() in ("avx512", "avx2", "plain", None)

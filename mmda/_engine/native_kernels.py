@@ -1,4 +1,4 @@
-"""The compiled loops over tiles of kernel values: the Python face of ``_sweeps.c``, as ``native_logits.py`` is."""
+"""Python bindings of the compiled loops over tiles of kernel values in ``_sweeps.c``."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ from mmda._engine.native import _at, _wide
 if TYPE_CHECKING:
     from mmda._engine import _sweeps
 else:
-    _sweeps = native._sweeps  # None where :func:`native.serves` says no
+    _sweeps = native._sweeps  # None if :func:`native.serves` returns False
 
-#: The kinds of kernels, as numbers that ``_sweeps.c`` knows.
+#: Codes of the kernels in ``_sweeps.c``.
 KINDS = {"gaussian": 0, "laplacian": 1, "energy": 2, "rational_quadratic": 3}
-#: A chain of so many doubled rates is one loop, longer ones a loop a rate.
+#: Chains of up to this many doubled rates are one loop; longer ones take one loop per rate.
 MOST_DOUBLINGS = 5
 
 
 class KernelSteps:
-    """A kernel as steps: e is 2^(rate t) afresh, or the square of the last; counts e and rate e are added up."""
+    """A kernel as steps. In each, e is a new 2^(rate t) or the square of the previous e, added with given factors."""
 
     def __init__(self, kind: str, steps: Sequence[tuple[float, float, float]]) -> None:
         fresh, counts, slopes = zip(*steps)
         chain = kind == "gaussian" and fresh[0] == 1 and not any(fresh[1:]) and len(fresh) <= MOST_DOUBLINGS
-        # No tensors: those would be made on the default device, or by whatever mode is active.
+        # Not tensors, which would be created on the default device or under an active mode.
         self._numbers = [array("d", numbers) for numbers in (fresh, counts, slopes)]
         addresses = (numbers.buffer_info()[0] for numbers in self._numbers)
-        #: Kind, length of a chain of doubled rates (0: none), number of steps, and where their numbers are.
+        #: Kind, length of a chain of doubled rates (0: none), number of steps, and the addresses of their numbers.
         self.described = (KINDS[kind], len(fresh) if chain else 0, len(fresh), *addresses)
 
 
 @dataclass(slots=True)
 class Near:
-    """Pairs that are taken by the difference of their rows, as products of far rows would cost them their digits.
+    """Near pairs, recomputed from the difference of their rows because inner products are inaccurate for them.
 
     Attributes:
-        share: pairs whose squared distance is below this share of the sum of their squared lengths.
-        inverse: what the differences of the rows are multiplied by.
-        most: so many of a tile at the most.
-        rows: of the tile's rows and columns, as they were given; none where no pair may be near.
-        gradients: to which the part of these pairs is added: of rows and columns.
+        share: a pair is near if its squared distance is below this fraction of the sum of its squared lengths.
+        inverse: factor of the row differences.
+        most: the number of near pairs allowed in a tile.
+        rows: the unscaled rows of the tile's rows and columns; None if no pair may be near.
+        gradients: gradients of rows and columns, to which these pairs are added.
     """
 
     share: float
@@ -58,18 +58,18 @@ class Near:
 
 @dataclass(slots=True)
 class Tile:
-    """What belongs to a tile of products z_i . z_j.
+    """Arguments for a tile of inner products z_i . z_j.
 
     Attributes:
-        norms: -|z_i|^2 of the rows, and the same of the columns.
+        norms: -|z_i|^2 of rows and columns.
         same: rows and columns are the same; pairs i = j are left out.
-        factors: of values and slopes, for pairs within the first group, across, and within the second.
-        split: so many of the rows and of the columns are the first group; all by default.
-        matrix: (rows, columns), multiplies both.
-        value_weights: of rows and columns, multiply the values alone.
-        sum_weights: of rows (in the columns' sums) and columns (in the rows' sums).
-        sums: to which sums of slopes are added: over the columns, for each row; and over the rows.
-        near: where pairs may lie near each other.
+        factors: factors of values and slopes for pairs within the first group, across, and within the second.
+        split: number of rows and columns in the first group; all by default.
+        matrix: (rows, columns), multiplies values and slopes.
+        value_weights: weights of rows and columns that multiply only the values.
+        sum_weights: weights of rows (in the columns' sums) and of columns (in the rows' sums).
+        sums: accumulators of the slopes, summed over columns and over rows.
+        near: settings for near pairs, if there may be any.
     """
 
     norms: tuple[Tensor, Tensor]
@@ -84,10 +84,10 @@ class Tile:
 
 
 def tile(steps: KernelSteps, products: Tensor, of: Tile) -> float | None:
-    """Sum of the kernel's values over a tile; the kernel's slopes in the place of the products.
+    """Sum of the kernel's values over a tile; overwrites the products with the kernel's slopes.
 
-    None where more pairs are near each other than there may be; the tile is of no use then. The rows of ``products``
-    (rows, columns) must be contiguous.
+    None if there are more near pairs than allowed; the tile is then undefined. The rows of ``products`` (rows, columns)
+    must be contiguous.
     """
     rows, columns = products.shape
     return _sweeps.tile(
@@ -115,7 +115,8 @@ def _places(of: tuple[Tensor | None, Tensor | None]) -> tuple[int, int]:
 
 
 def prepare(x: Tensor, y: Tensor, centre: Tensor | None, inverse: float) -> tuple[Tensor, Tensor, float]:
-    """The rows of both, less ``centre`` (their mean) and times ``inverse``: z (n + m, d); -|z_i|^2; the largest.
+    """The rows of both, minus ``centre`` (default: their mean), times ``inverse``: z (n + m, d); -|z_i|^2; the largest
+    |z_i|^2.
 
     The rows must be contiguous.
     """

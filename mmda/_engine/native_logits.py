@@ -1,4 +1,4 @@
-"""The compiled loops over tiles of logits: the Python face of what ``_sweeps.c`` does to them. See ``native.py``."""
+"""Python bindings of the compiled loops over tiles of logits in ``_sweeps.c``. See ``native.py``."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from mmda._engine.native import _at, _wide
 if TYPE_CHECKING:
     from mmda._engine import _sweeps
 else:
-    _sweeps = native._sweeps  # None where :func:`native.serves` says no
+    _sweeps = native._sweeps  # None if :func:`native.serves` returns False
 
-#: The forms in which logits come, as numbers that ``_sweeps.c`` knows.
+#: Codes in ``_sweeps.c`` for the content of a tile.
 KEPT, PLAIN, LOGITS, PRODUCTS = range(4)
 
 
 class CompiledLoops:
-    """:class:`mmda._engine.logit_loops.Loops` for tiles of which :func:`mmda._engine.native.serves` says yes."""
+    """:class:`mmda._engine.logit_loops.Loops` for tiles that :func:`mmda._engine.native.serves` accepts."""
 
     block = 1024
 
@@ -46,21 +46,21 @@ class CompiledLoops:
 
 
 def compiled_loops(tensors: Sequence[Tensor]) -> CompiledLoops | None:
-    """The loops, where they can serve these tensors."""
+    """The compiled loops, or None if they do not support these tensors."""
     return CompiledLoops() if native.serves(*tensors) else None
 
 
 def pairwise(s: Tensor, bias: float, weights: tuple[Tensor, Tensor] | None) -> tuple[float, float]:
-    """Sum of w log(1 + e^x), x natural logits plus ``bias``, and of the slopes, which take the place of the tile.
+    """Sum of w log(1 + e^x), x natural logits plus ``bias``, and sum of its derivatives, which overwrite the tile.
 
-    ``weights`` are those of rows and of columns, whose product w is; 1 by default.
+    ``weights`` are weights of rows and columns, with product w; 1 by default.
     """
     of_rows, of_columns = (None, None) if weights is None else weights
     return _sweeps.pairwise(*_tile(s), bias, _at(of_rows), _at(of_columns))
 
 
 def _tile(s: Tensor) -> tuple[float, ...]:
-    """What every loop over a tile takes first: kind of number, threads, place, shape, and a factor on the logits."""
+    """The first arguments of every loop over a tile: dtype, threads, address, shape, and a factor on the logits."""
     return _wide(s), torch.get_num_threads(), s.data_ptr(), *s.shape, s.stride(0), 1.0
 
 

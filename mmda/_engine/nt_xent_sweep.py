@@ -1,6 +1,6 @@
-"""NT-Xent: one list in which each row looks for its positives; by tiles and as a formula.
+"""NT-Xent: each row identifies its positives in one list of rows; in tiles and as a dense formula.
 
-The list is both sides one after the other, and masks are of pairs of one side; or the first side alone.
+The list is the concatenation of both views, with masks for the pairs of one view; or the first view alone.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from mmda._core.masking import safe_divide
 from mmda._core.unit_rows import normalized_rows
 from mmda._core.weighted import weighted_logsumexp
 from mmda._engine.logit_loops import LOG2_E, loops_for
-from mmda._engine.logit_pairs import Contrast, Pairs, counts, own_pairs, twins
+from mmda._engine.logit_pairs import Contrast, Pairs, counts, own_pairs, twins, without_padding
 from mmda._engine.logit_sweep import Made, Problem, sweep_of
 from mmda._engine.logit_tiles import Grid, Rows, cuts
+from mmda._engine.logits_at_once import are_few, nt_xent_at_once
 from mmda._engine.softmax_sweep import Beside, Side, Softmaxes, are_safe
 
 #: Rows of a tile on a CPU, at most: of larger ones, fewer would be spared below the diagonal.
@@ -22,7 +23,8 @@ BLOCK = 512
 
 
 def _dense(pairs: Pairs, how: Contrast) -> Tensor:
-    """The number from the matrix of all logits: O(n^2) memory."""
+    """The loss from the full logit matrix: O(n^2) memory."""
+    pairs = without_padding(pairs)
     rows = torch.cat([normalized_rows(rows) if how.unit else rows for rows in pairs[:2]])
     s = (rows / (how.tau if pairs.temperature is None else pairs.temperature)) @ rows.T
     if not pairs.plain:
@@ -36,7 +38,7 @@ def _masked(s: Tensor, pairs: Pairs) -> Tensor:
     count = counts(pairs.a, pairs.a_count).repeat(copies)
     zero = torch.zeros_like(s)
     itself = own_pairs(s)
-    # A row is not among its own candidates, its twins are.
+    # A row is not its own candidate, but its copies are.
     twins = (count - 1).clamp_min(0).expand_as(s)
     present = torch.where(itself, twins, count.expand_as(s))
     allowed = None if pairs.negative_mask is None else pairs.negative_mask.repeat(copies, copies)
@@ -56,14 +58,14 @@ def _masked(s: Tensor, pairs: Pairs) -> Tensor:
 
 
 def _copies(pairs: Pairs) -> int:
-    """How often the masks are repeated along the list."""
+    """The number of times the masks repeat along the list."""
     return 2 if pairs.b.shape[0] else 1
 
 
 class _ListGrid(Grid):
-    """The tiles of a list with itself; a second half holds the partners of the first.
+    """The tiles of a list of rows with itself; the second half holds the partners of the first.
 
-    Where masks of pairs are symmetric the tiles above the diagonal serve both sides.
+    For symmetric pair masks only the tiles on and above the diagonal are computed.
     """
 
     def __init__(self, n: int, copies: int, block: int, triangle: bool) -> None:
@@ -85,6 +87,9 @@ class _ListGrid(Grid):
 
 
 def _make(problem: Problem) -> Made:
+    length = problem.pairs.a.shape[0] * _copies(problem.pairs)
+    if are_few("list", length, length, problem.how.block):
+        return nt_xent_at_once(problem, _copies(problem.pairs))
     pairs, how, scale, _, wanted = problem
     a, n, copies = pairs.a, pairs.a.shape[0], _copies(pairs)
     loops = loops_for(a, pairs.b)
@@ -95,7 +100,7 @@ def _make(problem: Problem) -> Made:
     scaled = x.rows * (scale * LOG2_E)
     count = None if pairs.a_count is None else pairs.a_count.repeat(copies)
     rows = columns = Side.of(x.rows, count, any(wanted))
-    if not grid.triangle:  # no softmax runs over the columns
+    if not grid.triangle:  # no softmax over the columns
         columns = Side.of(x.rows, count, False)
         columns.slopes = rows.slopes
     rows.begin(are_safe(rows, columns, how.unit, scale), False)

@@ -1,8 +1,8 @@
-"""Losses over the rows of all ranks whose rows pass by: O(local n d) memory on each, exact in value and gradient.
+"""Losses over the rows of all ranks by ring communication: O(local n d) memory per rank, exact value and gradient.
 
-The blocks of rows go round the ranks. Each rank sums the pairs of its own rows with whatever block it holds, by tiles;
-no rank ever holds the rows of all. The gradient of a rank's rows needs the pairs of these rows alone, so that nothing
-but rows (and the sums of their softmaxes) travels.
+Blocks of rows are passed around the ranks. Each rank sums the pairs of its own rows with the current block, in tiles;
+no rank ever holds the rows of all ranks. The gradient of a rank's rows depends only on the pairs of these rows, so only
+rows (and their softmax sums) are communicated.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from torch.autograd.function import once_differentiable
 from mmda._core.checks import fail
 from mmda.kernels import Kernel, distances_about
 
-#: Rows of a tile, a side.
+#: Rows and columns per tile.
 TILE = 1024
 
 
 class Ring:
-    """The ranks in a circle; each sends to the next and receives from the one before.
+    """A ring of ranks; each sends to the next and receives from the previous.
 
     Attributes:
-        sent: bytes that this rank has sent to its neighbour.
+        sent: bytes sent by this rank.
     """
 
     def __init__(self, group: dist.ProcessGroup | None, rows: Tensor) -> None:
@@ -50,7 +50,7 @@ class Ring:
         return total
 
     def blocks(self, rows: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """The rows of every rank, one rank after the other, with its number; this rank's first."""
+        """Iterate over (rank, rows) of every rank, starting with this rank."""
         held = rows.detach().contiguous()
         for step in range(self.size):
             at = (self.rank - step) % self.size
@@ -64,7 +64,7 @@ class Ring:
                     ]
                 )
                 self.sent += held.numel() * held.element_size()
-            yield at, held  # while the next is on its way
+            yield at, held  # while the next block is in transit
             for work in coming:
                 work.wait()
             if coming:
@@ -76,7 +76,7 @@ def _tiles(n: int) -> Iterator[slice]:
 
 
 def ring_bandwidth(kernel: Kernel, ring: Ring, z: Tensor) -> tuple[Tensor, Tensor]:
-    """The bandwidth that the kernel has on the rows of all ranks, and their mean."""
+    """The kernel's bandwidth for the rows of all ranks, and the mean of these rows."""
     total = ring.sum(torch.cat([z.double().sum(0), z.new_full((1,), z.shape[0], dtype=torch.float64)]))
     count, centre = total[-1], total[:-1] / total[-1].clamp(min=1)
     named = getattr(kernel, "bandwidth", None)
@@ -93,7 +93,7 @@ def ring_bandwidth(kernel: Kernel, ring: Ring, z: Tensor) -> tuple[Tensor, Tenso
 
 
 def ring_mmd(x: Tensor, y: Tensor, *, kernel: Kernel, unbiased: bool, group: dist.ProcessGroup | None) -> Tensor:
-    """Squared MMD between the rows ``x`` (n, d) and ``y`` (m, d) of all ranks, the same on each."""
+    """Squared MMD between the rows ``x`` (n, d) and ``y`` (m, d) of all ranks; the same value on every rank."""
     value: Tensor = _RingMMD.apply(x, y, kernel, unbiased, group)  # type: ignore[no-untyped-call]
     return value
 
@@ -110,7 +110,7 @@ class _RingMMD(torch.autograd.Function):
         if min(n, m) < (2 if unbiased else 1):
             fail("DistributedLoss", "source", f"have at least {1 + unbiased} rows over all ranks, as `target`", counts)
         bandwidth, centre = ring_bandwidth(kernel, ring, z)
-        side = torch.cat([torch.zeros(len(x)), torch.ones(len(y))]).to(z)  # 0 for a row of x, 1 for one of y
+        side = torch.cat([torch.zeros(len(x)), torch.ones(len(y))]).to(z)  # 0 for rows of x, 1 for rows of y
         within = (1 / (n * (n - 1)), 1 / (m * (m - 1))) if unbiased else (1 / n**2, 1 / m**2)
         table = z.new_tensor([[within[0], -1 / (n * m)], [-1 / (n * m), within[1]]])
         needed = any(ctx.needs_input_grad[:2])
@@ -121,7 +121,7 @@ class _RingMMD(torch.autograd.Function):
                 for columns in _tiles(len(block)):
                     weight = table[side[rows].long()][:, block[columns, -1].long()]
                     if at == ring.rank and rows.start == columns.start:
-                        weight.fill_diagonal_(0)  # a row with itself
+                        weight.fill_diagonal_(0)  # a row paired with itself
                     value += _tile(
                         z[rows], block[columns, :-1], weight, kernel, bandwidth, centre, gradient[rows], needed
                     )
@@ -148,7 +148,7 @@ def _tile(
     gradient: Tensor,
     needed: bool,
 ) -> Tensor:
-    """Weighted sum of a tile, whose slope is added to the gradient of its rows: twice, for (i, j) and (j, i)."""
+    """Weighted sum of a tile; adds its gradient for the rows twice, for (i, j) and (j, i)."""
     with torch.enable_grad() if needed else torch.no_grad():
         leaf = a.detach().requires_grad_(needed)
         total = (kernel.evaluate(distances_about(centre, leaf, b), bandwidth) * weight).sum(dtype=torch.float64)
@@ -158,20 +158,20 @@ def _tile(
 
 
 def _of_all(slope: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    """What all ranks do with the value: the gradient of a gathered loss is the sum over them."""
+    """The upstream gradient summed over ranks, as for a loss of gathered rows."""
     total = slope.detach().clone()
     dist.all_reduce(total, group=group)
     return total
 
 
 def ring_info_nce(a: Tensor, b: Tensor, scale: Tensor, *, symmetric: bool, group: dist.ProcessGroup | None) -> Tensor:
-    """InfoNCE of the pairs (a_i, b_i) of all ranks with logits ``scale * a @ b.T``, the same on each."""
+    """InfoNCE of the pairs (a_i, b_i) of all ranks with logits ``scale * a @ b.T``; the same value on every rank."""
     value: Tensor = _RingInfoNCE.apply(a, b, scale, symmetric, group)  # type: ignore[no-untyped-call]
     return value
 
 
 class _RingInfoNCE(torch.autograd.Function):
-    """Two rounds: one for the softmaxes' sums, one for the gradients."""
+    """Two rounds around the ring: one for the softmax sums, one for the gradients."""
 
     @staticmethod
     def forward(
@@ -211,7 +211,8 @@ class _RingInfoNCE(torch.autograd.Function):
 def _slopes(
     ring: Ring, a: Tensor, b: Tensor, scale: Tensor, sums: list[Tensor], ways: int, share: float
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of the rows of this rank: share (p + p' - ways I) of the logits, with p by row and p' by column."""
+    """Gradients of this rank's rows, from logit gradients share (p + p' - ways I), softmaxes p by row and p' by
+    column."""
     width = a.shape[1]
     by_a, by_b = -ways * b, -ways * a
     for _, block in ring.blocks(torch.cat([a, b, sums[0].unsqueeze(1), sums[1].unsqueeze(1)], 1)):
@@ -233,7 +234,8 @@ def _slopes(
 
 
 def ring_sigmoid(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, *, group: dist.ProcessGroup | None) -> Tensor:
-    """Sigmoid loss of the pairs (a_i, b_i) of all ranks with logits ``scale * a @ b.T + bias``, the same on each."""
+    """Sigmoid loss of the pairs (a_i, b_i) of all ranks with logits ``scale * a @ b.T + bias``; the same value on every
+    rank."""
     value: Tensor = _RingSigmoid.apply(a, b, scale, bias, group)  # type: ignore[no-untyped-call]
     return value
 

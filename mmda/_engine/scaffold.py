@@ -1,12 +1,12 @@
-"""What every sweep over pairs of rows shares: its place in autograd, in compiled graphs and among transforms.
+"""Base of all sweeps over pairs of rows: autograd, compiled graphs and function transforms.
 
-A sweep makes one scalar and its gradient in the same pass over tiles, so that no matrix of pairs is kept. The pass
-itself is a plain function; :class:`Sweep` makes of it a function of tensors that behaves as PyTorch's own do:
+A sweep computes one scalar and its gradient in the same pass over tiles, so that no pair matrix is stored. The pass
+itself is a plain function; :class:`Sweep` wraps it so that it behaves like a built-in PyTorch function:
 
-* ordinary eager code: an :class:`torch.autograd.Function`, whose backward pass scales the gradient that is there. A
-  second derivative (``create_graph=True``) goes through the dense formula, in plain operations;
-* ``torch.compile`` and ``torch.export``: the same pass as one custom operator, one node in the graph;
-* function transforms (``torch.func``), forward-mode differentiation, and constants that carry a gradient: the dense
+* eager mode: an :class:`torch.autograd.Function`, whose backward pass scales the stored gradient. Second derivatives
+  (``create_graph=True``) use the dense formula, in plain operations;
+* ``torch.compile`` and ``torch.export``: the same pass as one custom operator, a single node of the graph;
+* function transforms (``torch.func``), forward-mode differentiation, and constants that require a gradient: the dense
   formula.
 """
 
@@ -23,7 +23,7 @@ from torch import Tensor
 from mmda._core.masking import full_precision
 from mmda._core.transforms import is_plain
 
-#: Rows of a tile on accelerators, which want large products.
+#: Rows per tile on accelerators, where large matrix products are faster.
 ACCELERATOR_BLOCK = 4096
 
 Inputs = TypeVar("Inputs", bound=tuple[Any, ...])
@@ -31,7 +31,7 @@ Settings = TypeVar("Settings", bound=tuple[Any, ...])
 Needed = Sequence[bool]
 Gradients = Sequence[Tensor | None]
 
-#: Types of inputs and settings in the schema of an operator.
+#: Operator schema types of inputs and settings.
 _SCHEMA = {
     Tensor: "Tensor",
     Tensor | None: "Tensor?",
@@ -44,18 +44,19 @@ _SCHEMA = {
 
 
 class Sweep(Generic[Inputs, Settings]):
-    """A scalar of some tensors, made by a pass that makes its gradient too.
+    """A scalar function of tensors, computed by a pass that also computes its gradient.
 
-    Inputs and settings are named tuples; here, and nowhere else, they are laid out flat, for operators know no tuples.
+    Inputs and settings are named tuples; they are flattened here, because operators do not accept tuples.
 
     Args:
-        name: of the operator, ``mmda::name``.
+        name: name of the operator, ``mmda::name``.
         inputs: the type of the inputs: ``Tensor`` or ``Tensor | None``. The scalar has the dtype of the first.
-        settings: the type of the settings: numbers, strings and lists of floats, with names of their own.
-        slopes: so many of the inputs, the first ones, may carry a gradient; the others are constants.
-        run: the pass. Of inputs, settings and which of the first inputs need a gradient it makes the scalar and a
-            gradient for each of these inputs: what is not needed, or plays no part, may be None.
-        dense: the same scalar in plain operations, differentiable by every floating-point input.
+        settings: the type of the settings: numbers, strings and lists of floats. Field names must differ from those of
+            the inputs.
+        slopes: the number of leading inputs that may require a gradient; the others are constants.
+        run: the pass. Takes inputs, settings, and which leading inputs need a gradient; returns the scalar and a
+            gradient for each of these inputs, or None if it is not needed or zero.
+        dense: the same scalar in plain operations, differentiable with respect to every floating-point input.
     """
 
     def __init__(
@@ -71,12 +72,12 @@ class Sweep(Generic[Inputs, Settings]):
         self.run, self.dense, self.slopes = run, dense, slopes
         self._inputs, self._settings = inputs, settings
         self._arity = len(typing.get_type_hints(inputs))
-        # A class of its own, so that a graph and a profile say which sweep it is.
+        # A subclass per sweep, so that graphs and profiles show its name.
         self._function: Any = type(name.title().replace("_", ""), (_Function,), {"sweep": self})
         self.operator = self._as_operator(name)
 
     def __call__(self, inputs: Inputs, settings: Settings) -> Tensor:
-        """The scalar, by the pass where it can serve."""
+        """The scalar, computed by the pass if possible, otherwise by the dense formula."""
         if not self.serves(inputs):
             return self.dense(inputs, settings)
         grad = torch.is_grad_enabled()
@@ -91,20 +92,22 @@ class Sweep(Generic[Inputs, Settings]):
         return value
 
     def serves(self, inputs: Inputs) -> bool:
-        """Whether the pass may be used: constants without gradient, no transform and no forward mode."""
+        """Whether the pass can be used: no gradient for constants, no transform and no forward mode."""
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs[self.slopes :]):
             return False
         return torch.compiler.is_compiling() or is_plain(*inputs)
 
     def backward(self, saved: _Saved, needed: Needed, grad: Tensor) -> list[Tensor | None]:
-        """The gradient of each of the first inputs, times ``grad``."""
+        """The gradient of each leading input, times ``grad``."""
         inputs, settings, made, gradients = saved
-        unmade = any(need and not was for need, was in zip(needed, made))  # an exported graph, say, is given new inputs
+        unmade = any(
+            need and not was for need, was in zip(needed, made)
+        )  # for example in an exported graph with new inputs
         if not (torch.is_grad_enabled() or unmade):
             return [g * grad if need and g is not None else None for g, need in zip(gradients, needed)]
         differentiated_again = torch.is_grad_enabled()
         with torch.enable_grad(), full_precision(inputs[0]):
-            # Aliases: where one input is a function of another, or the same, that path is the outer graph's to add.
+            # Aliases, so that if one input depends on another, that path is left to the outer graph.
             aliases: list[Any] = [None if t is None else t.view_as(t) for t in inputs[: self.slopes]]
             wanted = [t for t, need in zip(aliases, needed) if need and t is not None]
             value = self.dense(self._inputs(*aliases, *inputs[self.slopes :]), settings)
@@ -112,9 +115,9 @@ class Sweep(Generic[Inputs, Settings]):
         return [next(found) if need else None for need in needed]
 
     def _as_operator(self, name: str) -> Callable[..., tuple[Tensor, ...]]:
-        """The pass as an operator: it returns the scalar and a gradient for each of the first inputs.
+        """The pass as an operator that returns the scalar and a gradient for each leading input.
 
-        Gradients that are not needed are empty.
+        Gradients that are not needed are empty tensors.
         """
         arity, slopes = self._arity, self.slopes
         hints = [*typing.get_type_hints(self._inputs).items(), *typing.get_type_hints(self._settings).items()]
@@ -132,7 +135,7 @@ class Sweep(Generic[Inputs, Settings]):
                     gradient = torch.zeros_like(given, memory_format=torch.contiguous_format)
                 gradient = gradient.contiguous()
                 place = gradient.untyped_storage().data_ptr()
-                outputs.append(gradient.clone() if place in stores else gradient)  # no two outputs share their storage
+                outputs.append(gradient.clone() if place in stores else gradient)  # outputs must not share storage
                 stores.add(place)
             return tuple(outputs)
 
@@ -147,7 +150,7 @@ class Sweep(Generic[Inputs, Settings]):
             _Saved(self._inputs(*inputs[:arity]), self._settings(*settings), made, gradients).keep(ctx)
 
         def backward(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-            # What is differentiated again is a function of the inputs, and not the stored gradient.
+            # A second derivative differentiates the dense formula, not the stored gradient.
             found = self.backward(_Saved.kept(ctx, arity), ctx.needs_input_grad[:slopes], grad)
             return (*found, *[None] * (len(hints) + 1 - slopes))
 
@@ -158,7 +161,7 @@ class Sweep(Generic[Inputs, Settings]):
 
 
 class _Saved(NamedTuple):
-    """What the backward pass needs; ``made`` says which gradients the pass was asked for."""
+    """State for the backward pass; ``made`` tells which gradients the pass has computed."""
 
     inputs: Any
     settings: Any
@@ -176,7 +179,7 @@ class _Saved(NamedTuple):
 
 
 class _Function(torch.autograd.Function):
-    """A sweep in eager code; each has a subclass."""
+    """A sweep in eager mode; each sweep has its own subclass."""
 
     sweep: Sweep[Any, Any]
 
@@ -196,14 +199,14 @@ class _Function(torch.autograd.Function):
 
 
 def usable(tensor: Tensor) -> Tensor:
-    """A tensor that a graph may keep: those made under ``torch.inference_mode`` are copied outside of it."""
+    """A tensor that autograd may save: inference tensors are cloned outside of inference mode."""
     if torch.compiler.is_compiling() or torch.is_inference_mode_enabled() or not tensor.is_inference():
         return tensor
     return tensor.clone()
 
 
 def edges(start: int, stop: int, block: int) -> list[tuple[int, int]]:
-    """Cut a range into equal parts of at most ``block``."""
+    """Split a range into parts of nearly equal size, at most ``block``."""
     count = -(-(stop - start) // block)
     cuts = [start + (stop - start) * k // count for k in range(count + 1)] if count else [start]
     return list(pairwise(cuts))

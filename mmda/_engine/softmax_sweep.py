@@ -1,11 +1,11 @@
-r"""Softmaxes over the rows, or rows and columns, of a matrix of logits that is never made: one tile after another.
+r"""Softmaxes over the rows, or rows and columns, of a logit matrix that is computed tile by tile and never stored.
 
-* How often rows count is added to the logits, as log2 of the counts: the row sums of :math:`r_i c_j e^{s_{ij}}` are
-  :math:`r_i` times what is wanted.
-* What is no candidate has a logit of minus infinity.
-* A row and its own partner count once, however often both rows count: such logits are left out of the tiles and
-  treated beside them (:class:`Beside`), so that a loss of exactly zero stays zero.
-* Tiles are kept for the gradient while they fit ``KEEP_BYTES``, else computed twice.
+* Row weights are added to the logits as log2 of the weights: the row sums of :math:`r_i c_j e^{s_{ij}}` are
+  :math:`r_i` times the wanted sums.
+* Pairs that are not candidates have a logit of minus infinity.
+* A row and its own partner count once, whatever their weights: these logits are left out of the tiles and handled
+  separately (:class:`Beside`), so that a loss of exactly zero stays zero.
+* Tiles are kept for the gradient if they fit in ``KEEP_BYTES``, otherwise computed twice.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from mmda._engine.logit_loops import Loops, Sums
 from mmda._engine.logit_pairs import Contrast, Pairs
 from mmda._engine.logit_tiles import Grid, Masks, Tiles
 
-#: Logits within this bound need no shift: their exponentials, summed over any batch, stay inside float32.
+#: Logits within this bound need no shift: their exponentials, summed over any batch, do not overflow float32.
 SAFE_LOGIT = 40.0
 
 
 class Beside(NamedTuple):
-    """One logit of each row, how often it counts in the row's sum, and how much it is a positive."""
+    """One separate logit per row, its weight in the row's sum, and its weight as a positive."""
 
     logits: Tensor
     weight: Tensor
@@ -35,17 +35,18 @@ class Beside(NamedTuple):
 
 @dataclass
 class Side:
-    """Rows on one side of the matrix, or a stretch of them, and what is added up for each; None: no such thing.
+    """Rows or columns of the logit matrix, or a block of them, with their accumulators; None if not needed.
 
     Attributes:
-        rows: as they are compared.
-        slopes: by the rows, over the scale of the natural logits.
-        count: how often each counts; None: once.
-        offset, level: log2 of the counts; the latter 0 where the count is.
-        total, pulled: the weight of each row's positives, and the sum of their logits with these weights.
-        pull: the slope of the loss by the weighted mean of each row's positive logits, over ``total``.
-        partner, itself: logits that are treated beside the tiles.
-        sums, found: over the powers of each row's logits, and of its positives' with ``several="sum"``.
+        rows: the rows as compared.
+        slopes: gradients for the rows, divided by the scale of the natural logits.
+        count: row weights; None: ones.
+        offset, level: log2 of the weights; ``level`` is 0 for a weight of 0.
+        total, pulled: the total weight of each row's positives, and the weighted sum of their logits.
+        pull: the derivative of the loss with respect to the weighted mean of each row's positive logits, over
+            ``total``.
+        partner, itself: logits handled outside the tiles.
+        sums, found: sums over each row's logits, and with ``several="sum"`` over those of its positives.
     """
 
     rows: Tensor
@@ -63,7 +64,7 @@ class Side:
 
     @classmethod
     def of(cls, rows: Tensor, count: Tensor | None, wanted: bool) -> Side:
-        """A side before the first tile; ``wanted`` says whether the slopes by the rows are."""
+        """A side with empty accumulators; ``wanted`` tells whether gradients for the rows are needed."""
         offset = level = None
         if count is not None:
             offset, level = count.log2(), count.masked_fill(count == 0, 1).log2_()
@@ -71,19 +72,20 @@ class Side:
         return cls(rows, torch.zeros_like(rows) if wanted else None, count, offset, level, total, pulled, total)
 
     def span(self) -> float:
-        """How much the counts add to natural logits. An accelerator is not asked about its numbers."""
+        """The largest change of natural logits by the weights; infinite on accelerators, to avoid a synchronisation."""
         if self.level is None:
             return 0.0
         return float(self.level.abs().amax()) * math.log(2) if self.level.device.type == "cpu" else math.inf
 
     def begin(self, safe: bool, several: bool) -> None:
-        """A softmax runs over the logits of these rows; ``safe``: they need no shift, ``several``: see ``found``."""
+        """Start the sums of a softmax over these rows' logits; ``safe``: they need no shift, ``several``: also
+        ``found``."""
         n = self.rows.shape[0]
         self.sums = Sums.begin(self.rows, n, safe)
         self.found = Sums.begin(self.rows, n, safe) if several else None
 
     def add(self, beside: Beside) -> Beside:
-        """Add a logit of each row to the sums."""
+        """Add one logit per row to the sums."""
         assert self.sums is not None
         logits = beside.logits if self.level is None else beside.logits + self.level
         self.sums = self.sums.plus(logits, beside.weight)
@@ -92,7 +94,8 @@ class Side:
         return beside._replace(logits=logits)
 
     def settle(self, factor: float) -> Tensor:
-        """The mean loss over the rows that have a positive, times ``factor``. Of the sums its slopes are made."""
+        """The mean loss over rows with a positive, times ``factor``. Also turns the sums into factors of the
+        gradient."""
         assert self.sums is not None
         tiny = torch.finfo(self.total.dtype).tiny
         kept = (self.total > 0).to(self.total)
@@ -113,14 +116,14 @@ class Side:
         return (each * kept).masked_fill_(kept <= 0, 0).sum(dtype=torch.float64) * (factor * math.log(2)) / rows
 
     def _slopes(self, beside: Beside, share: Tensor, weight: Tensor) -> Beside:
-        """With the slopes by the logits in their place."""
+        """Replace the logits by the derivatives with respect to them."""
         assert self.sums is not None
         among = (self.sums.share(beside.logits) * beside.weight).masked_fill_(beside.weight <= 0, 0)
         slopes = among.sub_(beside.positive / weight).mul_(share).masked_fill_(share <= 0, 0)
         return beside._replace(logits=slopes)
 
     def parts(self, places: list[slice]) -> list[Side]:
-        """Stretches of the side: views, to which the tiles' sums are added."""
+        """Views of blocks of the side, to which the tiles' sums are added."""
         if len(places) == 1:
             return [self]
         whole = [getattr(self, field.name) for field in fields(self)]
@@ -134,16 +137,16 @@ def _part(each: Tensor | Beside | Sums | None, place: slice) -> Any:
 
 
 class Softmaxes:
-    """The pass: sums over all tiles, then the slopes from these sums.
+    """The two passes: sums over all tiles, then gradients from these sums.
 
     Args:
-        pairs: the masks.
-        how: what is asked.
-        grid: the tiles.
-        loops: what is done to their numbers.
-        scaled: the rows of the first side times the scale of the logits of base 2.
-        rows: the side over whose logits a softmax runs.
-        columns: the other side, over whose logits one may run; the same side where the tiles of a list serve both.
+        pairs: masks of the pairs.
+        how: settings.
+        grid: partition into tiles.
+        loops: elementwise operations.
+        scaled: the rows of the first side times the scale of the base-2 logits.
+        rows: the rows of the matrix, with a softmax over the logits of each.
+        columns: the columns, with an optional softmax; the same object as ``rows`` if the matrix is symmetric.
     """
 
     def __init__(
@@ -158,12 +161,12 @@ class Softmaxes:
         self.spare = rows.rows.new_empty(0 if pairs.own else grid.largest)
 
     def value(self) -> Tensor:
-        """The loss; its slopes are added to those of the sides."""
+        """The loss; also adds the gradients to both sides."""
         rows, columns = self._parts()
         for index, (i, j) in enumerate(self.grid.tiles):
             column = columns[j]
             if self.grid.triangle and i == j:
-                column = replace(column, sums=None, found=None)  # the tile's columns are its rows
+                column = replace(column, sums=None, found=None)  # rows and columns of the tile are the same
             s, t = self._logits(index, rows[i], column, first=True)
             for tile, sums, others in ((s, rows[i].sums, column.sums), (t, rows[i].found, column.found)):
                 if tile is not None and sums is not None:
@@ -181,9 +184,9 @@ class Softmaxes:
         return self.sides[0].parts(self.grid.rows), self.sides[1].parts(self.grid.columns)
 
     def _logits(self, index: int, rows: Side, columns: Side, *, first: bool) -> tuple[Tensor, Tensor | None]:
-        """A tile of logits, and with ``several="sum"`` another of the positives alone.
+        """A tile of logits, and with ``several="sum"`` another with only the positives.
 
-        At the ``first`` time the weights of positives, and their logits, are added up.
+        In the ``first`` pass the weights of positives and their logits are summed.
         """
         i, j = self.grid.tiles[index]
         s, t = self.tiles.product(index, self.scaled[i], columns.rows), None
@@ -214,7 +217,7 @@ class Softmaxes:
 
     def _add_slopes(self, rows: list[Side], columns: list[Side]) -> None:
         grid = self.grid
-        # From the last tile to the first: those made last are the nearest.
+        # In reverse order, because the last tiles are still in the cache.
         for index, (i, j) in reversed(list(enumerate(grid.tiles))):
             row, column = rows[i], columns[j]
             if self.tiles.kept:
@@ -239,7 +242,7 @@ class Softmaxes:
                 column.slopes.addmm_(s.T, row.rows)
 
     def _pull(self, s: Tensor, rows: Side, columns: Side) -> Tensor:
-        """How much less the loss is by the logit of each pair, were it a positive."""
+        """Minus the derivative of the loss with respect to each logit as a positive."""
         pull = self._space(s)
         if columns.count is None:
             pull.copy_(rows.pull.unsqueeze(1))
@@ -254,7 +257,7 @@ class Softmaxes:
 
 
 def are_safe(rows: Side, columns: Side, unit: bool, scale: Tensor | float) -> bool:
-    """Whether no logit needs a shift. An accelerator is not asked about its numbers, which would make it wait."""
+    """Whether no logit needs a shift. On accelerators only bounds known on the host are used, without synchronising."""
     if unit and not isinstance(scale, Tensor):
         largest = abs(scale)
     elif rows.rows.device.type == "cpu":
@@ -266,7 +269,7 @@ def are_safe(rows: Side, columns: Side, unit: bool, scale: Tensor | float) -> bo
 
 
 def _add_sums(sums: Tensor, tile: Tensor, weight: Tensor | None) -> None:
-    """Add the sums of a tile's rows, over columns that count so often."""
+    """Add the sums of a tile's rows over columns of these weights."""
     if weight is None:
         sums.add_(tile.sum(1))
     else:

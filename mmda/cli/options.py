@@ -108,6 +108,9 @@ def check_data(parser: argparse.ArgumentParser, options: argparse.Namespace, *al
         parser.error("--source and --target go together")
     if options.source is not None and options.world:
         parser.error("--world and --source exclude each other")
+    named = next((side for side in SIDES if getattr(options, f"{side}_query") is not None), None)
+    if options.glove is not None and named is not None:
+        parser.error(f"--glove stands in place of query features, --{named}-query names some")
     if options.source is None:
         for name in ONLY_ON_DISK:
             if getattr(options, name) not in (None, False, []) and name not in alone:

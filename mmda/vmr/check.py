@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import get_args
@@ -169,16 +170,28 @@ def _pack(options: argparse.Namespace) -> int:
         dtype=options.dtype,
         max_clips=options.max_clips,
         overwrite=options.overwrite,
-        progress=_progress if sys.stderr.isatty() else None,
+        resume=options.resume,
+        progress=_Progress(),
     )
     size = (Path(options.out) / "features.npy").stat().st_size
     print(f"{options.out}: {_describe(packed, packed.width)}, {size / 1e6:.1f} MB of {options.dtype}")
     return 0
 
 
-def _progress(done: int, total: int) -> None:
-    if done == total or done % max(1, total // 200) == 0:
-        print(f"\rpacking {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+class _Progress:
+    """A count on a terminal, which is written over; elsewhere a line every 20 s, and the last."""
+
+    def __init__(self) -> None:
+        self._bar, self._began, self._told = sys.stderr.isatty(), time.monotonic(), time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if done < total and now - self._told < (0.2 if self._bar else 20.0):
+            return
+        self._told = now
+        line = f"packing {done}/{total}, {now - self._began:.0f} s"
+        print(f"\r{line}" if self._bar else line, end="" if self._bar and done < total else "\n", file=sys.stderr)
+        sys.stderr.flush()
 
 
 def _count(text: str) -> int:
@@ -237,6 +250,8 @@ def _parser(program: str) -> argparse.ArgumentParser:
     pack.add_argument("--dtype", choices=("float16", "float32"), default="float16", help="numbers on disk")
     pack.add_argument("--max-clips", type=_positive, metavar="N", help="average-pool longer videos to N clips")
     pack.add_argument("--max-bytes", type=_positive, default=MAX_BYTES, metavar="N", help="limit of one array")
+    help_text = "keep what is done when it is stopped, and go on with what was left"
+    pack.add_argument("--resume", action="store_true", help=help_text)
     pack.add_argument("--overwrite", action="store_true", help="replace a packed folder that is there")
     return parser
 

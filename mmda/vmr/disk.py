@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mmda._core.files import MAX_BYTES as MAX_BYTES
 from mmda.vmr.reports import VMRDataError
-
-#: Bytes that one array may take in memory, unless its file is as large itself.
-MAX_BYTES = 1 << 30
 
 
 def check_regular(file: Path, id: str | None = None) -> None:

@@ -10,13 +10,12 @@ import pytest
 import torch
 
 from mmda.cli.predict import main as predict
-from mmda.models.mmcda import MMCDAConfig, encode_videos, load_model, save_model
-from mmda.models.mmcda.experiment import (
-    Problem,
-    load_problem,
-)
+from mmda.models.mmcda import MMCDAConfig, build_mmcda, encode_videos, load_model, save_model
+from mmda.models.mmcda.experiment import Place, Problem, load_problem
+from mmda.models.mmcda.experiment.domains import numbered
+from mmda.models.mmcda.experiment.questions import Checkpoint, queries_of
 from mmda.models.mmcda.experiment.tables import MIOU
-from mmda.vmr import open_features
+from mmda.vmr import VMRDataError, open_features
 from tests.experiment._folders import (
     change_moments,
     folders,
@@ -147,3 +146,29 @@ def test_a_question_takes_the_checkpoints_own_problem(
     save_model(tmp_path / "old.pt", model, MMCDAConfig(**config), problem="world language", seed=0)
     line = refused(capsys, *here, "--checkpoint", str(tmp_path / "old.pt"))
     assert "the checkpoint must name what it was trained on" in line
+
+
+def test_named_features_are_read_and_not_the_checkpoints_word_vectors(tmp_path: Path) -> None:
+    prefix = write_domain(tmp_path / "b", 1)
+    trained = Problem("p", source=Place(str(prefix)), target=Place(str(prefix), glove=str(tmp_path / "vectors.txt")))
+    checkpoint = Checkpoint(tmp_path / "m.pt", build_mmcda(MMCDAConfig(6, 5, hidden=4, joint=4)), trained, 0)
+    ((data, numbers),) = queries_of(checkpoint, Place(str(prefix), query=f"{prefix}_query.npz"))
+    assert (data.word_width, len(numbers)) == (5, 24)
+    with pytest.raises(VMRDataError, match=r"vectors\.txt"):
+        queries_of(checkpoint, Place(str(prefix)))
+
+
+def test_query_ids_of_any_line_of_annotations(tmp_path: Path) -> None:
+    file = tmp_path / "notes.jsonl"
+    rows = [{"qid": 3, "query": "a\u2028b"}, {"qid": "x"}, {"qid": 4}]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    file.write_text("\n".join([*lines, '{"qid": 5, "long": ' + "9" * 6000 + "}"]), encoding="utf-8")
+    assert numbered(file) == {"3": 3, "4": 4, "5": 5}
+
+
+def test_answers_that_were_changed_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--smoke", "--rows", "source-only", "--output", str(tmp_path)]
+    assert run(options) == 0
+    (kept,) = (tmp_path / "predictions").glob("*.jsonl")
+    kept.write_text(kept.read_text().replace("0", "1", 1))
+    assert "must be the file that" in refused(capsys, *options, "--resume")

@@ -263,6 +263,17 @@ class TestPredictionFiles:
         with pytest.raises(VMRDataError, match="`a` must be about the video v, got w"):
             align_predictions({"a": Prediction("a", (), vid="w")}, [query("a")])
 
+    def test_text_of_any_kind_and_null(self, tmp_path: Path) -> None:
+        """Other ends of lines than a line feed may stand in a string; null is no video; one name has two spellings."""
+        row = {**LINE, "qid": "cafe\u0301", "query": "a\u2028b\x85c", "vid": None}
+        file = tmp_path / "p.jsonl"
+        file.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+        found = read_predictions(file)
+        (only,) = found.values()
+        assert (only.query, only.vid) == ("a\u2028b\x85c", "")
+        spans, _, _ = align_predictions(found, [query("caf\xe9", (5, 6))])
+        assert spans[0].tolist() == [[0.0, 4.0], [6.0, 8.0]]
+
     def test_what_cannot_be_written(self, tmp_path: Path) -> None:
         for bad, message in (
             ([Prediction("a", ()), Prediction("a", ())], "answer each query once, got a twice"),

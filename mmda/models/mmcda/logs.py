@@ -14,7 +14,7 @@ from typing import Any, TextIO, TypedDict
 import torch
 from torch import nn
 
-from mmda._core.files import write_file
+from mmda._core.files import named, read_file, text_lines, write_all, write_file
 from mmda.losses import DomainAdversarialLoss
 
 if sys.platform != "win32":
@@ -176,15 +176,16 @@ class JSONLines:
             kept = self._before(facts["step"])
             write_file(self.path, "".join(f"{line}\n" for line in kept).encode())
             self._begun = True
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(_plain(facts), allow_nan=False) + "\n")
+        line = json.dumps(_plain(facts), allow_nan=False)
+        with named(self.path), self.path.open("ab", buffering=0) as file:
+            write_all(file.fileno(), f"{line}\n".encode())
 
     def _before(self, step: int) -> list[str]:
         """The whole lines of earlier steps."""
         if not self.path.exists():
             return []
         lines = []
-        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in text_lines(read_file(self.path).decode(errors="replace")):
             try:
                 if json.loads(line)["step"] < step:
                     lines.append(line)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mmda._core.checks import check_choice
-from mmda._core.files import write_file
+from mmda._core.files import text_lines, write_file
 from mmda.vmr.annotations import as_name, open_text, parse_json, video_id
 from mmda.vmr.evaluation.rows import pad_spans
 from mmda.vmr.reports import VMRDataError
@@ -73,7 +74,7 @@ def read_predictions(path: str | Path) -> dict[str, Prediction]:
         loaded = parse_json(text, file)
         rows = ((f"entry {number}", row) for number, row in enumerate(loaded, start=1))
     else:
-        lines = ((f"line {number}", line) for number, line in enumerate(text.splitlines(), start=1))
+        lines = ((f"line {number}", line) for number, line in enumerate(text_lines(text), start=1))
         rows = ((where, parse_json(line, file, where)) for where, line in lines if line.strip())
     found: dict[str, Prediction] = {}
     for where, row in rows:
@@ -104,16 +105,35 @@ def _prediction(file: Path, where: str, row: Any) -> Prediction:
             (span[0], span[1], span[2] if len(span) == 3 else -float(rank)) for rank, span in enumerate(numbers)
         ),
         saliency=None if saliency is None else tuple(_finite(file, where, value) for value in saliency),
-        query=str(row.get("query", "")),
-        vid=video_id(str(row.get("vid", ""))),
+        query=_written(row, "query"),
+        vid=video_id(_written(row, "vid")),
         numeric=isinstance(row["qid"], int),
     )
+
+
+def _written(row: Mapping[str, Any], name: str) -> str:
+    """A text that a prediction may hold; null is none."""
+    value = row.get(name)
+    return "" if value is None else str(value)
 
 
 def _finite(file: Path, where: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise VMRDataError(file, where, "hold finite numbers", repr(value)[:80])
     return float(value)
+
+
+def by_query(predictions: Mapping[str, Prediction], queries: Iterable[VMRQuery]) -> dict[str, Prediction]:
+    """The predictions by the names of these queries: composed and decomposed Unicode name one query."""
+    found = dict(predictions)
+    if all(qid.isascii() for qid in found):
+        return found
+    composed = {unicodedata.normalize("NFC", qid): prediction for qid, prediction in found.items()}
+    for query in queries:
+        name = unicodedata.normalize("NFC", query.qid)
+        if query.qid not in found and name in composed:
+            found[query.qid] = composed[name]
+    return found
 
 
 def align_predictions(
@@ -148,6 +168,7 @@ def align_predictions(
     """
     check_choice("align_predictions", "missing", missing, ("raise", "miss"))
     rows = list(queries)
+    predictions = by_query(predictions, rows)
     absent = [query.qid for query in rows if query.qid not in predictions]
     if absent and (missing == "raise" or len(absent) == len(rows)):
         some = ", ".join(list(predictions)[:3])

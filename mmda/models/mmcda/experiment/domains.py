@@ -5,7 +5,6 @@ The moments of a domain are never among its pairs: ``Domain.opened`` reads those
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Hashable, Sequence
@@ -14,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from mmda._core.files import read_file
+from mmda._core.files import read_file, text_lines
 from mmda.models.mmcda.experiment.errors import UnusableError
 from mmda.vmr import (
     WORLDS,
@@ -33,6 +32,7 @@ from mmda.vmr import (
     simulate,
     tokenize,
 )
+from mmda.vmr.annotations import parse_json
 from mmda.vmr.evaluation import pad_spans
 
 SPLITS = ("train", "val", "test")
@@ -163,6 +163,7 @@ def load_problem(problem: Problem, seed: int = 0) -> tuple[Domain, Domain]:
         return source, of(train=draw.target_train, val=draw.target_val, test=draw.target_test)
     if problem.source is None or problem.target is None:
         raise UnusableError(f"{problem.name}: must name a world, or a source and a target")
+    check_durations(problem.source, problem.target)
     source, target = read_domain(problem.source, ("train", "val")), read_domain(problem.target, SPLITS)
     for what in ("frames", "words"):
         a, b = (getattr(domain.pairs["train"], what).shape[-1] for domain in (source, target))
@@ -304,9 +305,21 @@ def annotation_files(place: Place) -> dict[str, Path]:
     return files
 
 
+def check_durations(*places: Place) -> None:
+    """Lengths of videos are given only where a file of annotations does not hold them: they would not be read."""
+    given = [place for place in places if place.durations is not None]
+    if given and not any(_needs_durations(file) for place in given for file in annotation_files(place).values()):
+        rule = "be left out where the annotations hold the lengths of their videos, as all but Charades-STA do"
+        raise VMRDataError(given[0].durations or "", None, rule, ", ".join(place.path for place in given))
+
+
+def _needs_durations(file: Path) -> bool:
+    return detect_layout(file) == "charades"
+
+
 def read_place(place: Place, file: Path, *, closed: bool = False) -> Annotations:
     """The annotations in one file of a place."""
-    needed = place.durations is not None and detect_layout(file) == "charades"  # the others hold them
+    needed = place.durations is not None and _needs_durations(file)
     return read_annotations(file, durations=place.durations if needed else None, closed=closed)
 
 
@@ -314,7 +327,8 @@ def numbered(file: Path) -> dict[str, int]:
     """The query ids that a file of JSON lines holds as numbers; public evaluators want them back as such."""
     if file.suffix != ".jsonl":
         return {}
-    rows = (json.loads(line) for line in read_file(file).decode("utf-8-sig").splitlines() if line.strip())
+    lines = text_lines(read_file(file).decode("utf-8-sig"))
+    rows = (parse_json(line, file, f"line {number}") for number, line in enumerate(lines, start=1) if line.strip())
     return {str(qid): qid for row in rows if isinstance(qid := row.get("qid"), int) and not isinstance(qid, bool)}
 
 

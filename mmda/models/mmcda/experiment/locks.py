@@ -5,18 +5,13 @@ from __future__ import annotations
 import json
 import os
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from mmda._core.files import lock, named, read_file
 from mmda.models.mmcda.experiment.errors import UnusableError
-
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
 
 NAME = ".running"
 
@@ -53,7 +48,7 @@ def _locked(path: Path) -> int:
     """The locked file, which says who holds it."""
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        if not _lock(handle):
+        if not lock(handle):
             told = _holder(path)
             os.close(handle)
             rule = "the folder must not be in use by another run (--output names another folder)"
@@ -63,28 +58,15 @@ def _locked(path: Path) -> int:
                 break
         os.close(handle)
     holder = {"process": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-    os.truncate(handle, 0)
-    os.write(handle, json.dumps(holder).encode())
+    with named(path):
+        os.truncate(handle, 0)
+        os.write(handle, json.dumps(holder).encode())
     return handle
-
-
-def _lock(handle: int) -> bool:
-    """Take the lock without waiting; False where another holds it."""
-    try:
-        if sys.platform == "win32":
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-        else:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except PermissionError:  # how Windows says it
-        return False
-    return True
 
 
 def _holder(path: Path) -> str:
     try:
-        holder = json.loads(path.read_text())
+        holder = json.loads(read_file(path))
         return f"process {holder['process']} on {holder['host']}, since {holder['since']}"
     except (OSError, ValueError, LookupError, TypeError):
         return "a process that is just starting"

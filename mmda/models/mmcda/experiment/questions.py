@@ -18,6 +18,7 @@ from mmda.models.mmcda.experiment.domains import (
     Place,
     Problem,
     annotation_files,
+    check_durations,
     numbered,
     read_datasets,
 )
@@ -319,7 +320,8 @@ def queries_of(checkpoint: Checkpoint, place: Place) -> list[tuple[VMRDataset, d
     place = replace(
         place,
         max_clips=place.max_clips or (trained.max_clips if trained else None),
-        glove=place.glove or (trained.glove if trained else None),
+        glove=place.glove or (trained.glove if trained and place.query is None else None),
     )
+    check_durations(place)
     files = annotation_files(place)
     return [(data, numbered(files[split])) for split, data in read_datasets(place, files).items()]

@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmda._core.files import read_lines_file
+from mmda._core.files import read_lines_file, text_lines
 from mmda._core.version import __version__
 from mmda._engine.native import instruction_set
 from mmda.models.mmcda.experiment.domains import Domain
+from mmda.models.mmcda.experiment.errors import UnusableError
 from mmda.models.mmcda.experiment.jobs import Job, flat_settings
 from mmda.models.mmcda.experiment.markup import bars, curve, element, folded, keys, listed, page, panel, settings, table
 from mmda.models.mmcda.experiment.results import Result
@@ -84,7 +85,10 @@ def examples_of(job: Job, target: Domain) -> list[Example]:
     path = job.folder / "predictions" / f"{job.stem}.jsonl"
     if not path.exists() or not job.model_path.exists():
         return []
-    answers = {str(row["qid"]): row for row in map(json.loads, read_lines_file(path).decode().splitlines())}
+    try:
+        answers = {str(row["qid"]): row for row in map(json.loads, text_lines(read_lines_file(path).decode()))}
+    except ValueError as error:  # another digest, or no JSON
+        raise UnusableError(f"{error}; delete it and the result in jobs to train the row again") from error
     test = target.opened("test")
     told = [(i, answers.get(str(target.numbers.get(qid, qid)))) for i, qid in enumerate(test.qids)]
     lot = random.Random(0)

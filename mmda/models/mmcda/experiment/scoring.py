@@ -22,6 +22,7 @@ from mmda.vmr.evaluation import (
     read_predictions,
     read_saliency,
 )
+from mmda.vmr.evaluation.files import by_query
 
 
 def score_checkpoint(checkpoint: Checkpoint, preset: str, iou: Sequence[float], data: Draws) -> Evaluation:
@@ -66,4 +67,4 @@ def _read(file: Path, annotations: Annotations) -> tuple[list[VMRQuery], dict[st
         read_lines_file(file)
     except ValueError as error:
         raise UnusableError(str(error)) from error
-    return labelled, dict(read_predictions(file))
+    return labelled, by_query(read_predictions(file), labelled)
