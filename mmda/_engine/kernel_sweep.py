@@ -513,7 +513,7 @@ class _Operations(_Loops):
     def settle_near(
         self, t: Tensor, a_norms: Tensor, b_norms: Tensor, given: tuple[Tensor, Tensor], same: bool
     ) -> list[_Pairs]:
-        """Overwrite the entries of near pairs in ``t`` with accurate distances; with ``same``, its diagonal is undefined."""
+        """Overwrite the entries of near pairs in ``t`` with accurate distances; ``same`` leaves no diagonal."""
         farthest = (a_norms.amin() + b_norms.amin()) * self.share
         if same:
             t.diagonal().copy_(farthest)
