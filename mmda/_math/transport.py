@@ -28,6 +28,9 @@ _REACH = 10.0
 #: The mass out of place at which the solver stops, and how many times longer it tries where it has not come to that.
 _CONVERGED = {torch.float32: 1e-5, torch.float64: 1e-11}
 _LONGER = (1, 2, 4, 8)
+#: Ratios of cost to regularisation up to which mass is thought to move, one after the other, and the share of a row's
+#: that shows that it moves farther.
+_RANGE, _MOVED = (1e9, math.inf), 1e-9
 
 
 def transport_cost(cost: Tensor, a: Tensor, b: Tensor, *, regularisation: float, iterations: int) -> Tensor:
@@ -63,9 +66,19 @@ def transport_potential(
 
     Where ``invert`` is False the second is empty.
     """
-    for longer in _LONGER:
-        potential, error, least = _followed(cost, a, b, regularisation, longer * iterations)
-        if not bool((error > least).any()):
+    for reach in _RANGE:
+        # What costs more than mass is moved for may cost any such amount: potentials keep more digits below a smaller.
+        limit = reach * regularisation
+        held = cost.clamp(max=limit)
+        for longer in _LONGER:
+            potential, error, least = _followed(held, a, b, regularisation, longer * iterations)
+            if not bool((error > least).any()):
+                break
+        beyond = cost > limit
+        if not bool(beyond.any()):
+            break
+        moved = _exponentials(_log(b).unsqueeze(-2) + (potential.unsqueeze(-2) - held) / regularisation, -1)[0]
+        if not bool((torch.where(beyond, moved, 0).sum(-1) * (a > 0)).amax() > _MOVED):
             break
     if not invert:
         return potential.clone(), potential.new_empty(0)
