@@ -35,8 +35,8 @@ from mmda.kernels import distances_about, safe_sqrt
 
 #: Largest number of entries of a stored matrix, and rows and columns per tile for larger ones.
 _KEPT, _TILE = 1 << 22, 1024
-#: Above this ratio of cost to regularisation float64 is not accurate to 1e-3, unless no mass moves at such a cost; above
-#: the second, common parts of rows and columns are subtracted from squared costs.
+#: Above this ratio of cost to regularisation float64 is not accurate to 1e-3, unless no mass moves at such a cost.
+#: Above the second, common parts of rows and columns are subtracted from squared costs.
 _FLOAT64, _WIDE = 1e12, 1e8
 #: Up to this ratio Sinkhorn steps are tried first.
 _PLAIN = 2000.0
