@@ -1,6 +1,7 @@
-"""Sums over all pairs of rows, a tile at a time: kernel values and logits, with their gradients, in memory O(n d).
+"""Sums over all pairs of rows with their gradients, tile by tile in O(n d) memory, for kernel values and logits.
 
-Here the compiled loops are added to the implementations that the sweeps choose from.
+A "sweep" is one pass over all tiles of the pair matrix; "slope" in variable names is the derivative of a tile's values.
+This file registers the compiled loops, which sweeps prefer to PyTorch operations.
 """
 
 from mmda._engine import logit_loops, native_logits

@@ -10,17 +10,25 @@ from mmda._core.masking import safe_divide
 from mmda._core.unit_rows import normalized_rows
 from mmda._core.weighted import weighted_logsumexp
 from mmda._engine.logit_loops import LOG2_E, loops_for
-from mmda._engine.logit_pairs import Contrast, Pairs, counts, negative_counts, own_pairs, positive_share, twins
+from mmda._engine.logit_pairs import (
+    Contrast,
+    Pairs,
+    counts,
+    negative_counts,
+    own_pairs,
+    positive_share,
+    twins,
+    without_padding,
+)
 from mmda._engine.logit_sweep import Made, Problem, sweep_of
 from mmda._engine.logit_tiles import Grid, Rows
+from mmda._engine.logits_at_once import are_few, info_nce_at_once
 from mmda._engine.softmax_sweep import Beside, Side, Softmaxes, are_safe
-
-#: Up to this many rows without masks or weights, the full logit matrix is used to save operator calls.
-SMALL = 512
 
 
 def _dense(pairs: Pairs, how: Contrast) -> Tensor:
     """The loss from the full logit matrix: O(n m) memory."""
+    pairs = without_padding(pairs)
     a, b = (normalized_rows(rows) if how.unit else rows for rows in pairs[:2])
     s = (a / (how.tau if pairs.temperature is None else pairs.temperature)) @ b.T
     both = how.kind == "symmetric"
@@ -60,9 +68,11 @@ def _one_way(
 
 def _make(problem: Problem) -> Made:
     pairs, how = problem.pairs, problem.how
-    if pairs.plain and pairs.a.shape[0] <= min(SMALL, how.block or SMALL):
-        return _at_once(problem)
-    return _by_tiles(problem)
+    n, m = pairs.a.shape[0], pairs.b.shape[0]
+    plain = pairs.plain and n == m == problem.paired
+    if not are_few("plain" if plain else "masked", n, m, how.block):
+        return _by_tiles(problem)
+    return _at_once(problem) if plain else info_nce_at_once(problem)
 
 
 def _at_once(problem: Problem) -> Made:

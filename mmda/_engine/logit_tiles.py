@@ -60,7 +60,7 @@ class Grid:
         return math.prod(largest)
 
     def in_masks(self, place: slice) -> slice:
-        """Where a part of the rows, or columns, lies in the masks of pairs."""
+        """The slice of the pair masks for a part of the rows or columns."""
         return place
 
     def partners_on_diagonal(self, i: int, j: int) -> bool:
@@ -105,7 +105,7 @@ class Masks:
 
 
 def cuts(start: int, stop: int, block: int) -> list[slice]:
-    """The parts of a range of rows."""
+    """Split a range of rows into blocks."""
     return [slice(*part) for part in edges(start, stop, block)]
 
 

@@ -12,9 +12,10 @@ from mmda._core.masking import safe_divide
 from mmda._core.unit_rows import normalized_rows
 from mmda._core.weighted import weighted_logsumexp
 from mmda._engine.logit_loops import LOG2_E, loops_for
-from mmda._engine.logit_pairs import Contrast, Pairs, counts, own_pairs, twins
+from mmda._engine.logit_pairs import Contrast, Pairs, counts, own_pairs, twins, without_padding
 from mmda._engine.logit_sweep import Made, Problem, sweep_of
 from mmda._engine.logit_tiles import Grid, Rows, cuts
+from mmda._engine.logits_at_once import are_few, nt_xent_at_once
 from mmda._engine.softmax_sweep import Beside, Side, Softmaxes, are_safe
 
 #: Rows of a tile on a CPU, at most: of larger ones, fewer would be spared below the diagonal.
@@ -23,6 +24,7 @@ BLOCK = 512
 
 def _dense(pairs: Pairs, how: Contrast) -> Tensor:
     """The loss from the full logit matrix: O(n^2) memory."""
+    pairs = without_padding(pairs)
     rows = torch.cat([normalized_rows(rows) if how.unit else rows for rows in pairs[:2]])
     s = (rows / (how.tau if pairs.temperature is None else pairs.temperature)) @ rows.T
     if not pairs.plain:
@@ -85,6 +87,9 @@ class _ListGrid(Grid):
 
 
 def _make(problem: Problem) -> Made:
+    length = problem.pairs.a.shape[0] * _copies(problem.pairs)
+    if are_few("list", length, length, problem.how.block):
+        return nt_xent_at_once(problem, _copies(problem.pairs))
     pairs, how, scale, _, wanted = problem
     a, n, copies = pairs.a, pairs.a.shape[0], _copies(pairs)
     loops = loops_for(a, pairs.b)

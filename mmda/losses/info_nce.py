@@ -116,7 +116,7 @@ def info_nce_loss(
     if all(t is None for t in special) and plainly_paired(anchor, positive):
         return contrastive(INFO_NCE, Pairs(anchor, positive), how, temperature)
     with full_precision(anchor):
-        pairs = candidate_rows(caller, anchor, positive, weight, mask, candidate_mask)
+        pairs = candidate_rows(caller, anchor, positive, weight, mask, candidate_mask, zeroed=False)
         pairs = with_masks(caller, pairs, positive_mask, negative_mask, positive_weight)
         return contrastive(INFO_NCE, pairs, how, temperature)
 

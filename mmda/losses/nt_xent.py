@@ -79,7 +79,7 @@ def nt_xent_loss(
     caller = "nt_xent_loss"
     check_temperature(caller, temperature)
     with full_precision(anchor):
-        pairs = pair_rows(caller, anchor, positive, weight, mask)
+        pairs = pair_rows(caller, anchor, positive, weight, mask, zeroed=False)
         pairs = with_masks(caller, pairs, positive_mask, negative_mask)
         return contrastive(NT_XENT, pairs, Contrast("nt_xent", unit=normalize), temperature)
 

@@ -84,7 +84,7 @@ def sigmoid_contrastive_loss(
     check_temperature(caller, temperature)
     _check_bias(caller, bias)
     with full_precision(anchor):
-        pairs = candidate_rows(caller, anchor, positive, weight, mask, candidate_mask)
+        pairs = candidate_rows(caller, anchor, positive, weight, mask, candidate_mask, zeroed=False)
         pairs = with_masks(caller, pairs, positive_mask, negative_mask)
         shift = bias.to(pairs.a) if isinstance(bias, Tensor) else pairs.a.new_full((), bias)
         pairs = pairs._replace(bias=shift)

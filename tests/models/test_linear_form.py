@@ -270,7 +270,7 @@ def test_neighbours_take_the_mean_of_the_nearest_queries() -> None:
 def test_what_cannot_be_started_is_told(splits: tuple[ResidentSplit, ResidentSplit]) -> None:
     with pytest.raises(TypeError, match=r"start_linear: `model.video_head` must be a LinearHead, got Sequential"):
         start_linear(build_mmcda(replace(CONFIG, form="towers")), splits[0], None)
-    with pytest.raises(ValueError, match="fit_joint_maps: `source` must be given where `pairs` are not"):
+    with pytest.raises(ValueError, match="fit_joint_maps: `source` must be given without `pairs`"):
         fit_joint_maps(None, None)
     with pytest.raises(ValueError, match="moment_rows: `split` must carry windows"):
         fit_joint_maps(splits[0].without_moments(), None)

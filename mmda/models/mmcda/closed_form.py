@@ -177,7 +177,7 @@ def fit_joint_maps(
     """
     check_count("fit_joint_maps", "rounds", rounds)
     if source is None and pairs is None:
-        fail("fit_joint_maps", "source", "be given where `pairs` are not", "neither")
+        fail("fit_joint_maps", "source", "be given without `pairs`", "neither")
     cca = CCA(components, ridge=ridge, scale=scale)
     known = None if source is None else (sentence_rows(source), moment_rows(source))
     queries = None if known is None else known[0]
@@ -319,7 +319,7 @@ def start_linear(
     assert isinstance(video, LinearHead)
     assert isinstance(query, LinearHead)
     if source is None and pairs is None:
-        fail("start_linear", "source", "be given where `pairs` are not", "neither")
+        fail("start_linear", "source", "be given without `pairs`", "neither")
     members = _members(source is not None, pairs is not None, domain is not None, pooling)[: video.members]
     kept: MutableMapping[Hashable, object] = {} if fitted is None else fitted
 

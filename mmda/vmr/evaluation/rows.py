@@ -321,7 +321,7 @@ def evaluate_windows(
     discounts = None
     if discounted:
         if duration is None:
-            fail(caller, "duration", "be given where `discounted` is True", "none")
+            fail(caller, "duration", "be given if `discounted` is True", "none")
         lengths = duration.detach().to("cpu", torch.float64)
         discounts = discounted_recall_at_iou(
             ranked,
