@@ -97,7 +97,7 @@ def test_every_query_of_a_file_is_answered(tmp_path: Path, capsys: pytest.Captur
     ("arguments", "message"),
     [
         (["--checkpoint", "{here}/none.pt"], "none.pt: the checkpoint must exist"),
-        (["--checkpoint", "{here}/torn.pt"], "torn.pt: the checkpoint must be a file of save_model, whole"),
+        (["--checkpoint", "{here}/torn.pt"], "torn.pt: the checkpoint must be an undamaged file of save_model"),
         (["--video", "nobody"], "`nobody` must be a video of the target"),
         (["--predict", "the dog"], "--predict: encode_sentence: `sentence` must use words such as"),
     ],
