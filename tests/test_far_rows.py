@@ -187,6 +187,33 @@ def test_one_far_row_leaves_the_phases_and_plans_of_the_others(name: str, far: f
     assert_as_float64(WIDE[name], x, y, torch.arange(64) != 31)
 
 
+@pytest.mark.parametrize(("rows", "far"), [(64, 1e6), (48, 1e7)])
+def test_one_far_row_leaves_the_squared_plan_of_the_others(rows: int, far: float) -> None:
+    """Its own mass goes where it is cheapest; the plan of the others is that without it, but for the mass it takes."""
+    x, y = samples()
+    x, y = x[:rows].double(), y.double()
+    x[31] = far
+    slopes = []
+    for shift in (0.0, 1e3):  # the far row moves on in its direction: nothing else does
+        a = x.clone()
+        a[31] += shift
+        a.requires_grad_()
+        (slope,) = torch.autograd.grad(sinkhorn_divergence_loss(a, y), a)
+        slopes.append(slope[torch.arange(rows) != 31])
+    single = x.float().requires_grad_()
+    (found,) = torch.autograd.grad(sinkhorn_divergence_loss(single, y.float()), single)
+    for slope in (slopes[1], found[torch.arange(rows) != 31]):
+        assert (slope - slopes[0]).norm() <= 1e-3 * slopes[0].norm()
+
+
+def test_mass_that_must_move_far() -> None:
+    """Two groups of one row each, a quarter of the mass in the wrong one."""
+    for gap in (1e5, 1e7):
+        x = torch.tensor([[0.0], [gap]])
+        value = sinkhorn_divergence_loss(x, x.clone(), source_weight=torch.tensor([3.0, 1.0]))
+        assert float(value) == pytest.approx(0.25 * gap**2, rel=1e-6)
+
+
 @pytest.mark.parametrize("name", ["mmd", "mmd, weights", "local", "random features, fixed", "several domains"])
 def test_function_transforms_keep_the_digits_too(name: str) -> None:
     x, y = samples()

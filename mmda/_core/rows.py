@@ -24,6 +24,7 @@ def as_rows(
     prefix: str | None = None,
     axis: str | None = "features",
     least: int = 1,
+    zeroed: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
     """Check samples and flatten them to rows and row weights.
 
@@ -37,6 +38,7 @@ def as_rows(
         prefix: prefix of ``mask`` and ``weight`` in errors; ``argument`` and an underscore by default.
         axis: name of the last axis of ``x``; None if there is no such axis.
         least: minimum length of that axis.
+        zeroed: zero rows of weight 0; if False, the caller does, unless the weights require a gradient.
 
     Returns:
         Rows (n, d), or (n,) without a feature axis; and row weights (n,), None if all are one. Rows of weight 0 are
@@ -50,10 +52,12 @@ def as_rows(
         )  # a lazily negated view, whose memory the compiled loops would read with the wrong sign
     counts = None if weight is None else weight.to(dtype)
     if mask is not None:
-        one = torch.ones((), dtype=dtype, device=x.device)
-        counts = torch.where(mask, one if counts is None else counts, torch.zeros_like(one))
+        zero = torch.zeros((), dtype=dtype, device=x.device)
+        counts = mask.to(dtype) if counts is None else torch.where(mask, counts, zero)
     if counts is not None:
-        rows, counts = zero_uncounted(rows, counts, mask), counts.reshape(-1)
+        if zeroed or carries_slope(counts):
+            rows = zero_uncounted(rows, counts, mask)
+        counts = counts.reshape(-1)
     if axis is None:
         return rows.reshape(-1), counts
     return rows if rows.ndim == 2 else rows.reshape(-1, rows.shape[-1]), counts

@@ -8,6 +8,7 @@ from torch import Tensor
 from mmda._core.checks import check_mask, check_number, check_same_width, check_tensor, check_weight, fail, shape_text
 from mmda._core.masking import working_dtype
 from mmda._core.rows import as_rows
+from mmda._core.transforms import carries_slope
 from mmda._core.unit_rows import normalized_rows
 from mmda._engine.logit_pairs import Pairs
 
@@ -18,9 +19,11 @@ def pair_rows(
     positive: Tensor,
     weight: Tensor | None,
     mask: Tensor | None,
+    *,
+    zeroed: bool = True,
 ) -> Pairs:
     """Check and flatten anchors and the same number of positives; ``weight`` and ``mask`` apply to both."""
-    pairs = candidate_rows(caller, anchor, positive, weight, mask, same_size=True)
+    pairs = candidate_rows(caller, anchor, positive, weight, mask, same_size=True, zeroed=zeroed)
     if pairs.a.shape[0] != pairs.b.shape[0]:
         fail(caller, "positive", f"have as many rows as `anchor` ({pairs.a.shape[0]})", pairs.b.shape[0])
     return pairs
@@ -36,10 +39,12 @@ def candidate_rows(
     *,
     normalize: bool = False,
     same_size: bool = False,
+    zeroed: bool = True,
 ) -> Pairs:
     """Check and flatten anchors and candidates; ``mask`` and ``weight`` apply to both if the sizes agree.
 
     If they do not, a mask requires a candidate mask, because padded candidates would silently become negatives.
+    ``zeroed``: see :func:`as_rows`.
     """
     check_tensor(caller, "anchor", anchor)
     check_tensor(caller, "positive", positive)
@@ -51,10 +56,21 @@ def candidate_rows(
         rule = "be given with `mask` if `positive` has other rows (all True without padding)"
         fail(caller, "candidate_mask", rule, None)
     dtype, b_weight = working_dtype(anchor, positive), weight if paired else None
-    a, a_count = as_rows(caller, "anchor", anchor, mask=mask, weight=weight, dtype=dtype, prefix="")
-    b, b_count = as_rows(
-        caller, "positive", positive, mask=candidate_mask, weight=b_weight, dtype=dtype, prefix=of_candidates
-    )
+    a, a_count = as_rows(caller, "anchor", anchor, mask=mask, weight=weight, dtype=dtype, prefix="", zeroed=zeroed)
+    differentiated = a_count is not None and carries_slope(a_count)
+    if not (zeroed or differentiated) and paired and candidate_mask is mask and anchor.ndim == 2:
+        b, b_count = as_rows(caller, "positive", positive, mask=None, weight=None, dtype=dtype)[0], a_count
+    else:
+        b, b_count = as_rows(
+            caller,
+            "positive",
+            positive,
+            mask=candidate_mask,
+            weight=b_weight,
+            dtype=dtype,
+            prefix=of_candidates,
+            zeroed=zeroed,
+        )
     check_same_width(caller, "anchor", a, "positive", b)
     if normalize:
         a, b = normalized_rows(a), normalized_rows(b)

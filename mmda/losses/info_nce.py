@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mmda._core.checks import check_choice
 from mmda._core.masking import full_precision
-from mmda._engine.info_nce_sweep import INFO_NCE
+from mmda._engine.info_nce_formula import INFO_NCE
 from mmda._engine.logit_pairs import Contrast, Pairs
 from mmda._engine.logit_sweep import contrastive
 from mmda._math.contrastive import candidate_rows, check_temperature, plainly_paired, with_masks
@@ -116,7 +116,7 @@ def info_nce_loss(
     if all(t is None for t in special) and plainly_paired(anchor, positive):
         return contrastive(INFO_NCE, Pairs(anchor, positive), how, temperature)
     with full_precision(anchor):
-        pairs = candidate_rows(caller, anchor, positive, weight, mask, candidate_mask)
+        pairs = candidate_rows(caller, anchor, positive, weight, mask, candidate_mask, zeroed=False)
         pairs = with_masks(caller, pairs, positive_mask, negative_mask, positive_weight)
         return contrastive(INFO_NCE, pairs, how, temperature)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from mmda._core.masking import full_precision
 from mmda._engine.logit_pairs import Contrast
 from mmda._engine.logit_sweep import contrastive
-from mmda._engine.nt_xent_sweep import NT_XENT
+from mmda._engine.nt_xent_formula import NT_XENT
 from mmda._math.contrastive import check_temperature, pair_rows, with_masks
 from mmda.layers.temperature import LearnableTemperature, keep_temperature
 from mmda.losses._tempered import TemperedModule
@@ -79,7 +79,7 @@ def nt_xent_loss(
     caller = "nt_xent_loss"
     check_temperature(caller, temperature)
     with full_precision(anchor):
-        pairs = pair_rows(caller, anchor, positive, weight, mask)
+        pairs = pair_rows(caller, anchor, positive, weight, mask, zeroed=False)
         pairs = with_masks(caller, pairs, positive_mask, negative_mask)
         return contrastive(NT_XENT, pairs, Contrast("nt_xent", unit=normalize), temperature)
 

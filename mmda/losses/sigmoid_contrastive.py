@@ -8,7 +8,7 @@ from mmda._core.checks import check_number, fail, shape_text
 from mmda._core.masking import full_precision
 from mmda._engine.logit_pairs import Contrast
 from mmda._engine.logit_sweep import contrastive
-from mmda._engine.sigmoid_sweep import SIGMOID
+from mmda._engine.sigmoid_formula import SIGMOID
 from mmda._math.contrastive import candidate_rows, check_temperature, with_masks
 from mmda.layers.temperature import LearnableTemperature, keep_temperature
 from mmda.losses._pair_modules import CandidatesModule
@@ -84,7 +84,7 @@ def sigmoid_contrastive_loss(
     check_temperature(caller, temperature)
     _check_bias(caller, bias)
     with full_precision(anchor):
-        pairs = candidate_rows(caller, anchor, positive, weight, mask, candidate_mask)
+        pairs = candidate_rows(caller, anchor, positive, weight, mask, candidate_mask, zeroed=False)
         pairs = with_masks(caller, pairs, positive_mask, negative_mask)
         shift = bias.to(pairs.a) if isinstance(bias, Tensor) else pairs.a.new_full((), bias)
         pairs = pairs._replace(bias=shift)
