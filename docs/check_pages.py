@@ -71,6 +71,11 @@ SEARCHED = {
     "Barlow Twins": "losses.cross_correlation_loss",
     "VICReg": "losses.variance_covariance_loss",
     "CCA": "linear.CCA",
+    "Lightning": "guide/ecosystem",
+    "Accelerate": "guide/ecosystem",
+    "FSDP": "guide/ecosystem",
+    "scikit-learn": "guide/ecosystem",
+    "torchmetrics": "guide/ecosystem",
     "MMDLoss": "losses.mmd_loss",
     "CORALLoss": "losses.coral_loss",
 }
