@@ -14,9 +14,9 @@ from mmda._core.unit_rows import normalized_rows
 from mmda._core.weighted import weighted_logsumexp
 from mmda._math.class_weights import class_columns, count_classes, memberships
 from mmda._math.contrastive import check_temperature
-from mmda.layers.temperature import LearnableTemperature, keep_temperature
+from mmda.layers.temperature import LearnableTemperature
 from mmda.losses._sample_modules import of_sides
-from mmda.losses._tempered import TemperedModule
+from mmda.losses._tempered import CosineModule
 
 
 def prototype_contrastive_loss(
@@ -157,7 +157,7 @@ def _one_way(
     return safe_divide(counted @ each, counted.sum())
 
 
-class PrototypeContrastiveLoss(TemperedModule):
+class PrototypeContrastiveLoss(CosineModule):
     """Module form of :func:`prototype_contrastive_loss`, which documents the formula, shapes and errors.
 
     Args:
@@ -184,15 +184,13 @@ class PrototypeContrastiveLoss(TemperedModule):
         symmetric: bool = True,
         normalize: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(temperature, normalize)
         if classes is not None:
             check_count("PrototypeContrastiveLoss", "classes", classes)
         check_number("PrototypeContrastiveLoss", "confidence", confidence, at_least=0, at_most=1)
-        keep_temperature(self, "PrototypeContrastiveLoss", temperature)
         self.classes = classes
         self.confidence = confidence
         self.symmetric = symmetric
-        self.normalize = normalize
 
     def forward(
         self,
