@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mmda._core.checks import check_choice
 from mmda._core.masking import full_precision
-from mmda._engine.info_nce_sweep import INFO_NCE
+from mmda._engine.info_nce_formula import INFO_NCE
 from mmda._engine.logit_pairs import Contrast, Pairs
 from mmda._engine.logit_sweep import contrastive
 from mmda._math.contrastive import candidate_rows, check_temperature, plainly_paired, with_masks

@@ -9,7 +9,7 @@ from torch import Tensor
 from mmda._core.masking import full_precision
 from mmda._engine.logit_pairs import Contrast
 from mmda._engine.logit_sweep import contrastive
-from mmda._engine.nt_xent_sweep import NT_XENT
+from mmda._engine.nt_xent_formula import NT_XENT
 from mmda._math.contrastive import check_temperature, pair_rows, with_masks
 from mmda.layers.temperature import LearnableTemperature, keep_temperature
 from mmda.losses._tempered import TemperedModule

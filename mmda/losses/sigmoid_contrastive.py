@@ -8,7 +8,7 @@ from mmda._core.checks import check_number, fail, shape_text
 from mmda._core.masking import full_precision
 from mmda._engine.logit_pairs import Contrast
 from mmda._engine.logit_sweep import contrastive
-from mmda._engine.sigmoid_sweep import SIGMOID
+from mmda._engine.sigmoid_formula import SIGMOID
 from mmda._math.contrastive import candidate_rows, check_temperature, with_masks
 from mmda.layers.temperature import LearnableTemperature, keep_temperature
 from mmda.losses._pair_modules import CandidatesModule

@@ -11,7 +11,7 @@ from mmda._core.masking import full_precision, working_dtype
 from mmda._core.rows import as_rows
 from mmda._engine.logit_pairs import Contrast, Pairs
 from mmda._engine.logit_sweep import contrastive
-from mmda._engine.nt_xent_sweep import NT_XENT
+from mmda._engine.nt_xent_formula import NT_XENT
 from mmda._math.contrastive import check_temperature
 from mmda.layers.temperature import LearnableTemperature, keep_temperature
 from mmda.losses._tempered import TemperedModule
