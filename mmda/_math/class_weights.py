@@ -136,7 +136,7 @@ def class_discrepancy(
 
             return mean(0, 0, of_x, a) + mean(1, 1, of_y, b) - 2 * mean(0, 1, across, b)
 
-        return with_enough_digits(by_matrices, x, y, a, b, bandwidth, dtype=dtype)
+        return with_enough_digits(by_matrices, x, y, a, b, bandwidth, dtype=dtype, bounded=kernel.at_zero > 0)
 
 
 def _belonging(shares: Tensor, weight: Tensor | None, dtype: torch.dtype) -> Tensor | None:

@@ -79,14 +79,16 @@ def block_mmd_loss(source: Tensor, target: Tensor, *, kernel: Kernel = Gaussian(
 
         def by_blocks(dtype: torch.dtype) -> Tensor:
             about, sigma = centre.to(dtype), bandwidth.to(dtype)
+            left, right = x.to(dtype), y.to(dtype)
 
             def gram(a: Tensor, b: Tensor, same: bool = False) -> Tensor:
-                return kernel.evaluate(distances_about(about, a.to(dtype), b.to(dtype), same=same), sigma)
+                return kernel.evaluate(distances_about(about, a, b, same=same), sigma)
 
-            within = [_mean_of_pairs(gram(z, z, same=True), kernel.at_zero) for z in (x, y)]
-            return within[0] + within[1] - 2 * gram(x, y).mean()
+            within = [_mean_of_pairs(gram(z, z, same=True), kernel.at_zero) for z in (left, right)]
+            across = gram(left, right).mean(2).double().mean()
+            return within[0] + within[1] - 2 * across
 
-        return with_enough_digits(by_blocks, x, y, bandwidth, dtype=dtype)
+        return with_enough_digits(by_blocks, x, y, bandwidth, dtype=dtype, bounded=kernel.at_zero > 0).to(dtype)
 
 
 def _cut(rows: Tensor, blocks: int) -> Tensor:
@@ -97,7 +99,7 @@ def _cut(rows: Tensor, blocks: int) -> Tensor:
 def _mean_of_pairs(gram: Tensor, at_zero: float) -> Tensor:
     """Mean over blocks of the mean of k(z_i, z_j), i != j."""
     size = gram.shape[1]
-    return (gram.sum((1, 2)).mean() - size * at_zero) / (size * (size - 1))
+    return (gram.sum(2).double().sum(1).mean() - size * at_zero) / (size * (size - 1))
 
 
 class BlockMMDLoss(KernelModule):

@@ -127,7 +127,7 @@ def _linear(x: Tensor, y: Tensor, kernel: Kernel) -> Tensor:
 
     def mean_similarity(a: Tensor, b: Tensor) -> Tensor:
         # in float64, because the four terms nearly cancel for similar samples
-        return kernel.evaluate((a - b).square().sum(1).double(), bandwidth.double()).mean()
+        return kernel.evaluate((a.double() - b.double()).square().sum(1), bandwidth.double()).mean()
 
     within = mean_similarity(x_even, x_odd) + mean_similarity(y_even, y_odd)
     return (within - mean_similarity(x_even, y_odd) - mean_similarity(x_odd, y_even)).to(x.dtype)
