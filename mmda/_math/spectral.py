@@ -83,8 +83,8 @@ def _of_gram(rows: Tensor, smoothing: float, wanted: bool) -> tuple[Tensor, Tens
     squared, v = torch.linalg.eigh(gram)
     reciprocal = (squared.clamp_min_(0) + smoothing**2).rsqrt_()
     value = torch.dot(squared, reciprocal).to(rows.dtype)
-    inner = ((v * reciprocal.add(reciprocal.pow(3), alpha=smoothing**2)) @ v.T).to(rows.dtype)
-    return value, inner @ rows if few else rows @ inner
+    inner = (v * reciprocal.add(reciprocal.pow(3), alpha=smoothing**2)) @ v.T
+    return value, (inner @ wide if few else wide @ inner).to(rows.dtype)
 
 
 def _by_newton(rows: Tensor, smoothing: float) -> Tensor:
