@@ -24,6 +24,7 @@ import argparse
 import csv
 import dataclasses
 import json
+import math
 import os
 import re
 import statistics
@@ -51,21 +52,21 @@ DIGITS = 2000
 
 TRANSFERS = (
     ("digits", "mnist", "usps"),
-    ("digits", "usps", "mnist"),
-    ("surf", "amazon", "caltech"),
-    ("surf", "caltech", "dslr"),
     ("surf", "dslr", "webcam"),
-    ("surf", "webcam", "amazon"),
-    ("effnetlite0", "caltech", "amazon"),
     ("effnetlite0", "webcam", "caltech"),
     ("reviews", "books", "kitchen"),
+    ("digits", "usps", "mnist"),
+    ("surf", "caltech", "dslr"),
     ("reviews", "kitchen", "dvd"),
+    ("surf", "webcam", "amazon"),
+    ("effnetlite0", "caltech", "amazon"),
     ("reviews", "dvd", "electronics"),
+    ("surf", "amazon", "caltech"),
     ("reviews", "electronics", "books"),
 )
 KINDS = tuple(dict.fromkeys(kind for kind, *_ in TRANSFERS))
-#: 97.5 % point of Student's distribution for the mean over the transfers.
-T_QUANTILE = 2.2010
+#: 97.5 % points of Student's distribution for the mean over two transfers, over three, ...
+T_QUANTILES = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010)
 
 
 # Data
@@ -194,14 +195,17 @@ HEADER = [
 def summary(runs: Sequence[Run], rows: Sequence[Row] = ROWS) -> list[list[str]]:
     """A line a row: gains over the source alone in points, in each kind of data and over all transfers.
 
-    The gain of a transfer is the mean over its seeds; the interval is over the transfers (Student's t).
+    The gain of a transfer is the mean over its seeds; the interval is over the transfers (Student's t). A transfer
+    counts once all of these rows have been trained there.
     """
     cells, lines = by_cell(runs), [HEADER]
+    names = {row.name for row in rows} & {name for *_, name in cells}
+    every = [t for t in TRANSFERS if all((*t, name) in cells for name in {*names, "source-only"})]
     for row in rows:
         kinds: dict[str, list[float]] = {kind: [] for kind in KINDS}
         gains: list[float] = []
         first, best, seconds = [], [], []
-        for transfer in TRANSFERS:
+        for transfer in every:
             alone = {r.seed: r.accuracy for r in chosen(cells.get((*transfer, "source-only"), []))}
             mine = cells.get((*transfer, row.name), [])
             found = {r.seed: 100 * (r.accuracy - alone[r.seed]) for r in chosen(mine) if r.seed in alone}
@@ -211,14 +215,13 @@ def summary(runs: Sequence[Run], rows: Sequence[Row] = ROWS) -> list[list[str]]:
                 first.append(found[0])
                 best.append(100 * (max(r.accuracy for r in mine if r.seed == 0) - alone[0]))
                 seconds += [r.seconds for r in mine]
-        if len(gains) < len(TRANSFERS):
+        if not gains:
             continue
-        half = T_QUANTILE * statistics.stdev(gains) / len(gains) ** 0.5
         lines.append(
             [
                 row.name,
-                *(f"{statistics.mean(each):+.1f}" for each in kinds.values()),
-                f"{statistics.mean(gains):+.1f} ± {half:.1f}",
+                *(f"{statistics.mean(each):+.1f}" if each else "" for each in kinds.values()),
+                f"{statistics.mean(gains):+.1f} ± {over_transfers(gains):.1f}",
                 f"{sum(gain >= 1 for gain in gains)} / {sum(gain <= -1 for gain in gains)}",
                 f"{statistics.mean(first):+.1f}",
                 f"{statistics.mean(best):+.1f}",
@@ -228,13 +231,21 @@ def summary(runs: Sequence[Run], rows: Sequence[Row] = ROWS) -> list[list[str]]:
     return lines
 
 
+def over_transfers(gains: Sequence[float]) -> float:
+    """Half the width of Student's 95 % interval of the mean; NaN for one."""
+    if len(gains) < 2:
+        return math.nan
+    return T_QUANTILES[len(gains) - 2] * statistics.stdev(gains) / len(gains) ** 0.5
+
+
 def transfers(runs: Sequence[Run]) -> list[list[str]]:
     """A line a transfer: source-only's accuracy in percent, then every row's gain, mean over the seeds."""
     cells = by_cell(runs)
-    lines = [["adapter", *(f"{kind}, {source} to {target}" for kind, source, target in TRANSFERS)]]
+    every = [t for t in TRANSFERS if (*t, "source-only") in cells]
+    lines = [["adapter", *(f"{kind}, {source} to {target}" for kind, source, target in every)]]
     for row in (*ROWS, *PEERS):
         line = [row.name]
-        for transfer in TRANSFERS:
+        for transfer in every:
             alone = {r.seed: r.accuracy for r in chosen(cells.get((*transfer, "source-only"), []))}
             found = {r.seed: r.accuracy for r in chosen(cells.get((*transfer, row.name), [])) if r.seed in alone}
             if row.name == "source-only" and found:
@@ -242,12 +253,22 @@ def transfers(runs: Sequence[Run]) -> list[list[str]]:
             elif found:
                 gain = [100 * (accuracy - alone[seed]) for seed, accuracy in found.items()]
                 line.append(f"{statistics.mean(gain):+.1f}" + (f" ± {interval(gain):.1f}" if len(gain) > 1 else ""))
-        if len(line) > len(TRANSFERS):
+            else:
+                line.append("")
+        if any(line[1:]):
             lines.append(line)
     return lines
 
 
 # The command
+
+
+def save(path: Path, steps: int, runs: Sequence[Run]) -> None:
+    """After every row, so that a run that is cut short keeps what it has."""
+    head = {"machine": machine(), "steps": steps, "columns": [field.name for field in dataclasses.fields(Run)]}
+    lines = ",\n".join(json.dumps(dataclasses.astuple(run)) for run in runs)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f'{json.dumps(head)[:-1]}, "runs": [\n{lines}\n]}}\n', encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -305,12 +326,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     score = information_maximisation_score(logits).item()
                     accuracy = (logits.argmax(1) == truth).double().mean().item()
                     runs.append(Run(*cell, weight, seed, round(accuracy, 4), round(score, 4), round(seconds, 2)))
-            columns = [field.name for field in dataclasses.fields(Run)]
-            result = {"machine": machine(), "steps": given.steps, "columns": columns}
-            lines = ",\n".join(json.dumps(dataclasses.astuple(r)) for r in runs)
-            text = f'{json.dumps(result)[:-1]}, "runs": [\n{lines}\n]}}\n'
-            given.results.parent.mkdir(parents=True, exist_ok=True)
-            given.results.write_text(text, encoding="utf-8")
+                save(given.results, given.steps, runs)
             print(seed, *transfer, f"{sum(r.seconds for r in runs):.0f} s of processor time", flush=True)
     for table in (summary(runs), summary(runs, PEERS)):
         for line in table:

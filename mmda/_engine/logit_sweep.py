@@ -16,9 +16,30 @@ import torch
 from torch import Tensor
 
 from mmda._core.transforms import ORDINARY, values_are_known
+from mmda._core.unit_rows import divided_rows
 from mmda._engine.logit_pairs import Contrast, Pairs, without_padding
-from mmda._engine.logit_tiles import Rows
 from mmda._engine.scaffold import Gradients, Needed, Sweep
+
+
+class Rows:
+    """Rows as compared: as given, or scaled to length one."""
+
+    def __init__(self, given: Tensor, unit: bool) -> None:
+        self.unit = unit
+        self.rows, self.inverse = divided_rows(given) if unit else (given, given[:0])
+
+    def gradient(self, h: Tensor, scale: Tensor | float, tempered: bool) -> tuple[Tensor | None, Tensor]:
+        """Gradients for ``scale`` and for the given rows (in place of h), from those for the compared rows over
+        ``scale``."""
+        bare = isinstance(scale, float) and scale == 1
+        if not (self.unit or tempered):
+            return None, h if bare else h.mul_(scale)
+        along = torch.linalg.vecdot(h, self.rows)
+        slope = along.sum(dtype=torch.float64) if tempered else None
+        if not self.unit:
+            return slope, h if bare else h.mul_(scale)
+        h.addcmul_(self.rows, along.unsqueeze(1), value=-1)
+        return slope, h.mul_(self.inverse if bare else self.inverse * scale)
 
 
 class Made(NamedTuple):
@@ -49,7 +70,7 @@ class Problem(NamedTuple):
     wanted: tuple[bool, bool]
 
 
-def contrastive(sweep: Sweep[Pairs, Contrast], pairs: Pairs, how: Contrast, temperature: float | Tensor) -> Tensor:
+def contrastive(sweep: ContrastiveSweep, pairs: Pairs, how: Contrast, temperature: float | Tensor) -> Tensor:
     """Compute one of the losses, in tiles if possible.
 
     Args:
@@ -68,12 +89,16 @@ def contrastive(sweep: Sweep[Pairs, Contrast], pairs: Pairs, how: Contrast, temp
     return sweep(pairs, how)
 
 
-def sweep_of(
-    name: str, make: Callable[[Problem], Made], dense: Callable[[Pairs, Contrast], Tensor]
-) -> Sweep[Pairs, Contrast]:
-    """The :class:`Sweep` of a loss."""
+class ContrastiveSweep(Sweep[Pairs, Contrast]):
+    """A loss by its dense formula, and by the pass that :mod:`mmda._engine` adds: faster, and in little memory."""
 
-    def run(pairs: Pairs, how: Contrast, needed: Needed) -> tuple[Tensor, Gradients]:
+    #: The loss and its gradients for the compared rows; the same numbers as those of the dense formula.
+    make: Callable[[Problem], Made]
+
+    def __init__(self, name: str, dense: Callable[[Pairs, Contrast], Tensor]) -> None:
+        super().__init__(f"contrastive_{name}", Pairs, Contrast, slopes=4, run=self._made, dense=dense)
+
+    def _made(self, pairs: Pairs, how: Contrast, needed: Needed) -> tuple[Tensor, Gradients]:
         whole, wanted = pairs, any(needed)
         pairs, places, paired = _present(pairs)
         a, b, temperature = pairs[:3]
@@ -84,7 +109,7 @@ def sweep_of(
         if a.device.type == "cpu" and type(a) in ORDINARY and values_are_known(a, b):
             scale = float(scale)
         # The gradient for the temperature is computed from that for the anchors.
-        made = make(Problem(pairs, how, scale, paired, (needed[0] or needed[2], needed[1])))
+        made = self.make(Problem(pairs, how, scale, paired, (needed[0] or needed[2], needed[1])))
         value = made.value.to(a.dtype)
         if not wanted:
             return value, ()
@@ -102,8 +127,6 @@ def sweep_of(
         ga, gb = (None if g is None else _spread(g, place, t) for g, place, t in zip((ga, gb), places, whole[:2]))
         of_bias = None if made.of_bias is None or pairs.bias is None else made.of_bias.to(pairs.bias.dtype)
         return value, (ga, gb, slope, of_bias)
-
-    return Sweep(f"contrastive_{name}", Pairs, Contrast, slopes=4, run=run, dense=dense)
 
 
 def _present(pairs: Pairs) -> tuple[Pairs, tuple[Tensor | None, Tensor | None], int]:

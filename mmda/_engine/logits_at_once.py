@@ -16,8 +16,7 @@ from torch.nn import functional as F
 
 from mmda._engine.logit_loops import LOG2_E
 from mmda._engine.logit_pairs import Pairs, positive_share, twins
-from mmda._engine.logit_sweep import Made, Problem
-from mmda._engine.logit_tiles import Rows
+from mmda._engine.logit_sweep import Made, Problem, Rows
 
 #: The full matrix is used up to the square of this many logits; for larger ones tiles are as fast.
 MOST = {"plain": 512, "masked": 256, "list": 400, "sigmoid": 512}

@@ -1,5 +1,4 @@
-"""The sigmoid loss: a sum over all pairs, so one pass over the tiles gives value and gradients; and as a dense
-formula."""
+"""The passes of the sigmoid loss: a sum over all pairs, so one pass over the tiles gives value and gradients."""
 
 from __future__ import annotations
 
@@ -7,44 +6,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmda._core.masking import safe_divide
-from mmda._core.unit_rows import normalized_rows
 from mmda._engine import native, native_logits
 from mmda._engine.logit_loops import LOG2_E
 from mmda._engine.logit_pairs import (
-    Contrast,
     Pairs,
     counts,
-    negative_counts,
-    own_pairs,
-    positive_share,
     twins,
-    without_padding,
 )
-from mmda._engine.logit_sweep import Made, Problem, sweep_of
-from mmda._engine.logit_tiles import Grid, Masks, Rows, Tiles
+from mmda._engine.logit_sweep import Made, Problem, Rows
+from mmda._engine.logit_tiles import Grid, Masks, Tiles
 from mmda._engine.logits_at_once import Sides, are_few, floor
 from mmda._engine.scaffold import ACCELERATOR_BLOCK
 
 #: Rows per tile on a CPU: with the compiled loops, and in PyTorch operations, where a tile should fit in the caches.
 BLOCK, SMALL_BLOCK = 1024, 512
-
-
-def _dense(pairs: Pairs, how: Contrast) -> Tensor:
-    """The loss from the full logit matrix: O(n m) memory."""
-    pairs = without_padding(pairs)
-    a, b = (normalized_rows(rows) if how.unit else rows for rows in pairs[:2])
-    s = (a / (how.tau if pairs.temperature is None else pairs.temperature)) @ b.T
-    s = s if pairs.bias is None else s + pairs.bias
-    if pairs.plain:
-        sign = torch.where(own_pairs(s), -1.0, 1.0).to(s.dtype)
-        return -F.logsigmoid(-sign * s).sum() / s.shape[0]
-    share = positive_share(pairs, s.dtype)
-    a_count, b_count = counts(pairs.a, pairs.a_count), counts(pairs.b, pairs.b_count)
-    negative = negative_counts(s, share, pairs.negative_mask, b_count)
-    positive = (own_pairs(s) & (b_count > 0)).to(s.dtype) if share is None else share * b_count
-    each = -(positive * F.logsigmoid(s) + negative * F.logsigmoid(-s)).sum(1)
-    return safe_divide(a_count @ each, a_count.sum())
 
 
 def _at_once(problem: Problem) -> Made:
@@ -84,7 +59,7 @@ def _at_once(problem: Problem) -> Made:
     return made if bias is None else made._replace(of_bias=g.sum())
 
 
-def _make(problem: Problem) -> Made:
+def make(problem: Problem) -> Made:
     n, m = problem.pairs.a.shape[0], problem.pairs.b.shape[0]
     if are_few("sigmoid", n, m, problem.how.block):
         return _at_once(problem)
@@ -185,6 +160,3 @@ def _softplus_sum(s: Tensor) -> Tensor:
             left, right = p[:, :half], p[:, half:]
             p = (left + right).addcmul_(left, right)  # (1 + left) (1 + right) - 1
     return value.add_(p.log1p_().sum(1).sum(dtype=torch.float64))
-
-
-SIGMOID = sweep_of("sigmoid", _make, _dense)

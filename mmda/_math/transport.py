@@ -29,6 +29,9 @@ _REACH = 10.0
 #: Marginal error at which the solver stops, and factors on the iterations for retries without convergence.
 _CONVERGED = {torch.float32: 1e-5, torch.float64: 1e-11}
 _LONGER = (1, 2, 4, 8)
+#: Ratios of cost to regularisation at which costs are clamped, in turn, and the share of a row's mass at clamped costs
+#: above which the next is tried.
+_RANGE, _MOVED = (1e9, math.inf), 1e-9
 
 
 def transport_cost(cost: Tensor, a: Tensor, b: Tensor, *, regularisation: float, iterations: int) -> Tensor:
@@ -64,9 +67,19 @@ def transport_potential(
 
     If ``invert`` is False the second is empty.
     """
-    for longer in _LONGER:
-        potential, error, least = _followed(cost, a, b, regularisation, longer * iterations)
-        if not bool((error > least).any()):
+    for reach in _RANGE:
+        # Costs at which no mass moves are clamped: potentials lose digits to the largest cost.
+        limit = reach * regularisation
+        held = cost.clamp(max=limit)
+        for longer in _LONGER:
+            potential, error, least = _followed(held, a, b, regularisation, longer * iterations)
+            if not bool((error > least).any()):
+                break
+        beyond = cost > limit
+        if not bool(beyond.any()):
+            break
+        moved = _exponentials(_log(b).unsqueeze(-2) + (potential.unsqueeze(-2) - held) / regularisation, -1)[0]
+        if not bool((torch.where(beyond, moved, 0).sum(-1) * (a > 0)).amax() > _MOVED):
             break
     if not invert:
         return potential.clone(), potential.new_empty(0)

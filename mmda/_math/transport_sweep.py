@@ -13,6 +13,10 @@ exponentials. There are three solvers:
   which anneals the regularisation.
 
 For large samples M is recomputed tile by tile for each product.
+
+The squared costs of a far row are so large that float64 loses their differences, on which the plan depends. Between two
+samples the parts that a row or a column has in common are therefore subtracted first: squared norms, then minima. They
+do not change the plan.
 """
 
 from __future__ import annotations
@@ -24,14 +28,16 @@ import torch
 from torch import Tensor
 
 from mmda._core.checks import fail
+from mmda._core.counts import median_centre
 from mmda._engine.scaffold import Needed, Sweep, edges
 from mmda._math.transport import FLOAT32, transport_cost, transport_potential
 from mmda.kernels import distances_about, safe_sqrt
 
 #: Largest number of entries of a stored matrix, and rows and columns per tile for larger ones.
 _KEPT, _TILE = 1 << 22, 1024
-#: Above this ratio of cost to regularisation float64 is not accurate to 1e-3.
-_FLOAT64 = 1e12
+#: Above this ratio of cost to regularisation float64 is not accurate to 1e-3, unless no mass moves at such a cost.
+#: Above the second, common parts of rows and columns are subtracted from squared costs.
+_FLOAT64, _WIDE = 1e12, 1e8
 #: Up to this ratio Sinkhorn steps are tried first.
 _PLAIN = 2000.0
 #: Sinkhorn steps at the start, and after a failed Newton step; Newton steps, and conjugate gradient iterations per
@@ -39,8 +45,12 @@ _PLAIN = 2000.0
 _FIRST, _MORE, _NEWTON, _CONJUGATE = 8, 20, 12, 60
 #: Tolerance of the marginal error, a few times the rounding error.
 _CONVERGED = {torch.float32: 2e-6, torch.float64: 1e-12}
+#: Marginal error up to which the gradient is accurate to 1e-3.
+_SETTLED = 1e-4
 #: Steps for a sample with itself: 3^-60 is below any rounding error.
 _SELF = 60
+#: Share of a row's mass below which the cost it pays is not checked.
+_MOVED = 1e-6
 #: Exponents are clamped to this size, to avoid overflow and slow denormal numbers in float32.
 _REACH = 80.0
 
@@ -68,25 +78,41 @@ def _costs(x: Tensor, y: Tensor, cost: str, *, same: bool = False) -> Tensor:
     return squared if cost == "squared" else safe_sqrt(squared)
 
 
+def _without_common_parts(x: Tensor, y: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Squared cost minus a part per row and a part per column, >= 0 for rows that count; and these parts."""
+    rest = -2 * (x @ y.T)
+    of_rows = torch.where(b > 0, rest.detach(), torch.inf).amin(1)
+    rest = rest - of_rows.unsqueeze(1)
+    of_columns = torch.where((a > 0).unsqueeze(1), rest.detach(), torch.inf).amin(0)
+    rest = rest - of_columns
+    return rest, of_rows + x.square().sum(1), of_columns + y.square().sum(1)
+
+
 def _dense(inputs: Inputs, settings: Settings) -> Tensor:
     """In plain float64 operations, for second derivatives and transforms, where values cannot be inspected."""
     x, y, a, b, centre = (t.double() for t in inputs)
     x, y = x - centre, y - centre
 
-    def transport(left: Tensor, right: Tensor, p: Tensor, q: Tensor, same: bool = False) -> Tensor:
-        cost = _costs(left, right, settings.cost, same=same)
+    def transport(cost: Tensor, p: Tensor, q: Tensor) -> Tensor:
         return transport_cost(cost, p, q, regularisation=settings.regularisation, iterations=settings.iterations)
 
-    value = transport(x, y, a, b) - (transport(x, x, a, a, same=True) + transport(y, y, b, b, same=True)) / 2
+    if settings.cost == "squared":
+        near = median_centre(x, y, a, b)
+        rest, of_rows, of_columns = _without_common_parts(x - near, y - near, a, b)
+        across = transport(rest, a, b) + a @ of_rows + b @ of_columns
+    else:
+        across = transport(_costs(x, y, settings.cost), a, b)
+    within = [transport(_costs(rows, rows, settings.cost, same=True), p, p) for rows, p in ((x, a), (y, b))]
+    value = across - (within[0] + within[1]) / 2
     return value.to(inputs.x.dtype)
 
 
 class _Plan:
     """The matrix M between two samples for the current potentials, and its products."""
 
-    def __init__(self, x: Tensor, y: Tensor, settings: Settings, *, same: bool) -> None:
-        self.x, self.y, self.settings, self.same = x, y, settings, same
-        self.kept = x.shape[0] * y.shape[0] <= _KEPT
+    def __init__(self, x: Tensor, y: Tensor, settings: Settings, *, same: bool, rest: Tensor | None = None) -> None:
+        self.x, self.y, self.settings, self.same, self.rest = x, y, settings, same, rest
+        self.kept = rest is not None or x.shape[0] * y.shape[0] <= _KEPT
         self.f, self.g = x.new_zeros(x.shape[0]), x.new_zeros(y.shape[0])
         eps = settings.regularisation
         self._left, self._squares = x * (2 / eps), tuple(rows.square().sum(1) / eps for rows in (x, y))
@@ -95,6 +121,8 @@ class _Plan:
 
     def _scaled(self, i: slice, j: slice) -> Tensor:
         """Minus cost over regularisation."""
+        if self.rest is not None:
+            return self.rest[i, j] / -self.settings.regularisation
         square = self.same and i == j
         if self.settings.cost == "distance":
             distances = _costs(self.x[i], self.y[j], "distance", same=square)
@@ -188,13 +216,31 @@ def _solve_across(plan: _Plan, a: Tensor, b: Tensor, ratio: float) -> None:
         error = _near(plan, a, b, tolerance)
     if error > 100 * tolerance:
         _far(plan, a, b)
+        error = _out_of_place(plan, a, b)
+        if error > _SETTLED:
+            held = plan.f, plan.g
+            if not _near(plan, a, b, tolerance, start=plan.g) < error:
+                plan.take(*held)
+            error = _out_of_place(plan, a, b)
+    if error > _SETTLED:
+        settings = plan.settings
+        rule = f"be larger, or `iterations` ({settings.iterations}), for a marginal error of at most {_SETTLED:g}"
+        got = f"{settings.regularisation:g} (marginal error {error:.1g})"
+        fail("sinkhorn_divergence_loss", "regularisation", rule, got)
 
 
-def _near(plan: _Plan, a: Tensor, b: Tensor, tolerance: float) -> float:
+def _out_of_place(plan: _Plan, a: Tensor, b: Tensor) -> float:
+    """The marginal error of the columns."""
+    return float(b @ (plan.columns(a) - 1).abs())
+
+
+def _near(plan: _Plan, a: Tensor, b: Tensor, tolerance: float, start: Tensor | None = None) -> float:
     """Sinkhorn steps, then Newton steps; returns the final marginal error (NaN stops at once)."""
     log_a, log_b = _log(a), _log(b)
-    f = plan.transform(torch.zeros_like(b), log_b)
-    g = plan.transform(f, log_a, columns=True)
+    if start is None:
+        f = plan.transform(torch.zeros_like(b), log_b)
+        start = plan.transform(f, log_a, columns=True)
+    g = start
     f = plan.transform(g, log_b)
     plan.take(f, g)
     u, v = torch.ones_like(a), torch.ones_like(b)
@@ -268,7 +314,7 @@ def _newton(plan: _Plan, a: Tensor, b: Tensor, u: Tensor, v: Tensor, share: Tens
 def _far(plan: _Plan, a: Tensor, b: Tensor) -> None:
     """Solve by annealing the regularisation; needs the full matrix, whatever its size."""
     settings = plan.settings
-    cost = _costs(plan.x, plan.y, settings.cost)
+    cost = _costs(plan.x, plan.y, settings.cost) if plan.rest is None else plan.rest
     eps = settings.regularisation
     if cost.shape[0] < cost.shape[1]:
         potential = transport_potential(cost.T, b, a, eps, settings.iterations, False)[0] / eps
@@ -299,6 +345,16 @@ def _gradients(plan: _Plan, a: Tensor, b: Tensor, need_x: bool, need_y: bool) ->
     return gx, gy
 
 
+def _refuse(ratio: float, settings: Settings) -> None:
+    least = settings.regularisation * ratio / _FLOAT64
+    fail(
+        "sinkhorn_divergence_loss",
+        "regularisation",
+        f"be at least {least:.2g}, {1 / _FLOAT64:.0e} of the largest cost, for float64 to hold the plan",
+        settings.regularisation,
+    )
+
+
 def _run(inputs: Inputs, settings: Settings, needed: Needed) -> tuple[Tensor, tuple[Tensor | None, Tensor | None]]:
     x, y, a, b, centre = (t.detach() for t in inputs)
     dtype = x.dtype
@@ -308,16 +364,17 @@ def _run(inputs: Inputs, settings: Settings, needed: Needed) -> tuple[Tensor, tu
     if dtype == torch.float32 and ratio > FLOAT32:
         x, y, a, b, centre = (t.detach().double() for t in inputs)
         x, y = x - centre, y - centre
-    if _FLOAT64 < ratio < float("inf"):
-        least = settings.regularisation * ratio / _FLOAT64
-        fail(
-            "sinkhorn_divergence_loss",
-            "regularisation",
-            f"be at least {least:.2g}, {1 / _FLOAT64:.0e} of the largest cost, for a float64 plan",
-            settings.regularisation,
-        )
+    wide = _WIDE < ratio < float("inf") and settings.cost == "squared"
+    if _FLOAT64 < ratio < float("inf") and not wide:
+        _refuse(ratio, settings)
     a, b = a / a.sum(), b / b.sum()
     value = x.new_zeros((), dtype=torch.float64)
+    rest = None
+    if wide:
+        near = median_centre(x, y, a, b)
+        x, y = x - near, y - near
+        rest, of_rows, of_columns = _without_common_parts(x, y, a, b)
+        value = value + a @ of_rows + b @ of_columns
     gradients: list[Tensor | None] = [None, None]
 
     def add(plan: _Plan, p: Tensor, q: Tensor, factor: float, sides: tuple[int, int]) -> None:
@@ -332,8 +389,12 @@ def _run(inputs: Inputs, settings: Settings, needed: Needed) -> tuple[Tensor, tu
                 known = gradients[side]
                 gradients[side] = slope if known is None else known.add_(slope)
 
-    plan = _Plan(x, y, settings, same=False)
+    plan = _Plan(x, y, settings, same=False, rest=rest)
     _solve_across(plan, a, b, ratio)
+    if rest is not None and plan.matrix is not None:
+        moved = torch.where(plan.matrix * b > _MOVED, rest, 0.0)[a > 0].amax() / settings.regularisation
+        if moved > _FLOAT64:
+            _refuse(float(moved), settings)
     add(plan, a, b, 1.0, (0, 1))
     for side, rows, share in ((0, x, a), (1, y, b)):
         plan = _Plan(rows, rows, settings, same=True)

@@ -124,7 +124,7 @@ def joint_mmd_loss(
         centres = [pooled_centre(x, y, x_weight, y_weight) for x, y in zip(xs, ys)]
 
         def gram(dtype: torch.dtype) -> Tensor:
-            pooled = [torch.cat([x, y]).to(dtype) for x, y in zip(xs, ys)]
+            pooled = [torch.cat([x, y]).to(dtype) for x, y in zip(xs, ys)]  # once: gradients nearly cancel
             return _product(
                 [
                     kernel_matrix(k, centre.to(dtype), rows, bandwidth.to(dtype))
@@ -152,17 +152,17 @@ def joint_mmd_loss(
         b = torch.ones(m, dtype=dtype, device=ys[0].device) if y_weight is None else y_weight
 
         def mean_within(similar: Tensor, weight: Tensor) -> Tensor:
-            total, summed = weight.sum(), weight @ similar @ weight
+            total, summed = weight.sum(), _bilinear(similar, weight, weight)
             if unbiased:
                 return safe_divide(summed - total * at_zero, total.square() - total)
             return safe_divide(summed, total.square())
 
         def by_means(dtype: torch.dtype) -> Tensor:
             p, q, similar = a.to(dtype), b.to(dtype), gram(dtype)
-            across = safe_divide(p @ similar[:n, n:] @ q, p.sum() * q.sum())
+            across = safe_divide(_bilinear(similar[:n, n:], p, q), p.sum() * q.sum())
             return mean_within(similar[:n, :n], p) + mean_within(similar[n:, n:], q) - 2 * across
 
-        value = with_enough_digits(by_means, *xs, *ys, *bandwidths, a, b, dtype=dtype)
+        value = with_enough_digits(by_means, *xs, *ys, *bandwidths, a, b, dtype=dtype, bounded=at_zero > 0).to(dtype)
         if x_weight is None and y_weight is None:
             return value
         least = 1 if unbiased else 0
@@ -177,13 +177,18 @@ def _product(factors: list[Tensor]) -> Tensor:
     return product
 
 
+def _bilinear(gram: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """Bilinear form of a matrix of similarities, in float64 from the sums of its rows on."""
+    return left.double() @ (gram @ right).double()
+
+
 def _linear(xs: list[Tensor], ys: list[Tensor], kernels: Sequence[Kernel], bandwidths: list[Tensor]) -> Tensor:
-    pairs = xs[0].shape[0] // 2
+    end = xs[0].shape[0] // 2 * 2
 
     def mean_similarity(left: list[Tensor], right: list[Tensor], i: int, j: int) -> Tensor:
         return _product(
             [
-                k.evaluate((a[i : 2 * pairs : 2] - b[j : 2 * pairs : 2]).square().sum(1).double(), bandwidth.double())
+                k.evaluate((a[i:end:2].double() - b[j:end:2].double()).square().sum(1), bandwidth.double())
                 for k, a, b, bandwidth in zip(kernels, left, right, bandwidths)
             ]
         ).mean()
