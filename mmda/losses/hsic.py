@@ -13,7 +13,7 @@ from mmda._core.counts import pooled_centre
 from mmda._core.digits import with_enough_digits
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows
-from mmda._engine.kernel_matrix import kernel_matrix
+from mmda._engine.dense_kernels import kernel_matrix
 from mmda._math.kernel_tensors import current_kernel, register_bandwidth
 from mmda.kernels import Gaussian, Kernel
 from mmda.losses._pair_modules import PairedModule

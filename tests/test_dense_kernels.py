@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmda._engine import kernel_matrix as module
-from mmda._engine.kernel_matrix import kernel_matrix
+from mmda._engine import dense_kernels as module
+from mmda._engine.dense_kernels import kernel_matrix
 from mmda.kernels import Energy, Gaussian, Kernel, Laplacian, RationalQuadratic, distances_about
 
 KERNELS = [Gaussian(3.0), Gaussian(2.0, scales=(1.0, 3.0)), Laplacian(2.0), RationalQuadratic(2.0, alpha=1.5), Energy()]
