@@ -66,7 +66,8 @@ def load(root: Path, kind: str, domain: str) -> tuple[Tensor, Tensor]:
         counts = torch.from_numpy(found["fts"].astype(np.float32))
         return counts / counts.sum(1, keepdim=True), torch.from_numpy(found["labels"].astype(np.int64)).flatten() - 1
     with np.load(root / "office_caltech10_effnetlite0" / "features.npz", allow_pickle=False) as archive:
-        features, labels = archive[f"{domain}_x"], archive[f"{domain}_y"]
+        name = domain if f"{domain}_x" in archive else f"{domain}10"  # Caltech's ten classes go by either name
+        features, labels = archive[f"{name}_x"], archive[f"{name}_y"]
     return torch.from_numpy(features.astype(np.float32)), torch.from_numpy(labels.astype(np.int64))
 
 

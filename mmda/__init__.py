@@ -1,7 +1,7 @@
 """Domain adaptation across modalities: losses, layers and metrics, and a reference model in :mod:`mmda.models`.
 
-``import mmda`` loads the light namespaces only; ``mmda.migration`` and ``mmda.shift`` are loaded when they are first
-asked for, ``mmda.models`` and ``mmda.vmr`` are imported by name.
+``import mmda`` loads only the light namespaces; ``mmda.migration`` and ``mmda.shift`` are loaded on first access,
+``mmda.models`` and ``mmda.vmr`` have to be imported explicitly.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Losses over the rows of all ranks: a gather with a gradient, and a module that puts it in front of any loss.
+"""Losses over the rows of all ranks: a differentiable gather, and a module that applies it before any loss.
 
-A discrepancy of two batches is no mean over their rows: the average of the ranks' losses is another number than the
-loss of the gathered batch, and so are its gradients. Wrapped in :class:`DistributedLoss`, a loss sees the rows of every
-rank; its value is that of the gathered batch on each of them, and after the averaging of ``DistributedDataParallel``
-so are the gradients.
+A discrepancy of two batches is not a mean over rows, so the average of the ranks' losses and gradients differs from
+that of the gathered batch. Wrapped in :class:`DistributedLoss`, a loss is computed on the rows of all ranks; its value
+on every rank is that of the gathered batch, and so are the gradients after the averaging of
+``DistributedDataParallel``.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from mmda._engine.ring import as_scale, ring_info_nce, ring_mmd, ring_sigmoid
 from mmda.layers.temperature import temperature_value
 from mmda.losses import InfoNCELoss, MMDLoss, SigmoidContrastiveLoss
 
-#: Keyword tensors that speak of the gathered batch, or of no row at all, and so are passed on as they are.
+#: Keyword tensors that refer to the gathered batch or to no rows, passed on unchanged.
 SHARED = ("indices", "negative_mask", "positive_mask", "positive_weight", "projections")
 
-#: The most axes that a gathered tensor may have.
+#: Largest number of axes of a gathered tensor.
 _MOST_AXES = 8
 
-#: What the first exchange of a call has room for: numbers of 8 bytes. More take a second exchange.
+#: Capacity of the first exchange of a call, in numbers of 8 bytes. More need a second exchange.
 _ROOM = 128
 
 
@@ -52,37 +52,37 @@ def _world(group: dist.ProcessGroup | None) -> int:
 
 
 def gather_rows(x: Tensor, *, group: dist.ProcessGroup | None = None, pad: bool = False) -> Tensor:
-    r"""Rows of all ranks, one after another in the order of the ranks, on every rank and with a gradient.
+    r"""Gather the rows of all ranks, in rank order, on every rank, with a gradient.
 
-    With :math:`x^{(r)}` the rows of rank r, every rank receives :math:`X = (x^{(0)}; x^{(1)}; \dots)`. Backward sums
-    what the ranks did with it: if rank q computes :math:`L_q(X)`, the gradient on rank r is
+    With :math:`x^{(r)}` the rows of rank r, every rank receives :math:`X = (x^{(0)}; x^{(1)}; \dots)`. The backward
+    pass sums over ranks: if rank q computes :math:`L_q(X)`, the gradient on rank r is
 
     .. math:: \sum_q \frac{\partial L_q}{\partial X} \text{ at the rows of } x^{(r)}
 
     Args:
-        x: this rank's rows. Their number may differ between ranks, and may be zero.
+        x: this rank's rows. The number may differ between ranks and may be zero.
         group: process group; all processes by default.
-        pad: let the axes behind the first differ too: the shorter are filled with zeros (False) at their ends.
+        pad: allow the other axes to differ too; shorter ones are padded with zeros (False) at the end.
 
     Shape:
         ``x`` (n, ...), result (sum of n over ranks, ...).
 
     Returns:
-        A new tensor of the dtype of ``x``, the same on every rank; ``x`` itself where there is no process group or one
+        A new tensor of the dtype of ``x``, the same on every rank; ``x`` itself without a process group or with one
         process.
 
     Raises:
-        ValueError: no axis or more than eight; ranks with different dtypes, of which some alone need a gradient, with a
-            different number of axes, or with different axes behind the first without ``pad``. Every rank raises.
+        ValueError: no axis or more than eight; ranks that differ in dtype, in whether they need a gradient, in the
+            number of axes, or (without ``pad``) in the axes after the first. All ranks raise.
         TypeError: not a tensor.
 
     Notes:
-        Collective: every rank must call it, in the same order, and go backward through it. Forward exchanges the shapes
-        (which a GPU waits for) and the rows, padded to the largest rank; backward is one all-reduce of the gradient, in
-        float32 for half precision. Where every rank computes the same :math:`L(X)`, that sum is the world size times
-        :math:`\partial L / \partial x^{(r)}`, and the mean that data-parallel training takes over ranks gives the
-        gradient of L for the parameters in front. Second derivatives are right too. Tensors without a gradient, such as
-        masks and labels, are gathered as they are.
+        This is a collective operation: all ranks must call it in the same order and run its backward pass. Forward
+        exchanges the shapes (which synchronises a GPU) and the rows, padded to the largest rank; backward is one
+        all-reduce of the gradient, in float32 for half precision. If every rank computes the same :math:`L(X)`, the sum
+        is the world size times :math:`\partial L / \partial x^{(r)}`, and the averaging over ranks in data-parallel
+        training gives the gradient of L for the encoder's parameters. Second derivatives are correct too. Tensors
+        without a gradient, such as masks and labels, are gathered as they are.
 
     Example:
         >>> gather_rows(torch.ones(2, 3)).shape  # one process
@@ -108,13 +108,13 @@ def _assembled(
     pad: bool,
     group: dist.ProcessGroup | None,
 ) -> Tensor:
-    """Rows of all ranks, whose shapes are known."""
+    """The rows of all ranks, given their shapes."""
     if any(len(shape) != x.ndim for shape in shapes):
         fail(caller, argument, "have as many axes on every rank", _listed(shapes))
     rest = tuple(max(sizes) for sizes in zip(*(shape[1:] for shape in shapes)))
     if any(shape[1:] != rest for shape in shapes):
         if not pad:
-            fail(caller, argument, "have the same axes behind the first on every rank", _listed(shapes))
+            fail(caller, argument, "have the same axes after the first on every rank", _listed(shapes))
         x = _pad(x, (x.shape[0], *rest))
     sizes = [shape[0] for shape in shapes]
     if _differentiated(x):
@@ -129,19 +129,19 @@ def _differentiated(x: Tensor) -> bool:
 def _exchange(
     facts: Sequence[int], room: int, device: torch.device, group: dist.ProcessGroup | None
 ) -> list[list[int]]:
-    """The integers of every rank, of which ``room`` is the most."""
+    """Exchange integers between ranks, at most ``room`` each."""
     own = torch.tensor([*facts, *(0,) * (room - len(facts))], dtype=torch.int64, device=device)
     every = [torch.empty_like(own) for _ in range(_world(group))]
     dist.all_gather(every, own, group=group)
     return cast("list[list[int]]", torch.stack(every).tolist())
 
 
-#: dtypes as numbers, the same in every process of one torch.
+#: Numbering of dtypes, the same in every process with the same PyTorch version.
 _DTYPES = sorted({value for value in vars(torch).values() if isinstance(value, torch.dtype)}, key=str)
 
 
 def _shapes(x: Tensor, pad: bool, group: dist.ProcessGroup | None) -> tuple[list[tuple[int, ...]], bool]:
-    """The shape of ``x`` on every rank, and whether all of them pad: so all ranks go on or all raise."""
+    """The shape of ``x`` on every rank, and whether all ranks pad, so that all ranks continue or all raise."""
     facts = [int(pad), _DTYPES.index(x.dtype), int(_differentiated(x)), x.ndim, *x.shape]
     told = _exchange(facts, 4 + _MOST_AXES, x.device, group)
     if len({row[1] for row in told}) > 1:
@@ -157,7 +157,7 @@ def _listed(shapes: Sequence[tuple[int, ...]]) -> str:
 
 
 def _pad(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """``x`` with zeros behind it on every axis that is short of ``shape``."""
+    """``x`` padded with zeros at the end of every axis to ``shape``."""
     missing = [after for size, wanted in zip(x.shape[::-1], shape[::-1]) for after in (0, wanted - size)]
     if x.dtype == torch.bool:
         return nn.functional.pad(x.to(torch.uint8), missing).bool()
@@ -165,7 +165,7 @@ def _pad(x: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def _gather(x: Tensor, sizes: list[int], group: dist.ProcessGroup | None) -> Tensor:
-    """Rows of all ranks; ``sizes`` says how many each has."""
+    """The rows of all ranks, given their numbers in ``sizes``."""
     most = max(sizes)
     sent = x.detach().to(torch.uint8) if x.dtype == torch.bool else x.detach()
     if most > sent.shape[0]:
@@ -177,7 +177,7 @@ def _gather(x: Tensor, sizes: list[int], group: dist.ProcessGroup | None) -> Ten
 
 
 def _sum_own(gradient: Tensor, sizes: list[int], group: dist.ProcessGroup | None) -> Tensor:
-    """The sum over ranks, at the rows of this one."""
+    """The sum over ranks, at the rows of this rank."""
     wide = torch.float32 if gradient.dtype in (torch.float16, torch.bfloat16) else gradient.dtype
     total = gradient.detach().to(wide, copy=True, memory_format=torch.contiguous_format)
     dist.all_reduce(total, group=group)
@@ -198,7 +198,7 @@ class _Gather(torch.autograd.Function):
 
 
 class _SumOwn(torch.autograd.Function):
-    """The transpose of :class:`_Gather`, and the other way round."""
+    """The transpose of :class:`_Gather`."""
 
     @staticmethod
     def forward(ctx: Any, gradient: Tensor, sizes: list[int], group: dist.ProcessGroup | None) -> Tensor:
@@ -211,7 +211,7 @@ class _SumOwn(torch.autograd.Function):
 
 
 def _parameters(loss: Callable[..., Tensor]) -> list[inspect.Parameter] | None:
-    """The arguments of a loss; None where it does not say."""
+    """The parameters of a loss; None if its signature is unavailable."""
     try:
         return list(inspect.signature(loss.forward if isinstance(loss, nn.Module) else loss).parameters.values())
     except (TypeError, ValueError):
@@ -219,7 +219,7 @@ def _parameters(loss: Callable[..., Tensor]) -> list[inspect.Parameter] | None:
 
 
 def _keywords(loss: Callable[..., Tensor]) -> set[str] | None:
-    """The arguments of a loss by name; None where it takes any, or does not say."""
+    """The keyword names that a loss accepts; None if it accepts any or its signature is unavailable."""
     parameters = _parameters(loss)
     if parameters is None or any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters):
         return None
@@ -227,14 +227,14 @@ def _keywords(loss: Callable[..., Tensor]) -> set[str] | None:
 
 
 def _positions(loss: Callable[..., Tensor]) -> list[str]:
-    """Names of the arguments that may come without one, in their order."""
+    """Names of the arguments that may be positional, in order."""
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return [parameter.name for parameter in _parameters(loss) or () if parameter.kind in kinds]
 
 
 def _name(loss: object) -> str:
-    """What tells one loss from another: a module's own description, the name of a function."""
-    if isinstance(loss, nn.Module):  # without what differs between processes that agree: addresses, numbers of devices
+    """An identifier of a loss: the repr of a module, the name of a function."""
+    if isinstance(loss, nn.Module):  # without addresses and device numbers, which differ between processes
         return re.sub(r" at 0x[0-9a-fA-F]+|(?<=cuda):[0-9]+", "", repr(loss))
     if isinstance(loss, functools.partial):
         settings = [*loss.args, *(f"{name}={_text(value)}" for name, value in sorted(loss.keywords.items()))]
@@ -243,14 +243,14 @@ def _name(loss: object) -> str:
 
 
 def _draws(loss: object) -> bool:
-    """Whether a loss may draw from the global generator: a function that is not one of this library's may."""
+    """Whether a loss may draw from the global generator; True for functions from outside this library."""
     if not isinstance(loss, nn.Module):
         return not getattr(loss, "__module__", "").startswith("mmda.")
     return any(part.training and getattr(part, "draws", None) == "fresh" for part in loss.modules())
 
 
 def _text(value: object) -> str:
-    """A plain value as it is written, a generator by its state; of all else, what every process can compare."""
+    """Text of a value that can be compared between processes, for a generator its state."""
     if isinstance(value, (bool, int, float, complex, str, bytes, torch.dtype)) or value is None:
         return repr(value)
     if isinstance(value, torch.Generator):
@@ -259,51 +259,51 @@ def _text(value: object) -> str:
 
 
 class DistributedLoss(nn.Module):
-    """Any loss, on the gathered batch of all ranks.
+    """Apply any loss to the gathered batch of all ranks.
 
-    The ranks compare what they were given; then every tensor of the call is gathered as by :func:`gather_rows`, those
-    in tuples and lists too, and the loss is called with the result.
+    The ranks first check that their arguments agree; then every tensor of the call, including those in tuples and
+    lists, is gathered as by :func:`gather_rows`, and the loss is called with the result.
 
     Args:
-        loss: a discrepancy, a pair loss, an adversary, or a function of your own.
+        loss: a discrepancy, a pair loss, an adversarial loss, or your own function.
         group: process group; all processes by default.
-        shared: names of keyword tensors that are passed on as they are. Masks of pairs are among them: they have the
-            shape of the gathered batch, so build them from gathered identities, as
-            ``duplicate_mask(gather_rows(ids))``.
-        ring: let the rows of the other ranks pass by instead of gathering them: O(n d) memory for the n rows of a
-            rank, whatever the number of ranks. For :class:`~mmda.losses.MMDLoss` (a bandwidth that is a number or
-            ``"mean"``; no ``"linear"`` estimator), :class:`~mmda.losses.InfoNCELoss` and
-            :class:`~mmda.losses.SigmoidContrastiveLoss`, on rows (n, d) without weights; masks of MMD alone.
+        shared: names of keyword tensors passed on unchanged. This includes pair masks, which have the shape of the
+            gathered batch: build them from gathered identities, as ``duplicate_mask(gather_rows(ids))``.
+        ring: pass the rows around a ring of ranks instead of gathering them: O(n d) memory for the n rows of a rank,
+            for any number of ranks. For :class:`~mmda.losses.MMDLoss` (a bandwidth that is a number or ``"mean"``; no
+            ``"linear"`` estimator), :class:`~mmda.losses.InfoNCELoss` and :class:`~mmda.losses.SigmoidContrastiveLoss`,
+            on rows (n, d) without weights; masks for MMD only.
 
     Shape:
-        As the loss. Rows may differ in number between ranks; with a mask (b, t, d), t may differ too.
+        As for the loss. The number of rows may differ between ranks; with a mask (b, t, d), t may differ too.
 
     Returns:
-        What the loss returns on the gathered batch: the same on every rank.
+        The loss of the gathered batch, the same on every rank.
 
     Raises:
-        ValueError: a shared name that the loss does not take; ranks that disagree, and then on every rank: other losses
-            or settings, an argument that some of them lack, other dtypes, numbers of axes or widths, shared tensors of
-            other shapes, other plain values (scalar tensors included), generators in other states, a gradient that
-            some alone need; with ``ring``, another loss, or weights or masks.
-        TypeError: a loss that is not callable or a class, ``shared`` that is one name instead of several.
+        ValueError: a shared name that the loss does not accept; with ``ring``, an unsupported loss, weights or masks.
+            Raised on all ranks if they disagree in losses or settings, arguments given, dtypes, numbers of axes or
+            widths, shapes of shared tensors, plain values (including scalar tensors), generator states, or in whether a
+            gradient is needed.
+        TypeError: a loss that is not callable or is a class, ``shared`` that is a string.
 
     Notes:
-        Under ``DistributedDataParallel`` nothing is to be scaled: the averaged gradients are those of the gathered
-        batch, for the network in front and for parameters of the loss (a discriminator, a temperature) alike. The
-        latter have the full gradient on every rank before any averaging. Put the loss's parameters into the module
-        that is wrapped, or give them to the optimiser of each rank: both keep the ranks equal, if they begin equal.
+        Under ``DistributedDataParallel`` do not rescale the loss: the averaged gradients are those of the gathered
+        batch, for the encoder and for parameters of the loss (a discriminator, a temperature). The latter have the full
+        gradient on every rank before averaging. Put the loss's parameters into the wrapped module, or pass them to the
+        optimiser of each rank: both keep initially equal ranks equal.
 
-        Each rank computes the whole loss, O(N^2 d) time for N rows in all, and holds O(N d) memory, plus what the loss
-        needs. With ``ring`` it computes the pairs of its own rows, O(N n d) time, in O(n d) memory; the value is the
-        same to rounding, and there are no second derivatives. What is sent grows as with the gather: one block of rows
-        a step, once (MMD, sigmoid) or twice (InfoNCE), where a gather and the sum of its gradients send three.
+        Each rank computes the whole loss, O(N^2 d) time for N rows in total, with O(N d) memory plus that of the loss.
+        With ``ring`` it computes only the pairs of its own rows, O(N n d) time in O(n d) memory; the value is the same
+        up to rounding, and second derivatives are not supported. The communication volume is similar to the gather: one
+        block of rows per step, once (MMD, sigmoid) or twice (InfoNCE), while a gather and the sum of its gradients send
+        three.
 
-        One exchange of 1 KB tells whether the ranks agree and how many rows each has; then one a tensor
-        moves the rows. A rank that does not call at all is waited for until the group's timeout. Losses that draw do
-        so alike on all ranks: from a key of rank 0's, out of its global generator, or from a ``generator`` that is
-        seeded alike on every rank. The mean over rows of a loss such as the
-        cross-entropy needs none of this where ranks have equally many rows; with unequal numbers it does.
+        One exchange of 1 KB checks that the ranks agree and communicates their numbers of rows; then one exchange per
+        tensor moves the rows. A rank that does not call blocks the others until the group's timeout. Losses with random
+        draws draw the same numbers on all ranks: from a key that rank 0 draws from its global generator, or from a
+        ``generator`` with the same seed on every rank. A loss that is a mean over rows, such as the cross-entropy,
+        needs this module only if the numbers of rows differ between ranks.
 
     Example:
         >>> from mmda.losses import MMDLoss
@@ -340,10 +340,10 @@ class DistributedLoss(nn.Module):
         self._key = 0
 
     def set_strength(self, strength: float | Tensor) -> None:
-        """Set the strength of an adversary's calls that follow, on this rank: call it alike on all of them."""
+        """Set the strength of an adversarial loss on this rank; call it on all ranks with the same value."""
         method = getattr(self.loss, "set_strength", None)
         if method is None:
-            fail_type("DistributedLoss.set_strength", "loss", "have a strength, as adversaries do", self.loss)
+            fail_type("DistributedLoss.set_strength", "loss", "have a strength, as adversarial losses do", self.loss)
         method(strength)
 
     def forward(self, *inputs: Any, **keywords: Any) -> Tensor:
@@ -370,14 +370,14 @@ class DistributedLoss(nn.Module):
             return self.loss(*gathered[:count], **dict(zip(sorted(keywords), gathered[count:])))
 
     def _passed_by(self, inputs: Sequence[Any], keywords: dict[str, Any]) -> Tensor:
-        """The loss of the rows of all ranks, which no rank holds."""
+        """The loss of the rows of all ranks by ring communication."""
         loss = self.loss
         names = _positions(loss)[:2]
         given = {**dict(zip(names, inputs)), **keywords}
         masks = [f"{name}_mask" for name in names] if isinstance(loss, MMDLoss) else []
         others = sorted(name for name, value in given.items() if name not in (*names, *masks) and value is not None)
         if others or len(inputs) > 2 or not all(isinstance(given.get(name), Tensor) for name in names):
-            rule = f"come as {names[0]} and {names[1]} alone for a ring, without weights, and without masks but for MMD"
+            rule = f"be only {names[0]} and {names[1]} for a ring, without weights, and without masks but for MMD"
             fail("DistributedLoss", "inputs", rule, ", ".join(others) or f"{len(given)} arguments")
         for name, mask in zip(names, masks):
             if given.get(mask) is not None:
@@ -406,14 +406,15 @@ class DistributedLoss(nn.Module):
     def _agreed(
         self, loss: str, entries: Sequence[tuple[str, Any, bool]], covers: Sequence[torch.Size]
     ) -> Iterator[tuple[list[tuple[int, ...]], bool]]:
-        """Of every tensor to gather, its shape on each rank and whether all pad; or every rank raises."""
+        """The shapes on each rank, and whether all pad, of every tensor to gather; raises on all ranks if they
+        disagree."""
         facts: list[tuple[str, str]] = [("loss", loss)]
         rows: list[Tensor] = []
         for name, x, shared in entries:
             facts += self._facts(name, x, None if shared else rows)
         digest = hashlib.blake2b(repr(facts).encode(), digest_size=16).digest()
         words = [int.from_bytes(digest[i : i + 8], "little", signed=True) for i in (0, 8)]
-        # What a loss draws while it trains is drawn from rank 0's key; without such a loss no random state moves.
+        # Random draws in training use a key of rank 0; without such a loss no random state changes.
         words.append(int(torch.randint(2**31, ())) if _draws(self.loss) else 0)
         sizes = [n for x in rows for n in (int(any(x.shape[: len(s)] == s for s in covers)), *x.shape)]
         device = rows[0].device if rows else _device(self.group)
@@ -423,7 +424,7 @@ class DistributedLoss(nn.Module):
             self._disagreed(facts)
         self._key = told[0][2]
         every = [row[3:] for row in told]
-        if len(sizes) > room:  # the facts agree, and with them how many sizes there are
+        if len(sizes) > room:  # the facts agree, and so does the number of sizes
             rest = _exchange(sizes[room:], len(sizes) - room, device, self.group)
             every = [first + second for first, second in zip(every, rest)]
         start, found = 0, []
@@ -434,7 +435,8 @@ class DistributedLoss(nn.Module):
         return iter(found)
 
     def _facts(self, name: str, x: Any, rows: list[Tensor] | None) -> list[tuple[str, str]]:
-        """What must be the same on every rank, by name; tensors to gather join ``rows``, shared ones have None."""
+        """Named facts that must agree on all ranks; tensors to gather are appended to ``rows`` (None for shared
+        ones)."""
         if isinstance(x, Tensor):
             kind = str(x.dtype).removeprefix("torch.")
             if rows is None:
@@ -451,7 +453,7 @@ class DistributedLoss(nn.Module):
         return [(name, _text(x))]
 
     def _disagreed(self, facts: list[tuple[str, str]]) -> None:
-        """Every rank raises the same: the first thing that they do not agree on."""
+        """Raise the same error on every rank, about the first fact that differs."""
         every: list[Any] = [None] * _world(self.group)
         dist.all_gather_object(every, facts, group=self.group)
         held = [dict(row) for row in every]
@@ -462,11 +464,11 @@ class DistributedLoss(nn.Module):
                 fail("DistributedLoss", name, "be given on every rank or on none", f"none on ranks {lacking}")
             if len(set(texts)) > 1:
                 came = ", ".join(f"{text} on rank {rank}" for rank, text in enumerate(texts))
-                fail("DistributedLoss", name, "be alike on every rank", came)
-        fail("DistributedLoss", "inputs", "come in one order on every rank", [list(row) for row in held])
+                fail("DistributedLoss", name, "be the same on every rank", came)
+        fail("DistributedLoss", "inputs", "have the same order on every rank", [list(row) for row in held])
 
     def _gathered(self, name: str, x: Any, told: Iterator[tuple[list[tuple[int, ...]], bool]]) -> Any:
-        """``x`` with every tensor of rows in it gathered; padded in time where a mask says what is padding."""
+        """``x`` with every tensor of rows gathered, padded in time if there is a mask."""
         if isinstance(x, Tensor):
             if x.ndim == 0:
                 return x
@@ -481,7 +483,7 @@ class DistributedLoss(nn.Module):
 
 
 def _device(group: dist.ProcessGroup | None) -> torch.device:
-    """Where a group exchanges numbers when there is no tensor to say it."""
+    """The device on which a group exchanges numbers."""
     if dist.get_backend(group) == "nccl":
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")

@@ -1,12 +1,12 @@
-"""Linear maps between domains and modalities that are fitted in closed form: no step size, no seed, no epoch.
+"""Linear maps between domains and modalities, fitted in closed form.
 
-Two sides are aligned by what is known of them. Rows that belong together, of two modalities: :class:`CCA` and
-:class:`Procrustes`. Two samples of one space, unpaired: :class:`CORALMap`, :class:`SubspaceAlignment` and
-:class:`Whitening`. Everything is fitted from means and covariances, which :class:`Moments` and
-:class:`PairMoments` gather batch by batch in float64, so a fit costs O(n d^2) time and O(d^2) memory for any n.
+For paired rows of two modalities there are :class:`CCA` and :class:`Procrustes`; for unpaired samples in one space
+:class:`CORALMap`, :class:`SubspaceAlignment` and :class:`Whitening`. All are fitted from means and covariances, which
+:class:`Moments` and :class:`PairMoments` accumulate batch by batch in float64, so a fit takes O(n d^2) time and O(d^2)
+memory for any n.
 
-A map is an ``nn.Module`` without parameters: what it was fitted to are float64 buffers, which ``state_dict`` keeps,
-``to`` moves and gradients pass. It computes in their dtype and answers in that of its input.
+A map is an ``nn.Module`` without parameters. Its fitted values are float64 buffers, saved in the ``state_dict`` and
+moved by ``to``; gradients flow through the map. It computes in the dtype of the buffers and returns that of its input.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from mmda._core.checks import check_choice, check_count, check_floating, check_n
 from mmda._core.masking import full_precision, safe_divide
 from mmda._core.rows import as_rows
 
-#: Rows that become float64 at a time.
+#: Rows converted to float64 at a time.
 _CHUNK = 1 << 15
 
 
 class Moments(nn.Module):
-    r"""Count, mean and covariance of weighted rows that come in batches.
+    r"""Count, mean and covariance of weighted rows, accumulated over batches.
 
     .. math:: W = \sum_i w_i, \qquad \mu = \frac{1}{W} \sum_i w_i x_i, \qquad
               C = \frac{1}{W} \sum_i w_i (x_i - \mu)(x_i - \mu)^\top
 
-    Batches are joined about their own means (Chan, Golub & LeVeque), so features far from zero keep their digits.
+    Batches are merged about their own means (Chan, Golub & LeVeque), which is accurate for features far from zero.
 
     Args:
-        width: d, features a row.
+        width: d, number of features.
 
     Raises:
         ValueError: a width below 1.
 
     Notes:
-        O(n d^2) time, O(d^2) memory beyond a chunk of the rows.
+        O(n d^2) time, O(d^2) memory plus a chunk of the rows.
 
     Example:
         >>> x = torch.randn(100, 3)
@@ -70,11 +70,11 @@ class Moments(nn.Module):
 
     @torch.no_grad()
     def update(self, x: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None) -> Moments:
-        """Take in rows ``(n, d)``, or with a mask ``(b, t, d)``, and return self.
+        """Add rows ``(n, d)``, or with a mask ``(b, t, d)``, and return self.
 
         Args:
             x: features.
-            weight: how often each row counts, (n,) or (b, t).
+            weight: row weights, (n,) or (b, t).
             mask: bool, True = keep. Padding may hold anything.
 
         Raises:
@@ -96,7 +96,7 @@ class Moments(nn.Module):
 
     @torch.no_grad()
     def merge(self, other: Moments) -> Moments:
-        """Take in all rows that ``other`` has seen, as of another process, and return self.
+        """Add all rows accumulated in ``other``, for example by another process, and return self.
 
         Raises:
             ValueError: moments of another width.
@@ -118,11 +118,11 @@ class Moments(nn.Module):
 
 
 class PairMoments(nn.Module):
-    """:class:`Moments` of rows that belong together: both means, both covariances, and the one across.
+    """:class:`Moments` of paired rows: both means, both covariances, and the cross-covariance.
 
     Args:
-        x_width: p, features of the first side.
-        y_width: q, features of the second.
+        x_width: p, features of the first modality.
+        y_width: q, features of the second modality.
 
     Raises:
         ValueError: a width below 1.
@@ -141,16 +141,16 @@ class PairMoments(nn.Module):
         self.joint = Moments(x_width + y_width)
 
     def update(self, x: Tensor, y: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None) -> PairMoments:
-        """Take in pairs ``(n, p)`` and ``(n, q)``, or with a mask ``(b, t, p)`` and ``(b, t, q)``, and return self.
+        """Add pairs ``(n, p)`` and ``(n, q)``, or with a mask ``(b, t, p)`` and ``(b, t, q)``, and return self.
 
         Args:
-            x: first side.
-            y: second side, row i belongs to row i.
+            x: rows of the first modality.
+            y: rows of the second modality; row i belongs to row i.
             weight: pair weights.
             mask: bool, True = keep.
 
         Raises:
-            ValueError: sides of different numbers of rows, rows of another width, wrong shapes.
+            ValueError: different numbers of rows, rows of another width, wrong shapes.
         """
         check_floating("PairMoments.update", "x", x)
         check_floating("PairMoments.update", "y", y)
@@ -162,55 +162,55 @@ class PairMoments(nn.Module):
         return self
 
     def merge(self, other: PairMoments) -> PairMoments:
-        """Take in all pairs that ``other`` has seen and return self."""
+        """Add all pairs accumulated in ``other`` and return self."""
         self.joint.merge(other.joint)
         return self
 
     @property
     def total(self) -> Tensor:
-        """Number of pairs, counting weights."""
+        """Total weight of the pairs."""
         return self.joint.total
 
     @property
     def x_mean(self) -> Tensor:
-        """Mean of the first side (p,)."""
+        """Mean of the first modality (p,)."""
         return self.joint.mean[: self.x_width]
 
     @property
     def y_mean(self) -> Tensor:
-        """Mean of the second side (q,)."""
+        """Mean of the second modality (q,)."""
         return self.joint.mean[self.x_width :]
 
     @property
     def xx(self) -> Tensor:
-        """Covariance of the first side (p, p)."""
+        """Covariance of the first modality (p, p)."""
         return self.joint.covariance[: self.x_width, : self.x_width]
 
     @property
     def yy(self) -> Tensor:
-        """Covariance of the second side (q, q)."""
+        """Covariance of the second modality (q, q)."""
         return self.joint.covariance[self.x_width :, self.x_width :]
 
     @property
     def xy(self) -> Tensor:
-        """Covariance across (p, q)."""
+        """Cross-covariance (p, q)."""
         return self.joint.covariance[: self.x_width, self.x_width :]
 
 
 def pooled_moments(moments: Sequence[PairMoments], *, shares: Sequence[float] | None = None) -> PairMoments:
-    r"""Moments of a mixture of several domains, whatever the number of rows each has.
+    r"""Moments of a mixture of several domains with given shares, independent of their numbers of rows.
 
     .. math:: \mu = \sum_k \pi_k \mu_k, \qquad C = \sum_k \pi_k (C_k + (\mu_k - \mu)(\mu_k - \mu)^\top)
 
     Args:
-        moments: one a domain.
-        shares: weights of the domains, >= 0, which are divided by their sum to give :math:`\pi`; equal by default.
+        moments: one per domain.
+        shares: weights of the domains, >= 0, normalised to :math:`\pi`; equal by default.
 
     Returns:
         Moments of total weight 1, on the device of the first.
 
     Raises:
-        ValueError: no domain, shares of another number or that sum to 0, a domain without rows.
+        ValueError: no domain, another number of shares, shares that sum to 0, a domain without rows.
 
     Example:
         >>> near, far = (PairMoments(2, 2).update(torch.randn(n, 2), torch.randn(n, 2) + 1) for n in (10, 1000))
@@ -222,7 +222,7 @@ def pooled_moments(moments: Sequence[PairMoments], *, shares: Sequence[float] | 
         fail("pooled_moments", "moments", "hold at least one domain", "none")
     chosen = [1.0] * len(moments) if shares is None else [float(share) for share in shares]
     if len(chosen) != len(moments):
-        fail("pooled_moments", "shares", f"hold one number a domain ({len(moments)})", len(chosen))
+        fail("pooled_moments", "shares", f"hold one number per domain ({len(moments)})", len(chosen))
     for share in chosen:
         check_number("pooled_moments", "shares", share, at_least=0)
     if sum(chosen) == 0:
@@ -243,7 +243,7 @@ def pooled_moments(moments: Sequence[PairMoments], *, shares: Sequence[float] | 
 
 
 def symmetric_power(matrix: Tensor, power: float, *, ridge: float = 0.0) -> Tensor:
-    r"""A power of a covariance matrix, on its own range.
+    r"""Power of a covariance matrix, as a pseudo-inverse for negative powers.
 
     .. math:: \Big( C + \rho \, \frac{\operatorname{tr} C}{d} I \Big)^{p}
 
@@ -253,8 +253,8 @@ def symmetric_power(matrix: Tensor, power: float, *, ridge: float = 0.0) -> Tens
         ridge: :math:`\rho` >= 0, in units of the mean eigenvalue.
 
     Returns:
-        (d, d) in the dtype of ``matrix``. Directions whose eigenvalue is below :math:`d \, \varepsilon` of the largest
-        are left out for a negative power, as in a pseudo-inverse.
+        (d, d) in the dtype of ``matrix``. For negative powers, directions whose eigenvalue is below :math:`d \,
+        \varepsilon` times the largest are left out, as in a pseudo-inverse.
 
     Raises:
         ValueError: a matrix that is not square, a negative ridge.
@@ -284,7 +284,7 @@ def symmetric_power(matrix: Tensor, power: float, *, ridge: float = 0.0) -> Tens
 def cca_maps(
     xx: Tensor, yy: Tensor, xy: Tensor, *, components: int, ridge: float = 0.0, scale: float = 0.0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Regularised canonical correlation analysis of covariance matrices.
+    r"""Regularised canonical correlation analysis from covariance matrices.
 
     .. math::
 
@@ -292,20 +292,20 @@ def cca_maps(
        A = \tilde C_{xx}^{-1/2} U_k \Sigma_k^{s}, \quad B = \tilde C_{yy}^{-1/2} V_k \Sigma_k^{s}, \qquad
        \tilde C = C + \rho \, \frac{\operatorname{tr} C}{d} I
 
-    With :math:`\rho = s = 0` the mapped sides have unit variance and correlations :math:`\Sigma`. A scale of 1 weighs
-    each direction by its correlation, so that inner products count what both sides share.
+    With :math:`\rho = s = 0` the mapped modalities have unit variance and correlations :math:`\Sigma`. A scale of 1
+    weights each direction by its correlation, so that inner products emphasise what both modalities share.
 
     Args:
         xx: :math:`C_{xx}` (p, p).
         yy: :math:`C_{yy}` (q, q).
         xy: :math:`C_{xy}` (p, q).
-        components: k; no more than min(p, q) are there.
-        ridge: :math:`\rho` >= 0, in units of the mean eigenvalue of each side.
+        components: k, limited to min(p, q).
+        ridge: :math:`\rho` >= 0, in units of the mean eigenvalue of each modality.
         scale: s >= 0.
 
     Returns:
-        A (p, k), B (q, k) and the k regularised correlations, largest first. The sign of each pair of directions is
-        fixed: the largest entry of A's column is positive.
+        A (p, k), B (q, k) and the k regularised correlations, largest first. Signs are fixed so that the largest entry
+        of each column of A is positive.
 
     Raises:
         ValueError: shapes that do not fit, a negative ridge or scale, components below 1.
@@ -340,7 +340,7 @@ def cca_maps(
 
 
 class _Fitted(nn.Module):
-    """Buffers that a fit fills; ``load_state_dict`` gives an unfitted map the shapes that were saved."""
+    """A map with buffers set by ``fit``; ``load_state_dict`` also works on an unfitted map."""
 
     _names: tuple[str, ...] = ()
 
@@ -379,27 +379,27 @@ def _moments(
     check_floating(caller, argument, x)
     moments = Moments(x.shape[-1] if x.ndim and x.shape[-1] else 1).to(x.device).update(x, weight=weight, mask=mask)
     if not moments.total > 0:
-        fail(caller, argument, "have a row that counts", "none")
+        fail(caller, argument, "have a row of nonzero weight", "none")
     return moments
 
 
 class CCA(_Fitted):
-    r"""Two modalities into one space, from rows that belong together: :func:`cca_maps` holds the formula.
+    r"""Canonical correlation analysis: maps two modalities to one space, from paired rows. Formula in :func:`cca_maps`.
 
     .. math:: x \mapsto (x - \mu_x) A, \qquad y \mapsto (y - \mu_y) B
 
     Args:
-        components: width of the common space; a fit has no more than min(p, q).
-        ridge: in units of each side's mean eigenvalue; the fewer rows for the features, the more. 0 is the textbook's.
-        scale: power of its correlation that each direction is weighed by: 0 for unit variance, 1 where mapped rows are
-            compared by inner products or cosines.
+        components: width of the common space, limited to min(p, q).
+        ridge: in units of each modality's mean eigenvalue; larger for fewer rows per feature. 0 is classical CCA.
+        scale: power of the correlation that weights each direction: 0 for unit variance, 1 if mapped rows are compared
+            by inner products or cosines.
 
     Shape:
         ``x`` (n, p), ``y`` (n, q), or (b, t, p) and (b, t, q) with a mask; the maps take (..., p) and (..., q).
 
     Raises:
         ValueError: components below 1, a negative ridge or scale; see :meth:`fit`.
-        RuntimeError: a map before the fit.
+        RuntimeError: a map called before ``fit``.
 
     Example:
         >>> z = torch.randn(400, 2)
@@ -431,13 +431,13 @@ class CCA(_Fitted):
         """Fit to pairs of rows and return self.
 
         Args:
-            x: first side.
-            y: second side, row i belongs to row i.
+            x: rows of the first modality.
+            y: rows of the second modality; row i belongs to row i.
             weight: pair weights.
             mask: bool, True = keep.
 
         Raises:
-            ValueError: sides of different numbers of rows, or no row that counts.
+            ValueError: sides of different numbers of rows, or no row of nonzero weight.
         """
         for name, side in (("x", x), ("y", y)):
             check_floating("CCA.fit", name, side)
@@ -446,7 +446,7 @@ class CCA(_Fitted):
 
     @torch.no_grad()
     def fit_moments(self, *moments: PairMoments, shares: Sequence[float] | None = None) -> CCA:
-        """Fit to moments that were gathered before, one a domain, mixed by :func:`pooled_moments`; returns self."""
+        """Fit to accumulated moments, one per domain, mixed by :func:`pooled_moments`; returns self."""
         mixed = pooled_moments(moments, shares=shares)
         a, b, s = cca_maps(mixed.xx, mixed.yy, mixed.xy, components=self.components, ridge=self.ridge, scale=self.scale)
         self._set(x_mean=mixed.x_mean, y_mean=mixed.y_mean, x_map=a, y_map=b, correlations=s)
@@ -465,7 +465,7 @@ class CCA(_Fitted):
 
 
 class Procrustes(_Fitted):
-    r"""The rotation, with shift and on request one scale, that brings paired rows closest in least squares.
+    r"""The orthogonal map, with a shift and optionally a scale, that aligns paired rows in least squares.
 
     .. math:: \min_{R^\top R = I,\, c} \sum_i w_i \lVert c \, (x_i - \mu_x) R + \mu_y - y_i \rVert^2, \qquad
               R = U V^\top, \quad c = \frac{\operatorname{tr} \Sigma}{\operatorname{tr} C_{xx}}, \quad
@@ -478,8 +478,8 @@ class Procrustes(_Fitted):
         ``x`` and ``y`` (n, d), or (b, t, d) with a mask; ``forward`` (..., d) -> (..., d).
 
     Raises:
-        ValueError: sides of different shapes, no row that counts.
-        RuntimeError: ``forward`` before the fit.
+        ValueError: different shapes, no row of nonzero weight.
+        RuntimeError: ``forward`` called before ``fit``.
 
     Example:
         >>> rotation, _ = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64))
@@ -502,19 +502,19 @@ class Procrustes(_Fitted):
 
     @torch.no_grad()
     def fit(self, x: Tensor, y: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None) -> Procrustes:
-        """Fit to pairs of rows and return self; ``weight``: how often each pair counts; ``mask``: True = keep."""
+        """Fit to pairs of rows and return self; ``weight``: pair weights; ``mask``: True = keep."""
         check_floating("Procrustes.fit", "x", x)
         check_same_width("Procrustes.fit", "x", x, "y", y)
         moments = PairMoments(x.shape[-1], y.shape[-1]).to(x.device).update(x, y, weight=weight, mask=mask)
         if not moments.total > 0:
-            fail("Procrustes.fit", "x", "have a row that counts", "none")
+            fail("Procrustes.fit", "x", "have a row of nonzero weight", "none")
         u, s, vh = torch.linalg.svd(moments.xy)
         size = safe_divide(s.sum(), moments.xx.diagonal().sum()) if self.scale else 1.0
         self._set(x_mean=moments.x_mean, y_mean=moments.y_mean, matrix=size * (u @ vh))
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        """``x`` (..., d) on the side of ``y``."""
+        """Map ``x`` (..., d) to the space of ``y``."""
         return self._apply_map("x", x, self.x_mean, self.matrix, self.y_mean)
 
     def extra_repr(self) -> str:
@@ -522,21 +522,21 @@ class Procrustes(_Fitted):
 
 
 class Whitening(_Fitted):
-    r"""Rows with mean zero and covariance I.
+    r"""Whitening: maps rows to mean zero and covariance I.
 
     .. math:: x \mapsto (x - \mu) W, \qquad W W^\top = \Big( C + \rho \, \frac{\operatorname{tr} C}{d} I \Big)^{-1}
 
     Args:
-        kind: ``"zca"`` gives :math:`W = \tilde C^{-1/2}`, the whitened rows nearest to the rows themselves; ``"pca"``
-            gives principal components over their standard deviation, largest first.
+        kind: ``"zca"`` gives :math:`W = \tilde C^{-1/2}`, the whitened rows nearest to the original rows; ``"pca"``
+            gives principal components over their standard deviations, largest first.
         ridge: :math:`\rho` >= 0, in units of the mean eigenvalue.
 
     Shape:
         ``x`` (n, d), or (b, t, d) with a mask; ``forward`` (..., d) -> (..., d).
 
     Raises:
-        ValueError: another kind, a negative ridge, no row that counts.
-        RuntimeError: ``forward`` before the fit.
+        ValueError: another kind, a negative ridge, no row of nonzero weight.
+        RuntimeError: ``forward`` called before ``fit``.
 
     Example:
         >>> x = torch.randn(500, 3, dtype=torch.float64) @ torch.randn(3, 3, dtype=torch.float64)
@@ -560,7 +560,7 @@ class Whitening(_Fitted):
 
     @torch.no_grad()
     def fit(self, x: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None) -> Whitening:
-        """Fit to rows and return self; ``weight``: how often each row counts; ``mask``: True = keep."""
+        """Fit to rows and return self; ``weight``: row weights; ``mask``: True = keep."""
         moments = _moments("Whitening.fit", "x", x, weight=weight, mask=mask)
         matrix = symmetric_power(moments.covariance, -0.5, ridge=self.ridge)
         if self.kind == "pca":
@@ -569,7 +569,7 @@ class Whitening(_Fitted):
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        """``x`` (..., d) whitened."""
+        """Whiten ``x`` (..., d)."""
         return self._apply_map("x", x, self.mean, self.matrix)
 
     def extra_repr(self) -> str:
@@ -577,7 +577,7 @@ class Whitening(_Fitted):
 
 
 class CORALMap(_Fitted):
-    r"""Source rows with the target's mean and covariance: correlation alignment in closed form.
+    r"""Correlation alignment in closed form: maps source rows to the target's mean and covariance.
 
     .. math:: x \mapsto (x - \mu_s) \, \tilde C_s^{-1/2} \, \tilde C_t^{1/2} + \mu_t, \qquad
               \tilde C = C + \rho \, \frac{\operatorname{tr} C}{d} I
@@ -589,12 +589,12 @@ class CORALMap(_Fitted):
         ``source`` (n, d), ``target`` (m, d), or (b, t, d) with a mask; ``forward`` (..., d) -> (..., d).
 
     Raises:
-        ValueError: domains of different widths, a negative ridge, no row that counts.
-        RuntimeError: ``forward`` before the fit.
+        ValueError: domains of different widths, a negative ridge, no row of nonzero weight.
+        RuntimeError: ``forward`` called before ``fit``.
 
     Notes:
-        Differs from the paper: there :math:`\tilde C = C + I`, which depends on the unit of the features, and no mean
-        is moved.
+        Differs from the paper, which uses :math:`\tilde C = C + I`, dependent on the unit of the features, and does not
+        align means.
 
     Example:
         >>> source, target = torch.randn(200, 3), 2 * torch.randn(300, 3) + 1
@@ -627,7 +627,7 @@ class CORALMap(_Fitted):
         source_mask: Tensor | None = None,
         target_mask: Tensor | None = None,
     ) -> CORALMap:
-        """Fit to both samples and return self; weights: how often each row counts; masks: True = keep."""
+        """Fit to both samples and return self; weights: row weights; masks: True = keep."""
         check_same_width("CORALMap.fit", "source", source, "target", target)
         s = _moments("CORALMap.fit", "source", source, weight=source_weight, mask=source_mask)
         t = _moments("CORALMap.fit", "target", target, weight=target_weight, mask=target_mask)
@@ -637,7 +637,7 @@ class CORALMap(_Fitted):
         return self
 
     def forward(self, source: Tensor) -> Tensor:
-        """``source`` (..., d) as if it were of the target."""
+        """Map ``source`` (..., d) to the target domain."""
         return self._apply_map("source", source, self.source_mean, self.matrix, self.target_mean)
 
     def extra_repr(self) -> str:
@@ -645,21 +645,21 @@ class CORALMap(_Fitted):
 
 
 class SubspaceAlignment(_Fitted):
-    r"""Both domains in k principal components, the source's turned towards the target's.
+    r"""Subspace alignment: k principal components of both domains, with the source's aligned to the target's.
 
     .. math:: x_s \mapsto (x_s - \mu_s) P_s P_s^\top P_t, \qquad x_t \mapsto (x_t - \mu_t) P_t
 
     with the k principal directions P (d, k) of each domain.
 
     Args:
-        components: k; a fit has no more than d.
+        components: k, limited to d.
 
     Shape:
         ``source`` (n, d), ``target`` (m, d), or (b, t, d) with a mask; the maps (..., d) -> (..., k).
 
     Raises:
-        ValueError: components below 1, domains of different widths, no row that counts.
-        RuntimeError: a map before the fit.
+        ValueError: components below 1, domains of different widths, no row of nonzero weight.
+        RuntimeError: a map called before ``fit``.
 
     Example:
         >>> aligned = SubspaceAlignment(2).fit(torch.randn(30, 5), torch.randn(40, 5))
@@ -693,7 +693,7 @@ class SubspaceAlignment(_Fitted):
         source_mask: Tensor | None = None,
         target_mask: Tensor | None = None,
     ) -> SubspaceAlignment:
-        """Fit to both samples and return self; weights: how often each row counts; masks: True = keep."""
+        """Fit to both samples and return self; weights: row weights; masks: True = keep."""
         check_same_width("SubspaceAlignment.fit", "source", source, "target", target)
         s = _moments("SubspaceAlignment.fit", "source", source, weight=source_weight, mask=source_mask)
         t = _moments("SubspaceAlignment.fit", "target", target, weight=target_weight, mask=target_mask)
@@ -715,7 +715,7 @@ class SubspaceAlignment(_Fitted):
 
 
 def _principal(covariance: Tensor, components: int) -> Tensor:
-    """The leading eigenvectors as columns, largest first, the largest entry of each positive."""
+    """The leading eigenvectors as columns, largest eigenvalue first, with the largest entry of each positive."""
     vectors = torch.linalg.eigh(covariance)[1].flip(1)[:, :components]
     top = torch.take_along_dim(vectors, vectors.abs().argmax(0, keepdim=True), 0)
     return torch.where(top < 0, -vectors, vectors)

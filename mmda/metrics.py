@@ -1,11 +1,11 @@
 """Temporal grounding metrics: IoU of spans, batched non-maximum suppression, Recall@n at an IoU, mean IoU.
 
-A span is ``(start, end)`` on any time axis, in seconds as a rule; all spans of a call share one unit.
-Everything runs for all queries at once, on any device, in float32 or wider, in the dtype of the input: pass
-float64 where boundaries are decimals and a tie at a threshold has to fall as it does in float64 code.
+A span is ``(start, end)`` on any time axis, usually in seconds; all spans of a call share one unit. All functions are
+batched over queries, run on any device, and compute in the dtype of the input, at least float32: pass float64 if ties
+at a threshold have to be decided as in float64 code.
 
-Public evaluators disagree on what a hit is. A :class:`Preset` holds one convention as a value, and
-:func:`select_spans` and :func:`recall_at_iou` take its parts; the named ones are
+Public evaluators define a hit differently. A :class:`Preset` describes one convention, whose fields
+:func:`select_spans` and :func:`recall_at_iou` accept; the named presets are
 
 ===========================  =======  =========  ====================================================  =====  ========
 value                        hit      union      NMS before R@n                                        clip   rounding
@@ -20,10 +20,9 @@ value                        hit      union      NMS before R@n                 
 :data:`EGO4D_NLQ`            ``>``    hull       none                                                       no     none
 ===========================  =======  =========  ====================================================  =====  ========
 
-The hull of two spans equals their union wherever they overlap, and the IoU is 0 wherever they do not: for
-spans with start <= end the two conventions are one number up to rounding. What moves a table is ``>``
-against ``>=`` (ties are common on a grid of clips), the rounding, the suppression threshold, and whether a prediction
-that runs past the video is clipped to it before it is scored.
+The hull of two spans equals their union if they overlap, and otherwise the IoU is 0: for spans with start <= end both
+conventions agree up to rounding. Results differ by ``>`` versus ``>=`` (ties are common on a grid of clips), by
+rounding, by the suppression threshold, and by whether predictions are clipped to the video before scoring.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ from mmda._core.masking import safe_divide, working_dtype
 
 Union = Literal["true", "hull", "inclusive"]
 _UNIONS = ("true", "hull", "inclusive")
-# Elements of one (queries, spans) tile: the half dozen work arrays of the suppression stay in a core's cache.
+# Elements per (queries, spans) tile, so that the half dozen work arrays of the suppression fit in the cache.
 _TILE = 1 << 17
 
 
@@ -68,10 +67,10 @@ def temporal_iou(a: Tensor, b: Tensor, *, union: Union = "true") -> Tensor:
     .. math::
         \mathrm{IoU} = \frac{I}{U}, \qquad I = \max(0, \min(e_a, e_b) - \max(s_a, s_b))
 
-    with U by ``union``: ``"true"`` :math:`(e_a - s_a) + (e_b - s_b) - I`, ``"hull"``
-    :math:`\max(e_a, e_b) - \min(s_a, s_b)`, and ``"inclusive"``, for spans of whole frames whose last frame
-    belongs to the span, the hull plus one under an intersection (before the max with 0) plus one. 0/0 is 0,
-    a span with end < start overlaps nothing, and NaN gives NaN.
+    with U given by ``union``: ``"true"`` :math:`(e_a - s_a) + (e_b - s_b) - I`, ``"hull"`` :math:`\max(e_a, e_b) -
+    \min(s_a, s_b)`, and ``"inclusive"``, for spans of whole frames whose last frame belongs to the span, the hull plus
+    one under an intersection (before the max with 0) plus one. 0/0 is 0, a span with end < start overlaps nothing, and
+    NaN gives NaN.
 
     Args:
         a: spans, start and end on the last axis.
@@ -85,8 +84,8 @@ def temporal_iou(a: Tensor, b: Tensor, *, union: Union = "true") -> Tensor:
         A tensor in [0, 1], float32 or float64; differentiable, with gradient 0 where the value is 0/0.
 
     Raises:
-        TypeError: an input is no floating-point tensor.
-        ValueError: the last axis is not 2, or ``union`` is none of the three.
+        TypeError: an input is not a floating-point tensor.
+        ValueError: the last axis is not 2, or ``union`` is not one of the three.
 
     Example:
         >>> import torch
@@ -129,35 +128,34 @@ def temporal_nms(
 ) -> tuple[Tensor, Tensor]:
     r"""Indices of the n best spans of every query after greedy non-maximum suppression, best first.
 
-    Repeated n times: take the best span left, drop every span whose IoU with it is **greater than**
-    ``threshold``. ``threshold=1`` drops nothing but the span itself: a plain n-best.
+    Repeated n times: take the best remaining span, drop every span whose IoU with it is **greater than** ``threshold``.
+    ``threshold=1`` drops only the span itself, which gives the plain n best.
 
     Args:
         spans: candidate spans of each query.
         scores: their scores, any real numbers; NaN ranks last.
         threshold: IoU above which the lower-scored span is dropped, in [0, 1].
         top_n: n, how many spans to keep.
-        mask: True where a candidate exists; what padding holds never matters.
+        mask: True where a candidate exists; padding may hold anything.
         union: the denominator of the IoU, see :func:`temporal_iou`.
 
     Shape:
         ``spans`` (b, k, 2), ``scores`` (b, k), ``mask`` (b, k); both results (b, n), also where n > k.
 
     Returns:
-        ``(indices, keep)``: int64 positions on the candidate axis, and a bool mask that is False, with index
-        0, where a query ran out of spans. Equal scores are taken in the order of their position.
+        ``(indices, keep)``: int64 positions on the candidate axis, and a bool mask that is False, with index 0, if a
+            query has fewer spans. Ties are taken in order of position.
 
     Raises:
-        TypeError: spans or scores are no floating-point tensors.
-        ValueError: shapes differ, or a number lies outside its range.
+        TypeError: spans or scores are not floating-point tensors.
+        ValueError: shapes differ, or a number is out of range.
 
     Notes:
-        O(b k n) time, and no sort: n passes over the scores, each an argmax and one vectorised comparison, in
-        tiles of queries that stay in cache, so the work memory does not grow with b. No value is read on the
-        host.
+        O(b k n) time without sorting: n passes over the scores, each an argmax and one vectorised comparison, in tiles
+        of queries that fit in the cache, so the work memory does not grow with b. No host synchronisation.
 
-        The quotient is compared, not ``inter > threshold * union``, because rounding then keeps a tie a tie:
-        9/20 is not above 0.45, in any dtype, while 0.45 * u is often not the number it should be.
+        Compares the quotient, not ``inter > threshold * union``, because rounding then preserves ties: 9/20 is not
+        above 0.45 in any dtype, while 0.45 * u is often rounded.
 
     Example:
         >>> import torch
@@ -205,11 +203,11 @@ def _suppress(
     indices: Tensor,
     keep: Tensor,
 ) -> None:
-    """Greedy suppression of one tile; writes ``indices`` and ``keep``. A dead candidate has score -inf.
+    """Greedy suppression of one tile; writes ``indices`` and ``keep``. Dropped candidates have score -inf.
 
-    Arithmetic instead of bool masks, which cost five times as much on a CPU: ``copysign(inf, threshold - iou)``
-    is -inf for a span to drop and +inf for one to leave. The intersection may stay negative: such a quotient is
-    below any threshold. A union of 0 becomes the smallest positive number, so that 0/0 is 0.
+    Uses arithmetic instead of bool masks, which are five times slower on a CPU: ``copysign(inf, threshold - iou)`` is
+    -inf for a span to drop and +inf for one to keep. The intersection may be negative, since such a quotient is below
+    any threshold. A union of 0 becomes the smallest positive number, so that 0/0 is 0.
     """
     dead = float("-inf")
     dtype = working_dtype(spans)
@@ -246,7 +244,7 @@ def _suppress(
 
 
 def _first_maximum(x: Tensor) -> Tensor:
-    """(rows, 1) index of each row's first maximum; numpy's argmax is four times torch's on a CPU."""
+    """(rows, 1) index of each row's first maximum; numpy's argmax is four times as fast as torch's on a CPU."""
     if x.device.type == "cpu":
         return torch.from_numpy(x.numpy().argmax(axis=1)).unsqueeze(1)
     return x.argmax(dim=1, keepdim=True)
@@ -254,21 +252,20 @@ def _first_maximum(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Preset:
-    """One evaluator's convention, as a printable value; :func:`dataclasses.replace` changes a part.
+    """The convention of one evaluator; :func:`dataclasses.replace` changes individual fields.
 
     Args:
-        name: what tables and messages call it.
+        name: name in tables and messages.
         strict: a hit needs IoU > m rather than IoU >= m.
         union: denominator of the IoU, see :func:`temporal_iou`.
         nms_threshold: suppression before Recall@n; ``None`` for none.
-        nms_union: the denominator there: an evaluator may use one formula in each place, and a tie on a grid
-            falls as the rounding of its formula has it.
-        clip: cut predictions to [0, duration] first, where durations are known. The public evaluators score a
-            prediction as it comes.
+        nms_union: denominator of the IoU in the suppression. Some evaluators use another formula there, whose rounding
+            decides ties on a grid.
+        clip: cut predictions to [0, duration] first, where durations are known. Public evaluators do not clip.
         round_to: round predicted boundaries to multiples of this clip length (half to even), in seconds;
             ``None`` for none.
-        tolerance: an IoU this close to m equals m: otherwise 0.3 T / T falls short of 0.3 for some T, and the
-            unit of time moves a table (0.3 points where whole-video moments are common). 0 compares as is.
+        tolerance: an IoU this close to m counts as m. Without it 0.3 T / T is below 0.3 for some T, and the unit of
+            time changes results (by 0.3 points if whole-video moments are common). 0 compares exactly.
 
     Example:
         >>> from dataclasses import replace
@@ -301,20 +298,20 @@ class Preset:
         check_number("Preset", "tolerance", self.tolerance, at_least=0)
 
 
-#: This library's own: continuous time, true union, ``>=``, clipped to the video, no rounding, no suppression.
+#: The default of this library: continuous time, true union, ``>=``, clipped to the video, no rounding, no suppression.
 DEFAULT = Preset("default")
-#: moment_detr's evaluator (QVHighlights, ``standalone_eval``): ``>=``, hull, predictions as they come.
+#: moment_detr's evaluator (QVHighlights, ``standalone_eval``): ``>=``, hull, unclipped predictions.
 MOMENT_DETR = Preset("moment_detr", union="hull", nms_union="hull", clip=False, tolerance=0.0)
 #: The same after that project's post-processing: predictions clipped to the video and rounded to its 2 s clips.
 MOMENT_DETR_ROUNDED = replace(MOMENT_DETR, name="moment_detr_rounded", clip=True, round_to=2.0)
-#: VSLNet: ``>=``, hull, one decoded span and so no suppression.
+#: VSLNet: ``>=``, hull, a single decoded span without suppression.
 VSLNET = Preset("vslnet", union="hull", clip=False, tolerance=0.0)
-#: Whole frames with the last one inside: (inter + 1) / (union + 1), ``>=``.
+#: Whole frames, the last one included: (inter + 1) / (union + 1), ``>=``.
 FRAMES = Preset("frames", union="inclusive", clip=False)
 
 
-#: Ego4D's natural language queries: strict ``>``, hull, no suppression; unusable truths count as misses there, see
-#: ``no_moment`` of :func:`mmda.vmr.evaluation.evaluate`.
+#: Ego4D's natural language queries: strict ``>``, hull, no suppression; unusable ground truth counts as a miss there,
+#: see ``no_moment`` of :func:`mmda.vmr.evaluation.evaluate`.
 EGO4D_NLQ = Preset("ego4d_nlq", strict=True, union="hull", clip=False, tolerance=0.0)
 
 
@@ -357,7 +354,7 @@ def select_spans(
     mask: Tensor | None = None,
     duration: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The n best spans of every query under a preset: clip to the video if it says so, round, suppress, take the best.
+    """The n best spans of every query under a preset: optionally clipped, rounded and suppressed.
 
     Args:
         spans: candidate spans of each query.
@@ -365,17 +362,17 @@ def select_spans(
         top_n: how many to return.
         preset: its ``clip``, ``round_to``, ``nms_threshold`` and ``nms_union`` are used.
         mask: True where a candidate exists.
-        duration: length of each query's video, to which a preset with ``clip`` cuts boundaries first.
+        duration: length of each query's video; a preset with ``clip`` clips boundaries to it first.
 
     Shape:
         ``spans`` (b, k, 2), ``scores`` and ``mask`` (b, k), ``duration`` (b,); results (b, n, 2) and (b, n).
 
     Returns:
-        ``(predictions, keep)``: spans best first, zeros where ``keep`` is False: a query ran out of them.
+        ``(predictions, keep)``: spans best first, zeros where ``keep`` is False because a query has fewer.
 
     Raises:
-        TypeError: an input is no floating-point tensor, ``preset`` is no :class:`Preset`.
-        ValueError: shapes differ, or ``top_n`` is no count.
+        TypeError: an input is not a floating-point tensor, ``preset`` is not a :class:`Preset`.
+        ValueError: shapes differ, or ``top_n`` is not a positive integer.
 
     Example:
         >>> import torch
@@ -387,7 +384,7 @@ def select_spans(
     """
     caller = "select_spans"
     if not isinstance(preset, Preset):
-        fail_type(caller, "preset", "be a Preset (of MMN and TWO_D_TAN the one of a data set)", preset)
+        fail_type(caller, "preset", "be a Preset (for MMN and TWO_D_TAN, the one of a data set)", preset)
     _check_spans(caller, "spans", spans, "(batch, spans, 2)", 3)
     spans = spans.to(working_dtype(spans))
     if duration is not None:
@@ -414,11 +411,11 @@ def best_iou(
     window_mask: Tensor | None = None,
     union: Union = "true",
 ) -> Tensor:
-    """IoU of each prediction with the window it fits best; 0 without a prediction or a window.
+    """IoU of each prediction with its best-matching window; 0 without a prediction or a window.
 
     Args:
         predictions: predicted spans, best first.
-        windows: true moments of each query, one or several.
+        windows: ground-truth moments of each query, one or several.
         prediction_mask: True where a prediction exists.
         window_mask: True where a window exists.
         union: the denominator, see :func:`temporal_iou`.
@@ -430,7 +427,7 @@ def best_iou(
         A tensor in [0, 1], float32 or float64.
 
     Raises:
-        TypeError: an input is no floating-point tensor, or a mask is not bool.
+        TypeError: an input is not a floating-point tensor, or a mask is not bool.
         ValueError: shapes do not fit.
 
     Example:
@@ -486,10 +483,10 @@ def _check_pairs(
 
 @dataclass(frozen=True)
 class Recall:
-    """Recall@n at IoU thresholds, with the per-query hits it is the mean of.
+    """Recall@n at IoU thresholds, with the per-query hits.
 
     Args:
-        hits: (b, n, m) bool: did one of query b's n best predictions reach the m-th threshold.
+        hits: (b, n, m) bool: whether one of query b's n best predictions reaches the m-th threshold.
         n: the numbers of predictions, in the order of ``hits``' second axis.
         iou: the thresholds, in the order of its third axis.
     """
@@ -500,11 +497,11 @@ class Recall:
 
     @property
     def rates(self) -> Tensor:
-        """Share of queries hit, (n, m), float64 in [0, 1]."""
+        """Fraction of queries hit, (n, m), float64 in [0, 1]."""
         return self.hits.to(torch.float64).mean(dim=0)
 
     def as_dict(self) -> dict[str, float]:
-        """``{"R@1, IoU=0.5": 0.431, ...}``, shares in [0, 1]."""
+        """``{"R@1, IoU=0.5": 0.431, ...}``, fractions in [0, 1]."""
         rates = self.rates.tolist()
         return {f"R@{n}, IoU={iou:g}": rates[i][j] for i, n in enumerate(self.n) for j, iou in enumerate(self.iou)}
 
@@ -527,21 +524,22 @@ def discounted_recall_at_iou(
     prediction_mask: Tensor | None = None,
     window_mask: Tensor | None = None,
 ) -> Tensor:
-    r"""Per-query values of dR@n, IoU=m: a hit counts less the further its boundaries are off; higher is better.
+    r"""Per-query values of dR@n, IoU=m, which discount a hit by the errors of its boundaries; higher is better.
 
     .. math:: \mathrm{dR@}n, \mathrm{IoU}{=}m = \frac1b \sum_q \max_{i \le n,\, w:\, \mathrm{IoU}(p_{qi}, g_{qw}) \ge m}
         \Big(1 - \frac{|s_{qi} - s_{qw}|}{T_q}\Big) \Big(1 - \frac{|e_{qi} - e_{qw}|}{T_q}\Big)
 
-    with T the video's length; a query without a hit counts 0. Factors below 0, of boundaries off by more than T, are 0.
+    with T the video's length; 0 for a query without a hit. Negative factors, from boundary errors above T, are set to
+    0.
 
     Args:
         predictions: predicted spans, best first (:func:`select_spans`).
-        windows: true moments of each query; the best of several counts.
+        windows: ground-truth moments of each query; the best of several counts.
         duration: length of each query's video, above 0.
         n: numbers of predictions.
         iou: thresholds m in (0, 1].
         strict: a hit needs IoU > m.
-        tolerance: an IoU this close to m equals m.
+        tolerance: an IoU this close to m counts as m.
         union: the denominator, see :func:`temporal_iou`.
         prediction_mask: True where a prediction exists.
         window_mask: True where a window exists; a query without any is a miss.
@@ -554,12 +552,12 @@ def discounted_recall_at_iou(
         A tensor in [0, 1], float32 or float64; its mean over the queries is the metric.
 
     Raises:
-        TypeError: an input is no floating-point tensor, or a mask is not bool.
-        ValueError: shapes do not fit, or a number lies outside its range.
+        TypeError: an input is not a floating-point tensor, or a mask is not bool.
+        ValueError: shapes do not fit, or a number is out of range.
 
     Notes:
-        The paper defines the discount of one prediction; of several hits among the n best the one with the largest
-        product counts here. Memory O(b k w).
+        The paper defines the discount of a single prediction; here the hit with the largest product among the n best
+        counts. Memory O(b k w).
 
     Example:
         >>> import torch
@@ -616,18 +614,18 @@ def recall_at_iou(
     prediction_mask: Tensor | None = None,
     window_mask: Tensor | None = None,
 ) -> Recall:
-    r"""Share of queries with at least one of their n best predictions at IoU m or more; higher is better.
+    r"""Fraction of queries with one of their n best predictions at an IoU of at least m; higher is better.
 
     .. math:: \mathrm{R@}n, \mathrm{IoU}{=}m
         = \frac1b \sum_q \mathbb 1\Big[\max_{i \le n} \max_w \mathrm{IoU}(p_{qi}, g_{qw}) \ge m\Big]
 
     Args:
         predictions: predicted spans, best first (:func:`select_spans`).
-        windows: true moments of each query; the best of several counts.
-        n: numbers of predictions; a query with fewer is judged on those it has.
+        windows: ground-truth moments of each query; the best of several counts.
+        n: numbers of predictions; a query may have fewer.
         iou: thresholds m in (0, 1].
         strict: a hit needs IoU > m.
-        tolerance: an IoU this close to m equals m (without effect in float32, whose steps are wider).
+        tolerance: an IoU this close to m counts as m (without effect in float32, whose resolution is coarser).
         union: the denominator, see :func:`temporal_iou`.
         prediction_mask: True where a prediction exists.
         window_mask: True where a window exists; a query without any is a miss.
@@ -636,14 +634,14 @@ def recall_at_iou(
         ``predictions`` (b, k, 2), ``windows`` (b, w, 2), the masks (b, k) and (b, w); ``hits`` (b, n, m).
 
     Returns:
-        A :class:`Recall`: per-query hits, rates, a dict, a printable line.
+        A :class:`Recall` with per-query hits and rates.
 
     Raises:
-        TypeError: an input is no floating-point tensor, or a mask is not bool.
-        ValueError: shapes do not fit, or a number lies outside its range.
+        TypeError: an input is not a floating-point tensor, or a mask is not bool.
+        ValueError: shapes do not fit, or a number is out of range.
 
     Notes:
-        One running maximum over the ranks and a gather give all n at once, in tiles of queries.
+        All n are computed at once from a running maximum over the ranks, in tiles of queries.
 
     Example:
         >>> import torch
@@ -682,7 +680,7 @@ def recall_at_iou(
         best = value.cummax(dim=1).values
         at = torch.tensor([min(count, best.shape[1]) - 1 for count in n], device=best.device)
         best = best[:, at].unsqueeze(-1)
-        # the thresholds in the dtype of the IoU, so that 9/20 reaches 0.45 in float32 too
+        # thresholds in the dtype of the IoU, so that 9/20 reaches 0.45 in float32 too
         levels = [level + tolerance if strict else level - tolerance for level in iou]
         level_row = torch.tensor(levels, dtype=best.dtype, device=best.device)
         parts.append(best > level_row if strict else best >= level_row)
@@ -697,15 +695,15 @@ def mean_iou(
     prediction_mask: Tensor | None = None,
     window_mask: Tensor | None = None,
 ) -> Tensor:
-    r"""Mean over the queries of the best prediction's IoU (with its best window); higher is better.
+    r"""Mean over queries of the top prediction's IoU with its best window; higher is better.
 
     .. math:: \mathrm{mIoU} = \frac1b \sum_q \max_w \mathrm{IoU}(p_{q1}, g_{qw})
 
     Args:
-        predictions: predicted spans, best first; the first one counts.
-        windows: true moments of each query.
+        predictions: predicted spans, best first; only the first one is used.
+        windows: ground-truth moments of each query.
         union: the denominator, see :func:`temporal_iou`.
-        prediction_mask: True where a prediction exists; a query without one counts as 0.
+        prediction_mask: True where a prediction exists; 0 for a query without one.
         window_mask: True where a window exists.
 
     Shape:
@@ -715,7 +713,7 @@ def mean_iou(
         A scalar tensor in [0, 1], float32 or float64. Per-query values: :func:`best_iou`.
 
     Raises:
-        TypeError: an input is no floating-point tensor, or a mask is not bool.
+        TypeError: an input is not a floating-point tensor, or a mask is not bool.
         ValueError: shapes do not fit.
 
     Example:

@@ -1,12 +1,12 @@
-"""The values that other libraries return, from the losses of this one.
+"""Losses that reproduce the values of other libraries.
 
-The field's libraries mean different numbers by the same name. Each constructor here builds a module that reproduces one
-library's number and gradient, its particularities included and named, so that a training run can move here, show the
-same curve, and change its convention afterwards, on purpose. New work does not need this module.
+Libraries compute different numbers under the same name. Each constructor here builds a module that reproduces the value
+and gradient of one library, including its documented peculiarities, so that a training run can be moved here with the
+same loss curve and change the convention deliberately later. New projects do not need this module.
 
 Checked against pytorch-adapt 0.0.83 and skada 0.6.0 as installed, and against the published source of tllib, in
-float64. The peers take neither masks nor weights, so neither do these modules. Where a peer divides by zero (a batch
-whose reference distance is zero) and returns NaN, these stay finite.
+float64. These libraries have no masks or weights, so neither do these modules. Where they divide by zero (a batch whose
+reference distance is zero) and return NaN, these modules stay finite.
 """
 
 from __future__ import annotations
@@ -42,31 +42,31 @@ def pytorch_adapt_mmd(
     mmd_type: Literal["linear", "quadratic"] = "linear",
     bandwidth: float | None = None,
 ) -> nn.Module:
-    r"""``pytorch_adapt.layers.MMDLoss``: squared MMD whose bandwidth comes from the source alone.
+    r"""``pytorch_adapt.layers.MMDLoss``: squared MMD with a bandwidth from the source only.
 
     .. math:: k(x, y) = \frac{1}{|C|} \sum_{c \in C} \exp\left(-c\, \frac{\lVert x - y \rVert^2}{h}\right)
 
-    Particularities:
+    Peculiarities:
 
-    * h is the median of the *squared* distances within the source, the zeros of the diagonal included and the lower of
-      the two middle values taken; the target has no say. It is detached. :class:`~mmda.kernels.Gaussian` takes the
-      pooled sample and leaves the diagonal out.
+    * h is the median of the *squared* distances within the source, including the zero diagonal and taking the lower of
+      the two middle values; the target is not used. It is detached. :class:`~mmda.kernels.Gaussian` uses the pooled
+      sample without the diagonal.
     * The parameters act inversely: doubling a kernel scale halves the variance. In the terms of this library
       :math:`\sigma^2 = h / 2` and the scales are 1 / c.
-    * Where h is zero (always with two source rows, of whose four distances two are the diagonal's) no row is like
-      another: the value is zero.
-    * Lists of layers give the joint MMD: the kernel is the product of the layers' averages, each with its own h.
+    * If h is zero (always for two source rows, because two of the four distances are on the diagonal) all similarities
+      between different rows vanish, and the value is zero.
+    * Lists of layers give the joint MMD: the kernel is the product of the layers' averaged kernels, each with its own
+      h.
     * The default is the linear-time estimator (equal sizes, disjoint pairs) with one kernel; ``"quadratic"`` is the
       unbiased one.
 
     Args:
-        kernel_scales: C, a number, several, or a tensor of them; ``POWERS_OF_TWO`` is the library's
-            ``get_kernel_scales()``.
+        kernel_scales: C, a number, a sequence or a tensor; ``POWERS_OF_TWO`` is the library's ``get_kernel_scales()``.
         mmd_type: ``"linear"`` or ``"quadratic"``.
         bandwidth: h, a squared distance; ``None`` for the median.
 
     Returns:
-        A module with the call ``loss(source, target)``, of features or of lists of them, one a layer.
+        A module called as ``loss(source, target)``, with features or lists of features, one per layer.
 
     Raises:
         ValueError: no scale, a scale or bandwidth that is not positive, an unknown type.
@@ -112,7 +112,7 @@ class _PytorchAdaptMMD(nn.Module):
         return torch.where(distance > 0, total, 0 * total)
 
     def _kernel(self, source: Tensor) -> tuple[Tensor, Gaussian]:
-        """h of a layer, and its kernel."""
+        """h of a layer and its kernel."""
         with full_precision(source):
             squared = squared_distances(source.detach()).median()
         if self.bandwidth is not None:
@@ -125,7 +125,7 @@ class _PytorchAdaptMMD(nn.Module):
         return mmd_loss(source[0], target[0], kernel=kernels[0], estimator=estimator)
 
     def _joint(self, source: Sequence[Tensor], target: Sequence[Tensor], kernels: Sequence[Gaussian]) -> Tensor:
-        """Products over the layers, of all pairs of rows or of the disjoint ones."""
+        """Products of kernels over the layers, for all pairs of rows or for disjoint pairs."""
         linear = self.mmd_type == "linear"
         within_x: Tensor | float = 1.0
         within_y: Tensor | float = 1.0
@@ -169,23 +169,23 @@ def tllib_mmd(*, alphas: Sequence[float] = (0.5, 1.0, 2.0), linear: bool = False
        k(x, y) = \sum_{\alpha} \exp\left(-\frac{\lVert x - y \rVert^2}{2 \alpha \bar d}\right), \qquad
        L = \text{MMD}^2_k + \frac{2}{n - 1}
 
-    Particularities:
+    Peculiarities:
 
-    * The kernels are *summed*: with three of them the value and its gradient are three times an average's.
-    * :math:`\bar d` is the mean squared distance of the pooled sample, the zeros of the diagonal counted: (2n - 1) / 2n
-      of the off-diagonal mean.
-    * The estimator leaves the diagonals out (unbiased) and 2 / (n - 1) is added, in the linear form too and whatever
-      the number of kernels. The library does so to keep the value positive; two equal domains give about that constant.
+    * The kernels are *summed*, not averaged: with three kernels value and gradient are three times as large.
+    * :math:`\bar d` is the mean squared distance of the pooled sample, including the zero diagonal: (2n - 1) / 2n of
+      the off-diagonal mean.
+    * The estimator is unbiased (without the diagonals), and 2 / (n - 1) is added, also in the linear form and for any
+      number of kernels. The library does so to keep the value positive; two equal domains give about that constant.
     * ``linear`` uses the n overlapping pairs (i, i + 1), cyclically, instead of disjoint ones. With two rows the pairs
-      (0, 1) and (1, 0) across the samples name the same two cells, which count once.
+      (0, 1) and (1, 0) across the samples are the same two entries, which count once.
     * Sizes must be equal.
 
     Args:
-        alphas: factors on the variance, one a kernel: the library's own example by default.
+        alphas: factors on the variance, one per kernel; by default those of the library's example.
         linear: the linear-time form.
 
     Returns:
-        A module with the call ``loss(source, target)``.
+        A module called as ``loss(source, target)``.
 
     Raises:
         ValueError: an alpha that is not positive; at the call, one row or different shapes.
@@ -202,14 +202,18 @@ def tllib_mmd(*, alphas: Sequence[float] = (0.5, 1.0, 2.0), linear: bool = False
     return _TllibMMD(tuple(alphas), linear)
 
 
+def _check_samples(caller: str, source: Tensor, target: Tensor) -> None:
+    check_features(caller, "source", source)
+    check_features(caller, "target", target)
+
+
 class _TllibMMD(nn.Module):
     def __init__(self, alphas: tuple[float, ...], linear: bool) -> None:
         super().__init__()
         self.alphas, self.linear = alphas, linear
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
-        check_features("tllib_mmd", "source", source)
-        check_features("tllib_mmd", "target", target)
+        _check_samples("tllib_mmd", source, target)
         check_same_shape("tllib_mmd", "source", source, "target", target)
         n = source.shape[0]
         if n < 2:
@@ -242,11 +246,11 @@ def tllib_coral() -> nn.Module:
 
     .. math:: L = \frac{1}{d^2} \lVert C_s - C_t \rVert_F^2 + \frac{1}{d} \lVert \mu_s - \mu_t \rVert^2
 
-    Particularity: its documentation states :math:`\lVert C_s - C_t \rVert_F^2 / (4 d^2)`; the code has no 4 and
-    adds the means. It is four times :func:`mmda.losses.coral_loss` with ``match_mean=True``.
+    Peculiarity: its documentation states :math:`\lVert C_s - C_t \rVert_F^2 / (4 d^2)`; the code has no 4 and adds the
+    means. It is four times :func:`mmda.losses.coral_loss` with ``match_mean=True``.
 
     Returns:
-        A module with the call ``loss(source, target)``.
+        A module called as ``loss(source, target)``.
 
     Example:
         >>> import torch
@@ -264,18 +268,18 @@ class _TllibCORAL(nn.Module):
 def tllib_warm_start(
     step: int, *, alpha: float = 1.0, lo: float = 0.0, hi: float = 1.0, max_iters: int = 1000
 ) -> float:
-    r"""The strength that ``tllib.modules.grl.WarmStartGradientReverseLayer`` has at its call number ``step``.
+    r"""The strength of ``tllib.modules.grl.WarmStartGradientReverseLayer`` at call number ``step``.
 
     .. math:: \lambda_i = (h - l) \left(\frac{2}{1 + \exp(-\alpha i / N)} - 1\right) + l
 
-    Particularities: the layer counts its own forward passes when ``auto_step`` is on, as it is inside the library's
-    adversarial losses, so evaluation moves training. :math:`\alpha` is 1 by default where the paper has 10: after N
-    steps the strength is 0.46, not 1. Progress is not clipped: it goes on past N.
+    Peculiarities: with ``auto_step``, as in the library's adversarial losses, the layer counts its forward passes, so
+        evaluation advances the schedule. :math:`\alpha` is 1 by default, 10 in the paper: after N steps the strength is
+        0.46, not 1. Progress is not clipped and continues beyond N.
 
     Args:
         step: i, from 0.
         alpha: steepness.
-        lo: l, the strength at the start.
+        lo: l, the initial strength.
         hi: h, the strength in the limit.
         max_iters: N.
 
@@ -284,7 +288,7 @@ def tllib_warm_start(
 
     Raises:
         ValueError: a negative step, ``max_iters`` that is not positive, a number that is not finite.
-        TypeError: an argument that is no number.
+        TypeError: an argument that is not a number.
 
     Example:
         >>> [round(tllib_warm_start(step), 3) for step in (0, 1000, 4000)]
@@ -302,24 +306,24 @@ def skada_dan(*, sigmas: Sequence[float] | None = None, eps: float = 1e-7) -> nn
 
     .. math:: k(x, y) = \sum_{j} \exp\left(-\frac{\lVert x - y \rVert}{\sigma_j}\right)
 
-    Particularities:
+    Peculiarities:
 
-    * The distance is *not squared*, so what the library calls Gaussian is a Laplacian.
+    * The distance is *not squared*, so the kernel that the library calls Gaussian is a Laplacian.
     * The kernels, 33 by default, are summed: the value lies in [0, 66].
     * By default :math:`\sigma_j = 2^{-8 + j / 2} (m + \epsilon)`, m the lower median of the distances within the source
-      with the zeros of the diagonal. It is *not detached*: the gradient flows through the bandwidth, here too.
+      including the zero diagonal. It is *not detached*: the gradient flows through the bandwidth, here too.
     * The estimator is the biased one.
-    * Above 25 rows its distances come from a matrix product (``torch.cdist``), whose rounding leaves up to 1e-3 between
-      equal rows in float32. That is felt by the narrow kernels, in the third digit of value and gradient, so the same
-      distances are taken here: in float32 the number is the library's to 1e-5 and its gradient to 2e-3 (1e-4 up to 25
-      rows). Its default takes float32 features only.
+    * Above 25 rows its distances come from a matrix product (``torch.cdist``), whose float32 rounding errors between
+      equal rows are up to 1e-3. They affect the narrow kernels in the third digit of value and gradient, so the same
+      distances are used here: in float32 the value agrees with the library's to 1e-5 and the gradient to 2e-3 (1e-4 up
+      to 25 rows). Its default only accepts float32 features.
 
     Args:
         sigmas: :math:`\sigma_j`, distances; ``None`` for the default.
         eps: :math:`\epsilon`.
 
     Returns:
-        A module with the call ``loss(source, target)``.
+        A module called as ``loss(source, target)``.
 
     Raises:
         ValueError: no sigma, one that is not positive, a negative eps.
@@ -327,7 +331,7 @@ def skada_dan(*, sigmas: Sequence[float] | None = None, eps: float = 1e-7) -> nn
     Example:
         >>> import torch
         >>> loss = skada_dan(sigmas=[1.0])
-        >>> round(loss(torch.eye(3), torch.eye(3) + 9.0).item(), 3)  # far apart, only the diagonals are left
+        >>> round(loss(torch.eye(3), torch.eye(3) + 9.0).item(), 3)  # far apart: only the diagonals remain
         0.991
     """
     if sigmas is not None:
@@ -349,8 +353,7 @@ class _SkadaDAN(nn.Module):
         self.sigmas, self.eps = sigmas, eps
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
-        check_features("skada_dan", "source", source)
-        check_features("skada_dan", "target", target)
+        _check_samples("skada_dan", source, target)
         check_same_width("skada_dan", "source", source, "target", target)
         with full_precision(source):
             dtype = working_dtype(source, target)

@@ -1,4 +1,4 @@
-"""Named terms and their weighted sum; one step on a batch that is larger than memory."""
+"""Weighted sums of named loss terms, and gradient caching for batches larger than memory."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from mmda._core.checks import check_count, check_number, check_tensor, fail, fai
 
 
 class Objective(NamedTuple):
-    """What a training step minimises and the terms it was summed from.
+    """A total loss and its terms.
 
     Attributes:
         total: scalar, the weighted sum.
-        terms: each term raw, by role, before its weight.
+        terms: unweighted terms by role.
     """
 
     total: Tensor
@@ -29,20 +29,20 @@ def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float | Tens
 
     .. math:: L = \sum_r w_r L_r
 
-    A sum, never a mean: switching a term off does not change the scale of the others. A role without a
-    weight counts once; a number 0 leaves the term out of the graph, a tensor multiplies whatever it holds.
+    A sum, not a mean, so switching a term off does not change the scale of the others. Roles without a weight have
+    weight 1; the number 0 removes the term from the graph, while a tensor always multiplies.
 
     Args:
         terms: scalar tensors by role; at least one.
-        weights: factors by role, numbers or scalar tensors. Every key must be a role in ``terms``.
+        weights: weights by role, numbers or scalar tensors. Every key must be a role in ``terms``.
 
     Returns:
-        :class:`Objective` with the scalar total and the raw terms.
+        :class:`Objective` with the scalar total and the unweighted terms.
 
     Raises:
         ValueError: ``terms`` is empty, a term is not a scalar, a weight is not finite or not a scalar, or ``weights``
             names an unknown role (the message lists both sets).
-        TypeError: no mapping, a term that is no tensor, a weight that is no number.
+        TypeError: not a mapping, a term that is not a tensor, a weight that is not a number.
 
     Example:
         >>> import torch
@@ -74,7 +74,7 @@ def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float | Tens
     total: Tensor | None = None
     for role, term in terms.items():
         weight = weights.get(role, 1.0)
-        if isinstance(weight, Tensor) or weight != 0:  # the value of a tensor is not read
+        if isinstance(weight, Tensor) or weight != 0:  # tensor values are not read
             part = weight * term if isinstance(weight, Tensor) or weight != 1 else term
             total = part if total is None else total + part
     if total is None:
@@ -90,38 +90,37 @@ def cached_backward(
     chunk: int,
     **keywords: Any,
 ) -> Tensor:
-    r"""Backward of a loss over one large batch in the memory of small ones, exactly (GradCache).
+    r"""Exact gradient of a loss over a large batch in the memory of small chunks (GradCache).
 
-    Three passes: every chunk of rows is encoded without a graph; the loss and its gradient are taken on all
-    embeddings z at once; every chunk is encoded again, with a graph, and continued backward from its rows' gradient,
+    There are three passes: all chunks are encoded without a graph; the loss and its gradient are computed on all
+    embeddings z at once; each chunk is encoded again with a graph and backpropagated from the gradient of its rows,
 
     .. math:: \frac{\partial L}{\partial \theta} = \sum_{\text{chunks } c}
               \frac{\partial L}{\partial z_c} \, \frac{\partial z_c}{\partial \theta}
 
     Args:
-        loss: any loss of embeddings, those between domains and a :class:`~mmda.distributed.DistributedLoss` included;
-            called as ``loss(*embeddings, **keywords)``.
-        encoders: one for all inputs, or one an input; row i of what comes back depends on row i alone.
-        inputs: one an embedding: a tensor of rows, or a tuple or dict of tensors with the rows first, which go into the
-            encoder as arguments or keywords.
+        loss: any loss of embeddings, including discrepancies and :class:`~mmda.distributed.DistributedLoss`; called as
+            ``loss(*embeddings, **keywords)``.
+        encoders: one for all inputs, or one per input; output row i must depend only on input row i.
+        inputs: one per embedding: a tensor of rows, or a tuple or dict of tensors (rows first) passed to the encoder as
+            arguments or keywords.
         chunk: rows encoded at once with a graph.
-        keywords: of the loss: masks, weights, labels of the whole batch.
+        keywords: keyword arguments of the loss: masks, weights, labels of the whole batch.
 
     Returns:
         The loss, detached. Gradients are added to ``.grad`` of the parameters of encoders and loss, as
         ``loss.backward()`` does.
 
     Raises:
-        ValueError: no input, another number of encoders than inputs, tensors of different numbers of rows, a loss that
-            is no scalar, ``chunk`` below 1.
+        ValueError: no input, numbers of encoders and inputs that differ, tensors with different numbers of rows, a loss
+            that is not a scalar, ``chunk`` below 1.
 
     Notes:
-        Each row is encoded twice, about a third more time than one pass, and the graph is that of one chunk. Dropout
-        draws the same numbers in both passes, and buffers (running statistics) move once. Batch normalisation in
-        training mode sees chunks, not the batch: the gradient is exact for that model, which is not the model of the
-        whole batch. Encoders under ``DistributedDataParallel`` exchange gradients with their last chunk only. With a
-        gradient scaler let the loss return its scaled value. Call it inside ``torch.autocast`` where the step runs in
-        half precision.
+        Each row is encoded twice, which takes about a third more time, and only one chunk's graph is in memory. Dropout
+        draws the same numbers in both passes, and buffers (running statistics) are updated once. Batch normalisation in
+        training mode uses the statistics of chunks, so the gradient is exact for that model, not for the whole batch.
+        Encoders under ``DistributedDataParallel`` synchronise gradients only with their last chunk. With a gradient
+        scaler return the scaled loss. Call it inside ``torch.autocast`` for mixed precision.
 
     Example:
         >>> import torch
@@ -133,7 +132,7 @@ def cached_backward(
 
     References:
         Gao, Zhang, Han & Callan, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", RepL4NLP
-        2021: for contrastive losses; nothing in it is particular to them.
+        2021: for contrastive losses; the method applies to any loss of embeddings.
     """
     caller = "cached_backward"
     check_count(caller, "chunk", chunk)
@@ -141,7 +140,7 @@ def cached_backward(
         fail(caller, "inputs", "hold at least one input", "none")
     every = list(encoders) if isinstance(encoders, Sequence) else [encoders] * len(inputs)
     if len(every) != len(inputs):
-        fail(caller, "encoders", f"be one, or one an input ({len(inputs)})", len(every))
+        fail(caller, "encoders", f"be one, or one per input ({len(inputs)})", len(every))
     calls = [
         (side, encoder, part)
         for side, (encoder, x) in enumerate(zip(every, inputs))
@@ -187,12 +186,12 @@ def _tensors(part: Any) -> list[Tensor]:
 
 
 def _chunks(caller: str, x: Any, size: int) -> list[Any]:
-    """Rows ``size`` at a time, of a tensor or of each in a tuple or dict."""
+    """Split a tensor, or each tensor in a tuple or dict, into chunks of ``size`` rows."""
     tensors = _tensors(x)
     for tensor in tensors:
         check_tensor(caller, "inputs", tensor)
     if not tensors or len({len(tensor) for tensor in tensors}) > 1:
-        fail(caller, "inputs", "hold tensors of one number of rows", [len(tensor) for tensor in tensors])
+        fail(caller, "inputs", "hold tensors with the same number of rows", [len(tensor) for tensor in tensors])
     starts = range(0, len(tensors[0]), size)
     if isinstance(x, Mapping):
         return [{name: tensor[i : i + size] for name, tensor in x.items()} for i in starts]
@@ -207,7 +206,7 @@ def _encoded(caller: str, encoder: Callable[..., Tensor], part: Any) -> Tensor:
     else:
         rows = encoder(*part) if isinstance(part, tuple) else encoder(part)
     if not isinstance(rows, Tensor) or rows.ndim == 0 or len(rows) != len(_tensors(part)[0]):
-        fail(caller, "encoders", "return one row an input row", getattr(rows, "shape", type(rows).__name__))
+        fail(caller, "encoders", "return one row per input row", getattr(rows, "shape", type(rows).__name__))
     return rows
 
 

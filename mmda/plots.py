@@ -1,8 +1,8 @@
-"""Pictures of what a run did: similarity curves, domain maps, training curves, rows of a table, p-values.
+"""Plots of results: similarity curves, domain scatter plots, training curves, table rows, p-values.
 
-Every function draws into the axes that it is given, or into a figure of its own, and returns the axes. matplotlib is
-imported when a function is called (``pip install "torch-mmda[plots]"``); no global state of it is touched. A figure of
-its own has no ground and grey text: it is read on a light and on a dark page. Axes that are given keep their style.
+Every function draws into the given axes, or into a new figure, and returns the axes. matplotlib is imported when a
+function is called (``pip install "torch-mmda[plots]"``); its global state is not changed. New figures have a
+transparent background and grey text, readable on light and dark pages. Given axes keep their style.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_domains", "plot_p_values", "plot_rows", "plot_similarity", "plot_training"]
 
-#: Source, target, prediction: apart for colour-blind readers, and readable on white and on black.
+#: Source, target, prediction: distinguishable for colour-blind readers, readable on white and on black.
 SOURCE, TARGET, PREDICTION = "#3b7dd8", "#e07b39", "#2a9d62"
 GREY = "#767676"
 
@@ -34,14 +34,14 @@ def plot_similarity(
     prediction: Sequence[float] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Similarity of every clip of a video to a query over time, with the true moments and the predicted one.
+    """Plot the similarity of a video's clips to a query over time, with true and predicted moments.
 
     Args:
         times: start and end of each clip, in seconds.
-        similarity: one number a clip.
+        similarity: one number per clip.
         truth: true moments ``[[start, end], ...]`` in seconds, drawn as bands.
         prediction: a moment ``(start, end)`` in seconds, drawn as a bar below the curve.
-        ax: where to draw; a figure of its own by default.
+        ax: axes to draw into; a new figure by default.
 
     Shape:
         ``times`` (t, 2), ``similarity`` (t,).
@@ -51,7 +51,7 @@ def plot_similarity(
 
     Raises:
         ImportError: matplotlib is missing.
-        ValueError: other shapes, a moment that is no pair of numbers.
+        ValueError: wrong shapes, a moment that is not a pair of numbers.
 
     Example:
         >>> edges = torch.arange(6.0)
@@ -66,7 +66,7 @@ def plot_similarity(
     if times.ndim != 2 or times.shape[1] != 2 or 0 in times.shape:
         fail(caller, "times", "have shape (clips, 2)", shape_text(times))
     if similarity.shape != times.shape[:1]:
-        fail(caller, "similarity", f"have shape ({times.shape[0]},), one number a clip", shape_text(similarity))
+        fail(caller, "similarity", f"have shape ({times.shape[0]},), one number per clip", shape_text(similarity))
     bands = [_moment(caller, "truth", moment) for moment in truth]
     bar = None if prediction is None else _moment(caller, "prediction", prediction)
     axes = _axes(ax, (6.4, 2.4))
@@ -101,14 +101,14 @@ def plot_domains(
     target_labels: Tensor | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Both domains' features on the two principal directions of the pooled sample; one marker a class if labels come.
+    """Plot both domains' features on the two principal directions of the pooled sample, one marker per class.
 
     Args:
         source: source features.
         target: target features.
-        source_labels: integers, one a row; rows of one class share a marker.
+        source_labels: integers, one per row; rows of one class share a marker.
         target_labels: the same for the target.
-        ax: where to draw; a figure of its own by default.
+        ax: axes to draw into; a new figure by default.
 
     Shape:
         ``source`` (n, d), ``target`` (m, d), labels (n,) and (m,). With d = 1 the second axis is zero.
@@ -121,8 +121,8 @@ def plot_domains(
         ValueError: wrong shapes or widths.
 
     Notes:
-        A picture of two directions hides the others: two clouds that lie on one another here may differ elsewhere.
-        :func:`mmda.two_sample.permutation_test` looks at all.
+        Two samples that overlap in these two directions may differ in others; :func:`mmda.two_sample.permutation_test`
+        uses all of them.
 
     Example:
         >>> ax = plot_domains(torch.randn(20, 5), torch.randn(30, 5) + 1)
@@ -168,21 +168,21 @@ def plot_training(
     ylabel: str = "value",
     ax: Axes | None = None,
 ) -> Axes:
-    """Curves by name over steps: terms of an objective, their gradient norms, a score.
+    """Plot named curves over steps: terms of an objective, their gradient norms, a score.
 
     Args:
-        curves: numbers by name, one list a curve; a curve may be shorter than the longest. NaN leaves a gap.
-        steps: where the numbers stand, 1, 2, 3, ... by default.
-        logarithmic: a logarithmic vertical axis where all finite numbers are positive.
-        ylabel: what the numbers are.
-        ax: where to draw; a figure of its own by default.
+        curves: lists of numbers by name, possibly of different lengths. NaN leaves a gap.
+        steps: positions of the numbers, 1, 2, 3, ... by default.
+        logarithmic: use a logarithmic vertical axis if all finite numbers are positive.
+        ylabel: label of the vertical axis.
+        ax: axes to draw into; a new figure by default.
 
     Returns:
         The axes.
 
     Raises:
         ImportError: matplotlib is missing.
-        TypeError: ``curves`` is no mapping.
+        TypeError: ``curves`` is not a mapping.
         ValueError: no curve, more numbers than steps.
 
     Example:
@@ -225,21 +225,21 @@ def plot_rows(
     xlabel: str = "R@1, IoU=0.5",
     ax: Axes | None = None,
 ) -> Axes:
-    """Rows of a table as horizontal bars with their intervals, the first on top.
+    """Plot rows of a table as horizontal bars with intervals, the first on top.
 
     Args:
-        rows: ``{"full": (value,)}`` or ``{"full": (value, low, high)}`` with the ends of an interval.
-        reference: a value to compare with, drawn as a line through all bars.
-        xlabel: what the numbers are.
-        ax: where to draw; a figure of its own by default.
+        rows: ``{"full": (value,)}`` or ``{"full": (value, low, high)}`` with an interval.
+        reference: a reference value, drawn as a line through all bars.
+        xlabel: label of the horizontal axis.
+        ax: axes to draw into; a new figure by default.
 
     Returns:
         The axes.
 
     Raises:
         ImportError: matplotlib is missing.
-        TypeError: ``rows`` is no mapping.
-        ValueError: no row, a row with neither one nor three numbers, an interval that does not hold its value.
+        TypeError: ``rows`` is not a mapping.
+        ValueError: no row, a row with neither one nor three numbers, an interval that does not contain its value.
 
     Example:
         >>> ax = plot_rows({"source only": (37.4, 35.0, 39.9), "full": (46.1, 43.8, 48.3)}, reference=44.5)
@@ -271,12 +271,12 @@ def plot_rows(
 
 
 def plot_p_values(p_values: Sequence[float], *, level: float = 0.95, ax: Axes | None = None) -> Axes:
-    """Share of p-values up to each level, beside the diagonal that a test keeps to where the null is true.
+    """Plot the empirical distribution of p-values with the diagonal expected under the null hypothesis.
 
     Args:
-        p_values: of repeated tests, in [0, 1].
-        level: of the band in which the whole curve stays with this probability under the null.
-        ax: where to draw; a figure of its own by default.
+        p_values: p-values of repeated tests, in [0, 1].
+        level: probability under the null that the whole curve stays inside the band.
+        ax: axes to draw into; a new figure by default.
 
     Returns:
         The axes.
@@ -319,13 +319,13 @@ def plot_p_values(p_values: Sequence[float], *, level: float = 0.95, ax: Axes | 
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     axes.set_xlabel("p-value")
-    axes.set_ylabel("share of tests")
+    axes.set_ylabel("fraction of tests")
     _legend(axes, loc="lower right")
     return axes
 
 
 def _axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
-    """``ax``, or the axes of a new figure that no window and no global list holds."""
+    """``ax``, or the axes of a new figure outside pyplot's global state."""
     if ax is not None:
         return ax
     try:
@@ -342,7 +342,7 @@ def _legend(axes: Axes, **places: Any) -> None:
 
 
 def on_any_ground(axes: Axes) -> None:
-    """No ground of its own, and text and lines in a grey that is read on white and on black (4.5 and 4.6 to 1)."""
+    """Transparent background, with text and lines in a grey readable on white and black (contrast 4.5 and 4.6 to 1)."""
     if axes.figure is not None:
         axes.figure.patch.set_alpha(0)
     axes.set_facecolor("none")

@@ -1,4 +1,4 @@
-"""Ramps: pure functions from training progress to a strength; the training loop calls them, no loss does."""
+"""Ramps: pure functions from training progress to a strength, to be called by the training loop."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ def dann_ramp(progress: float, *, gamma: float = 10.0) -> float:
     .. math:: \lambda(p) = \frac{2}{1 + \exp(-\gamma p)} - 1
 
     Args:
-        progress: p, share of the training done; clipped to [0, 1].
+        progress: p, fraction of training done; clipped to [0, 1].
         gamma: steepness, > 0.
 
     Returns:
-        A float in [0, 1]: below 1 but for rounding, which gives 1 from :math:`\gamma p = 37` on.
+        A float in [0, 1], equal to 1 only by rounding (for :math:`\gamma p` of 37 or more).
 
     Raises:
         ValueError: ``gamma`` is not positive, ``progress`` is not finite.
-        TypeError: an argument that is no number.
+        TypeError: an argument that is not a number.
 
     Example:
         >>> [round(dann_ramp(p), 3) for p in (0.0, 0.1, 0.5, 1.0)]
@@ -37,10 +37,10 @@ def dann_ramp(progress: float, *, gamma: float = 10.0) -> float:
 
 
 def linear_ramp(progress: float, *, start: float = 0.0, end: float = 1.0) -> float:
-    """Zero up to ``start``, one from ``end`` on, linear between.
+    """Zero up to ``start``, one from ``end`` on, linear in between.
 
     Args:
-        progress: share of the training done.
+        progress: fraction of training done.
         start: progress at which the ramp leaves zero.
         end: progress at which it reaches one; ``end == start`` is a step.
 
@@ -49,7 +49,7 @@ def linear_ramp(progress: float, *, start: float = 0.0, end: float = 1.0) -> flo
 
     Raises:
         ValueError: ``end`` lies before ``start``, or a number is not finite.
-        TypeError: an argument that is no number.
+        TypeError: an argument that is not a number.
 
     Example:
         >>> [linear_ramp(p, start=0.5) for p in (0.25, 0.75, 1.0)]
@@ -64,10 +64,10 @@ def linear_ramp(progress: float, *, start: float = 0.0, end: float = 1.0) -> flo
 
 
 def cosine_decay(progress: float, *, floor: float = 0.0) -> float:
-    r"""Half a cosine from 1 down to ``floor``: :math:`f + (1 - f) (1 + \cos \pi p) / 2`.
+    r"""Half a cosine from 1 to ``floor``: :math:`f + (1 - f) (1 + \cos \pi p) / 2`.
 
     Args:
-        progress: p, share of the training done; clipped to [0, 1].
+        progress: p, fraction of training done; clipped to [0, 1].
         floor: f, the value at the end, in [0, 1].
 
     Returns:
@@ -75,7 +75,7 @@ def cosine_decay(progress: float, *, floor: float = 0.0) -> float:
 
     Raises:
         ValueError: ``floor`` lies outside [0, 1], ``progress`` is not finite.
-        TypeError: an argument that is no number.
+        TypeError: an argument that is not a number.
 
     Example:
         >>> [round(cosine_decay(p), 3) for p in (0.0, 0.5, 1.0)]

@@ -1,13 +1,12 @@
-"""How far two domains' features lie apart, by modality or layer, before and after adaptation.
+"""Measures of the shift between two domains' features, by modality or layer, before and after adaptation.
 
 From code, :func:`shift_report`; from a shell::
 
     python -m mmda.shift source.npy target.npy
     python -m mmda.shift source.npz target.npz --after adapted_source.npz adapted_target.npz --plot shift.png
 
-A ``.npy`` file holds one array (samples, features), a ``.npz`` file one for each modality or layer, under its name.
-Exit code 0: the report was made. Exit code 2: bad input, told in one line on standard error that names file and rule;
-nothing half-written stays behind.
+A ``.npy`` file holds one array (samples, features), a ``.npz`` file one named array per modality or layer. Exit code 0:
+success. Exit code 2: bad input, with one line on standard error that names file and rule; no partial files are left.
 """
 
 from __future__ import annotations
@@ -41,37 +40,37 @@ from mmda.two_sample import permutation_test
 
 Samples = Tensor | NDArray[Any]
 
-#: Seed of the rows, permutations and folds where no generator is given.
+#: Default seed of the rows, permutations and folds.
 _SEED = 0x73686966
 
-#: Penalty of the ridge classifier, on standardised features divided by the root of their number.
+#: Penalty of the ridge classifier, for standardised features divided by the square root of their number.
 _PENALTY = 1.0
 
-#: Scores, of labels -1 and 1, below which a row is on neither side: what rounding leaves of zero. The system is scaled
-#: so that its condition is at most the number of rows and one, and a few thousand of those leave 1e-12.
+#: Scores (of labels -1 and 1) up to this size are ties, zero up to rounding. The system is scaled to a condition number
+#: of at most the number of rows plus one, so a few thousand rows give errors of 1e-12.
 _TIE = 1e-9
 
 
 @dataclass(frozen=True)
 class Shift:
-    """How far one pair of samples lies apart.
+    """Measures of the shift between one pair of samples.
 
     Args:
-        source_rows: rows of the source that were looked at.
-        target_rows: rows of the target.
+        source_rows: number of source rows used.
+        target_rows: number of target rows used.
         features: number of features.
         squared_mmd: unbiased squared maximum mean discrepancy (:func:`mmda.losses.mmd_loss`).
-        p_value: of that number, by :func:`mmda.two_sample.permutation_test`.
+        p_value: p-value of ``squared_mmd`` by :func:`mmda.two_sample.permutation_test`.
         energy_distance: :func:`mmda.losses.energy_distance_loss`, in the features' unit.
         mean_shift: distance of the means, in the features' unit.
-        relative_mean_shift: the same over the root of the mean of both samples' total variances.
-        scale_ratio: root of the target's total variance over the source's; 1 for equal scales, NaN for a constant
-            source.
+        relative_mean_shift: ``mean_shift`` over the square root of the mean of both samples' total variances.
+        scale_ratio: square root of the ratio of total variances, target over source; 1 for equal scales, NaN for a
+            constant source.
         coral: :func:`mmda.losses.coral_loss`.
-        classifier_error: cross-validated error of a linear classifier of the domain, each domain counting half; 0.5
-            where it cannot tell them apart.
-        proxy_a_distance: 2 (1 - 2 classifier_error): 2 where the domains are told apart without error, about 0 (or, by
-            chance, less) where they are not.
+        classifier_error: cross-validated balanced error of a linear domain classifier; 0.5 if it cannot separate the
+            domains.
+        proxy_a_distance: 2 (1 - 2 classifier_error): 2 for perfectly separable domains, about 0 (or slightly negative
+            by chance) for inseparable ones.
     """
 
     source_rows: int
@@ -88,11 +87,11 @@ class Shift:
     proxy_a_distance: float
 
     def to_dict(self) -> dict[str, int | float | None]:
-        """Plain values for JSON; a ratio that is undefined is None."""
+        """Plain values for JSON; an undefined ratio is None."""
         return {name: value if math.isfinite(value) else None for name, value in dataclasses.asdict(self).items()}
 
 
-#: Columns of the text: heading, attribute, format.
+#: Table columns: heading, attribute, format.
 _COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("MMD^2", "squared_mmd", ".4f"),
     ("p", "p_value", ".3f"),
@@ -105,7 +104,7 @@ _COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("A-dist", "proxy_a_distance", ".3f"),
 )
 
-#: Panels of the plot: title, attribute, the value that means no shift.
+#: Plot panels: title, attribute, value without a shift.
 _PANELS: tuple[tuple[str, str, float], ...] = (
     ("squared MMD", "squared_mmd", 0.0),
     ("mean shift / spread", "relative_mean_shift", 0.0),
@@ -116,10 +115,10 @@ _PANELS: tuple[tuple[str, str, float], ...] = (
 
 @dataclass(frozen=True)
 class ShiftReport:
-    """Shifts by name, before adaptation and, where given, after it; ``str(report)`` is a table.
+    """Shifts by name, before and optionally after adaptation; ``str(report)`` is a table.
 
     Args:
-        before: a :class:`Shift` for each modality or layer.
+        before: a :class:`Shift` per modality or layer.
         after: the same names after adaptation, or None.
 
     Example:
@@ -158,10 +157,10 @@ class ShiftReport:
         return {"before": {name: shift.to_dict() for name, shift in self.before.items()}, "after": after}
 
     def plot(self, path: str | Path) -> None:
-        """Draw bars by name, before beside after, and save them in the format that the file's ending says.
+        """Save a bar plot by name, before and after adaptation; the file extension determines the format.
 
         Args:
-            path: as ``shift.png`` or ``shift.pdf``.
+            path: such as ``shift.png`` or ``shift.pdf``.
 
         Raises:
             ImportError: matplotlib is missing (``pip install "torch-mmda[plots]"``).
@@ -209,32 +208,31 @@ def shift_report(
     """Discrepancies, moments and separability of pairs of samples, by name; smaller numbers mean closer domains.
 
     Args:
-        before: ``{"video": (source, target), ...}``: for each modality or layer the features of both domains.
-        after: the same names with the features of the adapted model.
-        kernel: of the maximum mean discrepancy; settled for each pair.
-        permutations: of the test; the smallest p-value that can come out is 1 / (1 + permutations).
-        folds: of the classifier's cross-validation.
-        max_rows: larger samples are represented by so many rows, drawn at random.
-        generator: where rows, permutations and folds are drawn from, on the CPU. Without one they are the same in every
-            call.
+        before: ``{"video": (source, target), ...}``: the features of both domains per modality or layer.
+        after: the same names with features of the adapted model.
+        kernel: kernel of the MMD; its bandwidth is set for each pair.
+        permutations: number of permutations; the smallest possible p-value is 1 / (1 + permutations).
+        folds: folds of the classifier's cross-validation.
+        max_rows: larger samples are randomly subsampled to this size.
+        generator: CPU generator of rows, permutations and folds. Without one they are the same in every call.
 
     Shape:
         Each ``source`` (n, d), ``target`` (m, d); d may differ between names.
 
     Returns:
-        A table as text, plain values for JSON, and a plot.
+        A report that can be printed as a table, converted for JSON, and plotted.
 
     Raises:
-        ValueError: no pair, wrong shapes or widths, fewer rows than folds, values that are not finite, other names
-            after than before.
+        ValueError: no pair, wrong shapes or widths, fewer rows than folds, values that are not finite, different names
+            before and after.
         TypeError: features that are not real numbers.
 
     Notes:
         The p-value assumes independent rows: pass one row per video (its pooled frames), not its frames. The classifier
-        is ridge regression on the signs of the domain, on standardised features, with the domains weighted alike and a
-        penalty of one on features scaled to unit length; folds are stratified. Measures that carry the features' unit
-        (energy, mean, CORAL) compare before with after only where adaptation keeps the scale. O(r^2 (d + permutations))
-        time for r = 2 ``max_rows``, 8 r^2 bytes a few times over.
+        is ridge regression on domain labels -1 and 1, on standardised features, with equal weight per domain and a
+        penalty of one for features scaled to unit length; folds are stratified. Measures in the features' unit (energy,
+        mean, CORAL) can be compared before and after only if adaptation keeps the scale. O(r^2 (d + permutations)) time
+        for r = 2 ``max_rows``, 8 r^2 bytes a few times over.
 
     Example:
         >>> generator = torch.Generator().manual_seed(0)
@@ -268,7 +266,7 @@ def shift_report(
 
 
 def _check_pairs(caller: str, argument: str, pairs: object) -> None:
-    """A mapping of names to (source, target)."""
+    """Require a mapping of names to (source, target)."""
     if not isinstance(pairs, Mapping):
         fail_type(caller, argument, "be a mapping of names to pairs (source, target)", pairs)
     for name, pair in pairs.items():
@@ -295,7 +293,7 @@ def _measure(
     check_same_width(caller, "source", x, "target", y)
     for side, rows in (("source", x), ("target", y)):
         if rows.shape[0] < folds:
-            fail(caller, side, f"have at least {folds} rows, one a fold", shape_text(rows))
+            fail(caller, side, f"have at least {folds} rows, one per fold", shape_text(rows))
     test = permutation_test(x, y, kernel=kernel, permutations=permutations, generator=generator)
     x_variance, y_variance = float(x.var(0).sum()), float(y.var(0).sum())
     mean_shift = float((x.mean(0) - y.mean(0)).norm())
@@ -318,7 +316,7 @@ def _measure(
 
 
 def _rows(caller: str, side: str, samples: Samples, max_rows: int, generator: torch.Generator) -> Tensor:
-    """Finite float64 rows, at most so many; of a memory-mapped array only those are read."""
+    """At most ``max_rows`` finite float64 rows; only these are read from a memory-mapped array."""
     if not isinstance(samples, (Tensor, np.ndarray)):
         raise TypeError(f"{caller}: `{side}` must be a tensor or a numpy array, got {type(samples).__name__}")
     real = samples.dtype.kind in "fiub" if isinstance(samples, np.ndarray) else not samples.is_complex()
@@ -338,7 +336,7 @@ def _rows(caller: str, side: str, samples: Samples, max_rows: int, generator: to
 
 
 def _domain_error(x: Tensor, y: Tensor, folds: int, generator: torch.Generator) -> float:
-    """Mean of both domains' error rates under stratified cross-validation; a tie counts half."""
+    """Balanced error rate under stratified cross-validation; a tie counts half."""
     x_fold, y_fold = ((torch.randperm(rows.shape[0], generator=generator) % folds).to(rows.device) for rows in (x, y))
     wrong = [0.0, 0.0]
     for fold in range(folds):
@@ -350,13 +348,13 @@ def _domain_error(x: Tensor, y: Tensor, folds: int, generator: torch.Generator) 
 
 
 def _ridge(x: Tensor, y: Tensor, at: Tensor) -> Tensor:
-    """Scores at rows of the regression of -1 (source) and 1 (target), each domain counting half."""
+    """Scores of a ridge regression on -1 (source) and 1 (target), with equal weight per domain."""
     n, m = x.shape[0], y.shape[0]
     rows = torch.cat([x, y])
     share = torch.cat([x.new_full((n,), 0.5 / n), x.new_full((m,), 0.5 / m)])
     centre = share @ rows
     deviation = (share @ (rows - centre).square()).sqrt()
-    # A feature that moves by rounding alone is constant: it tells nothing.
+    # A feature that varies only by rounding is treated as constant.
     constant = deviation <= 1e-12 * (1 + centre.abs())
     unit = torch.where(constant, math.inf, deviation * math.sqrt(rows.shape[1]))
     rows, points = (rows - centre) / unit, (at - centre) / unit
@@ -371,7 +369,7 @@ def _ridge(x: Tensor, y: Tensor, at: Tensor) -> Tensor:
         normal = design @ design.T
         normal.diagonal().add_(_PENALTY)
         slopes = design.T @ torch.linalg.solve(normal, label)
-    # The weighted means of rows and labels are zero, and so is the intercept.
+    # The weighted means of rows and labels are zero, so the intercept is zero.
     scores: Tensor = points @ slopes
     return scores.squeeze(1)
 
@@ -380,11 +378,11 @@ def _ridge(x: Tensor, y: Tensor, at: Tensor) -> Tensor:
 
 
 def _load(path: str, max_bytes: int) -> dict[str, NDArray[Any]]:
-    """The arrays of a .npy (without a name) or .npz file; pickles are refused, and what unpacks to too much."""
+    """The arrays of a .npy (unnamed) or .npz file; rejects pickles and archives that are too large when unpacked."""
     if Path(path).suffix.lower() not in (".npy", ".npz"):
         raise ValueError(f"{path}: the file must end in .npy or .npz")
     try:
-        with open_file(path) as stream:  # no pipe and no device, which may never end
+        with open_file(path) as stream:  # rejects pipes and devices
             if path.lower().endswith(".npy"):
                 return {"": np.load(path, allow_pickle=False, mmap_mode="r")}
             with np.load(stream, allow_pickle=False) as loaded:
@@ -448,20 +446,24 @@ def _one_line(error: BaseException) -> str:
 def _parser(program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=program,
-        description="Say how far two domains' features lie apart: discrepancies, moments, separability.",
-        epilog="exit code 0: the report was made; 2: bad input, named in one line",
+        description="Measure the shift between two domains' features: discrepancies, moments, separability.",
+        epilog="exit code 0: success; 2: bad input, described in one line",
     )
-    parser.add_argument("source", help="source features: .npy (samples, features), or .npz with one array a layer")
-    parser.add_argument("target", help="target features, under the same names")
-    parser.add_argument("--after", nargs=2, metavar=("SOURCE", "TARGET"), help="the same from the adapted model")
-    parser.add_argument("--text", metavar="PATH", help="write the table there (it is printed in any case)")
-    parser.add_argument("--json", metavar="PATH", help="write JSON there; - prints it instead of the table")
-    parser.add_argument("--plot", metavar="PATH", help="draw bars, as .png, .pdf or .svg (needs matplotlib)")
-    parser.add_argument("--permutations", type=int, default=500, metavar="N", help="of the test (default 500)")
-    parser.add_argument("--folds", type=int, default=5, metavar="N", help="of the classifier (default 5)")
-    parser.add_argument("--max-rows", type=int, default=2000, metavar="N", help="rows a sample (default 2000)")
-    parser.add_argument("--max-bytes", type=int, default=MAX_BYTES, metavar="N", help="limit of one array of an .npz")
-    parser.add_argument("--seed", type=int, help="of rows, permutations and folds (default: a fixed one)")
+    parser.add_argument("source", help="source features: .npy (samples, features), or .npz with one array per layer")
+    parser.add_argument("target", help="target features, with the same names")
+    parser.add_argument("--after", nargs=2, metavar=("SOURCE", "TARGET"), help="features of the adapted model")
+    parser.add_argument("--text", metavar="PATH", help="write the table to this file (it is always printed)")
+    parser.add_argument("--json", metavar="PATH", help="write JSON to this file; - prints it instead of the table")
+    parser.add_argument("--plot", metavar="PATH", help="save a bar plot as .png, .pdf or .svg (needs matplotlib)")
+    parser.add_argument(
+        "--permutations", type=int, default=500, metavar="N", help="permutations of the test (default 500)"
+    )
+    parser.add_argument("--folds", type=int, default=5, metavar="N", help="folds of the classifier (default 5)")
+    parser.add_argument("--max-rows", type=int, default=2000, metavar="N", help="rows per sample (default 2000)")
+    parser.add_argument(
+        "--max-bytes", type=int, default=MAX_BYTES, metavar="N", help="size limit of an array in an .npz file"
+    )
+    parser.add_argument("--seed", type=int, help="seed of rows, permutations and folds (default: a fixed one)")
     return parser
 
 

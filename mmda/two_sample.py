@@ -1,12 +1,12 @@
-"""Kernel two-sample tests: is the difference between two samples more than chance?
+"""Kernel two-sample tests: do two samples come from the same distribution?
 
-:func:`permutation_test` shuffles which row belongs to which sample and is exact at any size;
-:func:`wild_bootstrap_test` multiplies paired rows by random signs, and has a form for rows that depend on their
-neighbours in time; :func:`optimised_power_test` first chooses the bandwidth on one half of the data. The statistic is
-the squared maximum mean discrepancy on the kernels of the losses. Nothing here carries a gradient.
+:func:`permutation_test` permutes the assignment of rows to samples and is exact at any size;
+:func:`wild_bootstrap_test` multiplies paired rows by random signs, with a variant for time series;
+:func:`optimised_power_test` first selects the bandwidth on one half of the data. The statistic is the squared maximum
+mean discrepancy with the kernels of the losses. Results have no gradient.
 
-Rows are taken as independent unless said otherwise. Frames of one video are not: pool them, or take one a video,
-before a permutation test, or its p-values are far too small.
+Rows are assumed independent unless stated otherwise. Frames of one video are not: pool them, or take one frame per
+video, before a permutation test, otherwise its p-values are far too small.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from mmda.kernels import Energy, Gaussian, Kernel, distances_about
 Estimator = Literal["unbiased", "biased"]
 _ESTIMATORS = ("unbiased", "biased")
 
-#: Multiples of the kernel's own bandwidth that :func:`select_bandwidth` tries: powers of two.
+#: Factors on the kernel's bandwidth that :func:`select_bandwidth` tries: powers of two.
 BANDWIDTH_FACTORS: tuple[float, ...] = (0.0625, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 
-#: Draws of the null distribution that are computed at once: the memory beside the Gram matrix.
+#: Draws of the null distribution computed at once, which limits the memory in addition to the Gram matrix.
 _AT_ONCE = 256
 
-#: Seed of the draws where no generator is given: unlike the small ones that data are made with.
+#: Default seed, chosen unlike the small seeds that data are often generated with.
 _SEED = 0x6D6D6461
 
 
@@ -53,11 +53,11 @@ class TwoSampleResult:
 
     Args:
         statistic: squared maximum mean discrepancy of the two samples.
-        p_value: share of the draws under the null hypothesis, the observed one among them, that are at least as large;
-            in [1 / (1 + B), 1], never 0.
+        p_value: fraction of the draws under the null hypothesis, including the observed one, that are at least as
+            large; in [1 / (1 + B), 1], never 0.
         null: the B draws, sorted, float64.
-        bandwidth: the bandwidth that the kernel was used with.
-        method: what was drawn.
+        bandwidth: the kernel bandwidth used.
+        method: how the null distribution was drawn.
 
     Example:
         >>> result = TwoSampleResult(0.5, 0.25, torch.tensor([0.125, 0.25, 0.625]), 1.0, "permutation")
@@ -69,12 +69,12 @@ class TwoSampleResult:
 
     statistic: float
     p_value: float
-    null: Tensor = field(repr=False, compare=False)  # a comparison of tensors is no truth value
+    null: Tensor = field(repr=False, compare=False)  # comparing tensors gives no single bool
     bandwidth: float
     method: str
 
     def quantile(self, share: float) -> float:
-        """The smallest draw that is at least as large as this share of the draws."""
+        """The smallest draw that is at least as large as this fraction of the draws."""
         check_number("TwoSampleResult.quantile", "share", share, above=0, at_most=1)
         return float(self.null[max(math.ceil(share * len(self.null) - 1e-9), 1) - 1])
 
@@ -100,7 +100,7 @@ def permutation_test(
     permutations: int = 500,
     generator: torch.Generator | None = None,
 ) -> TwoSampleResult:
-    r"""Test by relabelling whether two samples come from one distribution; a low p-value means that they do not.
+    r"""Permutation test of whether two samples come from one distribution; a low p-value means that they do not.
 
     With the statistic T of :func:`mmda.losses.mmd_loss`, the pooled rows z and B random permutations
     :math:`\pi_1 \dots \pi_B` of them,
@@ -109,36 +109,36 @@ def permutation_test(
 
     Args:
         source: source rows.
-        target: target rows; their number may differ.
-        kernel: any :class:`mmda.kernels.Kernel`, settled once on the pooled rows.
+        target: target rows; the number may differ.
+        kernel: any :class:`mmda.kernels.Kernel`; its bandwidth is set once from the pooled rows.
         estimator: ``"unbiased"`` or ``"biased"``.
-        permutations: B; the smallest p-value that can come out is 1 / (1 + B).
-        generator: where the permutations are drawn from, on the CPU. Without one they are the same in every call.
+        permutations: B; the smallest possible p-value is 1 / (1 + B).
+        generator: CPU generator of the permutations. Without one they are the same in every call.
 
     Shape:
         ``source`` (n, d), ``target`` (m, d).
 
     Returns:
-        The statistic and its p-value, computed in float64, and the draws: in float64 too, but for samples of more than
-        some 750 different rows on a CPU, where those that are far enough from the statistic come from float32 (within
-        1e-6 of the largest similarity; the p-value does not depend on it).
+        The statistic and its p-value, computed in float64, and the draws. For samples of more than some 750 distinct
+        rows on a CPU, draws far enough from the statistic are computed in float32 (accurate to 1e-6 of the largest
+        similarity; this does not affect the p-value).
 
     Raises:
-        ValueError: wrong shapes or widths, fewer than two rows, rows that are not finite, no permutation.
+        ValueError: wrong shapes or widths, fewer than two rows, rows that are not finite, fewer than one permutation.
         TypeError: rows that are not floating point.
 
     Notes:
         The level is exact at any size: under the null hypothesis :math:`P(p \le \alpha) \le \alpha`. Rows must be
-        exchangeable under it, which frames of one video are not.
+        exchangeable under the null hypothesis, which frames of one video are not.
 
-        Ties count as ties. Data that repeat (counts, one-hot, rounded rows) give most relabellings the same T, and
-        rounding must not order them: equal rows are one row with a count, sums run over the smaller sample, and two
-        values are equal where they differ by no more than a bound on the rounding of both. It is proved for kernels
-        that are convex in the squared distance, as those of :mod:`mmda.kernels` are.
+        Ties are exact. With repetitive data (counts, one-hot, rounded rows) most relabellings give the same T, and
+        rounding must not order them: equal rows are merged into one row with a count, sums run over the smaller sample,
+        and two values are treated as equal if they differ by at most a bound on their rounding errors. The bound holds
+        for kernels that are convex in the squared distance, as those of :mod:`mmda.kernels`.
 
-        O((n + m)^2 (d + B)) time and O((n + m)^2) memory, 6 bytes a pair at most: the upper half of one Gram matrix K
-        of the different rows, and for the indicator vectors s of all relabellings the product K s, since
-        :math:`s^\top K s` and the row sums of K give all three means. For large samples, test a random subset of rows.
+        O((n + m)^2 (d + B)) time and O((n + m)^2) memory, at most 6 bytes per pair: the upper half of one Gram matrix K
+        of the distinct rows, and the product K s for the indicator vectors s of all relabellings, since :math:`s^\top K
+        s` and the row sums of K give all three means. For large samples, test a random subset of rows.
 
     Example:
         >>> x = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
@@ -187,9 +187,9 @@ def _permute(
 
 
 def _smallest(keys: Tensor, count: int) -> Tensor:
-    """Which entries of each row are its ``count`` smallest (bool)."""
+    """Mask of the ``count`` smallest entries of each row."""
     chosen = keys <= keys.kthvalue(count, 1, keepdim=True).values
-    if int(chosen.sum()) > count * len(keys):  # equal keys: once in some hundred million rows
+    if int(chosen.sum()) > count * len(keys):  # equal keys, about once in a hundred million rows
         chosen = torch.zeros_like(chosen).scatter_(1, keys.argsort(1)[:, :count], True)
     return chosen
 
@@ -205,7 +205,7 @@ def wild_bootstrap_test(
     draws: int = 500,
     generator: torch.Generator | None = None,
 ) -> TwoSampleResult:
-    r"""Test by random multipliers whether two samples of one size are alike; a low p-value means that they are not.
+    r"""Wild bootstrap test of whether two samples of equal size have one distribution; a low p-value means they do not.
 
     With :math:`h_{ij} = k(x_i, x_j) + k(y_i, y_j) - k(x_i, y_j) - k(x_j, y_i)`, the statistic is
 
@@ -220,30 +220,30 @@ def wild_bootstrap_test(
               \epsilon_t \sim \mathcal N(0, 1)
 
     Args:
-        source: source rows; in the order of time with a dependence.
-        target: as many target rows.
-        kernel: any :class:`mmda.kernels.Kernel`, settled once on the pooled rows.
+        source: source rows; in temporal order with a dependence.
+        target: the same number of target rows.
+        kernel: any :class:`mmda.kernels.Kernel`; its bandwidth is set once from the pooled rows.
         estimator: ``"unbiased"`` or ``"biased"``.
-        dependence: :math:`\ell \ge 0`, over how many rows the samples remember; 0 for independent rows.
+        dependence: :math:`\ell \ge 0`, correlation length in rows; 0 for independent rows.
         draws: B.
-        generator: where the multipliers are drawn from, on the CPU. Without one they are the same in every call.
+        generator: CPU generator of the multipliers. Without one they are the same in every call.
 
     Shape:
         ``source`` (n, d), ``target`` (n, d).
 
     Returns:
-        The statistic, its p-value and the draws, computed in float64. The unbiased statistic leaves out the pairs
-        :math:`(x_i, y_i)` and so differs a little from :func:`permutation_test`'s; the biased one is the same.
+        The statistic, its p-value and the draws, computed in float64. The unbiased statistic excludes the pairs
+        :math:`(x_i, y_i)` and so differs slightly from that of :func:`permutation_test`; the biased one is the same.
 
     Raises:
         ValueError: wrong shapes, fewer than two rows, unequal sizes, rows that are not finite, a negative dependence.
         TypeError: rows that are not floating point.
 
     Notes:
-        A sign of -1 exchanges :math:`x_i` and :math:`y_i`, so with independent rows this is a permutation test on
-        swaps, exact at any size, with matrices a quarter of the size: O(n^2 (d + B)) time. With a dependence the level
-        holds for long series only, and :math:`\ell` has to grow with them, slower than n; a few dozen correlation
-        lengths are needed.
+        A sign of -1 exchanges :math:`x_i` and :math:`y_i`, so for independent rows this is a permutation test with
+        swaps, exact at any size, on matrices of a quarter of the size: O(n^2 (d + B)) time. With a dependence the level
+        only holds for long series (at least a few dozen correlation lengths), and :math:`\ell` has to grow with n, but
+        more slowly.
 
     Example:
         >>> x = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
@@ -275,12 +275,12 @@ def wild_bootstrap_test(
             pairs = n * (n - 1)
         observed = difference.sum().reshape(1) / pairs
         drawn, at_least = [], 0
-        # Four similarities an entry, n^2 entries in a sum: what rounding moves one value by, for signs.
+        # Rounding error of a value for signs: four similarities per entry, n^2 entries per sum.
         error = 4 * (gram.entry_error + 2 * n * torch.finfo(z.dtype).eps * gram.size) * n * n / pairs
         for size in _chunks(draws):
             w = _multipliers(n, size, float(dependence), generator).to(x.device)
             values = (w * (difference @ w)).sum(0) / pairs
-            # Multipliers that are no signs may be larger than one.
+            # Gaussian multipliers may be larger than one.
             slack = error * (1 + w.square().mean(0))
             drawn.append(values)
             at_least += int((values >= observed - slack).sum())
@@ -302,12 +302,12 @@ def _multipliers(n: int, count: int, dependence: float, generator: torch.Generat
 
 
 class BandwidthChoice(NamedTuple):
-    """What :func:`select_bandwidth` chose, and from what.
+    """Result of :func:`select_bandwidth`.
 
     Args:
-        bandwidth: the candidate of the largest criterion.
-        candidates: all bandwidths that were tried.
-        criteria: the criterion at each of them.
+        bandwidth: the candidate with the largest criterion.
+        candidates: all bandwidths tried.
+        criteria: the criterion of each candidate.
     """
 
     bandwidth: float
@@ -324,10 +324,10 @@ def select_bandwidth(
     factors: Sequence[float] = BANDWIDTH_FACTORS,
     stabiliser: float = 1e-8,
 ) -> BandwidthChoice:
-    r"""Bandwidth whose test has the most power, by its asymptotic criterion; higher criteria mean more power.
+    r"""Select the bandwidth of the most powerful test by its asymptotic criterion; higher criteria mean more power.
 
-    With :math:`h_{ij} = k(x_i, x_j) + k(y_i, y_j) - k(x_i, y_j) - k(x_j, y_i)` for a bandwidth, the criterion is the
-    statistic over its standard deviation under the alternative,
+    With :math:`h_{ij} = k(x_i, x_j) + k(y_i, y_j) - k(x_i, y_j) - k(x_j, y_i)` for a given bandwidth, the criterion is
+    the statistic over its standard deviation under the alternative,
 
     .. math::
 
@@ -337,8 +337,8 @@ def select_bandwidth(
 
     Args:
         source: source rows **that are not tested afterwards**.
-        target: target rows, likewise. Of unequal samples the first min(n, m) rows of each are used.
-        kernel: a kernel with a bandwidth; what it settles on is multiplied by the factors.
+        target: target rows, likewise. For unequal samples the first min(n, m) rows of each are used.
+        kernel: a kernel with a bandwidth, which is multiplied by the factors.
         factors: the candidates.
         stabiliser: :math:`\lambda > 0`.
 
@@ -346,7 +346,7 @@ def select_bandwidth(
         ``source`` (n, d), ``target`` (m, d).
 
     Returns:
-        The best bandwidth, for ``Gaussian(bandwidth, scales=(1.0,))`` and its like, with all candidates and criteria.
+        The best bandwidth, to be used as ``Gaussian(bandwidth, scales=(1.0,))``, with all candidates and criteria.
 
     Raises:
         ValueError: wrong shapes, fewer than two rows, rows that are not finite, no candidate, a factor or a
@@ -358,7 +358,7 @@ def select_bandwidth(
 
     Example:
         >>> x = torch.randn(200, 1, generator=torch.Generator().manual_seed(0))
-        >>> fine = select_bandwidth(x[:100], x[100:].round(decimals=0))  # the same but for the digits
+        >>> fine = select_bandwidth(x[:100], x[100:].round(decimals=0))  # the same up to rounding
         >>> coarse = select_bandwidth(x[:100], x[100:] + 1)
         >>> fine.bandwidth < coarse.bandwidth
         True
@@ -405,35 +405,34 @@ def optimised_power_test(
     permutations: int = 500,
     generator: torch.Generator | None = None,
 ) -> TwoSampleResult:
-    """Permutation test with the bandwidth of most power, chosen on rows that the test does not see.
+    """Permutation test with the most powerful bandwidth, selected on held-out rows.
 
-    The rows of each sample are split at random; :func:`select_bandwidth` chooses on one part and
-    :func:`permutation_test`, where the formula stands, tests on the other.
+    The rows of each sample are split at random; :func:`select_bandwidth` uses one part, and :func:`permutation_test`
+    (see there for the formula) tests on the other.
 
     Args:
         source: source rows.
-        target: target rows; their number may differ.
-        kernel: a kernel with a bandwidth; what it settles on is multiplied by the factors.
+        target: target rows; the number may differ.
+        kernel: a kernel with a bandwidth, which is multiplied by the factors.
         factors: the candidates.
-        held_out: share of each sample on which the bandwidth is chosen, in (0, 1).
+        held_out: fraction of each sample used to select the bandwidth, in (0, 1).
         estimator: ``"unbiased"`` or ``"biased"``.
         permutations: number of permutations.
-        generator: where split and permutations are drawn from, on the CPU. Without one they are the same in every
-            call.
+        generator: CPU generator of split and permutations. Without one they are the same in every call.
 
     Shape:
         ``source`` (n, d), ``target`` (m, d).
 
     Returns:
-        The statistic of the tested part with its p-value, the draws and the chosen bandwidth.
+        The statistic of the tested part with its p-value, the draws and the selected bandwidth.
 
     Raises:
-        ValueError: as its two parts; fewer than two rows of a sample in either part; a kernel without a bandwidth.
+        ValueError: as in both functions; fewer than two rows of a sample in either part; a kernel without a bandwidth.
 
     Notes:
-        The level is exact, since the choice and the test share no row. Half of the rows pay for the choice: it wins
-        where the median distance is a poor bandwidth, as with differences on a small scale, and loses a little where
-        it is a good one.
+        The level is exact, since selection and test share no rows. The selection costs half of the rows: the test gains
+        power if the median distance is a poor bandwidth, as for small-scale differences, and loses a little if it is a
+        good one.
 
     Example:
         >>> x = torch.randn(80, 3, generator=torch.Generator().manual_seed(0))
@@ -471,14 +470,14 @@ def optimised_power_test(
 
 
 def _check_bandwidth(caller: str, kernel: Kernel) -> None:
-    """A kernel whose similarities change with the bandwidth: the others leave nothing to choose."""
+    """Require a kernel with a bandwidth."""
     check_kernel(caller, "kernel", kernel)
     if isinstance(kernel, Energy):
         fail(caller, "kernel", "have a bandwidth", repr(kernel))
 
 
 def _samples(caller: str, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Both samples in float64: finite rows of one width, at least two a side."""
+    """Both samples in float64: finite rows of the same width, at least two each."""
     for name, rows in (("source", source), ("target", target)):
         check_features(caller, name, rows)
         if rows.shape[0] < 2:
@@ -494,13 +493,13 @@ def _or_fixed(generator: torch.Generator | None) -> torch.Generator:
 
 
 def _settle(kernel: Kernel, z: Tensor, generator: torch.Generator) -> Tensor:
-    """The bandwidth on the pooled rows in random order: a heuristic that looks at some rows must not know samples."""
+    """The bandwidth from the pooled rows in random order, because a heuristic may use a subsample of the rows."""
     order = torch.randperm(z.shape[0], generator=generator).to(z.device)
     return kernel.settle(z[order]).detach().double()
 
 
 def _squared(z: Tensor) -> Tensor:
-    return distances_about(z.median(0).values, z, z, same=True)  # a centre that one far row cannot move
+    return distances_about(z.median(0).values, z, z, same=True)  # a centre robust to outliers
 
 
 def _difference(gram: Tensor, n: int) -> Tensor:

@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
-from mmda._engine.info_nce_sweep import INFO_NCE
+from mmda._engine.info_nce_formula import INFO_NCE
 from mmda._engine.logit_pairs import Contrast, Pairs
 from mmda._engine.logit_sweep import contrastive as run
-from mmda._engine.nt_xent_sweep import NT_XENT
-from mmda._engine.sigmoid_sweep import SIGMOID
+from mmda._engine.nt_xent_formula import NT_XENT
+from mmda._engine.sigmoid_formula import SIGMOID
 
 SWEEPS = {"info_nce": INFO_NCE, "symmetric": INFO_NCE, "nt_xent": NT_XENT, "sigmoid": SIGMOID}
 

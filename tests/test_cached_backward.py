@@ -108,9 +108,9 @@ def test_errors() -> None:
     x = torch.zeros(4, 3)
     with pytest.raises(ValueError, match=r"cached_backward: `inputs` must hold at least one input, got none"):
         cached_backward(MMDLoss(), nn.Linear(3, 2), chunk=2)
-    with pytest.raises(ValueError, match=r"`encoders` must be one, or one an input \(1\), got 2"):
+    with pytest.raises(ValueError, match=r"`encoders` must be one, or one per input \(1\), got 2"):
         cached_backward(MMDLoss(), [nn.Linear(3, 2)] * 2, x, chunk=2)
-    with pytest.raises(ValueError, match=r"`encoders` must return one row an input row"):
+    with pytest.raises(ValueError, match=r"`encoders` must return one row per input row"):
         cached_backward(MMDLoss(), lambda rows: rows.sum(), x, x, chunk=2)
     with pytest.raises(ValueError, match=r"`loss` must return a scalar tensor"):
         cached_backward(lambda a, b: a + b, nn.Linear(3, 2), x, x, chunk=2)

@@ -247,15 +247,15 @@ DISAGREEMENTS: dict[str, tuple[Callable[[int], tuple[Any, ...]], str]] = {
     ),
     "dtypes": (
         lambda rank: (CORALLoss(), (X, (Y, Y.double())[rank]), {}),
-        "`target` must be alike on every rank, got float32 of 2 axes on rank 0, float64 of 2 axes on rank 1",
+        "`target` must be the same on every rank, got float32 of 2 axes on rank 0, float64 of 2 axes on rank 1",
     ),
     "axes": (
         lambda rank: (mean_of, (X, (Y, Y[0])[rank]), {}),
-        "`input 1` must be alike on every rank, got float32 of 2 axes on rank 0, float32 of 1 axes on rank 1",
+        "`input 1` must be the same on every rank, got float32 of 2 axes on rank 0, float32 of 1 axes on rank 1",
     ),
     "widths": (
         lambda rank: (CORALLoss(), (X, Y[:, : 1 + rank]), {}),
-        "`target` must have the same axes behind the first on every rank, got (4, 1), (4, 2)",
+        "`target` must have the same axes after the first on every rank, got (4, 1), (4, 2)",
     ),
     "too many axes": (
         lambda rank: (mean_of, (X.reshape(3, 2, *(1,) * 7),), {}),
@@ -263,47 +263,47 @@ DISAGREEMENTS: dict[str, tuple[Callable[[int], tuple[Any, ...]], str]] = {
     ),
     "numbers": (
         lambda rank: (mean_of, (X,), {"scale": 1.0 + rank}),
-        "`scale` must be alike on every rank, got 1.0 on rank 0, 2.0 on rank 1",
+        "`scale` must be the same on every rank, got 1.0 on rank 0, 2.0 on rank 1",
     ),
     "scalar tensors": (
         lambda rank: (mean_of, (X,), {"scale": torch.tensor(1.0 + rank)}),
-        "`scale` must be alike on every rank, got float32 1.0 on rank 0, float32 2.0 on rank 1",
+        "`scale` must be the same on every rank, got float32 1.0 on rank 0, float32 2.0 on rank 1",
     ),
     "none and a number": (
         lambda rank: (mean_of, (X,), {"scale": (None, 2)[rank]}),
-        "`scale` must be alike on every rank, got None on rank 0, 2 on rank 1",
+        "`scale` must be the same on every rank, got None on rank 0, 2 on rank 1",
     ),
     "generators": (
         lambda rank: (mean_of, (X,), {"generator": seeded(rank)}),
-        "`generator` must be alike on every rank",
+        "`generator` must be the same on every rank",
     ),
     "entries": (
         lambda rank: (JointMMDLoss(), ([X] * (1 + rank), [X] * 2), {}),
-        "`source` must be alike on every rank, got 1 entries on rank 0, 2 entries on rank 1",
+        "`source` must be the same on every rank, got 1 entries on rank 0, 2 entries on rank 1",
     ),
     "shared shapes": (
         lambda rank: (NTXentLoss(), (X, X), {"positive_mask": torch.eye(6 + rank) > 0}),
-        "`positive_mask` must be alike on every rank, got bool (6, 6) on rank 0, bool (7, 7) on rank 1",
+        "`positive_mask` must be the same on every rank, got bool (6, 6) on rank 0, bool (7, 7) on rank 1",
     ),
     "losses": (
         lambda rank: ((MMDLoss(), CORALLoss())[rank], (X, X), {}),
-        "`loss` must be alike on every rank, got MMDLoss(",
+        "`loss` must be the same on every rank, got MMDLoss(",
     ),
     "settings": (
         lambda rank: (CORALLoss(match_mean=rank == 0), (X, X), {}),
-        "`loss` must be alike on every rank, got CORALLoss(match_mean=True) on rank 0, CORALLoss(match_mean=False)",
+        "`loss` must be the same on every rank, got CORALLoss(match_mean=True) on rank 0, CORALLoss(match_mean=False)",
     ),
     "functions": (
         lambda rank: ((mean_of, mmd_loss)[rank], (X, X), {}),
-        "`loss` must be alike on every rank, got mean_of on rank 0, mmd_loss on rank 1",
+        "`loss` must be the same on every rank, got mean_of on rank 0, mmd_loss on rank 1",
     ),
     "partial settings": (
         lambda rank: (functools.partial(mean_of, scale=rank), (X,), {}),
-        "`loss` must be alike on every rank, got mean_of with scale=0 on rank 0, mean_of with scale=1 on rank 1",
+        "`loss` must be the same on every rank, got mean_of with scale=0 on rank 0, mean_of with scale=1 on rank 1",
     ),
     "gradients": (
         lambda rank: (CORALLoss(), (X, Y.clone().requires_grad_(rank == 0)), {}),
-        "`target` must be alike on every rank, got float32 of 2 axes, with a gradient on rank 0, float32 of",
+        "`target` must be the same on every rank, got float32 of 2 axes, with a gradient on rank 0, float32 of",
     ),
 }
 
@@ -423,7 +423,7 @@ def test_gathered_gradients_of_first_and_second_order(ranks: list[dict[str, Any]
 def test_every_rank_raises(ranks: list[dict[str, Any]]) -> None:
     for found in (rank["gather"] for rank in ranks):
         axes, number, pad, dtype, gradient = found["errors"]
-        assert axes == ("gather_rows: `x` must have the same axes behind the first on every rank, got (2, 1), (2, 2)")
+        assert axes == ("gather_rows: `x` must have the same axes after the first on every rank, got (2, 1), (2, 2)")
         assert number == "gather_rows: `x` must have as many axes on every rank, got (2,), (2, 2)"
         assert pad == axes
         assert dtype == "gather_rows: `x` must have one dtype on every rank, got torch.float32, torch.float64"

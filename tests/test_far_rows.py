@@ -13,7 +13,9 @@ from mmda.losses import (
     block_mmd_loss,
     central_moment_discrepancy_loss,
     contrastive_domain_discrepancy_loss,
+    coral_loss,
     energy_distance_loss,
+    higher_order_moment_loss,
     hsic_loss,
     joint_mmd_loss,
     joint_transport_loss,
@@ -22,6 +24,7 @@ from mmda.losses import (
     multi_domain_loss,
     random_feature_mmd_loss,
     sinkhorn_divergence_loss,
+    sliced_wasserstein_loss,
 )
 from tests.reference import mmd as reference
 
@@ -153,6 +156,17 @@ WIDE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mmd, weights": lambda x, y: mmd_loss(x, y, source_weight=WEIGHT.to(x.dtype)),
     "mmd, learnt": lambda x, y: mmd_loss(x, y, kernel=Gaussian(torch.full((), 3e5, requires_grad=True))),
     "joint": lambda x, y: joint_mmd_loss([x, x[:, :4]], [y, y[:, :4]]),
+    "mmd, Laplacian of far": lambda x, y: mmd_loss(x, y, kernel=Laplacian(3e5)),
+    "mmd, linear, rational quadratic": lambda x, y: mmd_loss(x, y, kernel=RationalQuadratic(3e5), estimator="linear"),
+    "mmd, linear, energy": lambda x, y: mmd_loss(x, y, kernel=Energy(), estimator="linear"),
+    "joint, Laplacian": lambda x, y: joint_mmd_loss([x, x[:, :4]], [y, y[:, :4]], kernel=Laplacian(3e5)),
+    "joint, energy": lambda x, y: joint_mmd_loss([x, x[:, :4]], [y, y[:, :4]], kernel=Energy(), estimator="unbiased"),
+    "mmd, weights of a rational quadratic": lambda x, y: mmd_loss(
+        x, y, kernel=RationalQuadratic(3e5), source_weight=(1 + torch.arange(64) % 3).to(x.dtype), block_size=16
+    ),
+    "block, Laplacian": lambda x, y: block_mmd_loss(x, y, kernel=Laplacian(3e5)),
+    "block, energy": lambda x, y: block_mmd_loss(x, y, kernel=Energy()),
+    "hsic, energy": lambda x, y: hsic_loss(x, y, kernel=Energy(), estimator="unbiased"),
     "joint, linear": lambda x, y: joint_mmd_loss([x, x[:, :4]], [y, y[:, :4]], estimator="linear"),
     "hsic": lambda x, y: hsic_loss(x, y, kernel=Gaussian(1e7)),
     "local": lambda x, y: local_mmd_loss(x, y, source_labels=LABELS, target_probabilities=one_hot(x)),
@@ -176,12 +190,51 @@ def test_groups_far_apart_under_a_bandwidth_of_their_distance(name: str, gap: fl
     assert_as_float64(WIDE[name], x, y, torch.ones(64, dtype=torch.bool))
 
 
+LARGE_TERMS = [name for name in WIDE if "energy" in name or "Laplacian" in name or "rational" in name]
+
+
+@pytest.mark.parametrize("name", LARGE_TERMS)
+def test_one_far_row_among_terms_that_cancel(name: str) -> None:
+    """Similarities near one under a wide bandwidth, or the distances themselves: sums of 1e-5 of their terms."""
+    for far, place in ((1e3, 0), (1e4, 32), (1e5, 0), (1e7, 32)):
+        x, y = samples()
+        x[place] = far
+        assert_as_float64(WIDE[name], x, y, torch.arange(64) != place)
+
+
 @pytest.mark.parametrize("far", [1e5, 1e7])
 @pytest.mark.parametrize("name", ["random features", "random features, fixed", "joint transport", "sinkhorn, distance"])
 def test_one_far_row_leaves_the_phases_and_plans_of_the_others(name: str, far: float) -> None:
     x, y = samples()
     x[31] = far
     assert_as_float64(WIDE[name], x, y, torch.arange(64) != 31)
+
+
+@pytest.mark.parametrize(("rows", "far"), [(64, 1e6), (48, 1e7)])
+def test_one_far_row_leaves_the_squared_plan_of_the_others(rows: int, far: float) -> None:
+    """Its own mass goes where it is cheapest; the plan of the others is that without it, but for the mass it takes."""
+    x, y = samples()
+    x, y = x[:rows].double(), y.double()
+    x[31] = far
+    slopes = []
+    for shift in (0.0, 1e3):  # the far row moves on in its direction: nothing else does
+        a = x.clone()
+        a[31] += shift
+        a.requires_grad_()
+        (slope,) = torch.autograd.grad(sinkhorn_divergence_loss(a, y), a)
+        slopes.append(slope[torch.arange(rows) != 31])
+    single = x.float().requires_grad_()
+    (found,) = torch.autograd.grad(sinkhorn_divergence_loss(single, y.float()), single)
+    for slope in (slopes[1], found[torch.arange(rows) != 31]):
+        assert (slope - slopes[0]).norm() <= 1e-3 * slopes[0].norm()
+
+
+def test_mass_that_must_move_far() -> None:
+    """Two groups of one row each, a quarter of the mass in the wrong one."""
+    for gap in (1e5, 1e7):
+        x = torch.tensor([[0.0], [gap]])
+        value = sinkhorn_divergence_loss(x, x.clone(), source_weight=torch.tensor([3.0, 1.0]))
+        assert float(value) == pytest.approx(0.25 * gap**2, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ["mmd", "mmd, weights", "local", "random features, fixed", "several domains"])
@@ -192,6 +245,45 @@ def test_function_transforms_keep_the_digits_too(name: str) -> None:
     x[5] = 1e6
     found, right = (torch.func.grad(WIDE[name], argnums=1)(x.to(t), y.to(t)) for t in (torch.float32, torch.float64))
     assert (found - right).norm() <= 1e-3 * right.norm()
+
+
+PROJECTED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "sliced": sliced_wasserstein_loss,
+    "sliced, order 1": lambda x, y: sliced_wasserstein_loss(x, y, order=1),
+    "sliced, 64 to 40": lambda x, y: sliced_wasserstein_loss(x, y[:40]),
+    "sliced, weights": lambda x, y: sliced_wasserstein_loss(x, y, source_weight=WEIGHT.to(x.dtype)),
+    "sliced, mask": lambda x, y: sliced_wasserstein_loss(x, y, target_mask=torch.arange(64) < 50),
+    "sliced, few rows": lambda x, y: sliced_wasserstein_loss(x[28:36], y[28:36]),
+    "CORAL": coral_loss,
+    "CORAL, few rows": lambda x, y: coral_loss(x[28:35], y[28:35], match_mean=True),
+    "higher moments": higher_order_moment_loss,
+    "higher moments, order 4": lambda x, y: higher_order_moment_loss(x, y, order=4),
+    "higher moments, weights": lambda x, y: higher_order_moment_loss(x, y, source_weight=WEIGHT.to(x.dtype)),
+    "higher moments, samples": lambda x, y: higher_order_moment_loss(x, y, samples=50),
+}
+
+
+@pytest.mark.parametrize("name", PROJECTED)
+def test_projections_and_moments_keep_their_digits(name: str) -> None:
+    for gap in (1e3, 1e5):
+        x, y = samples()
+        x[32:] += gap
+        y[32:] += gap
+        assert_as_float64(PROJECTED[name], x, y, torch.ones(64, dtype=torch.bool))
+    for far in (1e4, 1e4 if name.endswith("order 4") else 1e7):  # its eighth power leaves the range of float32
+        x, y = samples()
+        x[31] = far
+        assert_as_float64(PROJECTED[name], x, y, torch.arange(64) != 31)
+
+
+def test_moments_beyond_the_range_of_float32_have_a_gradient() -> None:
+    x, y = samples()
+    x[3] = 1e7
+    x.requires_grad_()
+    loss = higher_order_moment_loss(x, y, order=4)
+    (slope,) = torch.autograd.grad(loss, x)
+    assert loss.isinf()
+    assert slope[4:].isfinite().all()
 
 
 def test_moments_of_large_features_have_a_gradient() -> None:

@@ -253,7 +253,7 @@ def test_gradients_pass_a_map() -> None:
         (lambda x: CCA(1, ridge=-1.0), "CCA: `ridge` must"),
         (lambda x: CCA(1).fit_moments(), "pooled_moments: `moments` must hold at least one domain"),
         (lambda x: CCA(1).fit(x, x, weight=torch.zeros(8)), "pooled_moments: `moments` must have rows"),
-        (lambda x: Whitening().fit(x, weight=torch.zeros(8)), "Whitening.fit: `x` must have a row that counts"),
+        (lambda x: Whitening().fit(x, weight=torch.zeros(8)), "Whitening.fit: `x` must have a row of nonzero weight"),
         (lambda x: Whitening(kind="svd"), "Whitening: `kind` must be one of"),  # type: ignore[arg-type]
         (lambda x: Procrustes().fit(x, x[:, :2]), "Procrustes.fit: `y` must have as many features"),
         (lambda x: CORALMap().fit(x, x[:, :2]), "CORALMap.fit: `target` must have as many features"),

@@ -12,6 +12,7 @@ from torch import Tensor
 import mmda._engine.logit_tiles as tiles
 from mmda._engine import native
 from mmda._engine.logit_pairs import Contrast, Pairs
+from mmda._engine.logits_at_once import MOST
 from mmda.losses import info_nce_loss, nt_xent_loss, sigmoid_contrastive_loss, triplet_ranking_loss
 from tests.logits import SWEEPS, contrastive
 from tests.reference.contrastive import cosines, info_nce, nt_xent, sigmoid
@@ -119,6 +120,7 @@ def test_every_combination(kind: str, form: str, monkeypatch: pytest.MonkeyPatch
         with monkeypatch.context() as patch:
             patch.setattr(tiles, "KEEP_BYTES", 2**26 if keep else 0)
             assert_equal_to_the_formula(kind, x, y, tau, unit, several=few, **known)
+        assert_equal_to_the_formula(kind, x, y, tau, unit, several=few, block_size=0, **known)  # all logits at once
 
 
 def drawn(n: int = 9) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -137,9 +139,11 @@ def repeated(x: Tensor, y: Tensor, known: dict[str, Tensor]) -> tuple[Any, Any, 
     return x.repeat_interleave(count, 0).numpy(), y.repeat_interleave(count, 0).numpy(), masks
 
 
-def test_the_papers_loops(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The losses themselves, by tiles, against float64 loops over repeated rows."""
-    monkeypatch.setattr("mmda._engine.logit_sweep.FEWEST", 0)
+@pytest.mark.parametrize("by_tiles", [True, False])
+def test_the_papers_loops(by_tiles: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The losses themselves, by tiles and at once, against float64 loops over repeated rows."""
+    if by_tiles:
+        monkeypatch.setattr("mmda._engine.logits_at_once.MOST", dict.fromkeys(MOST, 0))
     x, y, known = drawn()
     a, b, masks = repeated(x, y, known)
     s = cosines(a, b) / 0.3
@@ -154,9 +158,11 @@ def test_the_papers_loops(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.item() == pytest.approx(nt_xent(a, b, 0.3, positive=positive, negative=negative), rel=1e-12)
 
 
-def test_a_mask_is_the_loss_of_the_rows_it_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("by_tiles", [True, False])
+def test_a_mask_is_the_loss_of_the_rows_it_keeps(by_tiles: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever padding holds; all rows masked: a connected zero."""
-    monkeypatch.setattr("mmda._engine.logit_sweep.FEWEST", 0)
+    if by_tiles:
+        monkeypatch.setattr("mmda._engine.logits_at_once.MOST", dict.fromkeys(MOST, 0))
     keep = torch.rand(40, generator=torch.Generator().manual_seed(4)) < 0.6
     for loss in (info_nce_loss, nt_xent_loss, sigmoid_contrastive_loss):
         x, y = rows(40, 40)

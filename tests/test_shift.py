@@ -148,7 +148,7 @@ def test_rows_and_draws_come_from_the_generator() -> None:
             r"shift_report: v: `source` must have shape \(samples, features\), got \(4,\)",
         ),
         ({"v": (SOURCE, TARGET[:, :3])}, {}, r"v: `target` must have as many features as `source` \(4\), got 3"),
-        ({"v": (SOURCE, TARGET[:3])}, {}, r"v: `target` must have at least 5 rows, one a fold, got \(3, 4\)"),
+        ({"v": (SOURCE, TARGET[:3])}, {}, r"v: `target` must have at least 5 rows, one per fold, got \(3, 4\)"),
         ({"v": (SOURCE, np.full((9, 4), np.nan))}, {}, "v: `target` must be finite, got 36 NaN or infinite values"),
         ({"v": (SOURCE, TARGET)}, {"after": {"w": (SOURCE, TARGET)}}, r"`after` must have the names of `before` \(v\)"),
         ({"v": (SOURCE, TARGET)}, {"folds": 1}, "shift_report: `folds` must be an integer >= 2, got 1"),

@@ -18,7 +18,7 @@ from torch.func import hessian, jvp, vmap
 
 import mmda._engine.logit_tiles as contrastive_tiles
 from mmda._engine import native
-from mmda._engine.info_nce_sweep import INFO_NCE
+from mmda._engine.info_nce_formula import INFO_NCE
 from mmda._engine.kernel_sums import pair_means
 from mmda._engine.kernel_sweep import SWEEP as KERNEL_SWEEP
 from mmda._engine.kernel_sweep import KernelSum, Samples, can_stream, pair_sum

@@ -283,7 +283,7 @@ def test_errors_name_the_rule() -> None:
         validators.density_ratio(x, torch.full((2, 3), math.nan), x)
     with pytest.raises(ValueError, match=r"`at` must have as many features as `source` \(3\), got 2"):
         validators.density_ratio(x, x, x[:, :2])
-    with pytest.raises(ValueError, match=r"`losses` must have one loss a validation row \(4\), got \(3,\)"):
+    with pytest.raises(ValueError, match=r"`losses` must have one loss per validation row \(4\), got \(3,\)"):
         validators.deep_embedded_validation_risk(torch.zeros(3), x, x, x)
     with pytest.raises(TypeError, match=r"`duplicates` must be an integer tensor, got torch.bool"):
         validators.pair_retrieval_recall(x, x, duplicates=torch.ones(4, dtype=torch.bool))

@@ -120,7 +120,7 @@ TYPES: list[tuple[Callable[[], Any], str]] = [
     # no preset, no sequence, no mapping, no number
     (
         lambda: metrics.select_spans(SPANS, SCORES, preset=metrics.MMN),
-        r"select_spans: `preset` must be a Preset \(of MMN and TWO_D_TAN the one of a data set\), got mappingproxy",
+        r"select_spans: `preset` must be a Preset \(for MMN and TWO_D_TAN, the one of a data set\), got mappingproxy",
     ),
     (
         lambda: metrics.select_spans(SPANS, SCORES, preset="vslnet"),

@@ -18,6 +18,18 @@ def pooled_centre(x: Tensor, y: Tensor, x_weight: Tensor | None, y_weight: Tenso
     return safe_divide(x_sum + y_sum, total_weight(x, x_weight) + total_weight(y, y_weight))
 
 
+def median_centre(x: Tensor, y: Tensor, x_weight: Tensor | None, y_weight: Tensor | None) -> Tensor:
+    """Median of the kept rows of both samples, feature by feature, detached: far rows do not move it."""
+    rows = torch.cat([x.detach(), y.detach()])
+    if x_weight is not None or y_weight is not None:
+        kept = [
+            torch.ones_like(side[:, 0], dtype=torch.bool) if weight is None else weight.detach() > 0
+            for side, weight in ((x, x_weight), (y, y_weight))
+        ]
+        rows = torch.where(torch.cat(kept).unsqueeze(1), rows, torch.nan)
+    return rows.nanmedian(0).values.nan_to_num()
+
+
 def total_weight(x: Tensor, weight: Tensor | None) -> Tensor:
     """Sum of the row weights, or the number of rows."""
     return torch.full((), float(x.shape[0]), dtype=x.dtype, device=x.device) if weight is None else weight.sum()

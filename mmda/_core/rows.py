@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmda._core.checks import check_floating, check_mask, check_weight, fail, shape_text
-from mmda._core.masking import zero_padding
+from mmda._core.checks import check_floating, check_mask, check_same_width, check_weight, fail, shape_text
+from mmda._core.masking import working_dtype, zero_padding
 from mmda._core.transforms import carries_slope
 
 
@@ -24,6 +24,7 @@ def as_rows(
     prefix: str | None = None,
     axis: str | None = "features",
     least: int = 1,
+    zeroed: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
     """Check samples and flatten them to rows and row weights.
 
@@ -37,6 +38,7 @@ def as_rows(
         prefix: prefix of ``mask`` and ``weight`` in errors; ``argument`` and an underscore by default.
         axis: name of the last axis of ``x``; None if there is no such axis.
         least: minimum length of that axis.
+        zeroed: zero rows of weight 0; if False, the caller does, unless the weights require a gradient.
 
     Returns:
         Rows (n, d), or (n,) without a feature axis; and row weights (n,), None if all are one. Rows of weight 0 are
@@ -50,13 +52,43 @@ def as_rows(
         )  # a lazily negated view, whose memory the compiled loops would read with the wrong sign
     counts = None if weight is None else weight.to(dtype)
     if mask is not None:
-        one = torch.ones((), dtype=dtype, device=x.device)
-        counts = torch.where(mask, one if counts is None else counts, torch.zeros_like(one))
+        zero = torch.zeros((), dtype=dtype, device=x.device)
+        counts = mask.to(dtype) if counts is None else torch.where(mask, counts, zero)
     if counts is not None:
-        rows, counts = zero_uncounted(rows, counts, mask), counts.reshape(-1)
+        if zeroed or carries_slope(counts):
+            rows = zero_uncounted(rows, counts, mask)
+        counts = counts.reshape(-1)
     if axis is None:
         return rows.reshape(-1), counts
     return rows if rows.ndim == 2 else rows.reshape(-1, rows.shape[-1]), counts
+
+
+def two_samples(
+    caller: str,
+    source: Tensor,
+    target: Tensor,
+    source_weight: Tensor | None,
+    target_weight: Tensor | None,
+    source_mask: Tensor | None,
+    target_mask: Tensor | None,
+    *,
+    dtype: torch.dtype | None = None,
+    fewest: int = 1,
+    unbiased: bool = False,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """The rows of two samples, of one width, and their counts; see :func:`as_rows`.
+
+    Each needs at least ``fewest`` rows, two for an ``unbiased`` estimator. ``dtype``: by default of both.
+    """
+    dtype = working_dtype(source, target) if dtype is None else dtype
+    x, x_weight = as_rows(caller, "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
+    y, y_weight = as_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
+    check_same_width(caller, "source", x, "target", y)
+    fewest, why = (2, " for estimator='unbiased'") if unbiased else (fewest, "")
+    for name, rows in (("source", x), ("target", y)):
+        if rows.shape[0] < fewest:
+            fail(caller, name, f"have at least {fewest} samples{why}", shape_text(rows))
+    return x, y, x_weight, y_weight
 
 
 def check_rows(

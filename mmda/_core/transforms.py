@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-#: Tensors that hold numbers of their own; subclasses may not.
+#: Types with their own storage, which other tensor subclasses may lack.
 ORDINARY = (Tensor, torch.nn.Parameter)
 
 

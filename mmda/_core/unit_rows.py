@@ -28,16 +28,16 @@ def _normalized(x: Tensor) -> Tensor:
 
 
 def divided_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows divided by their length, without a derivative, and what each was multiplied by (..., 1)."""
-    if x.device.type == "cpu":  # an accelerator is not asked about its numbers, which would make it wait
+    """Rows scaled to length one, without autograd, and the factor of each row (..., 1)."""
+    if x.device.type == "cpu":  # reading values on an accelerator would synchronise
         lengths: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         least, most = torch.stack(lengths.aminmax()).tolist()
-        if least > _SHORT and most < _LONG:  # not with a row that holds NaN
+        if least > _SHORT and most < _LONG:  # False for NaN
             return x / lengths, lengths.reciprocal_()
     top = torch.maximum(x.amax(-1, keepdim=True), -x.amin(-1, keepdim=True))
     top.masked_fill_(top == 0, 1)
     rows = x / top
-    lengths = torch.linalg.vector_norm(rows, dim=-1, keepdim=True).clamp_min_(1)  # 0 where the row is zero
+    lengths = torch.linalg.vector_norm(rows, dim=-1, keepdim=True).clamp_min_(1)  # 0 for zero rows
     return rows.div_(lengths), lengths.mul_(top).reciprocal_()
 
 
@@ -46,7 +46,7 @@ _SHORT, _LONG = 1e-15, 1e15
 
 
 class _UnitRows(torch.autograd.Function):
-    """:func:`divided_rows` with a derivative, in four passes over the rows instead of some twenty."""
+    """:func:`divided_rows` with autograd, in four passes over memory instead of some twenty."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""InfoNCE in one or both directions: from the full logit matrix, tile by tile, and as a dense formula."""
+"""The passes of InfoNCE, in one or both directions: from the full logit matrix, and tile by tile."""
 
 from __future__ import annotations
 
@@ -6,63 +6,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmda._core.masking import safe_divide
-from mmda._core.unit_rows import normalized_rows
-from mmda._core.weighted import weighted_logsumexp
 from mmda._engine.logit_loops import LOG2_E, loops_for
-from mmda._engine.logit_pairs import Contrast, Pairs, counts, negative_counts, own_pairs, positive_share, twins
-from mmda._engine.logit_sweep import Made, Problem, sweep_of
-from mmda._engine.logit_tiles import Grid, Rows
+from mmda._engine.logit_pairs import (
+    twins,
+)
+from mmda._engine.logit_sweep import Made, Problem, Rows
+from mmda._engine.logit_tiles import Grid
+from mmda._engine.logits_at_once import are_few, info_nce_at_once
 from mmda._engine.softmax_sweep import Beside, Side, Softmaxes, are_safe
 
-#: Up to this many rows without masks or weights, the full logit matrix is used to save operator calls.
-SMALL = 512
 
-
-def _dense(pairs: Pairs, how: Contrast) -> Tensor:
-    """The loss from the full logit matrix: O(n m) memory."""
-    a, b = (normalized_rows(rows) if how.unit else rows for rows in pairs[:2])
-    s = (a / (how.tau if pairs.temperature is None else pairs.temperature)) @ b.T
-    both = how.kind == "symmetric"
-    if pairs.plain:
-        partner = torch.arange(s.shape[0], device=s.device)
-        one_way = F.cross_entropy(s, partner)
-        return (one_way + F.cross_entropy(s.T, partner)) / 2 if both else one_way
-    q, allowed = positive_share(pairs, s.dtype), pairs.negative_mask
-    a_count, b_count = counts(pairs.a, pairs.a_count), counts(pairs.b, pairs.b_count)
-    one_way = _one_way(s, q, allowed, a_count, b_count, how.several)
-    if not both:
-        return one_way
-    q, allowed = (None if t is None else t.T for t in (q, allowed))
-    return (one_way + _one_way(s.T, q, allowed, b_count, a_count, how.several)) / 2
-
-
-def _one_way(
-    s: Tensor, q: Tensor | None, allowed: Tensor | None, row_count: Tensor, column_count: Tensor, several: str
-) -> Tensor:
-    """Mean over rows that have a positive, with positive weights ``q`` (None: row i is the positive of row i)."""
-    negative = negative_counts(s, q, allowed, column_count)
-    if q is None:
-        each = weighted_logsumexp(s, negative + own_pairs(s).to(s.dtype)) - s.diagonal()
-        has_positive = column_count > 0
-    else:
-        numerator = q * column_count
-        total = numerator.sum(1)
-        has_positive = total > 0
-        each = weighted_logsumexp(s, torch.where(q > 0, column_count.expand_as(s), negative))
-        if several == "mean":
-            each = each - safe_divide((numerator * s).sum(1), total)
-        else:
-            each = each - weighted_logsumexp(s, numerator)
-    kept = torch.where(has_positive, row_count, torch.zeros_like(row_count))
-    return safe_divide((kept * torch.where(kept > 0, each, torch.zeros_like(each))).sum(), kept.sum())
-
-
-def _make(problem: Problem) -> Made:
+def make(problem: Problem) -> Made:
     pairs, how = problem.pairs, problem.how
-    if pairs.plain and pairs.a.shape[0] <= min(SMALL, how.block or SMALL):
-        return _at_once(problem)
-    return _by_tiles(problem)
+    n, m = pairs.a.shape[0], pairs.b.shape[0]
+    plain = pairs.plain and n == m == problem.paired
+    if not are_few("plain" if plain else "masked", n, m, how.block):
+        return _by_tiles(problem)
+    return _at_once(problem) if plain else info_nce_at_once(problem)
 
 
 def _at_once(problem: Problem) -> Made:
@@ -114,6 +74,3 @@ def _partners(logits: Tensor, count: Tensor | None, allowed: Tensor | None, n: i
     if count is not None:
         weight, positive = weight + twins(count, allowed)[:k], positive * (count[:k] > 0)
     return Beside(*(F.pad(t, (0, n - k)) for t in (logits, weight, positive)))
-
-
-INFO_NCE = sweep_of("info_nce", _make, _dense)

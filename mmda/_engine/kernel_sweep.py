@@ -40,8 +40,8 @@ SMALL = 256
 HARMLESS = 16.0
 #: In float32, at most this fraction of a tile's pairs (plus :data:`SOME`) is recomputed as near pairs.
 FEW, SOME = 1 / 16, 64
-#: A float32 sum below this fraction of its terms is recomputed in float64, since rounding is some 1e-8 of the terms.
-SMALL_SUM = 1e-5
+#: A float32 sum below this fraction of its terms is recomputed in float64, since rounding is some 1e-7 of the terms.
+SMALL_SUM = 1e-4
 
 
 class Samples(NamedTuple):
@@ -132,7 +132,8 @@ def dense(samples: Samples, how: KernelSum | OwnKernelSum) -> Tensor:
         cast: list[Any] = [None if t is None else t.to(dtype) for t in samples]
         return _dense(Samples(*cast), how)
 
-    return with_enough_digits(in_digits, *numbers, dtype=samples.x.dtype)
+    bounded = _evaluate(how).at_zero > 0
+    return with_enough_digits(in_digits, *numbers, dtype=samples.x.dtype, bounded=bounded)
 
 
 def _dense(samples: Samples, how: KernelSum | OwnKernelSum) -> Tensor:
@@ -471,7 +472,7 @@ class _Operations(_Loops):
         return z, norms
 
     def begin(self, side: int) -> None:
-        count = 1 + self.kernel.work + self.look + 2 * self.low_rank
+        count = 1 + self.kernel.work + 2 * self.low_rank
         self.buffers = self.z.new_empty(count, side * side).unbind(0)
         self.moved, self.ones = self.z.new_empty(side, self.z.shape[1]), self.z.new_ones(side)
         self.tiles: list[Tensor] = []
@@ -481,10 +482,8 @@ class _Operations(_Loops):
         if not self.tiles or self.tiles[0].shape != (rows, columns):
             self.tiles = [buffer[: rows * columns].view(rows, columns) for buffer in self.buffers]
         t, *work = self.tiles
-        torch.add(a.norms.unsqueeze(1), b.norms, out=t)
-        limits = torch.mul(t, self.share, out=work.pop()) if self.look else t
-        t.addmm_(a.z, b.z.T, alpha=2)
-        near = list(self.settle_near(t, limits, a.given, b.given, same)) if self.look else []
+        torch.add(a.norms.unsqueeze(1), b.norms, out=t).addmm_(a.z, b.z.T, alpha=2)
+        near = self.settle_near(t, a.norms, b.norms, (a.given, b.given), same) if self.look else []
         similar, slope = self.kernel(
             t.clamp_(max=0),
             work,
@@ -512,19 +511,29 @@ class _Operations(_Loops):
             b.sums.addmv_(slope.T, self.ones[:rows] if left is None else left, alpha=factor)
         return slope
 
-    def settle_near(self, t: Tensor, limits: Tensor, a: Tensor, b: Tensor, same: bool) -> Iterator[_Pairs]:
-        """Overwrite the entries of near pairs in ``t`` with accurate distances."""
-        places = t > limits
+    def settle_near(
+        self, t: Tensor, a_norms: Tensor, b_norms: Tensor, given: tuple[Tensor, Tensor], same: bool
+    ) -> list[_Pairs]:
+        """Overwrite the entries of near pairs in ``t`` with accurate distances; ``same`` leaves no diagonal."""
+        farthest = (a_norms.amin() + b_norms.amin()) * self.share
+        if same:
+            t.diagonal().copy_(farthest)
+        if bool(t.amax() <= farthest):
+            return []
+        places = t > (a_norms.unsqueeze(1) + b_norms).mul_(self.share)
         if same:
             places.fill_diagonal_(False)
         indices = places.nonzero()
         if indices.shape[0] > self.most(*t.shape):
             raise _TooManyNear
+        a, b = given
+        found = []
         for some in indices.split(max((1 << 22) // a.shape[1], 1)):  # type: ignore[no-untyped-call]
             i, j = some.unbind(1)
             differences = (b[j] - a[i]).mul_(self.inverse)
             t[i, j] = differences.square().sum(1).neg_()
-            yield _Pairs(i, j, differences)
+            found.append(_Pairs(i, j, differences))
+        return found
 
     def spread(
         self,
@@ -565,13 +574,11 @@ class _Operations(_Loops):
 
     def at_once(self, needed: Needed) -> tuple[Tensor, Gradients]:
         z, norms, n = self.z, self.norms, self.n
-        t = norms.unsqueeze(1) + norms
-        limits = t * self.share if self.look else t
-        t.addmm_(z, z.T, alpha=2)
+        t = (norms.unsqueeze(1) + norms).addmm_(z, z.T, alpha=2)
         near: list[_Pairs] = []
         if self.look:
             rows = torch.cat(self.samples[:2])
-            near = list(self.settle_near(t, limits, rows, rows, True))
+            near = self.settle_near(t, norms, norms, (rows, rows), True)
         both = self.kernel.both(t.clamp_(max=0)).mul_(_matrix(None, None, self.factors, n, z))
         self.value.add_(both[0].sum(1).sum(dtype=torch.float64))
         if not any(needed):

@@ -255,7 +255,7 @@ class OwnKernelOnTiles:
         return torch.stack((value, slope))
 
     def _on(self, t: Tensor, same: bool, need_slope: bool) -> tuple[Tensor, Tensor | None]:
-        squared, slope = t.neg(), None
+        squared, slope = t.neg_().detach(), None
         if need_slope:
             with torch.enable_grad():
                 value = self.kernel.evaluate(squared.requires_grad_(), self.bandwidth)
@@ -266,7 +266,7 @@ class OwnKernelOnTiles:
         if same:
             own = torch.eye(t.shape[0], dtype=torch.bool, device=t.device)
             value = value.masked_fill(own, 0)
-            slope = None if slope is None else slope.masked_fill(own, 0)
+            slope = None if slope is None else slope.masked_fill_(own, 0)
         return value, slope
 
 

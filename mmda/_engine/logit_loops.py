@@ -1,7 +1,7 @@
 """Elementwise operations of a softmax over tiles: an interface with two implementations.
 
-:class:`Operations` is PyTorch's. A faster one is asked first, see :data:`faster`: the compiled loops of
-``native_logits.py``. All logits are of base 2: on a processor ``exp2`` takes a third of the time of ``exp``.
+:class:`Operations` uses PyTorch. The compiled loops of ``native_logits.py`` are preferred where available, see
+:data:`faster`. All logits are in base 2, because on a CPU ``exp2`` takes a third of the time of ``exp``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mmda._engine.scaffold import ACCELERATOR_BLOCK
 
-#: Rows of a tile of PyTorch's operations on a CPU, which stays in the nearest caches.
+#: Rows per tile for PyTorch operations on a CPU, so that a tile fits in the caches.
 CPU_BLOCK = 512
 #: Factor from natural logits to logits in base 2.
 LOG2_E = 1 / math.log(2)
@@ -66,7 +66,7 @@ class Sums(NamedTuple):
 class Loops(Protocol):
     """Elementwise operations on a tile. Tiles have contiguous rows and are overwritten."""
 
-    #: Rows of a tile.
+    #: Rows per tile.
     block: int
 
     def collect(self, s: Tensor, rows: Sums, columns: Sums | None) -> None:
@@ -81,14 +81,15 @@ class Loops(Protocol):
     def at_once(
         self, s: Tensor, scale: Tensor | float, symmetric: bool, gradient: bool
     ) -> tuple[Tensor, Tensor, Tensor | float]:
-        """InfoNCE of all natural logits ``scale * s`` of row i for row i: value, slopes by ``s`` over a factor, factor.
+        """InfoNCE from all natural logits ``scale * s``: the value, the gradient for ``s`` over a factor, and the
+        factor.
 
-        Without ``gradient`` the last two mean nothing.
+        Without ``gradient`` the last two are undefined.
         """
 
 
 class Operations:
-    """:class:`Loops` in PyTorch's operations."""
+    """:class:`Loops` in PyTorch operations."""
 
     def __init__(self, like: Tensor) -> None:
         self.block = CPU_BLOCK if like.device.type == "cpu" else ACCELERATOR_BLOCK
@@ -137,7 +138,7 @@ class Operations:
         return value, g, scale * share
 
 
-#: Other implementations for some tensors, or None where one cannot serve them.
+#: Functions that return another implementation for the given tensors, or None if it does not support them.
 faster: list[Callable[[Sequence[Tensor]], Loops | None]] = []
 
 

@@ -11,6 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mmda._core.masking import zero_padding
+from mmda._core.transforms import carries_slope
+
 
 class Pairs(NamedTuple):
     """Anchors, candidates, weights and pair masks. Only the first four fields may require a gradient.
@@ -20,7 +23,7 @@ class Pairs(NamedTuple):
         b: candidates (m, d).
         temperature: scalar divisor of the products; None: ``Contrast.tau``.
         bias: scalar, for ``"sigmoid"``; None: 0.
-        a_count: anchor weights (n,); None: ones. Rows of weight 0 are zeros.
+        a_count: anchor weights (n,); None: ones. Rows of weight 0 may hold anything.
         b_count: candidate weights (m,).
         positive_mask: which candidates are positives of each anchor (n, m), bool; None: all with a positive weight.
         positive_weight: weights of the positives (n, m); None: 1. With neither, row i belongs to row i, and n = m.
@@ -46,6 +49,15 @@ class Pairs(NamedTuple):
     def plain(self) -> bool:
         """Whether there are no weights or masks."""
         return all(t is None for t in self[4:])
+
+
+def without_padding(pairs: Pairs) -> Pairs:
+    """The pairs with zeros in rows of weight 0; rows whose weights require a gradient were zeroed beforehand."""
+    rows = (
+        x if count is None or carries_slope(count) else zero_padding(x, count != 0)
+        for x, count in zip(pairs[:2], pairs[4:6])
+    )
+    return pairs._replace(a=next(rows), b=next(rows))
 
 
 class Contrast(NamedTuple):

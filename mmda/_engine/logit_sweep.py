@@ -16,14 +16,30 @@ import torch
 from torch import Tensor
 
 from mmda._core.transforms import ORDINARY, values_are_known
-from mmda._engine.logit_pairs import Contrast, Pairs
-from mmda._engine.logit_tiles import Rows
+from mmda._core.unit_rows import divided_rows
+from mmda._engine.logit_pairs import Contrast, Pairs, without_padding
 from mmda._engine.scaffold import Gradients, Needed, Sweep
 
-#: With fewer rows than this the dense formula is as fast.
-FEWEST = 256
-#: Losses with a special path for small batches without masks or weights.
-AT_ONCE = ("info_nce", "symmetric")
+
+class Rows:
+    """Rows as compared: as given, or scaled to length one."""
+
+    def __init__(self, given: Tensor, unit: bool) -> None:
+        self.unit = unit
+        self.rows, self.inverse = divided_rows(given) if unit else (given, given[:0])
+
+    def gradient(self, h: Tensor, scale: Tensor | float, tempered: bool) -> tuple[Tensor | None, Tensor]:
+        """Gradients for ``scale`` and for the given rows (in place of h), from those for the compared rows over
+        ``scale``."""
+        bare = isinstance(scale, float) and scale == 1
+        if not (self.unit or tempered):
+            return None, h if bare else h.mul_(scale)
+        along = torch.linalg.vecdot(h, self.rows)
+        slope = along.sum(dtype=torch.float64) if tempered else None
+        if not self.unit:
+            return slope, h if bare else h.mul_(scale)
+        h.addcmul_(self.rows, along.unsqueeze(1), value=-1)
+        return slope, h.mul_(self.inverse if bare else self.inverse * scale)
 
 
 class Made(NamedTuple):
@@ -54,7 +70,7 @@ class Problem(NamedTuple):
     wanted: tuple[bool, bool]
 
 
-def contrastive(sweep: Sweep[Pairs, Contrast], pairs: Pairs, how: Contrast, temperature: float | Tensor) -> Tensor:
+def contrastive(sweep: ContrastiveSweep, pairs: Pairs, how: Contrast, temperature: float | Tensor) -> Tensor:
     """Compute one of the losses, in tiles if possible.
 
     Args:
@@ -70,18 +86,19 @@ def contrastive(sweep: Sweep[Pairs, Contrast], pairs: Pairs, how: Contrast, temp
         pairs = pairs._replace(temperature=temperature.to(pairs.a.dtype))
     else:
         how = how._replace(tau=temperature)
-    rows = pairs.a.shape[0] + (pairs.b.shape[0] if how.kind == "nt_xent" else 0)
-    if compiling or how.block or rows >= FEWEST or (pairs.plain and how.kind in AT_ONCE):
-        return sweep(pairs, how)
-    return sweep.dense(pairs, how)
+    return sweep(pairs, how)
 
 
-def sweep_of(
-    name: str, make: Callable[[Problem], Made], dense: Callable[[Pairs, Contrast], Tensor]
-) -> Sweep[Pairs, Contrast]:
-    """The :class:`Sweep` of a loss."""
+class ContrastiveSweep(Sweep[Pairs, Contrast]):
+    """A loss by its dense formula, and by the pass that :mod:`mmda._engine` adds: faster, and in little memory."""
 
-    def run(pairs: Pairs, how: Contrast, needed: Needed) -> tuple[Tensor, Gradients]:
+    #: The loss and its gradients for the compared rows; the same numbers as those of the dense formula.
+    make: Callable[[Problem], Made]
+
+    def __init__(self, name: str, dense: Callable[[Pairs, Contrast], Tensor]) -> None:
+        super().__init__(f"contrastive_{name}", Pairs, Contrast, slopes=4, run=self._made, dense=dense)
+
+    def _made(self, pairs: Pairs, how: Contrast, needed: Needed) -> tuple[Tensor, Gradients]:
         whole, wanted = pairs, any(needed)
         pairs, places, paired = _present(pairs)
         a, b, temperature = pairs[:3]
@@ -92,7 +109,7 @@ def sweep_of(
         if a.device.type == "cpu" and type(a) in ORDINARY and values_are_known(a, b):
             scale = float(scale)
         # The gradient for the temperature is computed from that for the anchors.
-        made = make(Problem(pairs, how, scale, paired, (needed[0] or needed[2], needed[1])))
+        made = self.make(Problem(pairs, how, scale, paired, (needed[0] or needed[2], needed[1])))
         value = made.value.to(a.dtype)
         if not wanted:
             return value, ()
@@ -111,37 +128,53 @@ def sweep_of(
         of_bias = None if made.of_bias is None or pairs.bias is None else made.of_bias.to(pairs.bias.dtype)
         return value, (ga, gb, slope, of_bias)
 
-    return Sweep(f"contrastive_{name}", Pairs, Contrast, slopes=4, run=run, dense=dense)
-
 
 def _present(pairs: Pairs) -> tuple[Pairs, tuple[Tensor | None, Tensor | None], int]:
     """The pairs without rows of weight 0; the original indices of the rows (None: unchanged); the number of paired
     rows.
 
-    Paired rows come first. Rows of weight 0 stay, with logits of minus infinity, if pair masks would have to be copied,
-    and on accelerators, where dropping them would synchronise.
+    Paired rows come first. Rows of weight 0 stay, zeroed and with logits of minus infinity, if pair masks would have to
+    be copied, and on accelerators, where dropping them would synchronise.
     """
     a, b, _, _, a_count, b_count = pairs[:6]
     paired = a.shape[0] if pairs.own else 0
-    if (a_count is None and b_count is None) or a.device.type != "cpu":
+    if a_count is None and b_count is None:
         return pairs, (None, None), paired
-    here = [None if count is None else count > 0 for count in (a_count, b_count)]
-    if any(mask is not None for mask in pairs[6:]) or all(some is None or bool(some.all()) for some in here):
+    if a.device.type != "cpu":
+        return without_padding(pairs), (None, None), paired
+    same = a_count is b_count
+    here = [None if count is None else count > 0 for count in (a_count, b_count)[: 1 if same else 2]]
+    if all(some is None or bool(some.all()) for some in here):
         return _without_ones(pairs), (None, None), paired
-    first, second = (a.new_ones(a.shape[0], dtype=torch.bool) if some is None else some for some in here)
-    whole = (first & second).nonzero().squeeze(1)
-    places = [
-        torch.cat((whole, (some & ~other).nonzero().squeeze(1))) for some, other in ((first, second), (second, first))
-    ]
-    a_count, b_count = (None if c is None else c[k] for c, k in zip((a_count, b_count), places))
+    if any(mask is not None for mask in pairs[6:]):
+        return _without_ones(without_padding(pairs)), (None, None), paired
+    if same:
+        assert here[0] is not None
+        assert a_count is not None
+        place = here[0].nonzero().squeeze(1)
+        places, count = [place, place], a_count[place]
+        a_count, b_count = count, count
+    else:
+        first, second = (a.new_ones(a.shape[0], dtype=torch.bool) if some is None else some for some in here)
+        whole = (first & second).nonzero().squeeze(1)
+        places = [
+            torch.cat((whole, (some & ~other).nonzero().squeeze(1)))
+            for some, other in ((first, second), (second, first))
+        ]
+        a_count, b_count = (None if c is None else c[k] for c, k in zip((a_count, b_count), places))
+        place = whole
     pairs = pairs._replace(a=a[places[0]], b=b[places[1]], a_count=a_count, b_count=b_count)
-    return _without_ones(pairs), (places[0], places[1]), whole.shape[0]
+    return _without_ones(pairs), (places[0], places[1]), place.shape[0]
 
 
 def _without_ones(pairs: Pairs) -> Pairs:
     """The pairs without weights that are all 1."""
-    kept = (None if count is None or bool((count == 1).all()) else count for count in pairs[4:6])
-    return pairs._replace(a_count=next(kept), b_count=next(kept))
+    a_count, b_count = pairs.a_count, pairs.b_count
+    if a_count is not None and bool((a_count == 1).all()):
+        pairs = pairs._replace(a_count=None, b_count=None if b_count is a_count else b_count)
+    if b_count is not None and b_count is not a_count and bool((b_count == 1).all()):
+        pairs = pairs._replace(b_count=None)
+    return pairs
 
 
 def _spread(gradient: Tensor, places: Tensor | None, like: Tensor) -> Tensor:

@@ -8,33 +8,11 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
-from mmda._core.unit_rows import divided_rows
 from mmda._engine.logit_pairs import Pairs
 from mmda._engine.scaffold import edges
 
 #: Tiles are kept between the two passes if all of them fit in this many bytes.
 KEEP_BYTES = 64 * 2**20
-
-
-class Rows:
-    """Rows as compared: as given, or scaled to length one."""
-
-    def __init__(self, given: Tensor, unit: bool) -> None:
-        self.unit = unit
-        self.rows, self.inverse = divided_rows(given) if unit else (given, given[:0])
-
-    def gradient(self, h: Tensor, scale: Tensor | float, tempered: bool) -> tuple[Tensor | None, Tensor]:
-        """Gradients for ``scale`` and for the given rows (in place of h), from those for the compared rows over
-        ``scale``."""
-        bare = isinstance(scale, float) and scale == 1
-        if not (self.unit or tempered):
-            return None, h if bare else h.mul_(scale)
-        along = torch.linalg.vecdot(h, self.rows)
-        slope = along.sum(dtype=torch.float64) if tempered else None
-        if not self.unit:
-            return slope, h if bare else h.mul_(scale)
-        h.addcmul_(self.rows, along.unsqueeze(1), value=-1)
-        return slope, h.mul_(self.inverse if bare else self.inverse * scale)
 
 
 class Grid:
@@ -60,7 +38,7 @@ class Grid:
         return math.prod(largest)
 
     def in_masks(self, place: slice) -> slice:
-        """Where a part of the rows, or columns, lies in the masks of pairs."""
+        """The slice of the pair masks for a part of the rows or columns."""
         return place
 
     def partners_on_diagonal(self, i: int, j: int) -> bool:
@@ -105,7 +83,7 @@ class Masks:
 
 
 def cuts(start: int, stop: int, block: int) -> list[slice]:
-    """The parts of a range of rows."""
+    """Split a range of rows into blocks."""
     return [slice(*part) for part in edges(start, stop, block)]
 
 

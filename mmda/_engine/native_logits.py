@@ -46,7 +46,7 @@ class CompiledLoops:
 
 
 def compiled_loops(tensors: Sequence[Tensor]) -> CompiledLoops | None:
-    """The loops, where they can serve these tensors."""
+    """The compiled loops, or None if they do not support these tensors."""
     return CompiledLoops() if native.serves(*tensors) else None
 
 

@@ -1,5 +1,4 @@
-"""The sigmoid loss: a sum over all pairs, so one pass over the tiles gives value and gradients; and as a dense
-formula."""
+"""The passes of the sigmoid loss: a sum over all pairs, so one pass over the tiles gives value and gradients."""
 
 from __future__ import annotations
 
@@ -7,36 +6,63 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmda._core.masking import safe_divide
-from mmda._core.unit_rows import normalized_rows
 from mmda._engine import native, native_logits
 from mmda._engine.logit_loops import LOG2_E
-from mmda._engine.logit_pairs import Contrast, Pairs, counts, negative_counts, own_pairs, positive_share, twins
-from mmda._engine.logit_sweep import Made, Problem, sweep_of
-from mmda._engine.logit_tiles import Grid, Masks, Rows, Tiles
+from mmda._engine.logit_pairs import (
+    Pairs,
+    counts,
+    twins,
+)
+from mmda._engine.logit_sweep import Made, Problem, Rows
+from mmda._engine.logit_tiles import Grid, Masks, Tiles
+from mmda._engine.logits_at_once import Sides, are_few, floor
 from mmda._engine.scaffold import ACCELERATOR_BLOCK
 
-#: Rows of a tile on a CPU: with the compiled loops, and those that stay in the nearest caches.
+#: Rows per tile on a CPU: with the compiled loops, and in PyTorch operations, where a tile should fit in the caches.
 BLOCK, SMALL_BLOCK = 1024, 512
 
 
-def _dense(pairs: Pairs, how: Contrast) -> Tensor:
-    """The loss from the full logit matrix: O(n m) memory."""
-    a, b = (normalized_rows(rows) if how.unit else rows for rows in pairs[:2])
-    s = (a / (how.tau if pairs.temperature is None else pairs.temperature)) @ b.T
-    s = s if pairs.bias is None else s + pairs.bias
-    if pairs.plain:
-        sign = torch.where(own_pairs(s), -1.0, 1.0).to(s.dtype)
-        return -F.logsigmoid(-sign * s).sum() / s.shape[0]
-    share = positive_share(pairs, s.dtype)
+def _at_once(problem: Problem) -> Made:
+    """The loss of a small batch from the full logit matrix, in few operator calls."""
+    pairs, how, scale, paired, wanted = problem
+    sides, q = Sides(pairs, how.unit, wanted), pairs.positive_mask
+    bias = None if pairs.bias is None else pairs.bias.to(pairs.a)
+    s = torch.mm(sides.u, sides.v.T).mul_(scale)
+    if bias is not None:
+        s.add_(bias)
+    sign, slopes, value = None, None, s.new_zeros((), dtype=torch.float64)
+    own = s.diagonal()[:paired] if q is None else s[:0, 0]
+    if q is not None:
+        sign = q.to(s.dtype).mul_(-2).add_(1)
+        s.mul_(sign)
+    elif pairs.b_count is None:
+        own.neg_()
+    else:
+        value, _, slopes = _partners(pairs, own)
+        own.fill_(floor(s))
+    if pairs.negative_mask is not None:
+        out, kept = (~pairs.negative_mask if q is None else (q | pairs.negative_mask).logical_not_()), own.clone()
+        s.masked_fill_(out, floor(s))
+        own.copy_(kept)
+    weighted = pairs.a_count is not None or pairs.b_count is not None
     a_count, b_count = counts(pairs.a, pairs.a_count), counts(pairs.b, pairs.b_count)
-    negative = negative_counts(s, share, pairs.negative_mask, b_count)
-    positive = (own_pairs(s) & (b_count > 0)).to(s.dtype) if share is None else share * b_count
-    each = -(positive * F.logsigmoid(s) + negative * F.logsigmoid(-s)).sum(1)
-    return safe_divide(a_count @ each, a_count.sum())
+    value = value + _losses(s, None, (a_count, b_count) if weighted else None)[0]
+    if sign is not None:
+        s.mul_(sign)
+    elif slopes is None:
+        own.neg_()
+    else:
+        own.copy_(slopes)
+    total = a_count.sum(dtype=torch.float64).clamp_min_(torch.finfo(s.dtype).tiny)
+    g = s.mul_((1 / total).to(s))
+    made = sides.made(value / total, g if any(wanted) else None, wanted, scale)
+    return made if bias is None else made._replace(of_bias=g.sum())
 
 
-def _make(problem: Problem) -> Made:
+def make(problem: Problem) -> Made:
+    n, m = problem.pairs.a.shape[0], problem.pairs.b.shape[0]
+    if are_few("sigmoid", n, m, problem.how.block):
+        return _at_once(problem)
     pairs, how, scale, paired, wanted = problem
     a, b, bias = pairs.a, pairs.b, None if pairs.bias is None else pairs.bias.to(pairs.a)
     block = BLOCK if native.serves(a, b) else SMALL_BLOCK if a.device.type == "cpu" else ACCELERATOR_BLOCK
@@ -47,7 +73,8 @@ def _make(problem: Problem) -> Made:
     value, slope = a.new_zeros((2,), dtype=torch.float64).unbind(0)
     of_pairs = None
     if pairs.own:
-        value, slope, slopes = _partners(pairs, scaled[:paired], y.rows[:paired], bias)
+        logits = torch.linalg.vecdot(scaled[:paired], y.rows[:paired])
+        value, slope, slopes = _partners(pairs, logits if bias is None else logits + bias)
         of_pairs = [slopes[place] for place in grid.rows[: grid.whole]]
     weighted = pairs.a_count is not None or pairs.b_count is not None
     a_count, b_count = counts(a, pairs.a_count), counts(b, pairs.b_count)
@@ -85,13 +112,11 @@ def _make(problem: Problem) -> Made:
     return Made(value / total, x, y, hx, hy, scale, slope / total)
 
 
-def _partners(pairs: Pairs, scaled: Tensor, partners: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def _partners(pairs: Pairs, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Losses of rows with their partners: sum of the losses, sum of their derivatives, and derivatives for each logit.
 
     A partner of weight w counts once, its w - 1 copies as negatives.
     """
-    logits = torch.linalg.vecdot(scaled, partners)
-    logits = logits if bias is None else logits + bias
     k, right, wrong = logits.shape[0], torch.ones_like(logits), torch.zeros_like(logits)
     if pairs.b_count is not None:
         allowed = None if pairs.negative_mask is None else pairs.negative_mask.diagonal()[:k]
@@ -126,7 +151,7 @@ def _losses(s: Tensor, bias: Tensor | None, weights: tuple[Tensor, Tensor] | Non
 
 
 def _softplus_sum(s: Tensor) -> Tensor:
-    """Sum of log(1 + e^s) = max(s, 0) + log(1 + e^-|s|); four factors share a logarithm."""
+    """Sum of log(1 + e^s) = max(s, 0) + log(1 + e^-|s|), with one logarithm per four terms."""
     value = s.clamp_min(0).sum(1).sum(dtype=torch.float64)
     p = s.abs().mul_(-LOG2_E).exp2_()
     for _ in range(2):
@@ -135,6 +160,3 @@ def _softplus_sum(s: Tensor) -> Tensor:
             left, right = p[:, :half], p[:, half:]
             p = (left + right).addcmul_(left, right)  # (1 + left) (1 + right) - 1
     return value.add_(p.log1p_().sum(1).sum(dtype=torch.float64))
-
-
-SIGMOID = sweep_of("sigmoid", _make, _dense)

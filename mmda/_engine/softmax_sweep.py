@@ -35,17 +35,18 @@ class Beside(NamedTuple):
 
 @dataclass
 class Side:
-    """Rows on one side of the matrix, or a stretch of them, and what is added up for each; None: no such thing.
+    """Rows or columns of the logit matrix, or a block of them, with their accumulators; None if not needed.
 
     Attributes:
         rows: the rows as compared.
-        slopes: by the rows, over the scale of the natural logits.
+        slopes: gradients for the rows, divided by the scale of the natural logits.
         count: row weights; None: ones.
-        offset, level: log2 of the counts; the latter 0 where the count is.
-        total, pulled: the weight of each row's positives, and the sum of their logits with these weights.
-        pull: the slope of the loss by the weighted mean of each row's positive logits, over ``total``.
-        partner, itself: logits that are treated beside the tiles.
-        sums, found: over the powers of each row's logits, and of its positives' with ``several="sum"``.
+        offset, level: log2 of the weights; ``level`` is 0 for a weight of 0.
+        total, pulled: the total weight of each row's positives, and the weighted sum of their logits.
+        pull: the derivative of the loss with respect to the weighted mean of each row's positive logits, over
+            ``total``.
+        partner, itself: logits handled outside the tiles.
+        sums, found: sums over each row's logits, and with ``several="sum"`` over those of its positives.
     """
 
     rows: Tensor
@@ -63,7 +64,7 @@ class Side:
 
     @classmethod
     def of(cls, rows: Tensor, count: Tensor | None, wanted: bool) -> Side:
-        """A side before the first tile; ``wanted`` says whether the slopes by the rows are."""
+        """A side with empty accumulators; ``wanted`` tells whether gradients for the rows are needed."""
         offset = level = None
         if count is not None:
             offset, level = count.log2(), count.masked_fill(count == 0, 1).log2_()
@@ -122,7 +123,7 @@ class Side:
         return beside._replace(logits=slopes)
 
     def parts(self, places: list[slice]) -> list[Side]:
-        """Stretches of the side: views, to which the tiles' sums are added."""
+        """Views of blocks of the side, to which the tiles' sums are added."""
         if len(places) == 1:
             return [self]
         whole = [getattr(self, field.name) for field in fields(self)]

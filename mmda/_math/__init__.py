@@ -1,1 +1,1 @@
-"""Mathematics that several losses share: logits, pairs, frames, class weights, transport, spectra, adversaries."""
+"""Mathematics shared by several losses: logits, pairs, frames, class weights, transport, spectra, discriminators."""

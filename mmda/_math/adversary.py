@@ -1,4 +1,4 @@
-"""What the adversarial losses share: the balanced cross-entropy of two domains, and asking a discriminator."""
+"""Shared by the adversarial losses: balanced cross-entropy of two domains, and calling a discriminator."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mmda._math.logits import weighted_mean
 def side_logits(
     caller: str, side: str, logits: Tensor, mask: Tensor | None, weight: Tensor | None, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor | None]:
-    """Logits of a side, one a row and of any shape, as ``(n,)``; and their counts, None where each counts once."""
+    """Logits of one domain, one per row and of any shape, as ``(n,)``, and their weights (None if all are one)."""
     argument, prefix = side + "_logits", side + "_"
     return as_rows(caller, argument, logits, mask=mask, weight=weight, dtype=dtype, prefix=prefix, axis=None)
 
@@ -22,7 +22,7 @@ def side_logits(
 def balanced_binary(
     source: Tensor, target: Tensor, source_weight: Tensor | None, target_weight: Tensor | None
 ) -> Tensor:
-    """Mean of the two domains' mean cross-entropies from flat logits; zero where a side has no row left."""
+    """Mean of the two domains' mean cross-entropies from flat logits; zero if a domain has no row left."""
     of_source = weighted_mean(F.logsigmoid(-source), source_weight)
     of_target = weighted_mean(F.logsigmoid(target), target_weight)
     value = (of_source + of_target) / -2
@@ -33,9 +33,9 @@ def balanced_binary(
 
 
 def ask(caller: str, discriminator: nn.Module, rows: Tensor, outputs: int | None, dtype: torch.dtype) -> Tensor:
-    """Logits of the rows: ``(n,)`` where ``outputs`` is None, else ``(n, outputs)`` with any width >= ``outputs``.
+    """Logits of the rows: ``(n,)`` if ``outputs`` is None, else ``(n, k)`` with k >= ``outputs``.
 
-    The rows are cast to the discriminator's own dtype and the logits back to the working one.
+    The rows are cast to the discriminator's dtype and the logits back to the working dtype.
     """
     parameter = next(discriminator.parameters(), None)
     logits = discriminator(rows if parameter is None else rows.to(parameter.dtype))

@@ -1,4 +1,4 @@
-"""Row weights a class, and sums of kernel values between classes: what the class-conditional discrepancies share."""
+"""Shared by the class-conditional discrepancies: row weights per class, and sums of kernel values between classes."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mmda._core.checks import check_count, check_same_width, check_tensor, fail, shape_text
+from mmda._core.checks import check_count, check_tensor, fail, shape_text
 from mmda._core.components import check_kernel
 from mmda._core.counts import pooled_centre
 from mmda._core.digits import with_enough_digits
 from mmda._core.masking import full_precision, safe_divide, working_dtype
-from mmda._core.rows import as_rows, zero_uncounted
+from mmda._core.rows import two_samples, zero_uncounted
 from mmda._core.transforms import values_are_known
 from mmda._engine.kernel_sweep import Samples, can_stream, pair_sum
 from mmda.kernels import Kernel, distances_about, settle_bandwidth
@@ -21,7 +21,7 @@ from mmda.kernels import Kernel, distances_about, settle_bandwidth
 def count_classes(
     caller: str, first: str, first_labels: Tensor, second: str, second_labels: Tensor, classes: int | None
 ) -> int:
-    """The number of classes that two sets of labels, hard or soft, and the argument ``classes`` agree on."""
+    """The number of classes, checked against two sets of hard or soft labels and the argument ``classes``."""
     if classes is not None:
         check_count(caller, "classes", classes)
     for name, labels in ((first, first_labels), (second, second_labels)):
@@ -29,10 +29,10 @@ def count_classes(
         if labels.is_floating_point() and labels.ndim > 0:
             width = labels.shape[-1]
             if classes is not None and width != classes:
-                fail(caller, name, f"have {classes} columns, one a class", shape_text(labels))
+                fail(caller, name, f"have {classes} columns, one per class", shape_text(labels))
             classes = width
     if classes is None:
-        fail(caller, "classes", f"be given where `{first}` and `{second}` are both integer labels", "None")
+        fail(caller, "classes", f"be given if `{first}` and `{second}` are both integer labels", "None")
     return classes
 
 
@@ -47,10 +47,10 @@ def memberships(
     classes: int,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Membership (rows, classes) of each row in each class, detached from labels; zeros for rows that count 0.
+    """Membership (rows, classes) of each row in each class, detached; zeros for rows of weight 0.
 
-    Integer labels (n,) or (b, t) are one-hot (a label outside 0 .. classes - 1 belongs nowhere); floating-point
-    ones (n, classes) or (b, t, classes) are memberships.
+    Integer labels (n,) or (b, t) are one-hot (a label outside 0 .. classes - 1 means no class); floating-point ones (n,
+    classes) or (b, t, classes) are memberships.
     """
     leading = tuple(features.shape[:-1])
     if labels.is_floating_point():
@@ -70,7 +70,7 @@ def memberships(
 
 
 def class_columns(member: Tensor, row_weight: Tensor | None) -> Tensor:
-    """Weights (rows, classes): how often each row counts, times its memberships."""
+    """Weights (rows, classes): row weights times memberships."""
     return member if row_weight is None else member * row_weight.unsqueeze(1)
 
 
@@ -89,17 +89,17 @@ def class_discrepancy(
     target_mask: Tensor | None,
     mix: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """Check everything, and sum the squared MMDs between class a of the source and class b of the target.
+    """Check the arguments and compute a weighted sum of the squared MMDs between source and target classes.
 
-    ``mix`` makes the factors (classes, classes) of the sum from which pairs of classes are present on both sides;
-    what is not present must get zero. By tiles where they can serve, else dense.
+    ``mix`` returns the weights (classes, classes) given which pairs of classes are present (others must get zero).
+    Computed in tiles if possible, otherwise dense.
     """
     check_kernel(caller, "kernel", kernel)
     dtype = working_dtype(source, target)
     with full_precision(source):
-        x, x_weight = as_rows(caller, "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
-        y, y_weight = as_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
-        check_same_width(caller, "source", x, "target", y)
+        x, y, x_weight, y_weight = two_samples(
+            caller, source, target, source_weight, target_weight, source_mask, target_mask
+        )
         labels = (source_labels, target_probabilities)
         names = ("source_labels", "target_probabilities")
         classes = count_classes(caller, names[0], labels[0], names[1], labels[1], classes)
@@ -114,9 +114,9 @@ def class_discrepancy(
         )
         x_mass, y_mass = a.sum(0, dtype=torch.float64), b.sum(0, dtype=torch.float64)
         factors = mix((x_mass > 0).unsqueeze(1) & (y_mass > 0)).double()
-        # shares in float64: sums that nearly cancel see their rounding
+        # normalised weights in float64, because sums nearly cancel
         a, b = (safe_divide(t, mass.expand_as(t)) for t, mass in ((a.double(), x_mass), (b.double(), y_mass)))
-        # sum of F_cd (a_c K a_c + b_d K b_d - 2 a_c K b_d), with the shares a_c and b_d of rows in classes
+        # sum of F_cd (a_c K a_c + b_d K b_d - 2 a_c K b_d), with the normalised weights a_c and b_d of rows in classes
         of_x, across, of_y = a * factors.sum(1), a @ factors, b * factors.sum(0)
         x_weight, y_weight = _belonging(a, x_weight, dtype), _belonging(b, y_weight, dtype)
         bandwidth = settle_bandwidth(kernel, x, y, x_weight, y_weight)
@@ -136,23 +136,25 @@ def class_discrepancy(
 
             return mean(0, 0, of_x, a) + mean(1, 1, of_y, b) - 2 * mean(0, 1, across, b)
 
-        return with_enough_digits(by_matrices, x, y, a, b, bandwidth, dtype=dtype)
+        return with_enough_digits(by_matrices, x, y, a, b, bandwidth, dtype=dtype, bounded=kernel.at_zero > 0)
 
 
 def _belonging(shares: Tensor, weight: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """Row weights without the rows that belong to no class: they play no part, in the bandwidth either."""
+    """Row weights with zeros for rows without a class, which are ignored, also for the bandwidth."""
     some = (shares.detach() > 0).any(1)
-    if shares.device.type == "cpu" and values_are_known(shares) and bool(some.all()):  # where looking is free
+    if (
+        shares.device.type == "cpu" and values_are_known(shares) and bool(some.all())
+    ):  # reading values is free on the CPU
         return weight
     return some.to(dtype) if weight is None else torch.where(some, weight, 0.0)
 
 
 def equal_shares(chosen: Tensor) -> Tensor:
-    """One over their number where ``chosen`` (bool) is True; zeros where none is."""
+    """One over the number of True entries where ``chosen`` is True, else 0."""
     ones = chosen.to(torch.float64)
     return safe_divide(ones, ones.sum().expand_as(ones))
 
 
 def equal_classes(present: Tensor) -> Tensor:
-    """Which pairs of classes are one class."""
+    """Mask of the pairs of a class with itself."""
     return torch.eye(present.shape[0], dtype=torch.bool, device=present.device)

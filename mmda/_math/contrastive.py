@@ -1,4 +1,4 @@
-"""What the losses on paired rows share: rows and counts of both sides, and their checks."""
+"""Shared by the losses on paired rows: checks and conversion of anchors, candidates, weights and masks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import Tensor
 from mmda._core.checks import check_mask, check_number, check_same_width, check_tensor, check_weight, fail, shape_text
 from mmda._core.masking import working_dtype
 from mmda._core.rows import as_rows
+from mmda._core.transforms import carries_slope
 from mmda._core.unit_rows import normalized_rows
 from mmda._engine.logit_pairs import Pairs
 
@@ -18,9 +19,11 @@ def pair_rows(
     positive: Tensor,
     weight: Tensor | None,
     mask: Tensor | None,
+    *,
+    zeroed: bool = True,
 ) -> Pairs:
-    """Check both sides, of as many rows, and flatten them; ``weight`` and ``mask`` hold for both."""
-    pairs = candidate_rows(caller, anchor, positive, weight, mask, same_size=True)
+    """Check and flatten anchors and the same number of positives; ``weight`` and ``mask`` apply to both."""
+    pairs = candidate_rows(caller, anchor, positive, weight, mask, same_size=True, zeroed=zeroed)
     if pairs.a.shape[0] != pairs.b.shape[0]:
         fail(caller, "positive", f"have as many rows as `anchor` ({pairs.a.shape[0]})", pairs.b.shape[0])
     return pairs
@@ -36,10 +39,12 @@ def candidate_rows(
     *,
     normalize: bool = False,
     same_size: bool = False,
+    zeroed: bool = True,
 ) -> Pairs:
-    """Check both sides and flatten them to rows; ``mask`` and ``weight`` hold for both where the sizes agree.
+    """Check and flatten anchors and candidates; ``mask`` and ``weight`` apply to both if the sizes agree.
 
-    Where they do not, a mask without one of the candidates is refused: padded candidates would be negatives in silence.
+    If they do not, a mask requires a candidate mask, because padded candidates would silently become negatives.
+    ``zeroed``: see :func:`as_rows`.
     """
     check_tensor(caller, "anchor", anchor)
     check_tensor(caller, "positive", positive)
@@ -48,13 +53,24 @@ def candidate_rows(
     if candidate_mask is None and paired:
         candidate_mask, of_candidates = mask, ""
     elif candidate_mask is None and mask is not None and not same_size:
-        rule = "be given where `mask` is and `positive` has other rows (True where none is padding)"
+        rule = "be given with `mask` if `positive` has other rows (all True without padding)"
         fail(caller, "candidate_mask", rule, None)
     dtype, b_weight = working_dtype(anchor, positive), weight if paired else None
-    a, a_count = as_rows(caller, "anchor", anchor, mask=mask, weight=weight, dtype=dtype, prefix="")
-    b, b_count = as_rows(
-        caller, "positive", positive, mask=candidate_mask, weight=b_weight, dtype=dtype, prefix=of_candidates
-    )
+    a, a_count = as_rows(caller, "anchor", anchor, mask=mask, weight=weight, dtype=dtype, prefix="", zeroed=zeroed)
+    differentiated = a_count is not None and carries_slope(a_count)
+    if not (zeroed or differentiated) and paired and candidate_mask is mask and anchor.ndim == 2:
+        b, b_count = as_rows(caller, "positive", positive, mask=None, weight=None, dtype=dtype)[0], a_count
+    else:
+        b, b_count = as_rows(
+            caller,
+            "positive",
+            positive,
+            mask=candidate_mask,
+            weight=b_weight,
+            dtype=dtype,
+            prefix=of_candidates,
+            zeroed=zeroed,
+        )
     check_same_width(caller, "anchor", a, "positive", b)
     if normalize:
         a, b = normalized_rows(a), normalized_rows(b)
@@ -62,9 +78,9 @@ def candidate_rows(
 
 
 def plainly_paired(anchor: Tensor, positive: Tensor) -> bool:
-    """Whether these are the plain case, for which :func:`candidate_rows` has nothing to check or to convert.
+    """Whether the inputs need neither checks nor conversion by :func:`candidate_rows`.
 
-    Few operations are spent on few rows, so that what is checked one by one is a good part of the time.
+    For small batches the individual checks would take a considerable part of the time.
     """
     return (
         isinstance(anchor, Tensor)
@@ -76,14 +92,14 @@ def plainly_paired(anchor: Tensor, positive: Tensor) -> bool:
         and anchor.dtype is positive.dtype is torch.float32
         and anchor.layout is positive.layout is torch.strided
         and anchor.device == positive.device
-        and anchor.device.type != "meta"  # of which autocast knows nothing
+        and anchor.device.type != "meta"  # not supported by autocast
         and (torch.compiler.is_compiling() or not (anchor.is_neg() or positive.is_neg()))
         and not torch.is_autocast_enabled(anchor.device.type)
     )
 
 
 def check_temperature(caller: str, temperature: float | Tensor, argument: str = "temperature") -> None:
-    """A number > 0, or a tensor with one value."""
+    """Require a number > 0 or a scalar tensor."""
     if not isinstance(temperature, Tensor):
         check_number(caller, argument, temperature, above=0.0)
     elif temperature.ndim != 0:
@@ -97,7 +113,7 @@ def with_masks(
     negative_mask: Tensor | None,
     positive_weight: Tensor | None = None,
 ) -> Pairs:
-    """Masks over pairs are bool, all are (n, m); without positives row i belongs to row i, and n = m."""
+    """Check pair masks and weights (n, m) and add them to ``pairs``; without positives, n = m is required."""
     n, m = pairs.a.shape[0], pairs.b.shape[0]
     if positive_mask is not None:
         check_mask(caller, "positive_mask", positive_mask, (n, m))
@@ -106,5 +122,5 @@ def with_masks(
     if positive_weight is not None:
         check_weight(caller, "positive_weight", positive_weight, (n, m))
     if positive_mask is None and positive_weight is None and n != m:
-        fail(caller, "positive_mask", f"be given where `anchor` has {n} rows and `positive` another number", m)
+        fail(caller, "positive_mask", f"be given if `anchor` has {n} rows and `positive` another number", m)
     return pairs._replace(positive_mask=positive_mask, positive_weight=positive_weight, negative_mask=negative_mask)

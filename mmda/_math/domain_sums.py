@@ -1,6 +1,6 @@
-"""Squared MMDs between several domains as one weighted sum over all pairs of rows, where one bandwidth serves them all.
+"""Squared MMDs between several domains as one weighted sum over all pairs of rows, given a common bandwidth.
 
-A loss that is a squared MMD says so with :func:`is_kernel_sum`; what compares domains asks :func:`kernel_sum_of`.
+A loss that is a squared MMD is registered with :func:`is_kernel_sum`; :func:`kernel_sum_of` looks it up.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ _FUNCTIONS: dict[Callable[..., Tensor], KernelSum] = {}
 def is_kernel_sum(
     function: Callable[..., Tensor], plain: KernelSum, module: type[nn.Module], of: Callable[[Any], KernelSum]
 ) -> None:
-    """Declare a loss: what its function is without options, and how to tell what its module is."""
+    """Register a loss: its function with default settings, and how to derive the sum from its module."""
     _FUNCTIONS[function], _MODULES[module] = plain, of
 
 
 def kernel_sum_of(discrepancy: object) -> KernelSum | None:
-    """The sum that a discrepancy is, if it is known to be one whose bandwidth is the same whatever the samples."""
+    """The kernel sum of a discrepancy, or None if it is not registered or its bandwidth depends on the samples."""
     found: KernelSum | None = None
-    if isinstance(discrepancy, nn.Module):  # this very class, and nothing that hangs on its call
+    if isinstance(discrepancy, nn.Module):  # not a subclass, and without hooks
         if type(discrepancy) in _MODULES and not (discrepancy._forward_hooks or discrepancy._forward_pre_hooks):
             found = _MODULES[type(discrepancy)](discrepancy)
     elif isinstance(discrepancy, FunctionType):
@@ -56,19 +56,20 @@ def kernel_sum_of(discrepancy: object) -> KernelSum | None:
 def mean_over_comparisons(
     rows: Tensor, member: Tensor, sides: tuple[Tensor, Tensor], chosen: Tensor, how: KernelSum
 ) -> Tensor | None:
-    """Mean over the chosen comparisons c of ``how`` between the rows with counts M s_c and those with counts M t_c.
+    """Mean over the chosen comparisons c of ``how`` between rows of weights M s_c and rows of weights M t_c.
 
-    With C the sum of the comparisons' matrices of coefficients, of the rank of M, it is one sum over the pairs of rows.
+    The coefficient matrices of all comparisons add up to one of the rank of M, so this is one sum over all pairs of
+    rows.
 
     Args:
         rows: (n, d) in the working dtype.
-        member: M (n, q), how often each row counts in each domain; detached.
+        member: M (n, q), weight of each row in each domain; detached.
         sides: s and t, (comparisons, q), float64.
-        chosen: bool (comparisons,), which comparisons the mean is over.
+        chosen: bool (comparisons,), the comparisons to average.
         how: the discrepancy.
 
     Returns:
-        Scalar; zero where no comparison is chosen; None where the pairs cannot be swept by tiles.
+        Scalar; zero if no comparison is chosen; None if tiles cannot be used.
     """
     member = member.detach()
     counted = member.sum(1)
@@ -86,12 +87,12 @@ def mean_over_comparisons(
     s_mass, t_mass = s @ masses, t @ masses
     unbiased = how.estimator == "unbiased"
     least = 1.0 if unbiased else 0.0
-    # A side with too few rows makes a comparison zero, as the discrepancy itself does.
+    # A comparison with too few rows in a sample is zero, as for the discrepancy itself.
     share = safe_divide((chosen & (s_mass > least) & (t_mass > least)).double(), chosen.sum().double())
     within_s, within_t = (safe_divide(share, mass.square() - unbiased * mass) for mass in (s_mass, t_mass))
     across = s.T @ (safe_divide(share, s_mass * t_mass).unsqueeze(1) * t)
     factors = s.T @ (within_s.unsqueeze(1) * s) + t.T @ (within_t.unsqueeze(1) * t) - across - across.T
-    # The pairs i = j; copies of a row are pairs of equal rows, but for each with itself without bias.
+    # The pairs i = j. Copies of a row are pairs of equal rows; the unbiased estimator excludes each copy with itself.
     own = (factors.diagonal() * member.double().square().sum(0)).sum()
     if unbiased:
         own = own - (within_s * s_mass + within_t * t_mass).sum()

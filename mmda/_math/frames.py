@@ -1,4 +1,4 @@
-"""Frames and queries in one space: what is checked of them."""
+"""Checks of frames and queries in a joint space."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mmda._core.checks import check_features, check_mask, check_same_device, fai
 
 
 def check_frames_and_queries(caller: str, frames: Tensor, queries: Tensor, frame_mask: Tensor | None) -> None:
-    """``frames`` (b, t, d), ``queries`` (n, d) of one width, ``frame_mask`` (b, t)."""
+    """Require ``frames`` (b, t, d), ``queries`` (n, d) of the same width, ``frame_mask`` (b, t)."""
     check_features(caller, "frames", frames, axes="(videos, frames, features)", ndim=3)
     check_features(caller, "queries", queries, axes="(queries, features)")
     check_same_device(caller, "frames", frames, "queries", queries)

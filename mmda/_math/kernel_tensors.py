@@ -1,4 +1,4 @@
-"""Kernels are plain values; a module that holds one with a tensor as bandwidth owns that tensor."""
+"""Registration of a kernel's tensor bandwidth in the module that uses the kernel."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ K = TypeVar("K", bound=Kernel)
 
 
 def register_bandwidth(module: nn.Module, kernel: object, name: str = "bandwidth") -> None:
-    """Make the kernel's tensor bandwidth, if it has one, a parameter (or a buffer, if it is none) of the module."""
+    """Register the kernel's bandwidth, if it is a tensor, as a parameter or buffer of the module."""
     bandwidth = getattr(kernel, "bandwidth", None)
     if isinstance(kernel, nn.Module) or not isinstance(bandwidth, Tensor):
         return
@@ -24,7 +24,7 @@ def register_bandwidth(module: nn.Module, kernel: object, name: str = "bandwidth
 
 
 def current_kernel(module: nn.Module, kernel: K, name: str = "bandwidth") -> K:
-    """The kernel with the module's own tensor, which ``.to()`` or a functional call may have replaced."""
+    """The kernel with the module's current bandwidth, which ``.to()`` or a functional call may have replaced."""
     bandwidth = module._parameters.get(name, module._buffers.get(name))
     if bandwidth is None or getattr(kernel, "bandwidth", None) is bandwidth:
         return kernel

@@ -1,4 +1,4 @@
-"""Class logits as rows, and the few numbers that every loss on predictions takes from log-softmax."""
+"""Class logits as rows, and quantities derived from log-softmax that losses on predictions share."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def as_logit_rows(
     weight: Tensor | None,
     prefix: str = "",
 ) -> tuple[Tensor, Tensor | None]:
-    """:func:`as_rows` for logits over at least two classes: one class has nothing to decide."""
+    """:func:`as_rows` for logits over at least two classes."""
     return as_rows(
         caller,
         argument,
@@ -36,20 +36,21 @@ def as_logit_rows(
 
 
 def weighted_mean(values: Tensor, weight: Tensor | None) -> Tensor:
-    """Mean over the rows of values ``(n,)`` or ``(n, k)`` under counts; zero, still connected, where nothing counts."""
+    """Weighted mean over the rows of values ``(n,)`` or ``(n, k)``; a differentiable zero if the total weight is
+    zero."""
     return values.mean(0) if weight is None else safe_divide(weight @ values, weight.sum())
 
 
 def entropy_of(log_probability: Tensor) -> Tensor:
-    """Entropy in nats over the last axis of log-probabilities; p log p is 0, with slope 0, where p is."""
+    """Entropy in nats over the last axis of log-probabilities; p log p has value and gradient 0 for p = 0."""
     zero = torch.zeros((), dtype=log_probability.dtype, device=log_probability.device)
     return -(log_probability.exp() * torch.where(log_probability == -torch.inf, zero, log_probability)).sum(-1)
 
 
 def log_mean_probability(log_probability: Tensor, weight: Tensor | None) -> Tensor:
-    """log of the mean probability over rows ``(n, k)`` under counts, without leaving the log domain; ``(k,)``.
+    """Log of the weighted mean probability over rows ``(n, k)``, computed in the log domain; ``(k,)``.
 
-    A class that no row that counts can have gets minus infinity, with slope 0.
+    Minus infinity, with gradient 0, for classes of probability zero in all rows of nonzero weight.
     """
     infinity = torch.full((), torch.inf, dtype=log_probability.dtype, device=log_probability.device)
     zero = torch.zeros_like(infinity)
@@ -71,10 +72,10 @@ def log_mean_probability(log_probability: Tensor, weight: Tensor | None) -> Tens
 
 
 def log_one_minus(logits: Tensor, chosen: Tensor) -> Tensor:
-    """log(1 - softmax) of one chosen class a row, ``(n, k)`` and ``(n,)`` to ``(n,)``, exact at both ends.
+    """log(1 - softmax) of one chosen class per row, ``(n, k)`` and ``(n,)`` to ``(n,)``, accurate near 0 and 1.
 
-    The log-sigmoid of the others' log-sum-exp less the chosen logit: a prediction that is certain keeps its margin and
-    its slope, where log(1 - p) of a p that rounds to 1 is minus infinity.
+    Computed as the log-sigmoid of the others' log-sum-exp minus the chosen logit, so value and gradient stay finite for
+    confident predictions, while log(1 - p) is minus infinity once p rounds to 1.
     """
     chosen = chosen.unsqueeze(1)
     others = logits.scatter(1, chosen, -torch.inf).logsumexp(1)

@@ -1,4 +1,4 @@
-"""Cross-entropy over a matrix of logits whose diagonal holds the known pairs."""
+"""Cross-entropy over a logit matrix with the positive pairs on its diagonal."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from mmda._math.frames import check_frames_and_queries
 def pair_cross_entropy(logits: Tensor, candidates: Tensor, counts: Tensor) -> Tensor:
     """Mean of both directions of -log softmax of the diagonal, each softmax over the row's (column's) candidates.
 
-    ``logits`` (n, n), ``candidates`` (n, n) bool (the diagonal is always one), ``counts`` (n,) how often each
-    pair counts; a pair that counts 0 is no candidate of the others either.
+    ``logits`` (n, n), ``candidates`` (n, n) bool (the diagonal is always included), ``counts`` (n,) pair weights; a
+    pair of weight 0 is not a candidate of other pairs either.
     """
     n = logits.shape[0]
     diagonal = torch.eye(n, dtype=torch.bool, device=logits.device)
@@ -27,8 +27,8 @@ def pair_cross_entropy(logits: Tensor, candidates: Tensor, counts: Tensor) -> Te
     allowed = (candidates & present.unsqueeze(0) & present.unsqueeze(1)) | diagonal
     own = logits.diagonal()
     log_counts = torch.where(present, counts, torch.ones_like(counts)).log()
-    # A pair that counts twice stands for two equal pairs, in the denominators of the others too. Its own twin is
-    # a duplicate, hence no negative: the diagonal enters once.
+    # A pair of weight 2 counts as two equal pairs, also in the denominators of other pairs. Its copy is a duplicate and
+    # not a negative, so the diagonal counts once.
     bias = torch.where(diagonal, torch.zeros_like(logits), log_counts.unsqueeze(0).expand_as(logits))
     rows = masked_logsumexp(logits + bias, allowed, 1) - own
     columns = masked_logsumexp(logits + bias.T, allowed, 0) - own
@@ -37,14 +37,14 @@ def pair_cross_entropy(logits: Tensor, candidates: Tensor, counts: Tensor) -> Te
 
 
 class PairedFrames(NamedTuple):
-    """Known (video, query) pairs, ready to be compared.
+    """Paired videos and queries, normalised and masked.
 
     Attributes:
         frames: (n, t, d), unit rows; zero where padded or absent.
-        queries: (n, d), unit rows; zero where absent.
-        keep: (n, t) bool, the real frames.
-        candidates: (n, n) bool, which pairs are negatives of each other.
-        counts: (n,), how often each pair counts; 0 for one without a frame.
+        queries: (n, d), unit rows; zero if absent.
+        keep: (n, t) bool, the valid frames.
+        candidates: (n, n) bool, which pairs may be negatives of each other.
+        counts: (n,), pair weights; 0 for a video without frames.
     """
 
     frames: Tensor
@@ -64,7 +64,7 @@ def paired_frames(
     mask: Tensor | None,
     weight: Tensor | None,
 ) -> PairedFrames:
-    """Masks, weights and unit rows of pairs whose arguments were checked, in the working dtype."""
+    """Masks, weights and unit rows of pairs in the working dtype, from checked arguments."""
     dtype = working_dtype(frames, queries)
     f, q, n = frames.to(dtype), queries.to(dtype), frames.shape[0]
     keep = torch.ones(f.shape[:2], dtype=torch.bool, device=f.device) if frame_mask is None else frame_mask
@@ -79,7 +79,7 @@ def paired_frames(
 def check_paired_frames(
     caller: str, frames: Tensor, queries: Tensor, frame_mask: Tensor | None, temperature: float | Tensor
 ) -> None:
-    """One query a video, shapes that fit, a positive temperature."""
+    """Require one query per video, matching shapes and a positive temperature."""
     check_frames_and_queries(caller, frames, queries, frame_mask)
     if queries.shape[0] != frames.shape[0]:
         fail(caller, "queries", f"have one row per video ({frames.shape[0]})", shape_text(queries))
@@ -87,7 +87,7 @@ def check_paired_frames(
 
 
 def candidate_mask(caller: str, n: int, negative_mask: Tensor | None, device: torch.device) -> Tensor:
-    """Which off-diagonal pairs serve as negatives; all by default."""
+    """Which off-diagonal pairs may be negatives; all by default."""
     if negative_mask is None:
         return torch.ones(n, n, dtype=torch.bool, device=device)
     check_mask(caller, "negative_mask", negative_mask, (n, n))
@@ -95,7 +95,7 @@ def candidate_mask(caller: str, n: int, negative_mask: Tensor | None, device: to
 
 
 def pair_counts(caller: str, n: int, mask: Tensor | None, weight: Tensor | None, like: Tensor) -> Tensor:
-    """How often each of n pairs counts, from a validity mask and a weight."""
+    """Pair weights (n,) from a mask and a weight."""
     counts = torch.ones(n, dtype=like.dtype, device=like.device)
     if weight is not None:
         check_weight(caller, "weight", weight, (n,))

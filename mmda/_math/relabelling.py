@@ -1,17 +1,18 @@
-r"""Sums of similarities over chosen rows, for many choices at once, with a bound on their rounding.
+r"""Squared MMD of many relabellings at once for permutation tests, with a bound on the rounding error.
 
-A permutation test compares T of the choices with the observed T, and on data that repeat, most choices tie: rounding
-must not decide ties. So equal rows are one row with a count, the choices are those of the *smaller* sample, about which
+A permutation test compares the statistic T of each relabelling with the observed T. On repetitive data most
+relabellings tie, and rounding must not decide ties. So equal rows are merged into one row with a count, and s marks the
+rows of the *smaller* sample, for which
 
 .. math:: T = A\, s^\top K s - B\, s^\top K \mathbf 1 + \text{const}, \quad
           A = \tfrac 1{p_k} + \tfrac 1{p_m} + \tfrac 2{k m}, \quad B = \tfrac 2{p_m} + \tfrac 2{k m}
 
-(k rows chosen, m left, p the number of pairs) has no large terms that cancel, and every error is bounded:
+(k rows chosen, m left, p the number of pairs) has no large cancelling terms, and every error is bounded:
 
-* a squared distance out of a matrix product, of centred rows, is wrong by at most :math:`e = 2 (d + 8) u (r_i^2 +
-  r_j^2)`, u the unit roundoff; a similarity that is convex in it, as all kernels here are, therefore by at most
-  :math:`(k(0) - k(D)) \, e / D`. Between equal rows there is no error.
-* a sum of N similarities adds at most N u times the sum of their sizes.
+* the error of a squared distance from a matrix product of centred rows is at most :math:`e = 2 (d + 8) u (r_i^2 +
+  r_j^2)`, u the unit roundoff; that of a similarity convex in it, as for all kernels here, at most :math:`(k(0) - k(D))
+  \, e / D`. Equal rows have no error.
+* a sum of N similarities adds at most N u times the sum of their absolute values.
 """
 
 from __future__ import annotations
@@ -24,27 +25,27 @@ from torch import Tensor
 
 from mmda.kernels import Kernel, distances_about
 
-#: Rows of a block of the Gram matrix, and terms of a sum in float32.
+#: Rows per block of the Gram matrix, and terms per sum in float32.
 _BLOCK = 512
-#: Rows of a tile: what is computed element by element stays in a processor's cache.
+#: Rows per tile, so that elementwise operations stay in the cache.
 _TILE = 64
-#: From so many different rows on, choices are compared in float32 first.
+#: With at least this many distinct rows, relabellings are compared in float32 first.
 FLOAT32_ROWS = 768
 
 
 @dataclass(frozen=True)
 class Gram:
-    """Similarities between different rows, the upper blocks alone, and how much rounding may have moved them.
+    """The upper blocks of the similarities between distinct rows, with bounds on their rounding errors.
 
     Args:
-        blocks: of block row I the columns from I's first on.
-        place: which of the different rows each row is.
-        counts: how often each of them comes.
-        row_sums: over all rows, repeated ones repeated.
+        blocks: for each block of rows, the columns from its first row on.
+        place: index of each row among the distinct rows.
+        counts: multiplicity of each distinct row.
+        row_sums: sums over all rows, with multiplicity.
         at_zero: similarity of a row with itself.
-        size: the largest similarity, without its sign.
-        entry_error: the most that a similarity is wrong by.
-        row_error: the most that a row's sum is, but for the sum's own rounding.
+        size: largest absolute similarity.
+        entry_error: error bound of a similarity.
+        row_error: error bound of a row sum, without the rounding of the summation.
     """
 
     blocks: list[Tensor]
@@ -62,10 +63,10 @@ def _slices(start: int, stop: int, size: int) -> Iterator[slice]:
 
 
 def similarities(z: Tensor, kernel: Kernel, bandwidth: Tensor) -> Gram:
-    """Of finite float64 rows (N, d)."""
+    """The similarities of finite float64 rows (N, d)."""
     rows, place, count = torch.unique(z, dim=0, return_inverse=True, return_counts=True)
     counts, different = count.to(z.dtype), len(rows)
-    # The coordinates' medians: one far row leaves the others where they are, and whole numbers stay whole.
+    # Coordinate-wise medians are robust to outliers and keep integers exact.
     rows = rows - z.median(0).values
     radius = rows.square().sum(1)
     relative = (rows.shape[1] + 8) * torch.finfo(z.dtype).eps
@@ -85,7 +86,7 @@ def similarities(z: Tensor, kernel: Kernel, bandwidth: Tensor) -> Gram:
                 entry_error = torch.maximum(entry_error, wrong.max())
                 row_sums[i] += value @ counts[j]
                 row_error[i] += wrong @ counts[j]
-                if j.start > above.start:  # the first columns of a block row hold both triangles
+                if j.start > above.start:  # the diagonal block holds both triangles
                     row_sums[j] += counts[i] @ value
                     row_error[j] += counts[i] @ wrong
         blocks.append(block)
@@ -103,10 +104,10 @@ def _tile(
     bandwidth: Tensor,
     at_zero: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Similarities between the different rows of two slices, and the most that each is wrong by."""
+    """Similarities between distinct rows of two slices, and their error bounds."""
     squared = distances_about(None, rows[i], rows[j])
     error = (radius[i].unsqueeze(1) + radius[j]).mul_(relative)
-    if i.start < j.stop and j.start <= i.start:  # on the diagonal no error
+    if i.start < j.stop and j.start <= i.start:  # no error on the diagonal
         for part in (squared, error):
             part[:, i.start - j.start : i.stop - j.start].fill_diagonal_(0)
     value = kernel.evaluate(squared, bandwidth)
@@ -118,7 +119,7 @@ def _tile(
 
 
 def matrix(gram: Gram) -> Tensor:
-    """All similarities (N, N), of equal rows the same to the last bit."""
+    """All similarities (N, N), bitwise equal for equal rows."""
     different = len(gram.counts)
     full = gram.counts.new_empty(different, different)
     for above, block in zip(_slices(0, different, _BLOCK), gram.blocks):
@@ -128,15 +129,15 @@ def matrix(gram: Gram) -> Tensor:
 
 
 class Splits:
-    r"""T of splits of N rows into k and N - k, and which of them reach that of a first one.
+    r"""The statistic T of splits of N rows into k and N - k, and its comparison with an observed value.
 
-    With :math:`\tilde K_{ij} = K_{ij} - r_i - r_j + g` about the rows' means r and the mean g of all,
-    :math:`T = A s^\top \tilde K s + L (s^\top r - k g) + C`; biased, L and C are zero.
+    With :math:`\tilde K_{ij} = K_{ij} - r_i - r_j + g` with the row means r and the overall mean g, :math:`T = A s^\top
+    \tilde K s + L (s^\top r - k g) + C`; biased, L and C are zero.
 
     Args:
-        gram: of the pooled rows; its blocks are overwritten.
+        gram: similarities of the pooled rows; its blocks are overwritten.
         chosen: k, at most half of the rows.
-        unbiased: whether the pair of a row with itself is left out.
+        unbiased: whether pairs of a row with itself are excluded.
     """
 
     def __init__(self, gram: Gram, chosen: int, *, unbiased: bool) -> None:
@@ -161,7 +162,7 @@ class Splits:
         unit = torch.finfo(self._mean.dtype).eps / 2
         from_rows = k * (gram.row_error + (total + 16) * unit * total * size)
         within = min(k * k * gram.entry_error, k * gram.row_error) + (total + 16) * unit * k * k * size
-        #: Two values of T that differ by no more than this may be equal.
+        #: Two values of T that differ by at most this may be equal.
         self.tolerance = 2 * (self._quadratic * within + (2 / m_pairs + 2 / (k * m)) * from_rows)
         self._single: list[Tensor] = []
         exact = gram.counts.device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"
@@ -172,16 +173,17 @@ class Splits:
             self._single_error = 2 * self._quadratic * (_BLOCK + 8) * torch.finfo(torch.float32).eps / 2 * sums
 
     def counts(self, chosen: Tensor) -> Tensor:
-        """How often each different row is among those chosen (N, b), bool."""
+        """Multiplicity of each distinct row among the chosen rows (N, b), bool."""
         empty = self._mean.new_zeros(len(self._mean), chosen.shape[1])
         return empty.index_add_(0, self._gram.place, chosen.to(empty.device, empty.dtype))
 
     def values(self, counts: Tensor) -> Tensor:
-        """T of the splits whose columns hold :meth:`counts`."""
+        """T of the splits given by the columns of :meth:`counts`."""
         return self._value(counts, self._gram.blocks)
 
     def compared(self, counts: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
-        """T of the splits, and which are at least ``observed``: float32 first, float64 where that cannot tell."""
+        """T of the splits, and which are at least ``observed``: in float32 first, in float64 where that is not
+        decisive."""
         if not self._single:
             values = self.values(counts)
         else:
@@ -196,7 +198,7 @@ class Splits:
         for above, block in zip(_slices(0, len(counts), _BLOCK), blocks):
             if block.dtype == counts.dtype:
                 ahead = block @ halves[above.start :]
-            else:  # sums of at most a block's terms in float32
+            else:  # float32 sums of at most one block of terms
                 ahead = torch.zeros_like(counts[above])
                 for j in _slices(above.start, len(counts), _BLOCK):
                     ahead += block[:, j.start - above.start : j.stop - above.start] @ halves[j]

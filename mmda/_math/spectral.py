@@ -1,4 +1,4 @@
-"""Nuclear norm with derivatives that stay right where singular values repeat or vanish."""
+"""Spectral losses whose derivatives are correct for repeated or vanishing singular values."""
 
 from __future__ import annotations
 
@@ -9,29 +9,28 @@ from torch import Tensor
 
 from mmda._core.transforms import is_eager
 
-# Each step of the frozen Newton iteration below makes one more order of derivative exact.
+# Each Newton step below makes one more order of derivatives exact.
 _STEPS = 3
 
 
 def zero_undefined(rows: Tensor) -> Tensor:
-    """``rows`` with zeros in place of NaN and infinities, at which a decomposition would raise."""
+    """``rows`` with zeros instead of NaN and infinities, for which a decomposition would raise."""
     return torch.where(rows.isfinite(), rows, torch.zeros((), dtype=rows.dtype, device=rows.device))
 
 
 def smooth_nuclear_norm(rows: Tensor, smoothing: float) -> Tensor:
     r"""Sum of :math:`\sigma^2 / \sqrt{\sigma^2 + \epsilon^2}` over the singular values of ``rows`` (n, k).
 
-    The derivative of a singular vector divides by differences of singular values; the sum over all of them never
-    has to. With the Gram matrix G of the smaller side and :math:`S = (G + \epsilon^2 I)^{1/2}`, the value is
-    :math:`\operatorname{tr} S - \epsilon^2 \operatorname{tr} S^{-1}`. The singular vectors enter as constants that
-    make G diagonal at this point (which also keeps small singular values to full precision, as the Gram matrix of
-    nearly orthogonal columns has no cancellation), and Newton's iteration
-    :math:`S \leftarrow S + (G + \epsilon^2 I - S^2) / (s_i + s_j)`, which starts at the answer, only restores the
-    dependence on ``rows``: divisors are sums, at least :math:`2 \epsilon`. Derivatives to third order are exact.
-    NaN anywhere gives NaN, where the decomposition alone would raise.
+    Derivatives of singular vectors divide by differences of singular values, but this sum does not depend on them. With
+    the smaller Gram matrix G and :math:`S = (G + \epsilon^2 I)^{1/2}`, the value is :math:`\operatorname{tr} S -
+    \epsilon^2 \operatorname{tr} S^{-1}`. The singular vectors are used as constants that diagonalise G at this point
+    (which also keeps small singular values accurate, since the Gram matrix of nearly orthogonal columns has no
+    cancellation). Newton's iteration :math:`S \leftarrow S + (G + \epsilon^2 I - S^2) / (s_i + s_j)`, starts at the
+    solution and only restores the dependence on ``rows``; its divisors are sums, at least :math:`2 \epsilon`.
+    Derivatives up to third order are exact. NaN inputs give NaN instead of an error from the decomposition.
 
-    In ordinary eager reverse mode the first derivative comes from the same decomposition, and Newton's iteration runs
-    where a second one is asked for.
+    In eager reverse mode the first derivative comes from the same decomposition; Newton's iteration runs only for
+    second derivatives.
     """
     if is_eager(rows):
         return cast(Tensor, _NuclearNorm.apply(rows, smoothing))  # type: ignore[no-untyped-call]
@@ -63,7 +62,7 @@ class _NuclearNorm(torch.autograd.Function):
 
 
 def _by_newton(rows: Tensor, smoothing: float) -> Tensor:
-    """The same by differentiable operations."""
+    """The same in differentiable operations."""
     n, k = rows.shape
     u, sigma, vh = torch.linalg.svd(zero_undefined(rows.detach()), full_matrices=False)
     turned = (u.transpose(0, 1) @ rows).transpose(0, 1) if n < k else rows @ vh.transpose(0, 1)
@@ -74,18 +73,18 @@ def _by_newton(rows: Tensor, smoothing: float) -> Tensor:
     root, inverse = torch.diag(s), torch.diag(1 / s)
     for _ in range(_STEPS):
         root = root + (goal - root @ root) / sums
-    for _ in range(2):  # each step squares the error of the inverse: orders 1, then 3
+    for _ in range(2):  # each step squares the error of the inverse: exact to order 1, then 3
         inverse = 2 * inverse - inverse @ root @ inverse
     return root.diagonal().sum() - smoothing**2 * inverse.diagonal().sum()
 
 
 def largest_squares(rows: Tensor, weight: Tensor | None, count: int) -> Tensor:
-    r"""Sum of the ``count`` largest eigenvalues of :math:`G = X^\top W X`, right to the second derivative.
+    r"""Sum of the ``count`` largest eigenvalues of :math:`G = X^\top W X`, exact to the second derivative.
 
-    The eigenvectors v enter as constants that make G diagonal at this point. To second order the sum is
-    :math:`\sum_i G_{ii} + \sum_i \sum_j G_{ij}^2 / (\lambda_i - \lambda_j)`, i among the largest and j among the
-    others, directions without any row included: no difference within either set is a divisor. Where one between them
-    is zero the sum has no derivative, and the term is left out.
+    The eigenvectors v are used as constants that diagonalise G at this point. To second order the sum is :math:`\sum_i
+    G_{ii} + \sum_i \sum_j G_{ij}^2 / (\lambda_i - \lambda_j)`, with i among the largest and j among the others,
+    including the null space, so differences within either set are never divided by. Where a difference between the sets
+    is zero the sum is not differentiable, and the term is left out.
     """
     held = zero_undefined(rows.detach())
     if weight is not None:

@@ -1,4 +1,4 @@
-"""Rows about their mean, and what covariances hold off their diagonals."""
+"""Centred rows and off-diagonal entries, for losses on covariances."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from mmda._core.masking import safe_divide
 
 
 def centred_rows(rows: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Rows (n, d) less their mean, and how many they are, counting weights.
+    """Rows (n, d) minus their weighted mean, and the total weight.
 
-    The mean is taken twice, so that a common offset leaves no trace in float32.
+    The mean is taken in two passes, to remove the float32 rounding error of a large common offset.
     """
     total = total_weight(rows, weight)
 
@@ -24,7 +24,7 @@ def centred_rows(rows: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
 
 
 def weighted(rows: Tensor, weight: Tensor | None) -> Tensor:
-    """Rows times how often they count."""
+    """Rows times their weights."""
     return rows if weight is None else rows * weight.unsqueeze(1)
 
 

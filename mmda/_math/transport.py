@@ -1,13 +1,13 @@
-"""Entropic optimal transport between two weighted samples, solved to rounding and differentiable twice.
+"""Entropic optimal transport between two weighted samples, solved to machine precision and twice differentiable.
 
-The dual problem is maximised over one potential g, the other being its soft transform,
+The dual problem is maximised over one potential g; the other is its soft transform,
 
     f_i = -eps log sum_j b_j exp((g_j - C_ij) / eps),      V(g) = sum_i a_i f_i + sum_j b_j g_j,
 
-concave, with slope b - S^T a and curvature -(diag(S^T a) - S^T diag(a) S) / eps for S the row softmax of the plan.
-The regularisation falls geometrically from the largest cost to eps; at each value one Sinkhorn step and one Newton
-step are taken, the latter only as far as V rises. That follows the solution down to small eps, where Sinkhorn steps
-alone need thousands.
+a concave function with gradient b - S^T a and Hessian -(diag(S^T a) - S^T diag(a) S) / eps, S the row softmax of the
+plan. The regularisation is annealed geometrically from the largest cost to eps, with one Sinkhorn step and one Newton
+step (with a line search on V) at each value. This tracks the solution to small eps, where Sinkhorn steps alone would
+take thousands of iterations.
 """
 
 from __future__ import annotations
@@ -17,28 +17,32 @@ import math
 import torch
 from torch import Tensor
 
-#: Up to this ratio of cost to regularisation float32 holds the plan to 1e-4; above, and in it only, float64 is taken.
+#: Up to this ratio of cost to regularisation a float32 plan is accurate to 1e-4; above it, float32 inputs are computed
+#: in float64.
 FLOAT32 = 500.0
-#: Part of the iterations over which the regularisation falls; the rest polishes.
+#: Fraction of the iterations over which the regularisation is annealed; the rest refine at the final value.
 _FALLING = 0.7
-#: Lengths of the Newton step that are tried, beside none at all.
+#: Step lengths tried in the line search, in addition to zero.
 _STEPS = (1.0, 0.3, 0.1)
-#: The farthest that a step moves g, in units of eps.
+#: Largest change of g per step, in units of eps.
 _REACH = 10.0
-#: The mass out of place at which the solver stops, and how many times longer it tries where it has not come to that.
+#: Marginal error at which the solver stops, and factors on the iterations for retries without convergence.
 _CONVERGED = {torch.float32: 1e-5, torch.float64: 1e-11}
 _LONGER = (1, 2, 4, 8)
+#: Ratios of cost to regularisation at which costs are clamped, in turn, and the share of a row's mass at clamped costs
+#: above which the next is tried.
+_RANGE, _MOVED = (1e9, math.inf), 1e-9
 
 
 def transport_cost(cost: Tensor, a: Tensor, b: Tensor, *, regularisation: float, iterations: int) -> Tensor:
-    """min over plans P of <P, cost> + eps KL(P | a b^T), for shares a (n,) and b (m,) that each sum to one.
+    """min over plans P of <P, cost> + eps KL(P | a b^T), for weights a (n,) and b (m,) that each sum to one.
 
-    The gradient is the envelope theorem's. The potential follows its inputs to first order through the implicit
-    function theorem, which makes the second derivatives right as well; its slope along V, zero but for rounding, is
-    taken out of the first.
+    The gradient follows from the envelope theorem. The potential depends on the inputs to first order by the implicit
+    function theorem, which makes second derivatives correct; the residual gradient of V, zero up to rounding, is
+    subtracted from the first derivative.
     """
     if cost.shape[0] < cost.shape[1]:
-        cost, a, b = cost.T, b, a  # the linear systems have the size of the smaller side
+        cost, a, b = cost.T, b, a  # the linear systems have the size of the smaller sample
     potential, inverse = transport_potential(cost.detach(), a.detach(), b.detach(), regularisation, iterations, True)
     log_b = _log(b)
     slope = b - a @ torch.softmax(log_b + (potential - cost) / regularisation, 1)
@@ -59,13 +63,23 @@ def _log(share: Tensor) -> Tensor:
 def transport_potential(
     cost: Tensor, a: Tensor, b: Tensor, regularisation: float, iterations: int, invert: bool
 ) -> tuple[Tensor, Tensor]:
-    """The potential g (..., m) of the smaller side, and the inverse (..., m, m) of minus the curvature there.
+    """The potential g (..., m) of the smaller sample, and the inverse (..., m, m) of minus the Hessian.
 
-    Where ``invert`` is False the second is empty.
+    If ``invert`` is False the second is empty.
     """
-    for longer in _LONGER:
-        potential, error, least = _followed(cost, a, b, regularisation, longer * iterations)
-        if not bool((error > least).any()):
+    for reach in _RANGE:
+        # Costs at which no mass moves are clamped: potentials lose digits to the largest cost.
+        limit = reach * regularisation
+        held = cost.clamp(max=limit)
+        for longer in _LONGER:
+            potential, error, least = _followed(held, a, b, regularisation, longer * iterations)
+            if not bool((error > least).any()):
+                break
+        beyond = cost > limit
+        if not bool(beyond.any()):
+            break
+        moved = _exponentials(_log(b).unsqueeze(-2) + (potential.unsqueeze(-2) - held) / regularisation, -1)[0]
+        if not bool((torch.where(beyond, moved, 0).sum(-1) * (a > 0)).amax() > _MOVED):
             break
     if not invert:
         return potential.clone(), potential.new_empty(0)
@@ -78,12 +92,12 @@ def transport_potential(
 
 
 def _followed(cost: Tensor, a: Tensor, b: Tensor, regularisation: float, iterations: int) -> tuple[Tensor, ...]:
-    """The potential after so many steps, or fewer, the mass out of place before the last, and the least to reach."""
+    """The potential after at most ``iterations`` steps, the marginal error before the last step, and the tolerance."""
     log_a, log_b = _log(a), _log(b)
     kept = (a > 0).unsqueeze(-1) & (b > 0).unsqueeze(-2)
     start = torch.where(kept, cost, torch.zeros_like(cost)).amax((-2, -1)).clamp(min=regularisation)
     ratio = regularisation / start
-    least = (64 * torch.finfo(b.dtype).eps / ratio).clamp(min=_CONVERGED[b.dtype])  # what rounding of the costs leaves
+    least = (64 * torch.finfo(b.dtype).eps / ratio).clamp(min=_CONVERGED[b.dtype])  # rounding error of the costs
     falling = max(math.ceil(_FALLING * iterations), 1)
     potential = torch.zeros_like(b)
     for step in range(1, iterations + 1):
@@ -103,7 +117,7 @@ def _followed(cost: Tensor, a: Tensor, b: Tensor, regularisation: float, iterati
         move = move * (_REACH / move.abs().amax(-1, keepdim=True).clamp(min=_REACH))
         gain, best = torch.zeros_like(start), torch.zeros_like(move)
         for length in _STEPS:
-            # V changes by b . move, less a . log(S e^move): no new exponentials of the whole matrix.
+            # V changes by b . move - a . log(S e^move), which needs no new exponentials of the matrix.
             ahead = length * move
             rise = (b * ahead).sum(-1) - (a * (soft @ ahead.exp().unsqueeze(-1)).squeeze(-1).log()).sum(-1)
             better = rise > gain  # False for NaN
@@ -116,7 +130,8 @@ def _followed(cost: Tensor, a: Tensor, b: Tensor, regularisation: float, iterati
 def _exponentials(logits: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """Softmax and log-sum-exp over one axis; ``logits`` is overwritten.
 
-    Below exp(-80) of the largest nothing counts: a floor there keeps subnormal numbers, many times slower, away.
+    Entries below exp(-80) of the largest are negligible; the floor avoids denormal numbers, which are many times
+    slower.
     """
     top = logits.amax(dim, keepdim=True)
     soft = logits.sub_(top).clamp_(min=-80).exp_()
@@ -125,10 +140,10 @@ def _exponentials(logits: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 
 def _newton_system(soft: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Slope of V, the Cholesky factor of eps times minus its curvature in scaled unknowns, and the scales.
+    """Gradient of V, the Cholesky factor of minus eps times its Hessian in scaled unknowns, and the scales.
 
-    A constant added to g changes nothing: that direction is filled in. A trace of the identity keeps the system
-    definite where the plan is nearly a matching and leaves g nearly free.
+    The Hessian is singular for constant shifts of g, so a rank-one term is added. A small multiple of the identity
+    keeps the system positive definite when the plan is nearly a matching and g is nearly undetermined.
     """
     limits = torch.finfo(soft.dtype)
     mass = (a.unsqueeze(-2) @ soft).squeeze(-2)
@@ -136,7 +151,7 @@ def _newton_system(soft: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, 
     root = torch.where(positive, mass, torch.ones_like(mass)).sqrt()
     scale = torch.where(positive, 1 / root, torch.zeros_like(root))
     root = torch.where(positive, root, torch.zeros_like(root))
-    # Entries whose squares underflow count for nothing here, and would slow the product down many times.
+    # Entries whose squares underflow are negligible and would slow the product down many times.
     large = torch.where(soft > limits.tiny**0.5, soft, torch.zeros_like(soft)) * scale.unsqueeze(-2)
     system = root.unsqueeze(-1) * root.unsqueeze(-2) - large.mT @ (a.unsqueeze(-1) * large)
     system.diagonal(dim1=-2, dim2=-1).add_(1 + 4 * limits.eps * b.shape[-1])

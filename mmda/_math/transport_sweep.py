@@ -1,18 +1,22 @@
-r"""The Sinkhorn divergence with its gradient, solved until it has converged.
+r"""The Sinkhorn divergence with its gradient, solved to convergence.
 
 A plan is :math:`P_{ij} = a_i b_j \exp(f_i + g_j - C_{ij} / \varepsilon)`, with potentials in units of the
-regularisation. Near the solution steps are made on the factors of a matrix of exponentials that already holds the
-potentials found so far, :math:`M = \exp(f_i + g_j - C_{ij} / \varepsilon)`: a step is two products of M with a vector,
-and no exponential. Three solvers take turns:
+regularisation. Near the solution, iterations update scaling vectors of a fixed matrix that includes the potentials
+found so far, :math:`M = \exp(f_i + g_j - C_{ij} / \varepsilon)`: so a step is two matrix-vector products without
+exponentials. There are three solvers:
 
-* between a sample and itself one potential serves both sides. The slope of its equation has eigenvalues between 1 and
-  2, so a step of 2 / 3 of the residual takes two thirds of any error away, whatever the regularisation;
-* across, plain steps begin, and Newton steps follow, whose linear systems conjugate gradients solve with the same
-  products: the error squares at each, where plain steps slow down;
-* where that stalls, at costs of many hundred times the regularisation, the potential of
-  :func:`mmda._math.transport.transport_potential`, which follows the solution down from a large one.
+* for a sample with itself both potentials are equal. The Jacobian of the fixed-point equation has eigenvalues between 1
+  and 2, so a step of 2 / 3 of the residual removes at least two thirds of the error, for any regularisation;
+* between two samples, Sinkhorn steps are followed by Newton steps with conjugate gradients on the same matrix-vector
+  products, which converge quadratically where Sinkhorn steps slow down;
+* if that stalls, at costs of many hundred times the regularisation, :func:`mmda._math.transport.transport_potential`,
+  which anneals the regularisation.
 
-Large samples are swept in tiles of M that are made anew for each product.
+For large samples M is recomputed tile by tile for each product.
+
+The squared costs of a far row are so large that float64 loses their differences, on which the plan depends. Between two
+samples the parts that a row or a column has in common are therefore subtracted first: squared norms, then minima. They
+do not change the plan.
 """
 
 from __future__ import annotations
@@ -24,28 +28,35 @@ import torch
 from torch import Tensor
 
 from mmda._core.checks import fail
+from mmda._core.counts import median_centre
 from mmda._engine.scaffold import Needed, Sweep, edges
 from mmda._math.transport import FLOAT32, transport_cost, transport_potential
 from mmda.kernels import distances_about, safe_sqrt
 
-#: The most entries of a matrix that is kept; larger ones are made tile by tile, of so many rows and columns.
+#: Largest number of entries of a stored matrix, and rows and columns per tile for larger ones.
 _KEPT, _TILE = 1 << 22, 1024
-#: Above this ratio float64 does not hold it to 1e-3.
-_FLOAT64 = 1e12
-#: Up to this ratio plain steps begin.
+#: Above this ratio of cost to regularisation float64 is not accurate to 1e-3, unless no mass moves at such a cost.
+#: Above the second, common parts of rows and columns are subtracted from squared costs.
+_FLOAT64, _WIDE = 1e12, 1e8
+#: Up to this ratio Sinkhorn steps are tried first.
 _PLAIN = 2000.0
-#: Plain steps at first, and in a row where Newton's does not help; Newton steps, and products of one of them.
+#: Sinkhorn steps at the start, and after a failed Newton step; Newton steps, and conjugate gradient iterations per
+#: step.
 _FIRST, _MORE, _NEWTON, _CONJUGATE = 8, 20, 12, 60
-#: The share of mass that may be out of place: what rounding leaves, a few times over.
+#: Tolerance of the marginal error, a few times the rounding error.
 _CONVERGED = {torch.float32: 2e-6, torch.float64: 1e-12}
-#: Steps between a sample and itself: 3^-60 is beyond any rounding.
+#: Marginal error up to which the gradient is accurate to 1e-3.
+_SETTLED = 1e-4
+#: Steps for a sample with itself: 3^-60 is below any rounding error.
 _SELF = 60
-#: Exponents beyond this are cut: they would leave the range of float32, or make it slow.
+#: Share of a row's mass below which the cost it pays is not checked.
+_MOVED = 1e-6
+#: Exponents are clamped to this size, to avoid overflow and slow denormal numbers in float32.
 _REACH = 80.0
 
 
 class Inputs(NamedTuple):
-    """Rows of both sides (n, d) and (m, d), their shares, which sum to one each, and a point (d,) in their midst."""
+    """Rows of both samples (n, d) and (m, d), their normalised weights, and a centre (d,)."""
 
     x: Tensor
     y: Tensor
@@ -55,7 +66,7 @@ class Inputs(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """How cost and its regularisation are taken; ``iterations`` bounds the last of the solvers."""
+    """Regularisation and cost; ``iterations`` limits the last of the solvers."""
 
     regularisation: float
     cost: str
@@ -67,25 +78,41 @@ def _costs(x: Tensor, y: Tensor, cost: str, *, same: bool = False) -> Tensor:
     return squared if cost == "squared" else safe_sqrt(squared)
 
 
+def _without_common_parts(x: Tensor, y: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Squared cost minus a part per row and a part per column, >= 0 for rows that count; and these parts."""
+    rest = -2 * (x @ y.T)
+    of_rows = torch.where(b > 0, rest.detach(), torch.inf).amin(1)
+    rest = rest - of_rows.unsqueeze(1)
+    of_columns = torch.where((a > 0).unsqueeze(1), rest.detach(), torch.inf).amin(0)
+    rest = rest - of_columns
+    return rest, of_rows + x.square().sum(1), of_columns + y.square().sum(1)
+
+
 def _dense(inputs: Inputs, settings: Settings) -> Tensor:
-    """In plain operations, and in float64: what is differentiated again, or transformed, cannot look at its values."""
+    """In plain float64 operations, for second derivatives and transforms, where values cannot be inspected."""
     x, y, a, b, centre = (t.double() for t in inputs)
     x, y = x - centre, y - centre
 
-    def transport(left: Tensor, right: Tensor, p: Tensor, q: Tensor, same: bool = False) -> Tensor:
-        cost = _costs(left, right, settings.cost, same=same)
+    def transport(cost: Tensor, p: Tensor, q: Tensor) -> Tensor:
         return transport_cost(cost, p, q, regularisation=settings.regularisation, iterations=settings.iterations)
 
-    value = transport(x, y, a, b) - (transport(x, x, a, a, same=True) + transport(y, y, b, b, same=True)) / 2
+    if settings.cost == "squared":
+        near = median_centre(x, y, a, b)
+        rest, of_rows, of_columns = _without_common_parts(x - near, y - near, a, b)
+        across = transport(rest, a, b) + a @ of_rows + b @ of_columns
+    else:
+        across = transport(_costs(x, y, settings.cost), a, b)
+    within = [transport(_costs(rows, rows, settings.cost, same=True), p, p) for rows, p in ((x, a), (y, b))]
+    value = across - (within[0] + within[1]) / 2
     return value.to(inputs.x.dtype)
 
 
 class _Plan:
-    """The matrix M between two samples for the potentials that it was given last, and its products."""
+    """The matrix M between two samples for the current potentials, and its products."""
 
-    def __init__(self, x: Tensor, y: Tensor, settings: Settings, *, same: bool) -> None:
-        self.x, self.y, self.settings, self.same = x, y, settings, same
-        self.kept = x.shape[0] * y.shape[0] <= _KEPT
+    def __init__(self, x: Tensor, y: Tensor, settings: Settings, *, same: bool, rest: Tensor | None = None) -> None:
+        self.x, self.y, self.settings, self.same, self.rest = x, y, settings, same, rest
+        self.kept = rest is not None or x.shape[0] * y.shape[0] <= _KEPT
         self.f, self.g = x.new_zeros(x.shape[0]), x.new_zeros(y.shape[0])
         eps = settings.regularisation
         self._left, self._squares = x * (2 / eps), tuple(rows.square().sum(1) / eps for rows in (x, y))
@@ -94,11 +121,13 @@ class _Plan:
 
     def _scaled(self, i: slice, j: slice) -> Tensor:
         """Minus cost over regularisation."""
+        if self.rest is not None:
+            return self.rest[i, j] / -self.settings.regularisation
         square = self.same and i == j
         if self.settings.cost == "distance":
             distances = _costs(self.x[i], self.y[j], "distance", same=square)
             return distances.div_(-self.settings.regularisation)
-        # Of squares the rounding is a share of the largest cost, which the ratio to the regularisation allows for.
+        # The rounding error of squares is relative to the largest cost, which the limit on the ratio accounts for.
         first, second = self._squares
         scaled = (self._left[i] @ self.y[j].T).sub_(first[i].unsqueeze(1)).sub_(second[j]).clamp_(max=0)
         return scaled.fill_diagonal_(0) if square else scaled
@@ -112,13 +141,13 @@ class _Plan:
         return (scaled + self.f[i].unsqueeze(1)).add_(self.g[j]).clamp_(-_REACH, _REACH).exp_()
 
     def take(self, f: Tensor, g: Tensor) -> None:
-        """Hold these potentials from here on."""
+        """Set the current potentials."""
         self.f, self.g = f, g
         if self.scaled is not None:
             self.matrix = self._exponentials(self.scaled, slice(None), slice(None))
 
     def tiles(self) -> Iterator[tuple[slice, slice, Tensor]]:
-        """M, with where each part of it lies."""
+        """Iterate over the parts of M with their slices."""
         if self.matrix is not None:
             yield slice(None), slice(None), self.matrix
         else:
@@ -135,7 +164,7 @@ class _Plan:
         return total
 
     def columns(self, weight: Tensor) -> Tensor:
-        """Its transpose times a vector."""
+        """The transpose of M times a vector."""
         if self.matrix is not None:
             return weight @ self.matrix
         total = self.x.new_zeros(self.y.shape[0])
@@ -144,7 +173,7 @@ class _Plan:
         return total
 
     def transform(self, potential: Tensor, log_weight: Tensor, *, columns: bool = False) -> Tensor:
-        """The soft transform of a potential: minus the log-sum-exp over the other side, in the log domain."""
+        """The soft transform of a potential: minus the log-sum-exp over the other sample."""
         weight = potential + log_weight
         if self.scaled is not None:
             return -torch.logsumexp(self.scaled + (weight.unsqueeze(1) if columns else weight), 0 if columns else 1)
@@ -161,7 +190,7 @@ def _log(share: Tensor) -> Tensor:
 
 
 def _solve_self(plan: _Plan, a: Tensor) -> None:
-    """One potential for both sides."""
+    """Solve for the common potential of a sample with itself."""
     tolerance = _CONVERGED[a.dtype]
     f = plan.transform(torch.zeros_like(a), _log(a)) / 2
     plan.take(f, f)
@@ -180,26 +209,44 @@ def _solve_self(plan: _Plan, a: Tensor) -> None:
 
 
 def _solve_across(plan: _Plan, a: Tensor, b: Tensor, ratio: float) -> None:
-    """Both potentials; of the last transform the row sums are exact."""
+    """Solve for both potentials; row sums are exact because the last transform is over rows."""
     tolerance = _CONVERGED[a.dtype]
     error = float("inf")
     if ratio <= _PLAIN:
         error = _near(plan, a, b, tolerance)
     if error > 100 * tolerance:
         _far(plan, a, b)
+        error = _out_of_place(plan, a, b)
+        if error > _SETTLED:
+            held = plan.f, plan.g
+            if not _near(plan, a, b, tolerance, start=plan.g) < error:
+                plan.take(*held)
+            error = _out_of_place(plan, a, b)
+    if error > _SETTLED:
+        settings = plan.settings
+        rule = f"be larger, or `iterations` ({settings.iterations}), for a marginal error of at most {_SETTLED:g}"
+        got = f"{settings.regularisation:g} (marginal error {error:.1g})"
+        fail("sinkhorn_divergence_loss", "regularisation", rule, got)
 
 
-def _near(plan: _Plan, a: Tensor, b: Tensor, tolerance: float) -> float:
-    """Plain steps, then Newton's; the share of mass out of place in the end (not NaN: then there is nothing to do)."""
+def _out_of_place(plan: _Plan, a: Tensor, b: Tensor) -> float:
+    """The marginal error of the columns."""
+    return float(b @ (plan.columns(a) - 1).abs())
+
+
+def _near(plan: _Plan, a: Tensor, b: Tensor, tolerance: float, start: Tensor | None = None) -> float:
+    """Sinkhorn steps, then Newton steps; returns the final marginal error (NaN stops at once)."""
     log_a, log_b = _log(a), _log(b)
-    f = plan.transform(torch.zeros_like(b), log_b)
-    g = plan.transform(f, log_a, columns=True)
+    if start is None:
+        f = plan.transform(torch.zeros_like(b), log_b)
+        start = plan.transform(f, log_a, columns=True)
+    g = start
     f = plan.transform(g, log_b)
     plan.take(f, g)
     u, v = torch.ones_like(a), torch.ones_like(b)
 
     def placed() -> tuple[Tensor, float]:
-        """Mass a column over its share, and the mass out of place; rows are exact."""
+        """Column masses relative to their targets, and the marginal error; rows are exact."""
         share = v * plan.columns(a * u)
         return share, float(b @ (share - 1).abs())
 
@@ -229,7 +276,7 @@ def _near(plan: _Plan, a: Tensor, b: Tensor, tolerance: float) -> float:
         u = 1 / plan.rows(b * v)
         share, error = placed()
         if not error < 0.5 * before[3]:
-            if error <= 5 * tolerance:  # as far as rounding goes
+            if error <= 5 * tolerance:  # limited by rounding
                 break
             u, v, share, error = before
             plain = _MORE
@@ -238,7 +285,8 @@ def _near(plan: _Plan, a: Tensor, b: Tensor, tolerance: float) -> float:
 
 
 def _newton(plan: _Plan, a: Tensor, b: Tensor, u: Tensor, v: Tensor, share: Tensor, accuracy: float) -> Tensor:
-    """The step of log v at which columns are exact to first order, rows kept: by conjugate gradients."""
+    """The Newton step of log v, which makes columns exact to first order and keeps rows exact; by conjugate
+    gradients."""
     mass = b * share
     left, right = a * u, b * v
     move = torch.zeros_like(b)
@@ -264,9 +312,9 @@ def _newton(plan: _Plan, a: Tensor, b: Tensor, u: Tensor, v: Tensor, share: Tens
 
 
 def _far(plan: _Plan, a: Tensor, b: Tensor) -> None:
-    """By the solver that comes from a large regularisation; it needs the whole matrix, whatever its size."""
+    """Solve by annealing the regularisation; needs the full matrix, whatever its size."""
     settings = plan.settings
-    cost = _costs(plan.x, plan.y, settings.cost)
+    cost = _costs(plan.x, plan.y, settings.cost) if plan.rest is None else plan.rest
     eps = settings.regularisation
     if cost.shape[0] < cost.shape[1]:
         potential = transport_potential(cost.T, b, a, eps, settings.iterations, False)[0] / eps
@@ -279,7 +327,7 @@ def _far(plan: _Plan, a: Tensor, b: Tensor) -> None:
 
 
 def _gradients(plan: _Plan, a: Tensor, b: Tensor, need_x: bool, need_y: bool) -> tuple[Tensor | None, Tensor | None]:
-    """By the envelope theorem: the plan times the slopes of the cost."""
+    """By the envelope theorem: the plan times the gradients of the cost."""
     x, y, squared = plan.x, plan.y, plan.settings.cost == "squared"
     gx = torch.zeros_like(x) if need_x else None
     gy = torch.zeros_like(y) if need_y else None
@@ -297,32 +345,43 @@ def _gradients(plan: _Plan, a: Tensor, b: Tensor, need_x: bool, need_y: bool) ->
     return gx, gy
 
 
+def _refuse(ratio: float, settings: Settings) -> None:
+    least = settings.regularisation * ratio / _FLOAT64
+    fail(
+        "sinkhorn_divergence_loss",
+        "regularisation",
+        f"be at least {least:.2g}, {1 / _FLOAT64:.0e} of the largest cost, for float64 to hold the plan",
+        settings.regularisation,
+    )
+
+
 def _run(inputs: Inputs, settings: Settings, needed: Needed) -> tuple[Tensor, tuple[Tensor | None, Tensor | None]]:
     x, y, a, b, centre = (t.detach() for t in inputs)
     dtype = x.dtype
     x, y = x - centre, y - centre
-    reach = float(torch.cat([x, y]).double().square().sum(1).amax()) * 4  # the largest squared distance is below
+    reach = float(torch.cat([x, y]).double().square().sum(1).amax()) * 4  # bound on the largest squared distance
     ratio = (reach if settings.cost == "squared" else reach**0.5) / settings.regularisation
     if dtype == torch.float32 and ratio > FLOAT32:
         x, y, a, b, centre = (t.detach().double() for t in inputs)
         x, y = x - centre, y - centre
-    if _FLOAT64 < ratio < float("inf"):
-        least = settings.regularisation * ratio / _FLOAT64
-        fail(
-            "sinkhorn_divergence_loss",
-            "regularisation",
-            f"be at least {least:.2g}, {1 / _FLOAT64:.0e} of the largest cost, for float64 to hold the plan",
-            settings.regularisation,
-        )
+    wide = _WIDE < ratio < float("inf") and settings.cost == "squared"
+    if _FLOAT64 < ratio < float("inf") and not wide:
+        _refuse(ratio, settings)
     a, b = a / a.sum(), b / b.sum()
     value = x.new_zeros((), dtype=torch.float64)
+    rest = None
+    if wide:
+        near = median_centre(x, y, a, b)
+        x, y = x - near, y - near
+        rest, of_rows, of_columns = _without_common_parts(x, y, a, b)
+        value = value + a @ of_rows + b @ of_columns
     gradients: list[Tensor | None] = [None, None]
 
     def add(plan: _Plan, p: Tensor, q: Tensor, factor: float, sides: tuple[int, int]) -> None:
         nonlocal value
         held = (p.double() @ plan.f.double()) + (q.double() @ plan.g.double())
         value = value + factor * settings.regularisation * held
-        # Between a sample and itself both sides move: twice the one.
+        # For a sample with itself both arguments contribute equally.
         wanted = [needed[sides[0]], needed[sides[1]] and sides[0] != sides[1]]
         for side, slope in zip(sides, _gradients(plan, p, q, *wanted)):
             if slope is not None:
@@ -330,8 +389,12 @@ def _run(inputs: Inputs, settings: Settings, needed: Needed) -> tuple[Tensor, tu
                 known = gradients[side]
                 gradients[side] = slope if known is None else known.add_(slope)
 
-    plan = _Plan(x, y, settings, same=False)
+    plan = _Plan(x, y, settings, same=False, rest=rest)
     _solve_across(plan, a, b, ratio)
+    if rest is not None and plan.matrix is not None:
+        moved = torch.where(plan.matrix * b > _MOVED, rest, 0.0)[a > 0].amax() / settings.regularisation
+        if moved > _FLOAT64:
+            _refuse(float(moved), settings)
     add(plan, a, b, 1.0, (0, 1))
     for side, rows, share in ((0, x, a), (1, y, b)):
         plan = _Plan(rows, rows, settings, same=True)
@@ -346,6 +409,6 @@ _sweep = Sweep("sinkhorn_divergence", Inputs, Settings, slopes=2, run=_run, dens
 
 def sinkhorn_divergence(inputs: Inputs, settings: Settings) -> Tensor:
     """OT(x, y) - (OT(x, x) + OT(y, y)) / 2, in the dtype of the rows."""
-    if inputs.x.is_meta:  # there is no value to look at
+    if inputs.x.is_meta:  # without values
         return _dense(inputs, settings)
     return _sweep(inputs, settings)

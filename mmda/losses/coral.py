@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from mmda._core.checks import check_same_width, fail, shape_text
 from mmda._core.counts import pooled_centre
+from mmda._core.digits import widened_where_lost
 from mmda._core.masking import full_precision, safe_divide, working_dtype
-from mmda._core.rows import as_rows
+from mmda._core.rows import two_samples
 from mmda.losses._sample_modules import DiscrepancyModule
+
+#: Covariances whose squared difference is below this share of the squared sum of their variances have lost too many
+#: digits to each other in float32.
+_LOST = 1e-7
 
 
 def coral_loss(
@@ -58,8 +64,10 @@ def coral_loss(
         computed from Gram matrices of the rows, without a d x d matrix. In that case samples of equal size without
         masks and weights stay accurate as row i of one approaches row i of the other. All others are compared in
         float64, because large sums are subtracted: for covariances at a relative distance :math:`\delta` the relative
-        error is about :math:`10^{-16} / \delta^2`. The value grows with the fourth power of the features' scale. Under
-        autocast everything is computed in float32. The paper has no term for the means.
+        error is about :math:`10^{-16} / \delta^2`. Covariances that differ by less than some 3e-4 of the variance are
+        computed in float64 too, and so is everything under ``torch.compile`` and function transforms. The value grows
+        with the fourth power of the features' scale. Under autocast everything is computed in float32 or float64. The
+        paper has no term for the means.
 
     Example:
         >>> import torch
@@ -75,24 +83,31 @@ def coral_loss(
     """
     dtype = working_dtype(source, target)
     with full_precision(source):
-        x, x_weight = as_rows("coral_loss", "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
-        y, y_weight = as_rows("coral_loss", "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
-        check_same_width("coral_loss", "source", x, "target", y)
-        for name, rows in (("source", x), ("target", y)):
-            if rows.shape[0] < 2:
-                fail("coral_loss", name, "have at least 2 samples", shape_text(rows))
-        width = x.shape[1]
-        centre = pooled_centre(x, y, x_weight, y_weight)
-        x_mean, x, x_share = _centred(x - centre, x_weight)
-        y_mean, y, y_share = _centred(y - centre, y_weight)
-        norm = _through_rows if x.shape[0] + y.shape[0] < width else _through_features
-        value = norm(x, y, x_share, y_share) / (4 * width * width)
-        if match_mean:
-            value = value + (x_mean - y_mean).square().sum() / (4 * width)
+        x, y, x_weight, y_weight = two_samples(
+            "coral_loss", source, target, source_weight, target_weight, source_mask, target_mask, fewest=2
+        )
+        compute = partial(_value, match_mean=match_mean)
+        value = widened_where_lost(compute, x, y, x_weight, y_weight, dtype=dtype)
         if x_weight is None and y_weight is None:
             return value
         enough = torch.stack([w.sum() > 1 for w in (x_weight, y_weight) if w is not None]).all()
         return torch.where(enough, value, 0 * value)
+
+
+def _value(
+    x: Tensor, y: Tensor, x_weight: Tensor | None, y_weight: Tensor | None, *, match_mean: bool, look: bool
+) -> Tensor | None:
+    """The loss; None where the covariances differ by less than the root of this share of their size."""
+    width = x.shape[1]
+    centre = pooled_centre(x, y, x_weight, y_weight)
+    x_mean, x, x_share = _centred(x - centre, x_weight)
+    y_mean, y, y_share = _centred(y - centre, y_weight)
+    norm = _through_rows if x.shape[0] + y.shape[0] < width else _through_features
+    squared = norm(x, y, x_share, y_share, look)
+    if squared is None:
+        return None
+    value = squared / (4 * width * width)
+    return value + (x_mean - y_mean).square().sum() / (4 * width) if match_mean else value
 
 
 def _centred(x: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor | float]:
@@ -105,16 +120,28 @@ def _centred(x: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor |
     return mean, x - mean, safe_divide(weight, total - 1)
 
 
-def _through_features(x: Tensor, y: Tensor, x_share: Tensor | float, y_share: Tensor | float) -> Tensor:
+def _is_lost(look: bool, squared: Tensor, first: Tensor, second: Tensor, factor: float = 1.0) -> bool:
+    """Whether the squared difference is below a share of the square of these two variances."""
+    if not look:
+        return False
+    variance = factor * (float(first.detach().trace()) + float(second.detach().trace()))
+    return float(squared.detach()) < _LOST * variance**2
+
+
+def _through_features(
+    x: Tensor, y: Tensor, x_share: Tensor | float, y_share: Tensor | float, look: bool
+) -> Tensor | None:
     """||C_x - C_y||_F^2 from the d x d covariances of centred rows."""
-    return (_covariance(x, x_share) - _covariance(y, y_share)).square().sum()
+    a, b = _covariance(x, x_share), _covariance(y, y_share)
+    squared = (a - b).square().sum()
+    return None if _is_lost(look, squared, a, b) else squared
 
 
 def _covariance(x: Tensor, share: Tensor | float) -> Tensor:
     return (x * share.unsqueeze(1)).T @ x if isinstance(share, Tensor) else (x.T @ x) * share
 
 
-def _through_rows(x: Tensor, y: Tensor, x_share: Tensor | float, y_share: Tensor | float) -> Tensor:
+def _through_rows(x: Tensor, y: Tensor, x_share: Tensor | float, y_share: Tensor | float, look: bool) -> Tensor | None:
     """||C_x - C_y||_F^2 from inner products of rows, <A^T A, B^T B> = ||A B^T||_F^2.
 
     Samples of equal size are compared through sums a and differences b of rows, as :math:`2 (x^T x - y^T y) = a^T b +
@@ -123,8 +150,10 @@ def _through_rows(x: Tensor, y: Tensor, x_share: Tensor | float, y_share: Tensor
     """
     if isinstance(x_share, float) and isinstance(y_share, float) and x.shape[0] == y.shape[0]:
         a, b = x + y, x - y
-        mixed = a @ b.T
-        value = ((a @ a.T) * (b @ b.T) + mixed * mixed.T).sum() * (x_share * y_share / 2)
+        sums, differences, mixed = a @ a.T, b @ b.T, a @ b.T
+        value = (sums * differences + mixed * mixed.T).sum() * (x_share * y_share / 2)
+        if _is_lost(look, value, sums, differences, x_share / 2):
+            return None
     else:
         a, b = x.double(), y.double()
         within = _inner(a, a, x_share, x_share) + _inner(b, b, y_share, y_share)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mmda._core.checks import check_choice, check_count, check_same_width, check_tensor, fail, shape_text
-from mmda._core.counts import pooled_centre, total_weight
+from mmda._core.checks import check_choice, check_count, check_tensor, fail, shape_text
+from mmda._core.counts import median_centre, total_weight
 from mmda._core.draws import DRAWS, Draws, fixed_integers, fresh_integers
 from mmda._core.masking import full_precision, safe_divide, working_dtype
-from mmda._core.rows import as_rows
+from mmda._core.rows import two_samples
 from mmda._core.scales import unit_of
 from mmda.losses._domain_modules import DrawnModule
 from mmda.losses._sample_modules import of_sides
@@ -74,7 +74,8 @@ def higher_order_moment_loss(
     Notes:
         Exact: O((n + m)^2 (d + p)) time, O((n + m)^2) memory. Sampled: O((n + m) p samples). Moments are about the
         origin, as in the paper, so a common shift of both samples changes the value. Terms that cancel between the
-        three sums are removed analytically, so float32 stays accurate far from the origin.
+        three sums are removed analytically, and the sums are taken in float64, so that float32 features stay accurate
+        far from the origin, and beside a far row the gradient of the others.
 
     Example:
         >>> import torch
@@ -90,9 +91,9 @@ def higher_order_moment_loss(
     _check_options(caller, order, samples, draws)
     dtype = working_dtype(source, target)
     with full_precision(source):
-        x, x_weight = as_rows(caller, "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
-        y, y_weight = as_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
-        check_same_width(caller, "source", x, "target", y)
+        x, y, x_weight, y_weight = two_samples(
+            caller, source, target, source_weight, target_weight, source_mask, target_mask
+        )
         if indices is not None:
             indices = _checked_indices(caller, indices, order, x.shape[1])
         elif samples is not None:
@@ -100,16 +101,19 @@ def higher_order_moment_loss(
                 indices = fresh_integers(samples, order, below=x.shape[1], like=x)
             else:
                 indices = fixed_integers(samples, order, below=x.shape[1], device=x.device)
+        # In float64, and about a point that far rows do not move: beside their powers the others' leave no digit.
+        x, y = x.double(), y.double()
+        x_weight, y_weight = (None if weight is None else weight.double() for weight in (x_weight, y_weight))
         x_total, y_total = total_weight(x, x_weight), total_weight(y, y_weight)
         x_share = torch.ones_like(x[:, 0]) if x_weight is None else x_weight
         y_share = torch.ones_like(y[:, 0]) if y_weight is None else y_weight
         share = torch.cat([safe_divide(x_share, x_total), -safe_divide(y_share, y_total)])
-        centre = pooled_centre(x, y, x_weight, y_weight)
+        centre = median_centre(x, y, x_weight, y_weight)
         rows = torch.cat([x, y]) - centre
         unit = unit_of(rows, centre)
         rows, centre = rows / unit, centre / unit
         value = _exact(rows, share, centre, order) if indices is None else _sampled(rows, share, centre, indices)
-        value = (value * unit.double() ** (2 * order)).to(dtype)
+        value = (value * unit ** (2 * order)).to(dtype)
         if x_weight is None and y_weight is None:
             return value
         return torch.where((x_total > 0) & (y_total > 0), value, 0 * value)

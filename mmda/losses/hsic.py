@@ -113,7 +113,8 @@ def hsic_loss(
             product = counts @ (_centred(k, counts, total) * _centred(l, counts, total)) @ counts
             return safe_divide(product, total.square())
 
-        return with_enough_digits(by_matrices, x, z, w, dtype=dtype)
+        bounded = kernel.at_zero > 0 and other.at_zero > 0
+        return with_enough_digits(by_matrices, x, z, w, dtype=dtype, bounded=bounded)
 
 
 def _gram(rows: Tensor, weight: Tensor | None, kernel: Kernel) -> Tensor:

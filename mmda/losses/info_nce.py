@@ -8,12 +8,12 @@ from torch import Tensor
 
 from mmda._core.checks import check_choice
 from mmda._core.masking import full_precision
-from mmda._engine.info_nce_sweep import INFO_NCE
+from mmda._engine.info_nce_formula import INFO_NCE
 from mmda._engine.logit_pairs import Contrast, Pairs
 from mmda._engine.logit_sweep import contrastive
 from mmda._math.contrastive import candidate_rows, check_temperature, plainly_paired, with_masks
-from mmda.layers.temperature import LearnableTemperature, keep_temperature
-from mmda.losses._tempered import TemperedModule
+from mmda.layers.temperature import LearnableTemperature
+from mmda.losses._tempered import CosineModule
 
 Several = Literal["mean", "sum"]
 _SEVERAL = ("mean", "sum")
@@ -116,12 +116,12 @@ def info_nce_loss(
     if all(t is None for t in special) and plainly_paired(anchor, positive):
         return contrastive(INFO_NCE, Pairs(anchor, positive), how, temperature)
     with full_precision(anchor):
-        pairs = candidate_rows(caller, anchor, positive, weight, mask, candidate_mask)
+        pairs = candidate_rows(caller, anchor, positive, weight, mask, candidate_mask, zeroed=False)
         pairs = with_masks(caller, pairs, positive_mask, negative_mask, positive_weight)
         return contrastive(INFO_NCE, pairs, how, temperature)
 
 
-class InfoNCELoss(TemperedModule):
+class InfoNCELoss(CosineModule):
     """Module form of :func:`info_nce_loss`, which documents the formula, shapes and errors.
 
     Args:
@@ -150,11 +150,9 @@ class InfoNCELoss(TemperedModule):
         normalize: bool = True,
         several: Several = "mean",
     ) -> None:
-        super().__init__()
+        super().__init__(temperature, normalize)
         check_choice("InfoNCELoss", "several", several, _SEVERAL)
-        keep_temperature(self, "InfoNCELoss", temperature)
         self.symmetric = symmetric
-        self.normalize = normalize
         self.several: Several = several
 
     def forward(

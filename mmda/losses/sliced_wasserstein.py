@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import pairwise
+from statistics import median
 from typing import Literal
 
 import torch
@@ -9,13 +12,19 @@ from torch import Tensor
 
 from mmda._core.checks import check_choice, check_count, check_features, check_same_width, fail
 from mmda._core.counts import pooled_centre, total_weight
+from mmda._core.digits import widened_where_lost
 from mmda._core.draws import DRAWS, Draws, fixed_normal, fresh_normal
 from mmda._core.masking import full_precision, safe_divide, working_dtype
-from mmda._core.rows import as_rows
+from mmda._core.rows import two_samples
 from mmda._core.transforms import carries_slope
 from mmda.losses._domain_modules import ProjectedModule
 
 Order = Literal[1, 2]
+
+#: Where most projected values spread over less than this share of the largest one, float32 confuses their order.
+_LOST = 1 / 32
+#: In about so many steps, and along about so many directions, the spread is taken; fewer rows than steps are widened.
+_STEPS, _DIRECTIONS = 16, 4
 
 
 def sliced_wasserstein_loss(
@@ -67,11 +76,12 @@ def sliced_wasserstein_loss(
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:
-        O(P (n + m) (d + log(n + m))) time and O(P (n + m)) memory: no n x m matrix. For tied projected values the order
-        is arbitrary and so is the subgradient; the same holds for the gradient of weights whose cumulative sums
-        coincide, as for equal weights. Differs from libraries that return the p-th root, which is ``loss ** (1 / p)``.
-        In training, draw new directions at each step, as the module does: a fixed set trains only those directions, and
-        did worse in three of our four comparisons on digits.
+        O(P (n + m) (d + log(n + m))) time and O(P (n + m)) memory: no n x m matrix. Computed in float64 beside far
+        rows, in groups far apart, below 16 rows, and under ``torch.compile`` and function transforms. For tied
+        projected values the order is arbitrary and so is the subgradient; the same holds for the gradient of weights
+        whose cumulative sums coincide, as for equal weights. Differs from libraries that return the p-th root, which is
+        ``loss ** (1 / p)``. In training, draw new directions at each step, as the module does: a fixed set trains only
+        those directions, and did worse in three of our four comparisons on digits.
 
     Example:
         >>> import torch
@@ -88,35 +98,72 @@ def sliced_wasserstein_loss(
     _check_options(caller, order, n_projections, draws)
     dtype = working_dtype(source, target)
     with full_precision(source):
-        x, x_weight = as_rows(caller, "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
-        y, y_weight = as_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
-        check_same_width(caller, "source", x, "target", y)
+        x, y, x_weight, y_weight = two_samples(
+            caller, source, target, source_weight, target_weight, source_mask, target_mask
+        )
         if projections is None:
             directions = _draw(n_projections, x, draws, generator)
         else:
             check_features(caller, "projections", projections, axes="(projections, features)")
             check_same_width(caller, "source", x, "projections", projections)
             directions = projections.to(dtype)
-        centre = pooled_centre(x, y, x_weight, y_weight)
-        u, v = directions @ (x - centre).T, directions @ (y - centre).T
-        if x_weight is not None or y_weight is not None:
-            value = _weighted(u, v, x_weight, y_weight, order)
-            both = (total_weight(x, x_weight) > 0) & (total_weight(y, y_weight) > 0)
-            return torch.where(both, value, 0 * value)
-        u, v = u.sort(dim=1).values, v.sort(dim=1).values
-        n, m = u.shape[1], v.shape[1]
-        if n == m:
-            return _power(u - v, order).mean()
-        # The steps are at multiples of 1 / n and 1 / m: integers in units of 1 / (n m).
-        steps = [torch.arange(1, size + 1, device=u.device) * other for size, other in ((n, m), (m, n))]
-        lengths, i, j = _intervals(steps[0].unsqueeze(0), steps[1].unsqueeze(0))
-        gaps = _power(u[:, i[0]] - v[:, j[0]], order)
-        return (gaps @ (lengths[0].to(dtype) / (n * m))).mean()
+        compute = partial(_distance, order=order)
+        value = widened_where_lost(compute, x, y, x_weight, y_weight, directions, dtype=dtype)
+        if x_weight is None and y_weight is None:
+            return value
+        both = (total_weight(x, x_weight) > 0) & (total_weight(y, y_weight) > 0)
+        return torch.where(both, value, 0 * value)
 
 
-def _weighted(u: Tensor, v: Tensor, u_weight: Tensor | None, v_weight: Tensor | None, order: Order) -> Tensor:
-    u, u_steps = _sorted_with_steps(u, u_weight)
-    v, v_steps = _sorted_with_steps(v, v_weight)
+def _distance(
+    x: Tensor,
+    y: Tensor,
+    x_weight: Tensor | None,
+    y_weight: Tensor | None,
+    directions: Tensor,
+    *,
+    order: Order,
+    look: bool,
+) -> Tensor | None:
+    """The loss; None where float32 confuses the order of the projected values."""
+    centre = pooled_centre(x, y, x_weight, y_weight)
+    n, m = x.shape[0], y.shape[0]
+    if n == m and x_weight is None and y_weight is None:
+        both = (directions @ (torch.cat([x, y]) - centre).T).reshape(-1, 2, n).sort(dim=2).values
+        return None if look and _are_scattered(both) else _power(both[:, 0] - both[:, 1], order).mean()
+    u, v = directions @ (x - centre).T, directions @ (y - centre).T
+    if x_weight is not None or y_weight is not None:
+        u, u_steps = _sorted_with_steps(u, x_weight)
+        v, v_steps = _sorted_with_steps(v, y_weight)
+        return None if look and _are_scattered(u, v) else _weighted(u, v, u_steps, v_steps, order)
+    u, v = u.sort(dim=1).values, v.sort(dim=1).values
+    if look and _are_scattered(u, v):
+        return None
+    # The steps are at multiples of 1 / n and 1 / m: counted in units of 1 / (n m) they are integers.
+    steps = [torch.arange(1, size + 1, device=u.device) * other for size, other in ((n, m), (m, n))]
+    lengths, i, j = _intervals(steps[0].unsqueeze(0), steps[1].unsqueeze(0))
+    gaps = _power(u[:, i[0]] - v[:, j[0]], order)
+    return (gaps @ (lengths[0].to(u.dtype) / (n * m))).mean()
+
+
+def _are_scattered(*projected: Tensor) -> bool:
+    """Whether the spread of most sorted values, by the steps between some of them, is so small a share of the largest.
+
+    So it is beside one far value, and in groups far apart. Equal values do not count; of a few nothing can be told.
+    """
+    steps: list[float] = []
+    top = 0.0
+    for values in projected:
+        if values.shape[-1] < _STEPS:
+            return True
+        values = values.detach()[:: max(values.shape[0] // _DIRECTIONS, 1)].reshape(-1, values.shape[-1])
+        top = max(top, *(abs(end) for ends in values[:, :: max(values.shape[1] - 1, 1)].tolist() for end in ends))
+        for some in values[:, :: max(values.shape[1] // _STEPS, 1)].tolist():
+            steps.extend(after - before for before, after in pairwise(some) if after > before)
+    return bool(steps) and median(steps) * _STEPS < _LOST * top
+
+
+def _weighted(u: Tensor, v: Tensor, u_steps: Tensor, v_steps: Tensor, order: Order) -> Tensor:
     u_total, v_total = u_steps[:, -1:], v_steps[:, -1:]
     lengths, i, j = _intervals(u_steps * v_total, v_steps * u_total)
     gaps = _power(u.gather(1, i) - v.gather(1, j), order)

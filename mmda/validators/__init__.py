@@ -1,6 +1,6 @@
-"""Model selection without target labels: each function is one number for one checkpoint, from its own outputs.
+"""Model selection without target labels: each function returns one score of a checkpoint, from its outputs.
 
-Names say the direction. A ``*_score``, ``*_density``, ``*_accuracy`` or ``*_recall`` is better when **higher**; a
+Names indicate the direction. A ``*_score``, ``*_density``, ``*_accuracy`` or ``*_recall`` is better when **higher**; a
 ``*_risk``, ``*_loss``, ``*_entropy`` or ``*_constancy`` when **lower**.
 
 ==========================================  ============  ====================================================
@@ -18,13 +18,14 @@ function                                    better when   needs
 :func:`pair_retrieval_recall`               higher        features of held-out target pairs
 :func:`held_out_pair_loss`                  lower         features of held-out target pairs
 :func:`span_entropy`                        lower         start and end logits on the target
-:func:`span_constancy`                      lower         decoded spans on the target: an alarm, not a ranking
-==========================================  ============  ====================================================
+:func:`span_constancy` lower decoded spans on the target: detects collapse only
+========================================== ============ ====================================================
 
-:func:`density_ratio` ranks nothing: it estimates the ratios that :func:`importance_weighted_risk` weighs with.
+:func:`density_ratio` is not a score: it estimates the weights for :func:`importance_weighted_risk`.
 
-None of them is right everywhere: confidence can be confidently wrong, and a collapsed model is certain. Read two of
-different kinds, and keep the alarm beside them. Nothing here carries a gradient or reads a label of the target.
+None of them is reliable everywhere: a model can be confidently wrong, and a collapsed model is confident. Compare two
+scores of different kinds, and also check :func:`span_constancy`. Results have no gradient, and no target labels are
+used.
 """
 
 from __future__ import annotations

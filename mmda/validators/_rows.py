@@ -1,4 +1,4 @@
-"""What the validators share: the rows that a mask keeps, and blocks of them."""
+"""Shared by the validators: selecting the rows kept by a mask, and iterating over blocks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mmda._core.masking import working_dtype
 def kept_rows(
     caller: str, argument: str, x: Tensor, mask: Tensor | None, *, least: int = 1, mask_name: str = "mask"
 ) -> Tensor:
-    """Rows (n, d) in the working dtype where the mask is True, at least ``least`` of them."""
+    """The rows (n, d) where the mask is True, at least ``least``, in the working dtype."""
     check_floating(caller, argument, x)
     if x.ndim not in ((2,) if mask is None else (2, 3)):
         rule = "have shape (samples, features)" + ("" if mask is None else " or (batch, time, features)")

@@ -1,4 +1,4 @@
-"""Validators of a classifier, from its predictions on the target."""
+"""Validators of classifiers, from predictions on the target."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from mmda.validators._rows import blocks, kept_classes, kept_rows
 def soft_neighbourhood_density(
     features: Tensor, *, temperature: float = 0.05, mask: Tensor | None = None, block_size: int = 256
 ) -> Tensor:
-    r"""Ranks the epochs of one method, not methods: near neighbours a row, as an entropy; higher is better.
+    r"""Soft neighbourhood density: mean entropy of each row's similarities to the others; higher is better.
 
-    Between methods it misleads: one that draws all rows together scores highest whatever its accuracy, and a choice
-    among methods by this number can cost ten points. Take it for the epoch or the strength within one training recipe.
+    Use it to select the epoch or a loss weight within one method, not to compare methods: a method that collapses all
+    rows scores highest whatever its accuracy, and selecting a method by this score can cost ten points.
 
     With rows :math:`u_i` of unit norm,
 
@@ -33,7 +33,7 @@ def soft_neighbourhood_density(
         features: the paper uses softmax predictions on the target: pass ``logits.softmax(1)``.
         temperature: :math:`\tau > 0`.
         mask: bool, True = keep.
-        block_size: rows compared at once; the value does not depend on it beyond rounding.
+        block_size: rows compared at once; affects the value only by rounding.
 
     Shape:
         ``features`` (n, d), or with a mask (b, t, d).
@@ -45,8 +45,8 @@ def soft_neighbourhood_density(
         ValueError: wrong shapes, fewer than two rows left, a temperature that is not above 0.
 
     Notes:
-        O(n^2 d) time, O(n block_size) memory. It grows with n: compare checkpoints on one set of rows. One class for
-        all rows reaches the maximum; read it beside :func:`information_maximisation_score`.
+        O(n^2 d) time, O(n block_size) memory. It grows with n: compare checkpoints on the same rows. Predicting one
+        class for all rows reaches the maximum; use it together with :func:`information_maximisation_score`.
 
     Example:
         >>> import torch
@@ -97,7 +97,7 @@ def entropy_score(logits: Tensor, *, mask: Tensor | None = None) -> Tensor:
         ValueError: wrong shapes, fewer than two classes, no row left.
 
     Notes:
-        A model that was trained to be confident scores well whether right or wrong.
+        A model trained to be confident scores well whether it is right or wrong.
 
     Example:
         >>> import torch
@@ -132,8 +132,8 @@ def information_maximisation_score(logits: Tensor, *, mask: Tensor | None = None
         ValueError: wrong shapes, fewer than two classes, no row left.
 
     Notes:
-        Unlike :func:`entropy_score`, one class for all rows scores 0. Give it the whole set at once: the mean over
-        batches is another number.
+        Unlike with :func:`entropy_score`, predicting one class for all rows scores 0. Pass the whole set at once: the
+        mean over batches differs.
 
     Example:
         >>> import torch
@@ -150,7 +150,7 @@ def information_maximisation_score(logits: Tensor, *, mask: Tensor | None = None
 
 @torch.no_grad()
 def nuclear_norm_score(logits: Tensor, *, mask: Tensor | None = None) -> Tensor:
-    r"""Nuclear norm of the predictions over their number; higher (confident and diverse) is better.
+    r"""Nuclear norm of the predictions, divided by their number; higher (confident and diverse) is better.
 
     .. math:: \frac{1}{n} \lVert P \rVert_*, \qquad P_{ik} = \mathrm{softmax}(z_i)_k
 
@@ -168,8 +168,8 @@ def nuclear_norm_score(logits: Tensor, *, mask: Tensor | None = None) -> Tensor:
         ValueError: wrong shapes, no row left.
 
     Notes:
-        The exact norm; the training loss :func:`mmda.losses.batch_nuclear_norm_loss` rounds it off at zero singular
-        values. It falls as :math:`1 / \sqrt n` for n > K: compare checkpoints on one set of rows.
+        The exact norm; the training loss :func:`mmda.losses.batch_nuclear_norm_loss` smooths it near zero singular
+        values. It decreases as :math:`1 / \sqrt n` for n > K: compare checkpoints on the same rows.
 
     Example:
         >>> import torch
@@ -199,9 +199,9 @@ def matrix_norm_score(
        \Phi = - \frac{1}{n K} \sum_{i, k} \log \mathrm{softmax}(z_i)_k
 
     Args:
-        logits: z, scores before the softmax on the target; of half precision widened.
+        logits: z, scores before the softmax on the target; half precision is widened.
         order: p >= 1.
-        threshold: :math:`\eta`, the divergence from the uniform prediction from which on the softmax is trusted.
+        threshold: :math:`\eta`, above this mean divergence from uniform predictions the softmax is used.
         mask: bool, True = keep.
 
     Shape:
@@ -214,9 +214,9 @@ def matrix_norm_score(
         ValueError: wrong shapes, fewer than two classes, an order below 1.
 
     Notes:
-        Predictions of a badly calibrated model crowd at certainty; the expansion keeps their logits' order there. It
-        depends on logits up to a common shift a row, which the softmax does not see: compare models whose logits are
-        made alike, and checkpoints on one side of the threshold.
+        The predictions of a badly calibrated model saturate; the expansion preserves the order of their logits. Unlike
+        the softmax it depends on a common shift of a row's logits: compare models with logits of the same kind, and
+        checkpoints on the same side of the threshold.
 
     Example:
         >>> import torch

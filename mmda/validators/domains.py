@@ -1,4 +1,4 @@
-"""Validators from both domains: how close their features lie, and source losses reweighted to the target."""
+"""Validators from both domains: distance of their features, and source losses reweighted to the target."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def mmd_score(
     Args:
         source: source features.
         target: target features.
-        kernel: any :class:`mmda.kernels.Kernel`. A heuristic bandwidth is settled for each checkpoint, so a rescaled
-            feature space scores the same.
+        kernel: any :class:`mmda.kernels.Kernel`. A heuristic bandwidth is set for each checkpoint, so rescaling the
+            features does not change the score.
         estimator: as in the loss; unbiased, so that the score does not depend on the number of rows.
         source_mask: bool, True = keep.
         target_mask: the same for the target.
@@ -54,14 +54,14 @@ def mmd_score(
         ``source`` (n, d), ``target`` (m, d), or with a mask (b, t, d).
 
     Returns:
-        Scalar, at most about 0; unbiased values may be above.
+        Scalar, at most about 0; unbiased values may be positive.
 
     Raises:
-        ValueError: as :func:`mmda.losses.mmd_loss`, and where the masks keep fewer rows than the estimator needs (one a
-            side, two unless it is biased).
+        ValueError: as in :func:`mmda.losses.mmd_loss`, and if the masks keep fewer rows than the estimator needs (one
+            per sample, or two unless it is biased).
 
     Notes:
-        Features that forget everything are closest of all: never select by it alone.
+        Constant features score best, so never select by this score alone.
 
     Example:
         >>> import torch
@@ -87,7 +87,7 @@ def mmd_score(
 
 @torch.no_grad()
 def density_ratio(source: Tensor, target: Tensor, at: Tensor, *, penalty: float = 1.0) -> Tensor:
-    r"""Estimated ratio of the target's density to the source's at given rows, by logistic regression.
+    r"""Estimate the ratio of the target's density to the source's at given rows, by logistic regression.
 
     .. math::
 
@@ -99,7 +99,7 @@ def density_ratio(source: Tensor, target: Tensor, at: Tensor, *, penalty: float 
     Args:
         source: source features, n rows.
         target: target features, m rows.
-        at: rows where the ratio is wanted.
+        at: rows at which the ratio is evaluated.
         penalty: :math:`\lambda > 0`; the inverse of scikit-learn's ``C``.
 
     Shape:
@@ -113,8 +113,8 @@ def density_ratio(source: Tensor, target: Tensor, at: Tensor, *, penalty: float 
         RuntimeError: Newton's method did not converge.
 
     Notes:
-        Newton's method in float64, O((n + m) r^2) with r = min(d, n + m) a step, a handful of steps; standardised
-        features make the penalty mean the same in every feature space.
+        Newton's method in float64, a few steps of O((n + m) r^2) with r = min(d, n + m); features are standardised so
+        that the penalty is comparable across feature spaces.
 
     Example:
         >>> import torch
@@ -138,7 +138,7 @@ def density_ratio(source: Tensor, target: Tensor, at: Tensor, *, penalty: float 
         x = torch.cat([source, target]).detach().double()
         centre = x.mean(0)
         spread = (x - centre).square().mean(0).sqrt()
-        # A feature that moves by rounding alone is constant: it tells the samples apart by nothing.
+        # A feature that varies only by rounding is treated as constant.
         constant = spread <= 1e-12 * (1 + centre.abs())
         spread = torch.where(constant, math.inf, spread)
         x, points = (x - centre) / spread, (at.detach().double() - centre) / spread
@@ -151,7 +151,7 @@ def density_ratio(source: Tensor, target: Tensor, at: Tensor, *, penalty: float 
 
 
 def _ridge_logistic(x: Tensor, label: Tensor, penalty: float) -> Tensor:
-    """Slopes and intercept of penalised logistic regression, by Newton's method with step halving."""
+    """Coefficients and intercept of penalised logistic regression, by Newton's method with step halving."""
     design = torch.cat([x, x.new_ones(x.shape[0], 1)], 1)
     ridge = x.new_full((design.shape[1],), penalty)
     ridge[-1] = 0
@@ -183,13 +183,13 @@ def _ridge_logistic(x: Tensor, label: Tensor, penalty: float) -> Tensor:
 
 @torch.no_grad()
 def importance_weighted_risk(losses: Tensor, weight: Tensor, *, control_variate: bool = True) -> Tensor:
-    r"""Risk on the target from losses on source rows and their density ratios; lower is better.
+    r"""Target risk from losses on source rows, weighted by density ratios; lower is better.
 
     .. math:: \frac{1}{n} \sum_i w_i l_i + \eta \Bigl(\frac{1}{n} \sum_i w_i - 1\Bigr),
               \qquad \eta = - \frac{\operatorname{Cov}(w l, w)}{\operatorname{Var}(w)}
 
     Args:
-        losses: l, one a row.
+        losses: l, one per row.
         weight: w, density ratios, whose expectation is 1.
         control_variate: False leaves the second term out (importance-weighted cross-validation).
 
@@ -197,7 +197,7 @@ def importance_weighted_risk(losses: Tensor, weight: Tensor, *, control_variate:
         Both (n,).
 
     Returns:
-        Scalar, float64. The control variate may take it below 0.
+        Scalar, float64. May be negative with the control variate.
 
     Raises:
         ValueError: wrong shapes; fewer than two rows with the control variate.
@@ -224,7 +224,7 @@ def importance_weighted_risk(losses: Tensor, weight: Tensor, *, control_variate:
         return weighted.mean()
     deviation = w - w.mean()
     variance = deviation.square().sum()
-    # Equal weights have nothing to correct: Cov and Var are both zero.
+    # For equal weights Cov and Var are zero, and there is nothing to correct.
     flat = variance <= w.shape[0] * (1e-14 * w.mean()).square()
     eta = -(deviation * (weighted - weighted.mean())).sum() / torch.where(flat, 1.0, variance)
     return weighted.mean() + torch.where(flat, 0.0, eta) * (w.mean() - 1)
@@ -240,7 +240,7 @@ def deep_embedded_validation_risk(
     penalty: float = 1.0,
     control_variate: bool = True,
 ) -> Tensor:
-    r"""Deep embedded validation: held-out source losses reweighted to the target's features; lower is better.
+    r"""Deep embedded validation: held-out source losses reweighted to the target; lower is better.
 
     :func:`importance_weighted_risk` of the losses with weights :func:`density_ratio` at the validation rows.
 
@@ -263,9 +263,9 @@ def deep_embedded_validation_risk(
         RuntimeError: the logistic regression did not converge.
 
     Notes:
-        Differs from the paper: a logistic regression with a fixed penalty tells the domains apart, where the paper
-        tunes a small network. The risk rests on overlap: where domains are told apart perfectly, few rows carry all
-        weight.
+        Differs from the paper: the density ratio comes from a logistic regression with a fixed penalty instead of a
+        tuned small network. The estimate requires overlapping domains: if they are perfectly separable, a few rows have
+        all the weight.
 
     Example:
         >>> import torch
@@ -282,21 +282,21 @@ def deep_embedded_validation_risk(
     check_features(caller, "losses", losses, axes="(rows,)", ndim=1)
     check_features(caller, "validation_features", validation_features)
     if losses.shape[0] != validation_features.shape[0]:
-        fail(caller, "losses", f"have one loss a validation row ({validation_features.shape[0]})", shape_text(losses))
+        fail(caller, "losses", f"have one loss per validation row ({validation_features.shape[0]})", shape_text(losses))
     weight = density_ratio(source_features, target_features, validation_features, penalty=penalty)
     return importance_weighted_risk(losses.to(weight.device), weight, control_variate=control_variate)
 
 
 @torch.no_grad()
 def round_trip_accuracy(source: Tensor, source_labels: Tensor, target: Tensor, *, block_size: int = 256) -> Tensor:
-    r"""Share of source rows that come back to their class by way of the target (reverse validation); higher is better.
+    r"""Fraction of source rows mapped back to their class via the target (reverse validation); higher is better.
 
     .. math:: \frac{1}{n} \sum_i \mathbf 1 [\, y_{s(t(i))} = y_i \,], \qquad
               t(i) = \arg\max_j \cos(x_i, z_j), \qquad s(j) = \arg\max_{l \ne i} \cos(x_l, z_j)
 
     Args:
         source: x, source features.
-        source_labels: y, an integer a row.
+        source_labels: y, an integer per row.
         target: z, target features.
         block_size: source rows compared at once; the value does not depend on it.
 
@@ -311,10 +311,10 @@ def round_trip_accuracy(source: Tensor, source_labels: Tensor, target: Tensor, *
         TypeError: labels that are not integers.
 
     Notes:
-        O(n m d) time, twice where m is larger; O((n + m) block_size) memory. Differs from the paper: one neighbour each
-        way stands in for a classifier trained each way, and the row itself may not answer for itself. It sees whether
-        the target's rows lie among one class each, not whether that is their class: a target that is moved as a whole
-        onto the wrong classes scores well.
+        O(n m d) time, twice where m is larger; O((n + m) block_size) memory. Differs from the paper: uses the nearest
+        neighbour instead of a trained classifier in each direction, excluding the row itself. It checks that target
+        rows lie near a single class, not that it is the right one: a target shifted as a whole onto the wrong classes
+        scores well.
 
     Example:
         >>> import torch

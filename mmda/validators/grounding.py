@@ -1,4 +1,4 @@
-"""Validators of grounding, from spans on the target."""
+"""Validators of temporal grounding, from spans on the target."""
 
 from __future__ import annotations
 
@@ -26,17 +26,16 @@ from mmda.validators._rows import blocks
 def span_entropy(
     start_logits: Tensor, end_logits: Tensor, mask: Tensor | None = None, *, normalised: bool = True
 ) -> Tensor:
-    r"""Mean entropy of the distribution over spans that decoding takes its best from; lower is better.
+    r"""Mean entropy of the predicted distribution over spans; lower is better.
 
     .. math:: P(s, e) = \frac{\exp(u_s + v_e)}{Z}, \quad s \le e, \qquad
               H = - \sum_{s \le e} P(s, e) \log P(s, e)
 
     Args:
-        start_logits: u, one a clip.
-        end_logits: v, one a clip.
-        mask: bool, True = the clip exists.
-        normalised: divide each video's H by the log of its number of spans, so that long videos weigh no more than
-            short ones.
+        start_logits: u, one per clip.
+        end_logits: v, one per clip.
+        mask: bool, True = valid clip.
+        normalised: divide each video's H by the log of its number of spans, so that long videos do not dominate.
 
     Shape:
         All (b, t).
@@ -49,8 +48,8 @@ def span_entropy(
         TypeError: a mask that is not bool.
 
     Notes:
-        O(b t): the spans are never listed. A model that answers the same span to everything is certain: read it
-        beside :func:`span_constancy`. A video of one clip has one span and entropy 0.
+        O(b t), without enumerating spans. A model that always predicts the same span has a low entropy too: use it
+        together with :func:`span_constancy`. A video of one clip has entropy 0.
 
     Example:
         >>> import torch
@@ -70,7 +69,7 @@ def span_entropy(
         start_logits, end_logits = start_logits[mask.any(1)], end_logits[mask.any(1)]
         if keep.shape[0] == 0:
             fail(caller, "mask", "keep at least one clip", "none")
-    # Sums over many spans of many clips: float64 costs nothing here and keeps certain videos' small entropies.
+    # float64 is cheap here and keeps the small entropies of confident predictions accurate.
     start = torch.where(keep, start_logits.detach().double(), -math.inf)
     end = torch.where(keep, end_logits.detach().double(), -math.inf)
     start, end = start - start.amax(1, keepdim=True), end - end.amax(1, keepdim=True)
@@ -99,34 +98,34 @@ def span_constancy(
     mask: Tensor | None = None,
     block_size: int = 256,
 ) -> Tensor:
-    r"""Share of decoded spans that are alike, relative to their videos: an alarm for collapse; lower is better.
+    r"""Fraction of predicted spans that agree, relative to their videos, to detect collapse; lower is better.
 
     .. math:: \max_i \frac{\#\{j \ne i : |s_i - s_j| \le \delta,\ |e_i - e_j| \le \delta\}}{N - 1}
 
-    with s and e the start and end divided by the video's duration: of all other answers, how many agree with the most
-    popular one.
+    with s and e the start and end divided by the video's duration: the fraction of the other predictions that agree
+    with the most common one.
 
     Args:
         spans: the best span of each query.
-        duration: of each query's video, in the unit of the spans; without it the spans are already relative.
-        tolerance: :math:`\delta \ge 0`, as a share of the video.
-        mask: bool, True = a real query.
+        duration: duration of each query's video, in the unit of the spans; omit it if the spans are already relative.
+        tolerance: :math:`\delta \ge 0`, as a fraction of the video.
+        mask: bool, True = valid query.
         block_size: spans compared at once; the value does not depend on it.
 
     Shape:
         ``spans`` (N, 2), ``duration`` and ``mask`` (N,).
 
     Returns:
-        Scalar in [0, 1]: 0 if no two answers agree, 1 if all do.
+        Scalar in [0, 1]: 0 if no two predictions agree, 1 if all do.
 
     Raises:
         ValueError: wrong shapes, fewer than two spans left, a negative tolerance.
         TypeError: a mask that is not bool.
 
     Notes:
-        O(N^2) time, O(N block_size) memory. Moments themselves repeat (many begin with the video): compare with the
-        value of the source's own boundaries, and sound the alarm well above it. No score ranks by it: it says when
-        recall of pairs rises while the localizer has stopped to look.
+        O(N^2) time, O(N block_size) memory. Ground-truth moments repeat too (many begin with the video): compare with
+        the value of the source's annotations, and suspect collapse well above it. Do not rank by it: it only detects a
+        collapsed localizer while retrieval recall still rises.
 
     Example:
         >>> import torch
@@ -156,6 +155,6 @@ def span_constancy(
     most = torch.zeros((), dtype=torch.long, device=spans.device)
     for block in blocks(n, block_size):
         gap = (relative[block].unsqueeze(1) - relative).abs().amax(2)
-        # Decimal boundaries a tolerance apart agree, whichever way their difference rounds.
+        # Boundaries exactly one tolerance apart agree, whichever way their difference rounds.
         most = torch.maximum(most, (gap <= tolerance + 1e-9).sum(1).amax() - 1)
     return most.to(working_dtype(spans)) / (n - 1)

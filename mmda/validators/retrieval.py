@@ -25,7 +25,7 @@ from mmda.validators._rows import blocks
 def _pairs(
     caller: str, anchor: Tensor, positive: Tensor, duplicates: Tensor | None, mask: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Unit rows of the kept pairs and an identity each; equal identities are interchangeable."""
+    """Unit rows and identities of the kept pairs; equal identities are interchangeable."""
     check_features(caller, "anchor", anchor)
     check_floating(caller, "positive", positive)
     check_same_shape(caller, "anchor", anchor, "positive", positive)
@@ -54,20 +54,20 @@ def pair_retrieval_recall(
     mask: Tensor | None = None,
     block_size: int = 256,
 ) -> Tensor:
-    r"""Share of anchors whose own partner is among the n most similar of all partners; higher is better.
+    r"""Recall@n: fraction of anchors whose partner is among the n most similar candidates; higher is better.
 
     .. math:: \frac{1}{N} \sum_i \mathbf 1 \bigl[\#\{j \notin D_i : s_{ij} \ge \max_{l \in D_i} s_{il}\} < n\bigr],
               \qquad s_{ij} = \cos(a_i, p_j)
 
-    with :math:`D_i` the partners that are right for anchor i: its own, and its duplicates'.
+    with :math:`D_i` the correct candidates of anchor i: its partner and those of its duplicates.
 
     Args:
         anchor: features of one modality, for example queries.
         positive: features of the other, row i with anchor i.
-        n: how far down the list to look.
-        duplicates: one integer a pair; pairs with equal integers (repeated texts, queries of one video) are right for
-            each other. Without it every pair stands alone.
-        mask: bool, True = a real pair.
+        n: number of top candidates.
+        duplicates: one integer per pair; pairs with equal integers (repeated texts, queries of one video) are correct
+            for each other. Without it all pairs are distinct.
+        mask: bool, True = valid pair.
         block_size: anchors compared at once; the value does not depend on it.
 
     Shape:
@@ -81,8 +81,8 @@ def pair_retrieval_recall(
         TypeError: ``duplicates`` is not an integer tensor, a mask that is not bool.
 
     Notes:
-        O(N^2 d) time, O(N block_size) memory. Ties, up to rounding, count against the pair, and so does NaN: features
-        that collapse to one point score 0, not 1. For both directions call it twice.
+        O(N^2 d) time, O(N block_size) memory. Ties, up to rounding, and NaN count as misses, so collapsed features
+        score 0, not 1. Call it twice for both directions.
 
     Example:
         >>> import torch
@@ -118,34 +118,34 @@ def held_out_pair_loss(
     mask: Tensor | None = None,
     block_size: int = 256,
 ) -> Tensor:
-    r"""Symmetric cross-entropy of finding each other's partner among all held-out pairs; lower is better.
+    r"""Symmetric contrastive cross-entropy over all held-out pairs; lower is better.
 
     .. math:: - \frac{1}{2 N} \sum_i \log \frac{e^{s_{ii}}}{\sum_{j \in N_i} e^{s_{ij}}}
               - \frac{1}{2 N} \sum_i \log \frac{e^{s_{ii}}}{\sum_{j \in N_i} e^{s_{ji}}},
               \qquad s_{ij} = \cos(a_i, p_j) / \tau
 
-    with :math:`N_i` all pairs but the duplicates of i other than itself.
+    with :math:`N_i` all pairs except the duplicates of i (but including i).
 
     Args:
         anchor: features of one modality.
         positive: features of the other, row i with anchor i.
-        temperature: :math:`\tau > 0`, one for all checkpoints that are compared.
-        duplicates: one integer a pair; pairs with equal integers are no negatives of each other.
-        mask: bool, True = a real pair.
+        temperature: :math:`\tau > 0`, the same for all compared checkpoints.
+        duplicates: one integer per pair; pairs with equal integers are not negatives of each other.
+        mask: bool, True = valid pair.
         block_size: rows compared at once; the value does not depend on it beyond rounding.
 
     Shape:
         ``anchor`` and ``positive`` (N, d), ``duplicates`` and ``mask`` (N,).
 
     Returns:
-        Scalar >= 0; log N for features that tell nothing apart.
+        Scalar >= 0; log N for constant features.
 
     Raises:
         ValueError: wrong shapes, a temperature that is not above 0, no pair left.
         TypeError: ``duplicates`` is not an integer tensor, a mask that is not bool.
 
     Notes:
-        O(N^2 d) time, O(N block_size) memory. It grows with N: compare checkpoints on one set of pairs.
+        O(N^2 d) time, O(N block_size) memory. It grows with N: compare checkpoints on the same pairs.
 
     Example:
         >>> import torch

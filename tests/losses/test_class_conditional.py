@@ -99,10 +99,13 @@ def test_no_gradient_into_the_probabilities() -> None:
     [
         (
             {"target_probabilities": Y_LABELS},
-            "`classes` must be given where `source_labels` and",
+            "`classes` must be given if `source_labels` and",
         ),
-        ({"source_labels": torch.ones(9, 3)}, r"`target_probabilities` must have 3 columns, one a class, got \(6, 4\)"),
-        ({"classes": 5}, r"`target_probabilities` must have 5 columns, one a class, got \(6, 4\)"),
+        (
+            {"source_labels": torch.ones(9, 3)},
+            r"`target_probabilities` must have 3 columns, one per class, got \(6, 4\)",
+        ),
+        ({"classes": 5}, r"`target_probabilities` must have 5 columns, one per class, got \(6, 4\)"),
         ({"source_labels": X_LABELS[:4]}, r"`source_labels` must have shape \(9,\) as integer labels, got \(4,\)"),
         ({"source_labels": X_LABELS > 0}, r"`source_labels` must hold integers or probabilities, got torch.bool"),
         ({"target_probabilities": torch.ones(5, 4)}, r"must have shape \(6, 4\) as probabilities, got \(5, 4\)"),

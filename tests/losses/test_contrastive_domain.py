@@ -87,7 +87,7 @@ def test_no_label_at_all_is_a_connected_zero() -> None:
 
 def test_errors_name_the_caller() -> None:
     x, y = unequal_sample()
-    with pytest.raises(ValueError, match="contrastive_domain_discrepancy_loss: `classes` must be given where"):
+    with pytest.raises(ValueError, match="contrastive_domain_discrepancy_loss: `classes` must be given if"):
         contrastive_domain_discrepancy_loss(x, y, source_labels=X_LABELS, target_probabilities=Y_LABELS)
     with pytest.raises(ValueError, match="ContrastiveDomainDiscrepancyLoss: `classes` must be an integer >= 1, got 0"):
         ContrastiveDomainDiscrepancyLoss(classes=0)

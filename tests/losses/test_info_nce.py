@@ -299,7 +299,7 @@ def test_duplicates_as_no_negatives() -> None:
 
 def test_errors() -> None:
     x, y = unequal_sample(n=4, m=7, d=4)
-    with pytest.raises(ValueError, match="info_nce_loss: `positive_mask` must be given where `anchor` has 4 rows and"):
+    with pytest.raises(ValueError, match="info_nce_loss: `positive_mask` must be given if `anchor` has 4 rows and"):
         info_nce_loss(x, y)
     with pytest.raises(ValueError, match=r"info_nce_loss: `negative_mask` must have shape \(4, 4\), got \(4, 7\)"):
         info_nce_loss(x, y[:4], negative_mask=torch.ones(4, 7, dtype=torch.bool))
@@ -318,7 +318,7 @@ def test_a_mask_of_anchors_alone_is_refused_where_candidates_are_other_rows(loss
     """Padded candidates would be negatives without a word; that none is padding has to be said."""
     x, y = unequal_sample(n=4, m=7, d=4)
     keep, positive = torch.tensor([True, True, False, True]), torch.eye(4, 7, dtype=torch.bool)
-    with pytest.raises(ValueError, match=f"{loss.__name__}: `candidate_mask` must be given where `mask` is and"):
+    with pytest.raises(ValueError, match=f"{loss.__name__}: `candidate_mask` must be given with `mask` if"):
         loss(x, y, mask=keep, positive_mask=positive)
     found = loss(x, y, mask=keep, positive_mask=positive, candidate_mask=torch.ones(7, dtype=torch.bool))
     torch.testing.assert_close(found, loss(x[keep], y, positive_mask=positive[keep]))

@@ -149,11 +149,11 @@ def test_descending_it_pulls_classes_together() -> None:
 
 def test_errors_and_repr() -> None:
     x, y, a, b = problem()
-    with pytest.raises(ValueError, match="prototype_contrastive_loss: `classes` must be given where `source_assign"):
+    with pytest.raises(ValueError, match="prototype_contrastive_loss: `classes` must be given if `source_assign"):
         prototype_contrastive_loss(x, y, a, b)
-    with pytest.raises(ValueError, match=r"`target_assignment` must have 4 columns, one a class, got \(6, 5\)"):
+    with pytest.raises(ValueError, match=r"`target_assignment` must have 4 columns, one per class, got \(6, 5\)"):
         loss(x, y, a, torch.zeros(6, 5))
-    with pytest.raises(ValueError, match=r"`source_assignment` must have 4 columns, one a class, got \(9,\)"):
+    with pytest.raises(ValueError, match=r"`source_assignment` must have 4 columns, one per class, got \(9,\)"):
         loss(x, y, a.double(), b)
     with pytest.raises(TypeError, match="`source_assignment` must hold integers or probabilities"):
         loss(x, y, a > 0, b)

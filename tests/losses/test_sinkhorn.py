@@ -154,7 +154,15 @@ def test_float32_gradients_whatever_the_ratio_of_cost_and_regularisation(scale: 
 def test_a_cost_beyond_float64_is_an_error() -> None:
     x = torch.tensor([[0.0], [1e7]])
     with pytest.raises(ValueError, match=r"`regularisation` must be at least .*, 1e-12 of the largest cost"):
-        sinkhorn_divergence_loss(x, x + 1)
+        sinkhorn_divergence_loss(x, x + 1, cost="distance", regularisation=1e-6)
+    assert sinkhorn_divergence_loss(x, x + 1).item() == pytest.approx(1.0, rel=1e-9)  # squares that no mass meets
+
+
+def test_a_plan_that_is_not_found_is_an_error() -> None:
+    generator = torch.Generator().manual_seed(6)
+    x, y = 300 * torch.randn(64, 5, generator=generator), 300 * torch.randn(48, 5, generator=generator)
+    with pytest.raises(ValueError, match=r"`regularisation` must be larger, or `iterations` \(1\)"):
+        sinkhorn_divergence_loss(x, y, iterations=1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

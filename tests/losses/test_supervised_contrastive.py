@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mmda._engine.logits_at_once import MOST
 from mmda.losses import nt_xent_loss, supervised_contrastive_loss
 from tests.reference import supervised_contrastive as reference
 
@@ -47,6 +48,7 @@ def test_tiles_give_the_formula_in_little_memory(watched: bool, monkeypatch: pyt
     What watches takes PyTorch's operations, in the place of the compiled loops.
     """
     monkeypatch.setattr("mmda._engine.nt_xent_sweep.BLOCK", 64)
+    monkeypatch.setattr("mmda._engine.logits_at_once.MOST", dict.fromkeys(MOST, 0))
     monkeypatch.setattr("mmda._engine.logit_tiles.KEEP_BYTES", 0)
     n, generator = 300, torch.Generator().manual_seed(3)
     z = torch.randn(n, 5, dtype=torch.float64, generator=generator).requires_grad_()
@@ -57,7 +59,7 @@ def test_tiles_give_the_formula_in_little_memory(watched: bool, monkeypatch: pyt
             slope = torch.autograd.grad(found, z)[0]
         assert watch is None or watch.largest <= 64 * 64
         with monkeypatch.context() as patch:
-            patch.setattr("mmda._engine.logit_sweep.FEWEST", n + 1)
+            patch.setattr("mmda._engine.scaffold.is_plain", lambda *_: False)
             wanted = supervised_contrastive_loss(z, labels, weight=weight)
         torch.testing.assert_close(found, wanted, rtol=1e-12, atol=0)
         torch.testing.assert_close(slope, torch.autograd.grad(wanted, z)[0], rtol=1e-9, atol=1e-14)

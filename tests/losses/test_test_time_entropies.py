@@ -28,9 +28,7 @@ def test_similarity_entropy_equals_a_loop(normalize: bool, temperature: float) -
 def test_padded_candidates_of_another_number_have_to_be_said() -> None:
     a, c = torch.from_numpy(RNG.standard_normal((5, 3))), torch.from_numpy(RNG.standard_normal((7, 3)))
     keep, real = torch.arange(5) < 4, torch.arange(7) < 6
-    with pytest.raises(
-        ValueError, match=r"^similarity_entropy_loss: `candidate_mask` must be given where `mask` is and"
-    ):
+    with pytest.raises(ValueError, match=r"^similarity_entropy_loss: `candidate_mask` must be given with `mask` if"):
         similarity_entropy_loss(a, c, mask=keep)
     value = similarity_entropy_loss(a, c, mask=keep, candidate_mask=real)
     assert value.item() == pytest.approx(similarity_entropy_loss(a[:4], c[:6]).item(), rel=1e-11)

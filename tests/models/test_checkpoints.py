@@ -30,7 +30,7 @@ from mmda.models.mmcda import (
     save_model,
     saving,
 )
-from mmda.models.mmcda.files import encoded, load_file, sealed
+from mmda.models.mmcda.files import encoded, load_file, save_file, sealed
 from mmda.models.mmcda.logs import StepFacts, TensorBoardLog
 from mmda.vmr import ResidentLoader, Simulation, World, simulate
 from tests.test_files import KilledError, System
@@ -135,6 +135,28 @@ def test_weights_that_are_not_finite_are_refused(checkpoint: bytes, tmp_path: Pa
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names there")
+def test_a_model_of_an_earlier_config_predicts_as_it_did(draw: Simulation, tmp_path: Path) -> None:
+    """A linear model that was saved before similarities could be evened out does not do so when it is read."""
+    config = MMCDAConfig(12, 10, joint=4, form="linear", agreement=0.0)
+    torch.manual_seed(0)
+    model = build_mmcda(config).eval()
+    save_model(tmp_path / "model.pt", model, config)
+    content = load_file(tmp_path / "model.pt", "mmcda model")
+    del content["config"]["agreement"]
+    save_file(tmp_path / "earlier.pt", "mmcda model", content)
+    read, _ = load_model(tmp_path / "earlier.pt")
+    batch = draw.target_val
+    assert read.agreement is None
+    torch.testing.assert_close(read.profile(read(batch)), model.profile(model(batch)), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["agreement", "neighbours"])
+def test_a_config_that_means_another_profile_is_refused(tmp_path: Path, name: str) -> None:
+    config = MMCDAConfig(12, 10, joint=4, form="linear")
+    with pytest.raises(ValueError, match=f"save_model: `config` must be that of the model, got `{name}"):
+        save_model(tmp_path / "model.pt", build_mmcda(config), replace(config, **{name: 2.0}))
+
+
 def test_pipes_and_devices_are_no_checkpoints(draw: Simulation, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.pt")
     (tmp_path / "zero.pt").symlink_to("/dev/zero")

@@ -6,6 +6,7 @@ import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from mmda.models.mmcda import (
     View,
     attended_rows,
     build_mmcda,
+    closed_form,
     default_terms,
     fit,
     fit_joint_maps,
@@ -268,7 +270,7 @@ def test_neighbours_take_the_mean_of_the_nearest_queries() -> None:
 def test_what_cannot_be_started_is_told(splits: tuple[ResidentSplit, ResidentSplit]) -> None:
     with pytest.raises(TypeError, match=r"start_linear: `model.video_head` must be a LinearHead, got Sequential"):
         start_linear(build_mmcda(replace(CONFIG, form="towers")), splits[0], None)
-    with pytest.raises(ValueError, match="fit_joint_maps: `source` must be given where `pairs` are not"):
+    with pytest.raises(ValueError, match="fit_joint_maps: `source` must be given without `pairs`"):
         fit_joint_maps(None, None)
     with pytest.raises(ValueError, match="moment_rows: `split` must carry windows"):
         fit_joint_maps(splits[0].without_moments(), None)
@@ -370,6 +372,28 @@ def test_a_source_of_strangers_counts_little(splits: tuple[ResidentSplit, Reside
         assert torch.equal(share, model.query_head.share)  # type: ignore[arg-type]
         shares.append(float(share[2]))
     assert shares[1] < 0.1 < 0.3 < shares[0]
+
+
+def test_few_pairs_weigh_no_map_of_their_own(splits: tuple[ResidentSplit, ResidentSplit]) -> None:
+    """Below 8 videos the maps that know moments count alike; up to 32 the weights are drawn to that in proportion."""
+    source, pairs = splits[0], splits[1].without_moments()
+
+    def shares(videos: int, **change: Any) -> Tensor:
+        model = build_mmcda(replace(CONFIG, members=3))
+        kept = pairs.select((pairs.frame_row < videos).nonzero().flatten())
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in change.items():
+                patch.setattr(closed_form, name, value)
+            start_linear(model, source, kept, domain=kept)
+        share = model.video_head.share
+        assert isinstance(share, Tensor)
+        return share.double()
+
+    nothing = torch.tensor([0.0, 0.5, 0.5], dtype=torch.float64)
+    assert torch.equal(shares(7), nothing)
+    told = shares(20, _ENOUGH=1)  # as if 20 were enough
+    assert (told - nothing).abs().max() > 0.05
+    torch.testing.assert_close(shares(20), nothing.lerp(told, 20 / 32), rtol=1e-5, atol=1e-6)
 
 
 def test_frames_agree_as_the_formula_says() -> None:

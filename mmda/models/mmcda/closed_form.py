@@ -31,8 +31,8 @@ _RECOLOUR = 0.1
 #: How the frames of a pair stand for its moment: all, by how much they look like the query; the best; or all alike.
 Pooling = Literal["attention", "top", "mean"]
 
-#: Fewer videos than this say nothing about which map is good.
-_FEW = 8
+#: Fewer videos than the first say nothing about which map is good; fewer than the second not all.
+_FEW, _ENOUGH = 8, 32
 
 #: Share of a video's frames that are its best.
 _TOP = 0.125
@@ -177,7 +177,7 @@ def fit_joint_maps(
     """
     check_count("fit_joint_maps", "rounds", rounds)
     if source is None and pairs is None:
-        fail("fit_joint_maps", "source", "be given where `pairs` are not", "neither")
+        fail("fit_joint_maps", "source", "be given without `pairs`", "neither")
     cca = CCA(components, ridge=ridge, scale=scale)
     known = None if source is None else (sentence_rows(source), moment_rows(source))
     queries = None if known is None else known[0]
@@ -283,8 +283,9 @@ def start_linear(
     weighed by their correlation; to the source and the pairs, weighed by its square root; and to the source alone,
     weighed so too. How much each counts is read from the pairs: every map is fitted to half of the target's videos, and
     :func:`stacked_weights` asks which weights find the videos of the other half's queries best. A far source gets
-    little that way, and no boundary is read. Without pairs, or without a source, there are two maps, of either scale,
-    that count alike; so do all where there are fewer than 8 videos.
+    little that way, and no boundary is read. Fewer than 32 videos tell less: their weights are drawn towards those of
+    no pair at hand, which leave the map of the pairs alone out, and with fewer than 8 they are those. Without pairs, or
+    without a source, there are two maps, of either scale, that count alike.
 
     Args:
         model: of :func:`build_mmcda` with ``form="linear"``; changed in place. Of the maps it takes the first
@@ -318,7 +319,7 @@ def start_linear(
     assert isinstance(video, LinearHead)
     assert isinstance(query, LinearHead)
     if source is None and pairs is None:
-        fail("start_linear", "source", "be given where `pairs` are not", "neither")
+        fail("start_linear", "source", "be given without `pairs`", "neither")
     members = _members(source is not None, pairs is not None, domain is not None, pooling)[: video.members]
     kept: MutableMapping[Hashable, object] = {} if fitted is None else fitted
 
@@ -344,13 +345,16 @@ def start_linear(
         return kept[key]  # type: ignore[return-value]
 
     shares = torch.full((len(members),), 1 / len(members), dtype=torch.float64)
-    halves = None if pairs is None or source is None or len(members) == 1 else _halves(pairs)
-    if halves is not None:
+    if pairs is not None and source is not None and len(members) > 1:
+        informed = torch.tensor([float(member.known) for member in members], dtype=torch.float64)
+        shares = informed / informed.sum()
+        halves, trust = _halves(pairs)
         found = []
-        for part, (half, other) in (("first", halves), ("second", halves[::-1])):
+        for part, (half, other) in zip(("first", "second"), halves):
             each = [scores(member, half, other, part) for member in members]
             found.append(stacked_weights(torch.stack([s for s, _ in each]), each[0][1]))
-        shares = torch.stack(found).mean(0)
+        if found:
+            shares = shares.lerp(torch.stack(found).mean(0).to(shares), trust)
     everything = torch.zeros(video.members, dtype=torch.float64)
     everything[: len(members)] = shares.cpu()
     for at, member in enumerate(members):
@@ -365,10 +369,10 @@ def start_linear(
         model.neighbours.keep(sentence_rows(spoken))
 
 
-def _halves(pairs: ResidentSplit) -> tuple[ResidentSplit, ResidentSplit] | None:
-    """Every other video, and the others; ``None`` where there are too few to tell anything."""
+def _halves(pairs: ResidentSplit) -> tuple[list[tuple[ResidentSplit, ResidentSplit]], float]:
+    """Every other video and the others, either way round, and how far what they tell is to be trusted, in [0, 1]."""
     videos, place = torch.unique(pairs.frame_row, return_inverse=True)
     if len(videos) < _FEW:
-        return None
-    first, second = ((place % 2 == side).nonzero().flatten().tolist() for side in (0, 1))
-    return pairs.select(first), pairs.select(second)
+        return [], 0.0
+    first, second = (pairs.select((place % 2 == side).nonzero().flatten().tolist()) for side in (0, 1))
+    return [(first, second), (second, first)], min(1.0, len(videos) / _ENOUGH)

@@ -23,6 +23,9 @@ from mmda.models.mmcda.parallel import Ranks, cloned, load_whole, spread_seeds, 
 _MODEL_FILE = "mmcda model"
 _RUN_FILE = "mmcda run"
 
+#: What models did before a field of the config was there to say so.
+_BEFORE = {"agreement": 0.0}
+
 
 def save_model(path: str | Path, model: MMCDA, config: MMCDAConfig, **facts: object) -> None:
     """Write a trained model with its config, whole or not at all.
@@ -65,8 +68,8 @@ def _check_fit(model: MMCDA, config: MMCDAConfig) -> None:
     """``config`` gives a model of the same weights, in which they mean the same."""
     with torch.device("meta"):  # shapes only: no memory, no random number
         built = build_mmcda(config)
-    for name in ("shared_space", "temperature"):
-        came, made = getattr(model, name), getattr(built, name)
+    for name in ("shared_space", "temperature", "agreement.width", "neighbours.strength"):
+        came, made = (_setting(each, name) for each in (model, built))
         if came != made:
             fail("save_model", "config", "be that of the model", f"`{name}` {made} for a model with {came}")
     wanted, given = ({k: tuple(v.shape) for k, v in m.state_dict().items()} for m in (built, model))
@@ -74,6 +77,14 @@ def _check_fit(model: MMCDA, config: MMCDAConfig) -> None:
         if wanted.get(name) != given.get(name):
             came_text = f"`{name}` of shape {wanted.get(name)} for {given.get(name)}"
             fail("save_model", "config", "be that of the model", came_text)
+
+
+def _setting(model: MMCDA, name: str) -> Any:
+    """A plain value that no weight shows; ``None`` where its part is left out."""
+    value: Any = model
+    for part in name.split("."):
+        value = getattr(value, part, None)
+    return value
 
 
 def load_model(path: str | Path) -> tuple[MMCDA, dict[str, Any]]:
@@ -102,7 +113,7 @@ def load_model(path: str | Path) -> tuple[MMCDA, dict[str, Any]]:
     if not is_plain(content.get("config")):
         raise CheckpointError(f"{path}: the config must hold plain values, got others")
     try:
-        model = build_mmcda(MMCDAConfig(**content["config"]))
+        model = build_mmcda(MMCDAConfig(**{**_BEFORE, **content["config"]}))
         model.load_state_dict(content["model"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path}: the weights must fit the config beside them, got a damaged file") from error

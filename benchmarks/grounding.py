@@ -1,0 +1,358 @@
+"""What else the real videos say, on folds of training and validation videos: ``python -m benchmarks.grounding``.
+
+The directions are those among QVHighlights, NExT-GQA and Charades, with the features of ``docs/results_real.rst``. A
+fold holds back a third of the target's training and validation videos: pairs of the rest are learned from, and the
+moments of the third score. The test split is not opened.
+
+    python -m benchmarks.grounding efficiency    # 0, 50, 200 and all videos of the target: closed form and full model
+    python -m benchmarks.grounding selection     # every validator against the oracle, over checkpoints of many rows
+    python -m benchmarks.grounding shift         # how far each modality lies apart, and what each module then gained
+    python -m benchmarks.grounding page          # write docs/results/grounding_*.csv; nothing is fitted
+
+Each goes on from what ``benchmarks/results/grounding.json`` holds. The data is read from ``vmr/features`` under
+``$MMDA_DATA`` or ``../shared/data`` beside the checkout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import functools
+import json
+import math
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.digits import ROOT
+from benchmarks.grounding_checkpoints import HELD, VAL, checkpoints, some, spearman
+from mmda.models.mmcda import (
+    MMCDAConfig,
+    build_mmcda,
+    fit_joint_maps,
+    pair_score,
+    predict_split,
+    sentence_rows,
+    start_linear,
+)
+from mmda.models.mmcda.experiment.closed_rows import plain_spans
+from mmda.models.mmcda.experiment.domains import Domain, Place, Problem, in_order, load_problem
+from mmda.models.mmcda.experiment.runs import joined
+from mmda.shift import shift_report
+from mmda.vmr import ResidentLoader, ResidentSplit
+from mmda.vmr.evaluation import bootstrap_interval, evaluate_windows
+
+RESULTS = ROOT / "benchmarks" / "results" / "grounding.json"
+PAGES = ROOT / "docs" / "results"
+SETS = {"N": "nextgqa_val", "Q": "qvhighlights_val", "C": "charades_blip_train"}
+DIRECTIONS = ("N to Q", "C to Q", "Q to C", "N to C", "Q to N", "C to N")
+FOLDS = 3
+#: Videos of the target that are learned from; None: all that the fold leaves.
+SIZES = (0, 50, 200, None)
+#: Names of the committed tables of a direction, for what modules gained there.
+TABLES = ROOT / "benchmarks" / "results"
+
+Record = dict[str, Any]
+
+
+# Data
+
+
+def place(root: Path, name: str) -> Place:
+    """A data set with frames from latent-semantic features and queries from the sentence encoder."""
+    first, second = root / "caption_lsa128", root / "caption_minilm256"
+    return Place(
+        path=str(first / f"{name}.jsonl"),
+        video=(str(first / f"{name}_video.npz"),),
+        query=str(second / f"{name}_query.npz"),
+        splits=str(root / "splits.json"),
+    )
+
+
+@functools.lru_cache(maxsize=2)
+def domains(root: Path, direction: str) -> tuple[Domain, Domain]:
+    a, b = direction.split(" to ")
+    return load_problem(Problem(direction, source=place(root, SETS[a]), target=place(root, SETS[b])))
+
+
+def labelled(domain: Domain) -> ResidentSplit:
+    """Training and validation videos with their moments."""
+    return joined(map(domain.opened, ("train", "val")))
+
+
+def of_videos(split: ResidentSplit, domain: Domain, keep: Callable[[int], bool]) -> ResidentSplit:
+    """The pairs of the videos at these places of the order by name."""
+    order = {vid: at for at, vid in enumerate(in_order(list({domain.videos[qid] for qid in split.qids})))}
+    return split.select([row for row, qid in enumerate(split.qids) if keep(order[domain.videos[qid]])])
+
+
+def fold(domain: Domain, number: int) -> tuple[ResidentSplit, ResidentSplit]:
+    """Pairs to learn from, without moments, and a third of the videos with them."""
+    every = labelled(domain)
+    rest, held = (of_videos(every, domain, lambda at, out=out: (at % FOLDS == number) == out) for out in (False, True))  # type: ignore[misc]
+    return rest.without_moments(), held
+
+
+def scored(windows: Tensor, held: ResidentSplit, domain: Domain, mask: Tensor | None = None) -> Record:
+    """IoU of each query, with its video as a number."""
+    assert held.windows is not None
+    found = evaluate_windows(
+        windows,
+        held.windows,
+        window_mask=held.window_mask,
+        videos=[domain.videos[qid] for qid in held.qids],
+        duration=held.duration,
+        prediction_mask=mask,
+        iou=(0.5,),
+        name="",
+    )
+    # Rounded down: what misses a threshold goes on missing it.
+    return {"iou": [math.floor(1e4 * v) / 1e4 for v in found.ious], "video": held.video_index.tolist()}
+
+
+def hits(ious: Sequence[float]) -> list[float]:
+    """1 where the first span is found at IoU 0.5."""
+    return [float(iou >= 0.5) for iou in ious]
+
+
+def predicted(model: Any, held: ResidentSplit) -> tuple[Tensor, Tensor]:
+    spans, _ = predict_split(model.eval(), ResidentLoader(held.without_moments(), 128, shuffle=False, labels=False))
+    return spans.windows, spans.mask
+
+
+# How many videos it takes
+
+
+def efficiency(root: Path, direction: str, done: Sequence[Record] = ()) -> Iterator[Record]:
+    """Every row at every size and fold that is not done; the videos of a smaller size are among those of a larger."""
+    source, target = domains(root, direction)
+    known = labelled(source)
+    for number in range(FOLDS):
+        rest, held = fold(target, number)
+        for size in SIZES:
+            if any(
+                (r["fold"], r["videos"], r["row"]) == (number, "all" if size is None else size, "full") for r in done
+            ):
+                continue
+            pairs = None if size == 0 else of_videos(rest, target, lambda at, size=size: size is None or at < size)  # type: ignore[misc]
+            config = MMCDAConfig(known.frames.shape[-1], known.words.shape[-1], joint=64, form="linear")
+            model = build_mmcda(config)
+            begin = time.process_time()
+            start_linear(model, known, pairs, domain=pairs)
+            windows, mask = predicted(model, held)
+            full, seconds = scored(windows, held, target, mask), time.process_time() - begin
+            rows: dict[str, Record] = {}
+            if pairs is None:
+                rows["CCA: source"] = scored(plain_spans(fit_joint_maps(known, None), held), held, target)
+            else:
+                rows["CCA: target pairs"] = scored(plain_spans(fit_joint_maps(None, pairs), held), held, target)
+                rows["CCA: source + pairs"] = scored(plain_spans(fit_joint_maps(known, pairs), held), held, target)
+            rows["full"] = full
+            shares = [round(s, 3) for s in model.query_head.share.tolist()]
+            for row, found in rows.items():  # the full model's last: with it this size is done
+                yield {
+                    "direction": direction,
+                    "fold": number,
+                    "videos": "all" if size is None else size,
+                    "row": row,
+                    **found,
+                    **({"shares": shares, "seconds": round(seconds, 2)} if row == "full" else {}),
+                }
+
+
+def efficiency_table(records: Sequence[Record]) -> list[list[str]]:
+    """A line a direction, a row and a size: R@1 at IoU 0.5 and mean IoU over all folds, with intervals by video."""
+    lines = [["direction", "videos", "row", "R@1, IoU=0.5", "mIoU", "full less this, R@1", "full less this, mIoU"]]
+    for direction in DIRECTIONS:
+        for size in ("all" if s is None else s for s in SIZES):
+            mine = [r for r in records if (r["direction"], r["videos"]) == (direction, size)]
+            full = pooled(mine, "full")
+            for row in ("CCA: source", "CCA: target pairs", "CCA: source + pairs", "full"):
+                found = pooled(mine, row)
+                if found is None or full is None:
+                    continue
+                line = [direction, str(size), row]
+                for key in ("hit", "iou"):
+                    line.append(str(bootstrap_interval(found[key], groups=found["video"])))
+                for key in ("hit", "iou"):
+                    less = [b - a for a, b in zip(found[key], full[key])]
+                    line.append("" if row == "full" else f"{bootstrap_interval(less, groups=full['video'])}")
+                lines.append(line)
+    return lines
+
+
+def pooled(records: Sequence[Record], row: str) -> Record | None:
+    """The queries of all folds of a row, or of those that are there."""
+    mine = sorted((r for r in records if r["row"] == row), key=lambda r: r["fold"])
+    if not mine:
+        return None
+    ious = [iou for r in mine for iou in r["iou"]]
+    return {"hit": hits(ious), "iou": ious, "video": [f"{r['fold']}-{video}" for r in mine for video in r["video"]]}
+
+
+# Which checkpoint
+
+
+def selection(root: Path, direction: str, done: Sequence[Record] = ()) -> Iterator[Record]:
+    """Checkpoints of many rows: what every validator says, and what the labels of the first fold say."""
+    source, target = domains(root, direction)
+    rest, held = fold(target, 0)
+    held = some(held, HELD)
+    for record in checkpoints(source.opened("train"), some(source.opened("val"), VAL), rest, held.without_moments()):
+        found = scored(record.pop("spans").unsqueeze(1), held, target)
+        truth = {"R@1, IoU=0.5": statistics.mean(hits(found["iou"])), "mIoU": statistics.mean(found["iou"])}
+        yield {"direction": direction, **record, "oracle": {k: round(v, 5) for k, v in truth.items()}}
+
+
+def selection_table(records: Sequence[Record], family: str | None = None) -> list[list[str]]:
+    """A line a validator: Spearman's correlation with the mean IoU in each direction, and what choosing by it costs."""
+    mine = [r for r in records if family in (None, r["family"])]
+    names = list(dict.fromkeys(name for r in mine for name in r["scores"]))
+    lines = [["validator", *DIRECTIONS, "mean", "lowest", "mIoU lost", "R@1 lost"]]
+    for name in names:
+        line, found, lost = [name], [], {"mIoU": [], "R@1, IoU=0.5": []}  # type: ignore[var-annotated]
+        for direction in DIRECTIONS:
+            here = [r for r in mine if r["direction"] == direction and r["scores"].get(name) is not None]
+            value = spearman([r["scores"][name] for r in here], [r["oracle"]["mIoU"] for r in here])
+            line.append("" if value is None else f"{value:+.2f}")
+            if value is not None:
+                found.append(value)
+                chosen = max(here, key=lambda r: r["scores"][name])
+                for metric, costs in lost.items():
+                    costs.append(100 * (max(r["oracle"][metric] for r in here) - chosen["oracle"][metric]))
+        if found:
+            costs = [f"{statistics.mean(c):.1f}" for c in lost.values()]
+            lines.append([*line, f"{statistics.mean(found):+.2f}", f"{min(found):+.2f}", *costs])
+    return lines
+
+
+# What the shift foretells
+
+
+def shift(root: Path, direction: str, done: Sequence[Record] = ()) -> Iterator[Record]:
+    """Shift of each modality, a row a video or query, and how well maps of either domain find the target's pairs."""
+    source, target = domains(root, direction)
+    known, pairs = labelled(source), joined(target.pairs[split] for split in ("train", "val"))
+
+    def videos(split: ResidentSplit) -> Tensor:
+        rows = torch.unique(split.frame_row)
+        mask = split.frame_mask[rows].unsqueeze(2)
+        return (split.frames[rows] * mask).sum(1) / mask.sum(1).clamp(min=1)
+
+    report = shift_report(
+        {"video": (videos(known), videos(pairs)), "query": (sentence_rows(known), sentence_rows(pairs))},
+        permutations=200,
+        max_rows=500,
+    )
+    record: Record = {"direction": direction, "shift": {k: v.to_dict() for k, v in report.before.items()}}
+    rest, held = fold(target, 0)
+    loader = ResidentLoader(held.without_moments(), 128, shuffle=False, labels=False)
+    for name, maps in (("source", (known, None)), ("pairs", (None, rest))):
+        model = build_mmcda(MMCDAConfig(known.frames.shape[-1], known.words.shape[-1], joint=64, form="linear"))
+        start_linear(model, *maps)
+        record[f"found by {name}"] = round(pair_score(model.eval(), loader), 4)
+    yield record
+
+
+def gained(direction: str) -> dict[str, str]:
+    """What each module gained on the test videos, of the committed table: the full model less itself without it."""
+    path = TABLES / f"mmcda_linear_{direction.replace(' to ', '2').lower()}.json"
+    rows = {row["row"]: row for row in json.loads(path.read_text(encoding="utf-8"))["tables"][0]["rows"]}
+    full = next(row for name, row in rows.items() if name.startswith("full: "))
+    return {
+        module: " / ".join(
+            f"{100 * (full['mean'][m] - rows[f'full without {module}']['mean'][m]):+.1f}"
+            for m in ("R@1, IoU=0.5", "mIoU")
+        )
+        for module in ("(i)", "(ii)", "(iii)")
+    }
+
+
+def shift_table(records: Sequence[Record]) -> list[list[str]]:
+    columns = ("squared_mmd", "relative_mean_shift", "scale_ratio", "classifier_error")
+    heads = [f"{side}: {what}" for side in ("video", "query") for what in ("MMD^2", "mean / sd", "scale", "error")]
+    lines = [["direction", *heads, "pairs found by source", "by pairs", "(i)", "(ii)", "(iii)"]]
+    for direction in DIRECTIONS:
+        for record in (r for r in records if r["direction"] == direction):
+            numbers = [f"{record['shift'][side][c]:.3f}" for side in ("video", "query") for c in columns]
+            finds = [f"{100 * record[f'found by {name}']:.1f}" for name in ("source", "pairs")]
+            lines.append([direction, *numbers, *finds, *gained(direction).values()])
+    return lines
+
+
+# The command
+
+PARTS: dict[str, Callable[[Path, str, Sequence[Record]], Iterator[Record]]] = {
+    "efficiency": efficiency,
+    "selection": selection,
+    "shift": shift,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.grounding",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("part", choices=(*PARTS, "page"))
+    parser.add_argument("--directions", nargs="+", choices=DIRECTIONS, default=list(DIRECTIONS), metavar="A to B")
+    parser.add_argument("--data", type=Path, help="the folder that holds vmr/features")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the result file")
+    given = parser.parse_args(arguments)
+    held: dict[str, Any] = {}
+    if given.results.is_file():
+        held = json.loads(given.results.read_text(encoding="utf-8"))
+    if given.part == "page":
+        tables = {
+            "efficiency": efficiency_table(held.get("efficiency", [])),
+            "selection": selection_table(held.get("selection", [])),
+            "selection_towers": selection_table(held.get("selection", []), "towers"),
+            "selection_linear": selection_table(held.get("selection", []), "linear"),
+            "shift": shift_table(held.get("shift", [])),
+        }
+        for name, lines in tables.items():
+            if len(lines) > 1:
+                with (PAGES / f"grounding_{name}.csv").open("w", newline="", encoding="utf-8") as file:
+                    csv.writer(file, lineterminator="\n").writerows(lines)
+        return 0
+    root = (given.data or Path(os.environ.get("MMDA_DATA", ROOT.parent / "shared" / "data"))) / "vmr" / "features"
+    if not (root / "splits.json").is_file():
+        print(f"grounding: skipped, {root} not found; set MMDA_DATA or --data", file=sys.stderr)
+        return 0
+    torch.set_num_threads(1)
+    records: list[Record] = held.setdefault(given.part, [])
+    for direction in given.directions:
+        spent = held.setdefault("seconds", {})
+        name = f"{given.part}, {direction}"
+        if name in spent:
+            continue
+        begin, done = time.process_time(), [r for r in records if r["direction"] == direction]
+        if given.part != "efficiency" and done:  # cut short: begun again
+            records[:], done = [r for r in records if r["direction"] != direction], []
+        for record in PARTS[given.part](root, direction, done):
+            records.append(record)
+            write(given.results, held)
+            print(name, len(records), f"{time.process_time() - begin:.0f} s", flush=True)
+        spent[name] = round(time.process_time() - begin, 1)
+        write(given.results, held)
+    return 0
+
+
+def write(path: Path, held: dict[str, Any]) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".part")
+    beside.write_text(json.dumps(held, separators=(",", ":")) + "\n", encoding="utf-8")
+    beside.replace(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
