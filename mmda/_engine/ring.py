@@ -164,7 +164,7 @@ def ring_mmd(x: Tensor, y: Tensor, *, kernel: Kernel, unbiased: bool, group: dis
                         z[rows], block[columns, :-1], weight, kernel, bandwidth, centre, gradient[rows], needed
                     )
         own = 0.0 if unbiased else kernel.at_zero * (1 / n + 1 / m)
-        return ring.sum(value) + own, gradient.split([len(x), len(y)])
+        return ring.sum(value) + own, (gradient[: len(x)], gradient[len(x) :])
 
     return _over_ring(sweep, group, (x, y))
 
