@@ -1,31 +1,41 @@
 """Frame and query features from public frame captions: tf-idf, truncated SVD, unit norm. No labels are used.
 
-The caption files are those of two public projects, the queries those of the data sets' own annotations:
+The caption files are those of public projects, the queries those of the data sets' own annotations:
 
 - QVHighlights: a zip of ``val/<vid>.jsonl``, a line ``{"moment": k, "description": text}`` for each 2 s clip
   (github.com/YoucanBaby/VTG-GPT); queries ``highlight_val_release.jsonl`` (github.com/jayleicn/moment_detr)
 - NExT-GQA: a zip of ``<vid>_cap.json``, ``{"second": text}`` (github.com/wxh1996/VideoAgent); questions ``val.csv``
   and ``gsub_val.json`` (github.com/doc-doc/NExT-GQA)
+- Charades: captions of spans, ``.jsonl`` or ``.jsonl.gz``, a line ``{"vid", "duration", "spans": [[start, end, text],
+  ...]}`` a video, from the BLIP captions of SPL (github.com/minghangz/SPL, ``EMB/data/dataset/charades``); queries
+  ``charades_sta_train.txt`` (github.com/microsoft/2D-TAN), or other annotations of these videos
 
 ::
 
     python -m benchmarks.caption_features --out features \\
         --set qvhighlights_val qvhighlights_val.zip highlight_val_release.jsonl 2 \\
-        --set nextgqa_val nextgqa_val.zip val.csv 1
+        --set nextgqa_val nextgqa_val.zip val.csv 1 \\
+        --set charades_blip_train charades_blip_train.jsonl.gz charades_blip_train.jsonl 1
 
-writes ``<name>_video.npz`` and ``<name>_query.npz``, which :func:`mmda.vmr.open_features` reads. One vocabulary and one
-decomposition serve all sets, so the sets share a space. The sign of a direction is arbitrary: two runs agree in every
-inner product, not in every number. Needs scikit-learn (``pip install "torch-mmda[bench]"``).
+writes ``<name>_video.npz`` and ``<name>_query.npz``, which :func:`mmda.vmr.open_features` reads. A clip's feature is
+that of its caption. Where spans are captioned it is the mean of the texts whose span holds the clip's centre, each
+weighed by one over its span's length, so that a short span says more; a clip in no span takes that of the nearest clip
+in one. One vocabulary and one decomposition serve all sets, so the sets share a space. The sign of a direction is
+arbitrary: two runs agree in every inner product, not in every number. Needs scikit-learn (``pip install
+"torch-mmda[bench]"``).
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
+import math
 import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,23 +44,59 @@ from mmda.vmr import Annotations, read_annotations
 
 Floats = NDArray[np.float32]
 
+#: What is said of a clip: texts, each with its weight.
+Said = list[tuple[str, float]]
 
-def read_captions(path: Path) -> dict[str, list[str]]:
-    """The captions of each video in the order of its clips, from a zip of ``.jsonl`` or ``_cap.json`` files."""
-    found: dict[str, list[str]] = {}
+
+def read_captions(path: Path, seconds: float = 1.0) -> dict[str, list[Said]]:
+    """What is said of each video's clips, in their order.
+
+    From a zip of ``.jsonl`` or ``_cap.json`` files, a text a clip; or from a file of spans, cut into clips of
+    ``seconds``.
+    """
+    if not zipfile.is_zipfile(path):
+        return read_spans(path, seconds)
+    found: dict[str, list[Said]] = {}
     with zipfile.ZipFile(path) as archive:
         for name in archive.namelist():
             stem, text = PurePosixPath(name).name, archive.read
             if stem.endswith("_cap.json"):
                 rows = json.loads(text(name))
-                found[stem.removesuffix("_cap.json")] = [rows[second] for second in sorted(rows, key=float)]
+                found[stem.removesuffix("_cap.json")] = [[(rows[second], 1.0)] for second in sorted(rows, key=float)]
             elif stem.endswith(".jsonl"):
                 lines = [json.loads(line) for line in text(name).decode("utf-8").splitlines() if line.strip()]
                 lines.sort(key=lambda line: float(line["moment"]))
-                found[stem.removesuffix(".jsonl")] = [line["description"] for line in lines]
+                found[stem.removesuffix(".jsonl")] = [[(line["description"], 1.0)] for line in lines]
     if not found:
         raise SystemExit(f"{path}: must hold <vid>.jsonl or <vid>_cap.json files, got none")
     return found
+
+
+def read_spans(path: Path, seconds: float) -> dict[str, list[Said]]:
+    """What is said of clips of ``seconds`` by captions of spans, one line of JSON a video."""
+    packed = path.read_bytes()
+    lines = (gzip.decompress(packed) if packed[:2] == b"\x1f\x8b" else packed).decode("utf-8").splitlines()
+    found = {}
+    for row in (json.loads(line) for line in lines if line.strip()):
+        if not row["spans"]:
+            raise SystemExit(f"{path}: `{row['vid']}` must have a captioned span, got none")
+        clips = max(1, math.ceil(row["duration"] / seconds - 1e-9))
+        found[row["vid"]] = (
+            nearest(
+                [
+                    [(text, 1 / max(end - start, 1e-3)) for start, end, text in row["spans"] if start <= centre < end]
+                    for centre in ((k + 0.5) * seconds for k in range(clips))
+                ]
+            )
+            or [[(row["spans"][0][2], 1.0)]] * clips
+        )  # spans so short that they hold no centre
+    return found
+
+
+def nearest(clips: list[Said]) -> list[Said]:
+    """Clips of which nothing is said get what is said of the nearest, the earlier of two; none where nothing is."""
+    said = [k for k, texts in enumerate(clips) if texts]
+    return [clips[min(said, key=lambda j, k=k: abs(j - k))] for k in range(len(clips))] if said else []
 
 
 def text_features(corpus: Sequence[str], texts: Sequence[str], *, width: int = 128, seed: int = 0) -> Floats:
@@ -66,8 +112,7 @@ def text_features(corpus: Sequence[str], texts: Sequence[str], *, width: int = 1
     counts = vectorizer.fit_transform(corpus)
     decomposition = TruncatedSVD(min(width, min(counts.shape) - 1), random_state=seed).fit(counts)
     features = decomposition.transform(vectorizer.transform(texts))
-    norms = np.linalg.norm(features, axis=1, keepdims=True)
-    return np.asarray(features / np.where(norms > 0, norms, 1), dtype=np.float32)
+    return unit(features)
 
 
 def evenly(texts: Sequence[str], most: int) -> list[str]:
@@ -83,8 +128,14 @@ def quantise(rows: Floats) -> tuple[NDArray[np.int8], Floats]:
     return np.rint(rows / scale).astype(np.int8), scale
 
 
-#: Captions by video, annotations, seconds of a clip.
-CaptionSet = tuple[Mapping[str, list[str]], Annotations, float]
+def unit(rows: NDArray[Any]) -> Floats:
+    """Rows of norm 1; rows of zeros stay."""
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / np.where(norms > 0, norms, 1), dtype=np.float32)
+
+
+#: What is said of each video's clips, annotations, seconds of a clip.
+CaptionSet = tuple[Mapping[str, list[Said]], Annotations, float]
 
 
 def build(sets: Mapping[str, CaptionSet], out: Path, *, width: int = 128, most: int = 20_000) -> None:
@@ -95,18 +146,22 @@ def build(sets: Mapping[str, CaptionSet], out: Path, *, width: int = 128, most: 
         missing = [vid for vid in notes.vids if vid not in captions]
         if missing:
             raise SystemExit(f"{notes.source}: `{missing[0]}` must have captions, got none for {len(missing)} videos")
-        frames, queries = [text for vid in notes.vids for text in captions[vid]], [query.text for query in notes]
-        texts += frames + queries
+        frames = [text for vid in notes.vids for said in captions[vid] for text, _ in said]
+        queries = [query.text for query in notes]
+        texts += list(dict.fromkeys(frames)) + queries
         corpus += evenly(frames, most) + queries
+    texts = list(dict.fromkeys(texts))
     features = text_features(corpus, texts, width=width)
+    at = {text: row for row, text in enumerate(texts)}
     out.mkdir(parents=True, exist_ok=True)
-    at = 0
     for name, (captions, notes, seconds) in sets.items():
         offsets = np.cumsum([0] + [len(captions[vid]) for vid in notes.vids])
-        rows, scale = quantise(features[at : at + int(offsets[-1])])
-        at += int(offsets[-1])
-        words = features[at : at + len(notes)].astype(np.float16)
-        at += len(notes)
+        clips = [said for vid in notes.vids for said in captions[vid]]
+        means = np.stack(
+            [np.average([features[at[t]] for t, _ in s], axis=0, weights=[w for _, w in s]) for s in clips]
+        )
+        rows, scale = quantise(unit(means))
+        words = features[[at[query.text] for query in notes]].astype(np.float16)
         np.savez_compressed(
             out / f"{name}_video.npz",
             feat_int8=rows,
@@ -131,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     sets = {
-        name: (read_captions(Path(captions)), read_annotations(notes), float(seconds))
+        name: (read_captions(Path(captions), float(seconds)), read_annotations(notes), float(seconds))
         for name, captions, notes, seconds in options.set
     }
     build(sets, options.out, width=options.width)

@@ -130,28 +130,33 @@ def predicted(model: Any, held: ResidentSplit) -> tuple[Tensor, Tensor]:
 # How many videos it takes
 
 
-def efficiency(root: Path, direction: str) -> Iterator[Record]:
-    """Every row at every size and fold; the videos of a smaller size are among those of a larger."""
+def efficiency(root: Path, direction: str, done: Sequence[Record] = ()) -> Iterator[Record]:
+    """Every row at every size and fold that is not done; the videos of a smaller size are among those of a larger."""
     source, target = domains(root, direction)
     known = labelled(source)
     for number in range(FOLDS):
         rest, held = fold(target, number)
         for size in SIZES:
+            if any(
+                (r["fold"], r["videos"], r["row"]) == (number, "all" if size is None else size, "full") for r in done
+            ):
+                continue
             pairs = None if size == 0 else of_videos(rest, target, lambda at, size=size: size is None or at < size)  # type: ignore[misc]
             config = MMCDAConfig(known.frames.shape[-1], known.words.shape[-1], joint=64, form="linear")
             model = build_mmcda(config)
             begin = time.process_time()
             start_linear(model, known, pairs, domain=pairs)
             windows, mask = predicted(model, held)
-            rows = {"full": scored(windows, held, target, mask)}
-            seconds = time.process_time() - begin
+            full, seconds = scored(windows, held, target, mask), time.process_time() - begin
+            rows: dict[str, Record] = {}
             if pairs is None:
                 rows["CCA: source"] = scored(plain_spans(fit_joint_maps(known, None), held), held, target)
             else:
                 rows["CCA: target pairs"] = scored(plain_spans(fit_joint_maps(None, pairs), held), held, target)
                 rows["CCA: source + pairs"] = scored(plain_spans(fit_joint_maps(known, pairs), held), held, target)
+            rows["full"] = full
             shares = [round(s, 3) for s in model.query_head.share.tolist()]
-            for row, found in rows.items():
+            for row, found in rows.items():  # the full model's last: with it this size is done
                 yield {
                     "direction": direction,
                     "fold": number,
@@ -184,9 +189,9 @@ def efficiency_table(records: Sequence[Record]) -> list[list[str]]:
 
 
 def pooled(records: Sequence[Record], row: str) -> Record | None:
-    """The queries of all folds of a row."""
+    """The queries of all folds of a row, or of those that are there."""
     mine = sorted((r for r in records if r["row"] == row), key=lambda r: r["fold"])
-    if len(mine) < FOLDS:
+    if not mine:
         return None
     ious = [iou for r in mine for iou in r["iou"]]
     return {"hit": hits(ious), "iou": ious, "video": [f"{r['fold']}-{video}" for r in mine for video in r["video"]]}
@@ -195,7 +200,7 @@ def pooled(records: Sequence[Record], row: str) -> Record | None:
 # Which checkpoint
 
 
-def selection(root: Path, direction: str) -> Iterator[Record]:
+def selection(root: Path, direction: str, done: Sequence[Record] = ()) -> Iterator[Record]:
     """Checkpoints of many rows: what every validator says, and what the labels of the first fold say."""
     source, target = domains(root, direction)
     rest, held = fold(target, 0)
@@ -231,7 +236,7 @@ def selection_table(records: Sequence[Record], family: str | None = None) -> lis
 # What the shift foretells
 
 
-def shift(root: Path, direction: str) -> Iterator[Record]:
+def shift(root: Path, direction: str, done: Sequence[Record] = ()) -> Iterator[Record]:
     """Shift of each modality, a row a video or query, and how well maps of either domain find the target's pairs."""
     source, target = domains(root, direction)
     known, pairs = labelled(source), joined(target.pairs[split] for split in ("train", "val"))
@@ -284,7 +289,7 @@ def shift_table(records: Sequence[Record]) -> list[list[str]]:
 
 # The command
 
-PARTS: dict[str, Callable[[Path, str], Iterator[Record]]] = {
+PARTS: dict[str, Callable[[Path, str, Sequence[Record]], Iterator[Record]]] = {
     "efficiency": efficiency,
     "selection": selection,
     "shift": shift,
@@ -325,17 +330,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     records: list[Record] = held.setdefault(given.part, [])
     for direction in given.directions:
-        if any(r["direction"] == direction for r in records):
+        spent = held.setdefault("seconds", {})
+        name = f"{given.part}, {direction}"
+        if name in spent:
             continue
-        begin, found = time.process_time(), []
-        for record in PARTS[given.part](root, direction):
-            found.append(record)
-            print(given.part, direction, len(found), f"{time.process_time() - begin:.0f} s", flush=True)
-        records += found
-        held.setdefault("seconds", {})[f"{given.part}, {direction}"] = round(time.process_time() - begin, 1)
-        given.results.parent.mkdir(parents=True, exist_ok=True)
-        given.results.write_text(json.dumps(held, separators=(",", ":")) + "\n", encoding="utf-8")
+        begin, done = time.process_time(), [r for r in records if r["direction"] == direction]
+        if given.part != "efficiency" and done:  # cut short: begun again
+            records[:], done = [r for r in records if r["direction"] != direction], []
+        for record in PARTS[given.part](root, direction, done):
+            records.append(record)
+            write(given.results, held)
+            print(name, len(records), f"{time.process_time() - begin:.0f} s", flush=True)
+        spent[name] = round(time.process_time() - begin, 1)
+        write(given.results, held)
     return 0
+
+
+def write(path: Path, held: dict[str, Any]) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".part")
+    beside.write_text(json.dumps(held, separators=(",", ":")) + "\n", encoding="utf-8")
+    beside.replace(path)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The command ``mmda``: one file a subcommand, each of which parses, calls the library and prints.
 
-Exit code 0: done. Exit code 2: bad input, told in one line on standard error that names file and rule. 130 and 143:
-ended by Ctrl-C and by SIGTERM; what was being trained is saved and gone on with by ``--resume``.
+Exit code 0: done. Exit code 2: bad input, told in one line on standard error that names file and rule. 129, 130
+and 143: ended by SIGHUP, Ctrl-C and SIGTERM; what was being trained is saved and gone on with by ``--resume``.
 """
 
 from __future__ import annotations

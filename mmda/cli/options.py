@@ -75,7 +75,7 @@ def add_training(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     training.add_argument("--save-steps", type=int, metavar="N", help=help_text)
     help_text = "save it when so many seconds have passed, and at every evaluation (default: 60)"
     training.add_argument("--save-seconds", type=float, default=60.0, metavar="S", help=help_text)
-    help_text = "run the model under autocast; float16 scales the loss and needs CUDA (default: float32)"
+    help_text = "run the model under autocast; float16 scales the loss, on CUDA or the CPU (default: float32)"
     training.add_argument("--precision", choices=("float32", "bfloat16", "float16"), default="float32", help=help_text)
     help_text = "scale gradients down to this norm (default: 5)"
     training.add_argument("--clip-norm", type=float, default=5.0, metavar="NORM", help=help_text)
@@ -132,8 +132,8 @@ def check_numbers(parser: argparse.ArgumentParser, options: argparse.Namespace) 
             parser.error(f"--{name.replace('_', '-')} must be above 0, got {value}")
     if not 0 < getattr(options, "clip_norm", 1) < math.inf:
         parser.error(f"--clip-norm must be above 0, got {options.clip_norm}")
-    if getattr(options, "precision", "") == "float16" and not options.device.startswith("cuda"):
-        parser.error(f"--precision float16 needs a CUDA device, got --device {options.device} (bfloat16 runs anywhere)")
+    if getattr(options, "precision", "") == "float16" and options.device.partition(":")[0] not in ("cuda", "cpu"):
+        parser.error(f"--precision float16 needs CUDA or the CPU (bfloat16 runs anywhere), got {options.device}")
     if getattr(options, "tensorboard", False) and options.log_steps is None:
         parser.error("--tensorboard needs --log-steps")
     counts = ("seeds", "epochs", "batch_size", "target_batch_size", "workers", "max_clips", "top", "save_steps")

@@ -164,6 +164,23 @@ def test_more_queries_a_step_than_there_are_make_a_pass_one_step(tmp_path: Path)
     assert json.loads((tmp_path / "out" / "table.json").read_text())["training"]["steps"] == 9
 
 
+@pytest.mark.parametrize(("videos", "sizes"), [(3, [1, 1, 1]), (4, [2, 1, 1]), (6, [4, 1, 1]), (20, [14, 2, 4])])
+def test_every_split_of_few_videos_holds_one(tmp_path: Path, videos: int, sizes: list[int]) -> None:
+    domain = read_domain(Place(str(write_domain(tmp_path, 0, videos=videos))), SPLITS)
+    assert [len(domain.pairs[split]) for split in SPLITS] == sizes
+
+
+def test_a_domain_of_few_videos_is_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Six videos: every row, no warning; two are too few to split, and that is told."""
+    arguments = [*folders(tmp_path, videos=6), "--workers", "1", "--output", str(tmp_path / "out")]
+    assert run(arguments) == 0
+    rows = {row["row"] for row in json.loads((tmp_path / "out" / "table.json").read_text())["tables"][0]["rows"]}
+    assert {FULL, CEILING, "CCA: target pairs"} <= rows
+    write_domain(tmp_path / "b", 1, videos=2)
+    told = refused(capsys, *folder_options(tmp_path), "--output", str(tmp_path / "none"))
+    assert told.endswith("must hold at least 3 videos, one each to train on, to validate and to test, got 2")
+
+
 def test_published_files_are_the_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     publish(tmp_path / "a", 0, {"train": 20, "test": 5})
     publish(tmp_path / "b", 1, {"train": 12, "val": 4, "test": 6})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import zipfile
 from pathlib import Path
@@ -48,3 +49,36 @@ def test_written_features_are_read_and_alike_where_texts_are(tmp_path: Path) -> 
         np.testing.assert_allclose(scores[dogs], 1, atol=0.05)
         assert scores[~dogs].max() < 0.5
         np.testing.assert_allclose(np.linalg.norm(video["v0"], axis=1), 1, atol=0.02)
+
+
+def test_captioned_spans_are_means_by_how_short_they_are(tmp_path: Path) -> None:
+    from benchmarks.caption_features import read_captions
+
+    spans = [[0.0, 4.0, "long"], [1.0, 2.0, "short"], [7.0, 8.0, "late"]]
+    path = tmp_path / "spans.jsonl.gz"
+    path.write_bytes(gzip.compress(json.dumps({"vid": "v", "duration": 7.2, "spans": spans}).encode()))
+    long, short, late = ("long", 0.25), ("short", 1.0), ("late", 1.0)
+    wanted = [[long], [long, short], [long], [long], [long], [long], [late], [late]]  # 4 and 5 lie nearer to 3
+    assert read_captions(path) == {"v": wanted}
+    assert read_captions(path, 2.0) == {"v": [[long, short], [long], [long], [late]]}  # centres 1, 3, 5 and 7
+
+
+def test_clips_of_spans_are_unit_means(tmp_path: Path) -> None:
+    from benchmarks.caption_features import main
+
+    captions, notes = write(tmp_path, "one", layout="moments")
+    spans = tmp_path / "spans.jsonl"
+    rows = [
+        {"vid": f"v{k}", "duration": 22.0, "spans": [[0, 10, SCENES[0]], [5, 10, SCENES[1]], [10, 22, SCENES[2]]]}
+        for k in range(3)
+    ]
+    spans.write_text("\n".join(map(json.dumps, rows)))
+    out = tmp_path / "out"
+    arguments = ["--out", str(out), "--width", "4"]
+    arguments += ["--set", "one", str(captions), str(notes), "2", "--set", "spans", str(spans), str(notes), "2"]
+    assert main(arguments) == 0
+    text, mixed = open_features(out / "one_video.npz")["v0"], open_features(out / "spans_video.npz")["v1"]
+    assert len(mixed) == 11
+    both = text[0] / 10 + text[1] / 5
+    for clip, wanted in ((0, text[0]), (3, both / np.linalg.norm(both)), (8, text[2])):
+        np.testing.assert_allclose(mixed[clip], wanted, atol=0.03)

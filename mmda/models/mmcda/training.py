@@ -66,7 +66,7 @@ class TrainingConfig:
         evaluations: candidates for the checkpoint, spread over the second half of the run.
         gradient_norms: also log each term's gradient norm at every evaluation (one more backward a term).
         precision: ``"float32"``, or ``"bfloat16"`` or ``"float16"`` to run the model under autocast; losses stay in
-            float32. ``"float16"`` scales the loss (``torch.amp.GradScaler``), on CUDA alone: a step whose scaled
+            float32. ``"float16"`` scales the loss (``torch.amp.GradScaler``), on CUDA or the CPU: a step whose scaled
             gradient overflows is left out and the scale halved.
         accumulate: batches of a step. Their gradients are averaged; the pairs of a contrastive term and the samples of
             a discrepancy are those of one batch.
@@ -179,7 +179,7 @@ def fit(
 
     Raises:
         ValueError: the objective needs a target and none is given; a loader that does not give this rank its share;
-            ``float16`` without CUDA; gradient norms by term of sharded parameters.
+            ``float16`` on other devices than CUDA and the CPU; gradient norms by term of sharded parameters.
         CheckpointError: ``resume`` is damaged, or of another config, model, objective or other loaders; nothing is
             changed then.
         TrainingStopped: from ``on_step``, of any rank.
@@ -298,8 +298,8 @@ def _check_fit(
     check_count("fit", "log_steps", log_steps)
     if parallel is not None:
         check_choice("fit", "parallel", parallel, PARALLEL)
-    if config.precision == "float16" and device.type != "cuda":
-        fail("fit", "device", "be a CUDA device for float16 (bfloat16 needs no scaling and runs anywhere)", device)
+    if config.precision == "float16" and device.type not in ("cuda", "cpu"):
+        fail("fit", "device", "be CUDA or the CPU for float16 (bfloat16 needs no scaling and runs anywhere)", device)
     if config.gradient_norms and parallel == "fsdp":
         fail("fit", "config.gradient_norms", "be False where parameters are sharded", True)
 

@@ -238,7 +238,7 @@ def read_domain(place: Place, names: Sequence[str]) -> Domain:
 
 
 def split_by_video(place: Place, data: VMRDataset, told: list[str]) -> dict[str, VMRDataset]:
-    """The splits that --splits lists, else 70 / 10 / 20 by video."""
+    """The splits that --splits lists, else 70 / 10 / 20 by video, at least one video in each."""
     if place.splits is not None:
         every = read_splits(place.splits)
         splits = every[splits_name(place, list(every))]
@@ -250,7 +250,12 @@ def split_by_video(place: Place, data: VMRDataset, told: list[str]) -> dict[str,
             told.append(f"{place.splits}: of {len(data.vids)} videos of {place.name}, {spare} are in no split")
     else:
         vids = in_order(data.vids)
-        a, b = int(0.7 * len(vids)), int(0.8 * len(vids))
+        n = len(vids)
+        if n < len(SPLITS):
+            rule = "hold at least 3 videos, one each to train on, to validate and to test"
+            raise VMRDataError(place.path, None, rule, str(n))
+        a = min(int(0.7 * n), n - 2)
+        b = min(max(int(0.8 * n), a + 1), n - 1)
         splits = {"train": tuple(vids[:a]), "val": tuple(vids[a:b]), "test": tuple(vids[b:])}
     for name in SPLITS:
         if not set(splits.get(name, ())) & set(data.vids):

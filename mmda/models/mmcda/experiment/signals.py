@@ -1,4 +1,4 @@
-"""A request to stop, by Ctrl-C or SIGTERM, as a value that a loop looks at."""
+"""A request to stop, by Ctrl-C, SIGTERM or a terminal that is closed, as a value that a loop looks at."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-STOPPING = (signal.SIGINT, signal.SIGTERM)
+#: SIGHUP: the terminal was closed. Where it is ignored (``nohup``) it stays so.
+STOPPING = (signal.SIGINT, signal.SIGTERM, *((signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()))
 
 
 class StopRequest:
@@ -41,7 +42,8 @@ def stop_on_signals(*, patient: bool = False) -> Iterator[StopRequest]:
         if not patient:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
-    before = {number: signal.signal(number, ask) for number in STOPPING}
+    wanted = [number for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, ask) for number in wanted}
     try:
         yield request
     finally:
