@@ -34,7 +34,7 @@ def test_a_trained_model_answers(finished: Path, capsys: pytest.CaptureFixture[s
     *moments, last = lines[1:]
     assert 1 <= len(moments) <= 3
     assert all(" s - " in line and "score" in line for line in moments)
-    assert last == "scores order the moments of one video; they are no probabilities"
+    assert last == "scores rank the moments of one video; they are not probabilities"
     assert "%" not in "".join(lines)
 
 

@@ -66,8 +66,8 @@ class TrainingConfig:
         evaluations: number of candidate checkpoints, spread over the second half of the run.
         gradient_norms: also log each term's gradient norm at every evaluation (one more backward pass per term).
         precision: ``"float32"``, or ``"bfloat16"`` or ``"float16"`` to run the model under autocast; losses stay in
-            float32. ``"float16"`` scales the loss (``torch.amp.GradScaler``) and needs CUDA: a step whose scaled
-            gradient overflows is skipped and the scale halved.
+            float32. ``"float16"`` scales the loss (``torch.amp.GradScaler``), on CUDA or the CPU: a step whose scaled
+            gradient overflows is skipped and the scale is halved.
         accumulate: number of batches per step, whose gradients are averaged; contrastive terms and discrepancies only
             see one batch at a time.
 
@@ -177,8 +177,9 @@ def fit(
         :class:`Progress`.
 
     Raises:
-        ValueError: the objective needs a target and none is given; a loader that does not give this rank its part;
-            ``float16`` without CUDA; gradient norms by term with sharded parameters.
+        ValueError: the objective needs a target and none is given; a loader that does not give this rank its part of
+            each batch; ``float16`` on devices other than CUDA and the CPU; gradient norms by term of sharded
+            parameters.
         CheckpointError: ``resume`` is damaged, or of another config, model, objective or loaders; nothing is changed
             then.
         TrainingStopped: raised by ``on_step`` on any rank.
@@ -297,8 +298,8 @@ def _check_fit(
     check_count("fit", "log_steps", log_steps)
     if parallel is not None:
         check_choice("fit", "parallel", parallel, PARALLEL)
-    if config.precision == "float16" and device.type != "cuda":
-        fail("fit", "device", "be a CUDA device for float16 (bfloat16 needs no scaling and runs anywhere)", device)
+    if config.precision == "float16" and device.type not in ("cuda", "cpu"):
+        fail("fit", "device", "be CUDA or the CPU for float16 (bfloat16 needs no scaling and runs anywhere)", device)
     if config.gradient_norms and parallel == "fsdp":
         fail("fit", "config.gradient_norms", "be False if parameters are sharded", True)
 

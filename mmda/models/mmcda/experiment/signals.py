@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a flag that a loop can check."""
+"""Ctrl-C, SIGTERM and SIGHUP as a flag that a loop can check."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-STOPPING = (signal.SIGINT, signal.SIGTERM)
+#: SIGHUP is sent when the terminal is closed; it stays ignored if it is (``nohup``).
+STOPPING = (signal.SIGINT, signal.SIGTERM, *((signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()))
 
 
 class StopRequest:
@@ -41,7 +42,8 @@ def stop_on_signals(*, patient: bool = False) -> Iterator[StopRequest]:
         if not patient:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
-    before = {number: signal.signal(number, ask) for number in STOPPING}
+    wanted = [number for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, ask) for number in wanted}
     try:
         yield request
     finally:
