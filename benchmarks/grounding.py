@@ -44,9 +44,10 @@ from mmda.models.mmcda import (
 )
 from mmda.models.mmcda.experiment.closed_rows import plain_spans
 from mmda.models.mmcda.experiment.domains import Domain, Place, Problem, in_order, load_problem
-from mmda.models.mmcda.experiment.runs import joined
+from mmda.models.mmcda.experiment.runs import as_queries, joined
 from mmda.shift import shift_report
 from mmda.vmr import ResidentLoader, ResidentSplit
+from mmda.vmr.blind import constant_rows, constant_spans
 from mmda.vmr.evaluation import bootstrap_interval, evaluate_windows
 
 RESULTS = ROOT / "benchmarks" / "results" / "grounding.json"
@@ -58,6 +59,8 @@ FOLDS = 3
 SIZES = (0, 50, 200, None)
 #: Names of the committed tables of a direction, for what modules gained there.
 TABLES = ROOT / "benchmarks" / "results"
+
+CONSTANT = "best constant of the source"
 
 Record = dict[str, Any]
 
@@ -150,6 +153,8 @@ def efficiency(root: Path, direction: str, done: Sequence[Record] = ()) -> Itera
             full, seconds = scored(windows, held, target, mask), time.process_time() - begin
             rows: dict[str, Record] = {}
             if pairs is None:
+                constants = constant_spans(as_queries(source, known), n=1)
+                rows[CONSTANT] = scored(constant_rows(constants, as_queries(target, held)), held, target)
                 rows["CCA: source"] = scored(plain_spans(fit_joint_maps(known, None), held), held, target)
             else:
                 rows["CCA: target pairs"] = scored(plain_spans(fit_joint_maps(None, pairs), held), held, target)
@@ -174,7 +179,7 @@ def efficiency_table(records: Sequence[Record]) -> list[list[str]]:
         for size in ("all" if s is None else s for s in SIZES):
             mine = [r for r in records if (r["direction"], r["videos"]) == (direction, size)]
             full = pooled(mine, "full")
-            for row in ("CCA: source", "CCA: target pairs", "CCA: source + pairs", "full"):
+            for row in (CONSTANT, "CCA: source", "CCA: target pairs", "CCA: source + pairs", "full"):
                 found = pooled(mine, row)
                 if found is None or full is None:
                     continue
@@ -215,22 +220,42 @@ def selection_table(records: Sequence[Record], family: str | None = None) -> lis
     """A line a validator: Spearman's correlation with the mean IoU in each direction, and what choosing by it costs."""
     mine = [r for r in records if family in (None, r["family"])]
     names = list(dict.fromkeys(name for r in mine for name in r["scores"]))
-    lines = [["validator", *DIRECTIONS, "mean", "lowest", "mIoU lost", "R@1 lost"]]
+    shown = [d for d in DIRECTIONS if any(r["direction"] == d for r in mine)]
+    lines = [["validator", *shown, "mean", "lowest", "mIoU lost", "R@1 lost"]]
+    counts = [sum(r["direction"] == d for r in mine) for d in shown]
+    lines.append(["checkpoints", *map(str, counts), "", "", "", ""])
+    lines.append(
+        ["none: one at random", *[""] * (len(shown) + 2), *(f"{lost(mine, shown, None, m):.1f}" for m in METRICS)]
+    )
     for name in names:
-        line, found, lost = [name], [], {"mIoU": [], "R@1, IoU=0.5": []}  # type: ignore[var-annotated]
-        for direction in DIRECTIONS:
+        line, found = [name], []
+        for direction in shown:
             here = [r for r in mine if r["direction"] == direction and r["scores"].get(name) is not None]
             value = spearman([r["scores"][name] for r in here], [r["oracle"]["mIoU"] for r in here])
             line.append("" if value is None else f"{value:+.2f}")
             if value is not None:
                 found.append(value)
-                chosen = max(here, key=lambda r: r["scores"][name])
-                for metric, costs in lost.items():
-                    costs.append(100 * (max(r["oracle"][metric] for r in here) - chosen["oracle"][metric]))
         if found:
-            costs = [f"{statistics.mean(c):.1f}" for c in lost.values()]
+            costs = [f"{lost(mine, shown, name, metric):.1f}" for metric in METRICS]
             lines.append([*line, f"{statistics.mean(found):+.2f}", f"{min(found):+.2f}", *costs])
     return lines
+
+
+METRICS = ("mIoU", "R@1, IoU=0.5")
+
+
+def lost(records: Sequence[Record], directions: Sequence[str], name: str | None, metric: str) -> float:
+    """Points that the checkpoint of the highest score lies under the best one, mean over directions; ``None``: any."""
+    costs = []
+    for direction in directions:
+        here = [r for r in records if r["direction"] == direction and (name is None or name in r["scores"])]
+        if here:
+            truth = [r["oracle"][metric] for r in here]
+            chosen = (
+                statistics.mean(truth) if name is None else max(here, key=lambda r: r["scores"][name])["oracle"][metric]
+            )
+            costs.append(100 * (max(truth) - chosen))
+    return statistics.mean(costs) if costs else math.nan
 
 
 # What the shift foretells
