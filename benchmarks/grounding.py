@@ -5,6 +5,7 @@ fold holds back a third of the target's training and validation videos: pairs of
 moments of the third score. The test split is not opened.
 
     python -m benchmarks.grounding efficiency    # 0, 50, 200 and all videos of the target: closed form and full model
+    python -m benchmarks.grounding few           # 5 to 40 videos of the target, and a small source
     python -m benchmarks.grounding selection     # every validator against the oracle, over checkpoints of many rows
     python -m benchmarks.grounding shift         # how far each modality lies apart, and what each module then gained
     python -m benchmarks.grounding page          # write docs/results/grounding_*.csv; nothing is fitted
@@ -57,6 +58,8 @@ DIRECTIONS = ("N to Q", "C to Q", "Q to C", "N to C", "Q to N", "C to N")
 FOLDS = 3
 #: Videos of the target that are learned from; None: all that the fold leaves.
 SIZES = (0, 50, 200, None)
+#: Where everything is small: videos of the target and the source, known moments, queries asked.
+FEW, FEW_SOURCE, FEW_KNOWN, FEW_ASKED = (5, 10, 20, 40), 80, 300, 250
 #: Names of the committed tables of a direction, for what modules gained there.
 TABLES = ROOT / "benchmarks" / "results"
 
@@ -126,7 +129,8 @@ def hits(ious: Sequence[float]) -> list[float]:
 
 
 def predicted(model: Any, held: ResidentSplit) -> tuple[Tensor, Tensor]:
-    spans, _ = predict_split(model.eval(), ResidentLoader(held.without_moments(), 128, shuffle=False, labels=False))
+    loader = ResidentLoader(held.without_moments(), 128, shuffle=False, labels=False)
+    spans, _ = predict_split(model.eval(), loader, n=1)
     return spans.windows, spans.mask
 
 
@@ -135,14 +139,34 @@ def predicted(model: Any, held: ResidentSplit) -> tuple[Tensor, Tensor]:
 
 def efficiency(root: Path, direction: str, done: Sequence[Record] = ()) -> Iterator[Record]:
     """Every row at every size and fold that is not done; the videos of a smaller size are among those of a larger."""
+    known = labelled(domains(root, direction)[0])
+    yield from by_size(*domains(root, direction), known, direction, SIZES, done)
+
+
+def few(root: Path, direction: str, done: Sequence[Record] = ()) -> Iterator[Record]:
+    """The same where everything is small: some 80 videos of the source, 5 to 40 of the target, 250 queries asked."""
     source, target = domains(root, direction)
-    known = labelled(source)
+    known = some(of_videos(labelled(source), source, lambda at: at < FEW_SOURCE), FEW_KNOWN)
+    yield from by_size(source, target, known, direction, FEW, done, asked=FEW_ASKED)
+
+
+def by_size(
+    source: Domain,
+    target: Domain,
+    known: ResidentSplit,
+    direction: str,
+    sizes: Sequence[int | None],
+    done: Sequence[Record],
+    *,
+    asked: int | None = None,
+) -> Iterator[Record]:
     for number in range(FOLDS):
         rest, held = fold(target, number)
-        for size in SIZES:
-            if any(
-                (r["fold"], r["videos"], r["row"]) == (number, "all" if size is None else size, "full") for r in done
-            ):
+        if asked is not None:
+            held = some(held, asked)
+        for size in sizes:
+            videos = "all" if size is None else size
+            if any((r["fold"], r["videos"], r["row"]) == (number, videos, "full") for r in done):
                 continue
             pairs = None if size == 0 else of_videos(rest, target, lambda at, size=size: size is None or at < size)  # type: ignore[misc]
             config = MMCDAConfig(known.frames.shape[-1], known.words.shape[-1], joint=64, form="linear")
@@ -165,18 +189,18 @@ def efficiency(root: Path, direction: str, done: Sequence[Record] = ()) -> Itera
                 yield {
                     "direction": direction,
                     "fold": number,
-                    "videos": "all" if size is None else size,
+                    "videos": videos,
                     "row": row,
                     **found,
                     **({"shares": shares, "seconds": round(seconds, 2)} if row == "full" else {}),
                 }
 
 
-def efficiency_table(records: Sequence[Record]) -> list[list[str]]:
+def efficiency_table(records: Sequence[Record], sizes: Sequence[int | None] = SIZES) -> list[list[str]]:
     """A line a direction, a row and a size: R@1 at IoU 0.5 and mean IoU over all folds, with intervals by video."""
     lines = [["direction", "videos", "row", "R@1, IoU=0.5", "mIoU", "full less this, R@1", "full less this, mIoU"]]
     for direction in DIRECTIONS:
-        for size in ("all" if s is None else s for s in SIZES):
+        for size in ("all" if s is None else s for s in sizes):
             mine = [r for r in records if (r["direction"], r["videos"]) == (direction, size)]
             full = pooled(mine, "full")
             for row in (CONSTANT, "CCA: source", "CCA: target pairs", "CCA: source + pairs", "full"):
@@ -316,6 +340,7 @@ def shift_table(records: Sequence[Record]) -> list[list[str]]:
 
 PARTS: dict[str, Callable[[Path, str, Sequence[Record]], Iterator[Record]]] = {
     "efficiency": efficiency,
+    "few": few,
     "selection": selection,
     "shift": shift,
 }
@@ -338,6 +363,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.part == "page":
         tables = {
             "efficiency": efficiency_table(held.get("efficiency", [])),
+            "few": efficiency_table(held.get("few", []), FEW),
             "selection": selection_table(held.get("selection", [])),
             "selection_towers": selection_table(held.get("selection", []), "towers"),
             "selection_linear": selection_table(held.get("selection", []), "linear"),
@@ -360,7 +386,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name in spent:
             continue
         begin, done = time.process_time(), [r for r in records if r["direction"] == direction]
-        if given.part != "efficiency" and done:  # cut short: begun again
+        if given.part not in ("efficiency", "few") and done:  # cut short: begun again
             records[:], done = [r for r in records if r["direction"] != direction], []
         for record in PARTS[given.part](root, direction, done):
             records.append(record)

@@ -48,7 +48,7 @@ def test_few_videos_are_among_the_many(domains: tuple[Domain, Domain], monkeypat
     monkeypatch.setattr(grounding, "FOLDS", 2)
     records = list(grounding.efficiency(Path(), "N to Q"))
     assert len(records) == 2 * (3 + 3 + 3)
-    lines = grounding.efficiency_table(records)
+    lines = grounding.efficiency_table(records, (0, 5, None))
     assert [line[1:3] for line in lines[1:]] == [
         ["0", "best constant of the source"],
         ["0", "CCA: source"],
@@ -74,6 +74,16 @@ def test_scores_read_no_moment_of_the_target(domains: tuple[Domain, Domain], mon
         assert record["spans"].shape == (len(held), 2)
         assert all(np.isfinite(v) for v in record["scores"].values())
         assert ("span_entropy, localizer" in record["scores"]) == (record["family"] == "towers")
+
+
+def test_what_is_done_is_not_done_again(domains: tuple[Domain, Domain], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"FEW": (5, 9), "FOLDS": 2, "FEW_ASKED": 3, "domains": lambda root, direction: domains}.items():
+        monkeypatch.setattr(grounding, name, value)
+    whole = list(grounding.few(Path(), "N to Q"))
+    assert all(len(record["iou"]) == 3 for record in whole)
+    cut = whole[:7]  # two sizes of the first fold, and one row of the next
+    again = list(grounding.few(Path(), "N to Q", cut))
+    assert [r["iou"] for r in again] == [r["iou"] for r in whole[6:]]
 
 
 def test_ranks_correlate_as_scipy_says() -> None:
