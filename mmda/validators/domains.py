@@ -337,8 +337,8 @@ def round_trip_accuracy(source: Tensor, source_labels: Tensor, target: Tensor, *
     if n < 2:
         fail(caller, "source", "have at least 2 samples", shape_text(source))
     with full_precision(source):
-        dtype = working_dtype(source, target)
-        x, z = (normalized_rows(rows.detach().to(dtype)) for rows in (source, target))
+        # in float64: cosines of rows in groups far apart, or far from the origin, are all near one
+        x, z = (normalized_rows(rows.detach().double()) for rows in (source, target))
         right = torch.zeros((), dtype=torch.long, device=x.device)
         for block in blocks(n, block_size):
             there = (x[block] @ z.transpose(0, 1)).argmax(1)
@@ -346,4 +346,4 @@ def round_trip_accuracy(source: Tensor, source_labels: Tensor, target: Tensor, *
             own = torch.arange(block.start, block.stop, device=x.device).unsqueeze(1)
             back.scatter_(1, own, -math.inf)
             right += (source_labels[back.argmax(1)] == source_labels[block]).sum()
-        return right.to(dtype) / n
+        return right.to(working_dtype(source, target)) / n
