@@ -8,7 +8,7 @@ return one scalar.
 from typing import Any
 
 from mmda import kernels, layers
-from mmda._core.hints import hint_settings, unknown_name
+from mmda._core.hints import hint_calls, hint_functions, hint_settings, unknown_name
 from mmda.layers.multilinear import RandomMultilinearMap, multilinear_map
 from mmda.losses._protocols import Discrepancy, PairLoss
 from mmda.losses.adversarial import (
@@ -208,3 +208,5 @@ def __getattr__(name: str) -> Any:
 
 
 hint_settings(vars().values())
+hint_calls(vars().values())
+hint_functions(vars())
