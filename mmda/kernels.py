@@ -12,7 +12,7 @@ in :math:`\exp(-\gamma d^2)` is :math:`1 / (2 \sigma^2)`, and a "bandwidth" :mat
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from mmda._core.checks import (
     shape_text,
 )
 from mmda._core.draws import fixed_bits
+from mmda._core.hints import hint_settings, unknown_name
 from mmda._core.masking import full_precision, safe_divide, working_dtype, zero_padding
 from mmda._core.transforms import values_are_known
 
@@ -648,3 +649,10 @@ __all__ = [
 
 # So that files with kernels, such as Lightning's hyper-parameters, load with ``weights_only=True``.
 torch.serialization.add_safe_globals([Gaussian, Laplacian, RationalQuadratic, Energy])
+
+
+def __getattr__(name: str) -> Any:
+    raise unknown_name(__name__, name, ())
+
+
+hint_settings((_Radial, Gaussian, Laplacian, RationalQuadratic))

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mmda._core.checks import check_count, check_same_width, check_tensor, fail, shape_text
+from mmda._core.checks import check_count, check_tensor, fail, shape_text
 from mmda._core.components import check_kernel
 from mmda._core.counts import pooled_centre
 from mmda._core.digits import with_enough_digits
 from mmda._core.masking import full_precision, safe_divide, working_dtype
-from mmda._core.rows import as_rows, zero_uncounted
+from mmda._core.rows import two_samples, zero_uncounted
 from mmda._core.transforms import values_are_known
 from mmda._engine.kernel_sweep import Samples, can_stream, pair_sum
 from mmda.kernels import Kernel, distances_about, settle_bandwidth
@@ -101,9 +101,9 @@ def class_discrepancy(
     check_kernel(caller, "kernel", kernel)
     dtype = working_dtype(source, target)
     with full_precision(source):
-        x, x_weight = as_rows(caller, "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
-        y, y_weight = as_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
-        check_same_width(caller, "source", x, "target", y)
+        x, y, x_weight, y_weight = two_samples(
+            caller, source, target, source_weight, target_weight, source_mask, target_mask
+        )
         labels = (source_labels, target_probabilities)
         names = ("source_labels", "target_probabilities")
         classes = count_classes(caller, names[0], labels[0], names[1], labels[1], classes)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mmda._core.checks import check_choice, check_count, check_features, check_same_width, fail, fail_type, shape_text
+from mmda._core.checks import check_choice, check_count, check_features, check_same_width, fail, fail_type
 from mmda._core.components import check_kernel
 from mmda._core.counts import pooled_centre, total_weight
 from mmda._core.digits import LOST, with_enough_digits
 from mmda._core.draws import DRAWS, Draws, fixed_normal, fresh_normal
 from mmda._core.masking import full_precision, safe_divide, working_dtype
-from mmda._core.rows import as_rows
+from mmda._core.rows import two_samples
 from mmda._core.transforms import values_are_known
 from mmda._math.kernel_tensors import register_bandwidth
 from mmda.kernels import Gaussian, Kernel, distances_about, settle_bandwidth
@@ -71,12 +71,7 @@ def block_mmd_loss(source: Tensor, target: Tensor, *, kernel: Kernel = Gaussian(
     check_kernel(caller, "kernel", kernel)
     dtype = working_dtype(source, target)
     with full_precision(source):
-        x, _ = as_rows(caller, "source", source, mask=None, weight=None, dtype=dtype)
-        y, _ = as_rows(caller, "target", target, mask=None, weight=None, dtype=dtype)
-        check_same_width(caller, "source", x, "target", y)
-        for name, rows in (("source", x), ("target", y)):
-            if rows.shape[0] < 2:
-                fail(caller, name, "have at least 2 samples", shape_text(rows))
+        x, y, _, _ = two_samples(caller, source, target, None, None, None, None, fewest=2)
         bandwidth = settle_bandwidth(kernel, x, y, None, None)
         centre = pooled_centre(x, y, None, None)
         blocks = max(min(x.shape[0], y.shape[0]) // block_rows, 1)
@@ -213,12 +208,9 @@ def random_feature_mmd_loss(
     _check_features(caller, kernel, n_features, draws)
     dtype = working_dtype(source, target)
     with full_precision(source):
-        x, x_weight = as_rows(caller, "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
-        y, y_weight = as_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
-        check_same_width(caller, "source", x, "target", y)
-        for name, rows in (("source", x), ("target", y)):
-            if rows.shape[0] < 2:
-                fail(caller, name, "have at least 2 samples", shape_text(rows))
+        x, y, x_weight, y_weight = two_samples(
+            caller, source, target, source_weight, target_weight, source_mask, target_mask, fewest=2
+        )
         if projections is not None:
             check_features(caller, "projections", projections, axes="(projections, features)")
             check_same_width(caller, "source", x, "projections", projections)

@@ -13,8 +13,8 @@ from mmda._engine.logit_pairs import Contrast, Pairs
 from mmda._engine.logit_sweep import contrastive
 from mmda._engine.nt_xent_formula import NT_XENT
 from mmda._math.contrastive import check_temperature
-from mmda.layers.temperature import LearnableTemperature, keep_temperature
-from mmda.losses._tempered import TemperedModule
+from mmda.layers.temperature import LearnableTemperature
+from mmda.losses._tempered import CosineModule
 
 
 def supervised_contrastive_loss(
@@ -83,7 +83,7 @@ def supervised_contrastive_loss(
         return contrastive(NT_XENT, pairs, Contrast("nt_xent", unit=normalize), temperature)
 
 
-class SupervisedContrastiveLoss(TemperedModule):
+class SupervisedContrastiveLoss(CosineModule):
     """Module form of :func:`supervised_contrastive_loss` (SupCon), which documents the formula, shapes and errors.
 
     Args:
@@ -99,9 +99,7 @@ class SupervisedContrastiveLoss(TemperedModule):
     _function = staticmethod(supervised_contrastive_loss)
 
     def __init__(self, *, temperature: float | Tensor | LearnableTemperature = 0.1, normalize: bool = True) -> None:
-        super().__init__()
-        keep_temperature(self, "SupervisedContrastiveLoss", temperature)
-        self.normalize = normalize
+        super().__init__(temperature, normalize)
 
     def forward(
         self, features: Tensor, labels: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None
