@@ -1,15 +1,18 @@
 """Look over the built site as a reader without a network would: ``python docs/check_pages.py docs/_build/html``.
 
 Links and their anchors lead somewhere, images exist and say what they show, headings are in order, formulas have their
-renderer beside them, nothing is fetched from elsewhere, wide tables scroll by themselves, pages are light.
+renderer beside them, nothing is fetched from elsewhere, wide tables scroll by themselves, pages are light, and the
+search knows the names in papers.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import sys
+from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -29,6 +32,53 @@ LISTING = re.compile("<pre>.*?</pre>", re.DOTALL)
 COLOURS = re.compile('<span(?: class="[^"]*")?>|</span>')
 #: Files fetched in a page's behalf, by element: the attribute that names them.
 FETCHED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src", "audio": "src"}
+#: What people search for, and the end of the name of the page that they want.
+SEARCHED = {
+    "DAN": "losses.mmd_loss",
+    "KID": "losses.polynomial_mmd_loss",
+    "JAN": "losses.joint_mmd_loss",
+    "DSAN": "losses.local_mmd_loss",
+    "CAN": "losses.contrastive_domain_discrepancy_loss",
+    "Deep CORAL": "losses.coral_loss",
+    "CMD": "losses.central_moment_discrepancy_loss",
+    "HoMM": "losses.higher_order_moment_loss",
+    "SWD": "losses.sliced_wasserstein_loss",
+    "DeepJDOT": "losses.joint_transport_loss",
+    "DANN": "losses.domain_adversarial_loss",
+    "CDAN": "losses.conditional_adversarial_loss",
+    "WDGRL": "losses.WassersteinCriticLoss",
+    "MDD": "losses.margin_disparity_loss",
+    "MCD": "losses.classifier_discrepancy_loss",
+    "AFN": "losses.adaptive_feature_norm_loss",
+    "BSP": "losses.batch_spectral_penalty_loss",
+    "MCC": "losses.minimum_class_confusion_loss",
+    "BNM": "losses.batch_nuclear_norm_loss",
+    "TENT": "losses.entropy_loss",
+    "SHOT": "losses.information_maximisation_loss",
+    "ATDOC": "losses.neighbour_pseudo_labels",
+    "VAT": "losses.virtual_adversarial_loss",
+    "OSBP": "losses.open_set_loss",
+    "PADA": "losses.partial_class_weight",
+    "IWAN": "losses.partial_row_weight",
+    "GRL": "layers.gradient_reversal",
+    "AdaBN": "layers.adapt_batch_norm",
+    "DSBN": "layers.DomainSpecificBatchNorm2d",
+    "memory bank": "layers.MemoryBank",
+    "CLIP": "losses.info_nce_loss",
+    "SimCLR": "losses.nt_xent_loss",
+    "SigLIP": "losses.sigmoid_contrastive_loss",
+    "SupCon": "losses.supervised_contrastive_loss",
+    "Barlow Twins": "losses.cross_correlation_loss",
+    "VICReg": "losses.variance_covariance_loss",
+    "CCA": "linear.CCA",
+    "Lightning": "guide/ecosystem",
+    "Accelerate": "guide/ecosystem",
+    "FSDP": "guide/ecosystem",
+    "scikit-learn": "guide/ecosystem",
+    "torchmetrics": "guide/ecosystem",
+    "MMDLoss": "losses.mmd_loss",
+    "CORALLoss": "losses.coral_loss",
+}
 
 
 class Page(HTMLParser):
@@ -142,6 +192,24 @@ def _place(page: Path, link: str) -> Path:
     return Path(os.path.normpath(page.parent / path)) if path else page
 
 
+def lost(site: Path, words: Mapping[str, str]) -> list[str]:
+    """One line for each word whose page the search would not name first: by an index entry, a title or an object."""
+    text = (site / "searchindex.js").read_text(encoding="utf-8")
+    index = json.loads(text[text.index("{") : text.rindex("}") + 1])
+    found: dict[str, set[str]] = {}
+    for kind in ("indexentries", "alltitles"):
+        for entry, places in index[kind].items():
+            found.setdefault(entry.lower(), set()).update(index["docnames"][place[0]] for place in places)
+    for objects in index["objects"].values():
+        for page, *_, name in objects:
+            found.setdefault(name.lower(), set()).add(index["docnames"][page])
+    return [
+        f"search.html: {word!r} does not lead to {page}"
+        for word, page in words.items()
+        if not any(each.endswith(page) for each in found.get(word.lower(), ()))
+    ]
+
+
 def check(site: Path) -> list[str]:
     """One line a fault, ``page: what is wrong``; empty where there is none."""
     site = site.resolve()
@@ -181,6 +249,7 @@ def check(site: Path) -> list[str]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("site", type=Path, help="folder of the built pages")
-    found = check(parser.parse_args().site)
+    place = parser.parse_args().site
+    found = check(place) + lost(place, SEARCHED)
     print("\n".join(found) or "every page is sound")
     sys.exit(bool(found))

@@ -14,6 +14,7 @@ from sphinx.application import Sphinx
 from mmda import __version__
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+from method_index import also_called
 
 project = "torch-mmda"
 author = "the torch-mmda developers"
@@ -104,7 +105,11 @@ def _modules_of_functions() -> dict[str, str]:
     return found
 
 
-autosummary_context = {"modules_of": _modules_of_functions(), "protocols": ("Discrepancy", "PairLoss", "Kernel")}
+autosummary_context = {
+    "modules_of": _modules_of_functions(),
+    "also_called": also_called(),
+    "protocols": ("Discrepancy", "PairLoss", "Kernel"),
+}
 
 
 def _copy_mathjax(app: Sphinx, error: Exception | None) -> None:

@@ -20,7 +20,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mmda._core.checks import (
-    check_features,
+    check_floating,
+    check_mask,
     check_same_width,
     check_sequence,
     check_tensor,
@@ -271,7 +272,7 @@ class DistributedLoss(nn.Module):
         ring: pass the rows around a ring of ranks instead of gathering them: O(n d) memory for the n rows of a rank,
             for any number of ranks. For :class:`~mmda.losses.MMDLoss` (a bandwidth that is a number or ``"mean"``; no
             ``"linear"`` estimator), :class:`~mmda.losses.InfoNCELoss` and :class:`~mmda.losses.SigmoidContrastiveLoss`,
-            on rows (n, d) without weights and masks.
+            on rows (n, d) without weights; masks for MMD only.
 
     Shape:
         As for the loss. The number of rows may differ between ranks; with a mask (b, t, d), t may differ too.
@@ -373,13 +374,20 @@ class DistributedLoss(nn.Module):
         loss = self.loss
         names = _positions(loss)[:2]
         given = {**dict(zip(names, inputs)), **keywords}
-        others = sorted(name for name, value in given.items() if name not in names and value is not None)
+        masks = [f"{name}_mask" for name in names] if isinstance(loss, MMDLoss) else []
+        others = sorted(name for name, value in given.items() if name not in (*names, *masks) and value is not None)
         if others or len(inputs) > 2 or not all(isinstance(given.get(name), Tensor) for name in names):
-            rule = f"be only {names[0]} and {names[1]} for a ring, without weights and masks"
+            rule = f"be only {names[0]} and {names[1]} for a ring, without weights, and without masks but for MMD"
             fail("DistributedLoss", "inputs", rule, ", ".join(others) or f"{len(given)} arguments")
+        for name, mask in zip(names, masks):
+            if given.get(mask) is not None:
+                check_mask("DistributedLoss", mask, given[mask], given[name].shape[:-1])
+                given[name] = given[name][given[mask]]
         first, second = (given[name] for name in names)
         for name in names:
-            check_features("DistributedLoss", name, given[name])
+            check_floating("DistributedLoss", name, given[name])
+            if given[name].ndim != 2:  # on every rank: they have as many axes; a rank may be without rows
+                fail("DistributedLoss", name, "have shape (samples, features)", shape_text(given[name]))
         check_same_width("DistributedLoss", names[0], first, names[1], second)
         dtype = working_dtype(first, second)
         with full_precision(first):
@@ -388,8 +396,6 @@ class DistributedLoss(nn.Module):
                 unbiased = loss.estimator == "unbiased"
                 return ring_mmd(x, y, kernel=loss.kernel, unbiased=unbiased, group=self.group)
             assert isinstance(loss, (InfoNCELoss, SigmoidContrastiveLoss))
-            if len(x) != len(y):
-                fail("DistributedLoss", names[1], f"have as many rows as `{names[0]}` ({len(x)})", shape_text(y))
             scale = as_scale(temperature_value(loss.temperature), x)
             a, b = (normalized_rows(x), normalized_rows(y)) if loss.normalize else (x, y)
             if isinstance(loss, InfoNCELoss):

@@ -12,7 +12,7 @@ in :math:`\exp(-\gamma d^2)` is :math:`1 / (2 \sigma^2)`, and a "bandwidth" :mat
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from mmda._core.checks import (
     shape_text,
 )
 from mmda._core.draws import fixed_bits
+from mmda._core.hints import hint_settings, unknown_name
 from mmda._core.masking import full_precision, safe_divide, working_dtype, zero_padding
 from mmda._core.transforms import values_are_known
 
@@ -238,7 +239,8 @@ def mean_bandwidth(rows: Tensor, weight: Tensor | None = None) -> Tensor:
     """
     check_features("mean_bandwidth", "rows", rows)
     if weight is not None:
-        check_weight("mean_bandwidth", "weight", weight, rows.shape[:1])
+        check_weight("mean_bandwidth", "weight", weight, rows.shape[:1], device=rows.device)
+        weight = weight.to(working_dtype(rows))
     with full_precision(rows):
         x = _from_first(rows.detach().to(working_dtype(rows)), weight)
         top = _defined(x.abs().amax())  # avoids overflow and underflow of squares in float32
@@ -286,7 +288,8 @@ def median_bandwidth(rows: Tensor, weight: Tensor | None = None) -> Tensor:
     """
     check_features("median_bandwidth", "rows", rows)
     if weight is not None:
-        check_weight("median_bandwidth", "weight", weight, rows.shape[:1])
+        check_weight("median_bandwidth", "weight", weight, rows.shape[:1], device=rows.device)
+        weight = weight.to(working_dtype(rows))
     with full_precision(rows):
         x = rows.detach().to(working_dtype(rows))
         w = None if weight is None else weight.detach()
@@ -646,3 +649,10 @@ __all__ = [
 
 # So that files with kernels, such as Lightning's hyper-parameters, load with ``weights_only=True``.
 torch.serialization.add_safe_globals([Gaussian, Laplacian, RationalQuadratic, Energy])
+
+
+def __getattr__(name: str) -> Any:
+    raise unknown_name(__name__, name, ())
+
+
+hint_settings((_Radial, Gaussian, Laplacian, RationalQuadratic))

@@ -202,14 +202,18 @@ def tllib_mmd(*, alphas: Sequence[float] = (0.5, 1.0, 2.0), linear: bool = False
     return _TllibMMD(tuple(alphas), linear)
 
 
+def _check_samples(caller: str, source: Tensor, target: Tensor) -> None:
+    check_features(caller, "source", source)
+    check_features(caller, "target", target)
+
+
 class _TllibMMD(nn.Module):
     def __init__(self, alphas: tuple[float, ...], linear: bool) -> None:
         super().__init__()
         self.alphas, self.linear = alphas, linear
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
-        check_features("tllib_mmd", "source", source)
-        check_features("tllib_mmd", "target", target)
+        _check_samples("tllib_mmd", source, target)
         check_same_shape("tllib_mmd", "source", source, "target", target)
         n = source.shape[0]
         if n < 2:
@@ -349,8 +353,7 @@ class _SkadaDAN(nn.Module):
         self.sigmas, self.eps = sigmas, eps
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
-        check_features("skada_dan", "source", source)
-        check_features("skada_dan", "target", target)
+        _check_samples("skada_dan", source, target)
         check_same_width("skada_dan", "source", source, "target", target)
         with full_precision(source):
             dtype = working_dtype(source, target)

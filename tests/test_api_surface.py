@@ -110,7 +110,9 @@ def test_exports_are_sorted_and_exist() -> None:
     for name in public_modules():
         module = importlib.import_module(name)
         ordered = sorted(module.__all__, key=lambda export: (not export.isupper(), not export[0].isupper(), export))
-        assert list(module.__all__) == ordered, f"{name}.__all__ is not sorted: constants, classes, functions"
+        assert list(module.__all__) == ordered, (
+            f"{name}.__all__ is not sorted (constants, classes, functions): ruff check --fix mmda"
+        )
         assert len(set(module.__all__)) == len(module.__all__)
         assert all(hasattr(module, export) for export in module.__all__)
 

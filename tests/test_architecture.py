@@ -87,7 +87,9 @@ def test_imports_go_one_way(path: Path) -> None:
             continue
         part = part_of(name)
         assert part, f"{path}:{line} imports the whole package"
-        assert floor_of(part) <= floor_of(own), f"{path}:{line}: {module} may not import {name}: it lies above"
+        assert floor_of(part) <= floor_of(own), (
+            f"{path}:{line}: {module} may not import {name}: it lies above; what both need belongs in mmda/_math"
+        )
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "losses").glob("*.py")), ids=name_of)

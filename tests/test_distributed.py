@@ -149,6 +149,7 @@ def worker(rank: int, folder: str) -> None:
     found["many tensors"] = many_tensors(rank)
     found["ring"] = {name: passed_by(name, rank, passing=True) for name in RINGS}
     found["gathered"] = {name: passed_by(name, rank, passing=False) for name in RINGS}
+    found["unpaired"] = unpaired(rank)
     found["draws"] = drawn(rank)
     torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
@@ -314,7 +315,10 @@ def temperature() -> LearnableTemperature:
 RINGS: dict[str, Callable[[], nn.Module]] = {
     "mmd biased": lambda: MMDLoss(kernel=Gaussian("mean")),
     "mmd unbiased": lambda: MMDLoss(kernel=Laplacian(1.5), estimator="unbiased"),
+    "mmd masked": lambda: MMDLoss(kernel=Gaussian("mean")),
+    "mmd no row on one": lambda: MMDLoss(kernel=Gaussian("mean")),
     "info nce": lambda: InfoNCELoss(temperature=temperature()),
+    "info nce no row on one": lambda: InfoNCELoss(temperature=temperature()),
     "info nce one way": lambda: InfoNCELoss(temperature=temperature(), symmetric=False, normalize=False),
     "sigmoid": lambda: SigmoidContrastiveLoss(
         temperature=temperature(), bias=nn.Parameter(torch.tensor(-1.0, dtype=torch.float64))
@@ -327,9 +331,23 @@ def passed_by(name: str, rank: int, *, passing: bool) -> list[Tensor]:
     ring.TILE = 3
     first, second, _ = inputs("mmd" if "mmd" in name else "info nce", rank)
     loss = DistributedLoss(RINGS[name](), ring=passing)
+    if "no row on one" in name and rank == 1:
+        first, second = first[:0], second[:0]
     leaves = [first.requires_grad_(), second.requires_grad_(), *loss.parameters()]
-    value = loss(first, second)
+    masks = {"source_mask": torch.arange(len(first)) != rank} if name == "mmd masked" else {}
+    value = loss(first, second, **masks)
     return [value.detach(), *torch.autograd.grad(value * (1 + rank), leaves)]
+
+
+def unpaired(rank: int) -> list[str]:
+    """A rank with rows that have no partner, and ranks without any."""
+    told = []
+    for count in (3 + rank, 0):
+        try:
+            DistributedLoss(InfoNCELoss(), ring=True)(torch.ones(count, WIDTH), torch.ones(3 * (count > 0), WIDTH))
+        except ValueError as error:
+            told.append(str(error))
+    return told
 
 
 def refused(name: str, rank: int) -> str:
@@ -443,8 +461,15 @@ def test_rows_that_pass_by_give_the_gathered_value_and_gradients(name: str, rank
     for found in ranks:
         assert len(found["ring"][name]) == len(found["gathered"][name])
         for came, wanted in zip(found["ring"][name], found["gathered"][name]):
-            assert wanted.abs().max() > 0
+            assert not wanted.numel() or wanted.abs().max() > 0
             torch.testing.assert_close(came, wanted, rtol=1e-10, atol=1e-10)
+
+
+def test_every_rank_refuses_rows_that_are_not_paired(ranks: list[dict[str, Any]]) -> None:
+    rule = "DistributedLoss: `inputs` must have as many rows on both sides of each rank, got [[3, 3], [4, 3]]"
+    assert [found["unpaired"] for found in ranks] == [
+        [rule, "DistributedLoss: `inputs` must have a row on one of the ranks, got none"]
+    ] * 2
 
 
 def test_what_no_ring_can_do_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

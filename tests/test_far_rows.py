@@ -26,6 +26,7 @@ from mmda.losses import (
     sinkhorn_divergence_loss,
     sliced_wasserstein_loss,
 )
+from mmda.validators import round_trip_accuracy
 from tests.reference import mmd as reference
 
 LABELS = torch.arange(64) % 3
@@ -156,6 +157,17 @@ WIDE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mmd, weights": lambda x, y: mmd_loss(x, y, source_weight=WEIGHT.to(x.dtype)),
     "mmd, learnt": lambda x, y: mmd_loss(x, y, kernel=Gaussian(torch.full((), 3e5, requires_grad=True))),
     "joint": lambda x, y: joint_mmd_loss([x, x[:, :4]], [y, y[:, :4]]),
+    "mmd, Laplacian of far": lambda x, y: mmd_loss(x, y, kernel=Laplacian(3e5)),
+    "mmd, linear, rational quadratic": lambda x, y: mmd_loss(x, y, kernel=RationalQuadratic(3e5), estimator="linear"),
+    "mmd, linear, energy": lambda x, y: mmd_loss(x, y, kernel=Energy(), estimator="linear"),
+    "joint, Laplacian": lambda x, y: joint_mmd_loss([x, x[:, :4]], [y, y[:, :4]], kernel=Laplacian(3e5)),
+    "joint, energy": lambda x, y: joint_mmd_loss([x, x[:, :4]], [y, y[:, :4]], kernel=Energy(), estimator="unbiased"),
+    "mmd, weights of a rational quadratic": lambda x, y: mmd_loss(
+        x, y, kernel=RationalQuadratic(3e5), source_weight=(1 + torch.arange(64) % 3).to(x.dtype), block_size=16
+    ),
+    "block, Laplacian": lambda x, y: block_mmd_loss(x, y, kernel=Laplacian(3e5)),
+    "block, energy": lambda x, y: block_mmd_loss(x, y, kernel=Energy()),
+    "hsic, energy": lambda x, y: hsic_loss(x, y, kernel=Energy(), estimator="unbiased"),
     "joint, linear": lambda x, y: joint_mmd_loss([x, x[:, :4]], [y, y[:, :4]], estimator="linear"),
     "hsic": lambda x, y: hsic_loss(x, y, kernel=Gaussian(1e7)),
     "local": lambda x, y: local_mmd_loss(x, y, source_labels=LABELS, target_probabilities=one_hot(x)),
@@ -177,6 +189,18 @@ def test_groups_far_apart_under_a_bandwidth_of_their_distance(name: str, gap: fl
     x[32:] += gap
     y[32:] += gap
     assert_as_float64(WIDE[name], x, y, torch.ones(64, dtype=torch.bool))
+
+
+LARGE_TERMS = [name for name in WIDE if "energy" in name or "Laplacian" in name or "rational" in name]
+
+
+@pytest.mark.parametrize("name", LARGE_TERMS)
+def test_one_far_row_among_terms_that_cancel(name: str) -> None:
+    """Similarities near one under a wide bandwidth, or the distances themselves: sums of 1e-5 of their terms."""
+    for far, place in ((1e3, 0), (1e4, 32), (1e5, 0), (1e7, 32)):
+        x, y = samples()
+        x[place] = far
+        assert_as_float64(WIDE[name], x, y, torch.arange(64) != place)
 
 
 @pytest.mark.parametrize("far", [1e5, 1e7])
@@ -251,6 +275,13 @@ def test_projections_and_moments_keep_their_digits(name: str) -> None:
         x, y = samples()
         x[31] = far
         assert_as_float64(PROJECTED[name], x, y, torch.arange(64) != 31)
+
+
+def test_neighbours_by_cosine_far_from_the_origin() -> None:
+    x, y = samples()
+    x, y = x + 1e4, y + 1e4
+    right = round_trip_accuracy(x.double(), LABELS, y.double())
+    assert float(round_trip_accuracy(x, LABELS, y)) == pytest.approx(float(right), abs=1e-6)
 
 
 def test_moments_beyond_the_range_of_float32_have_a_gradient() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,8 @@ SCRIPT = Path(__file__).resolve().parent.parent / "docs" / "check_pages.py"
 if not SCRIPT.exists():
     pytest.skip("no documentation in this checkout", allow_module_level=True)
 
-CHECK: Callable[[Path], list[str]] = runpy.run_path(str(SCRIPT))["check"]
+SCRIPT_NAMES = runpy.run_path(str(SCRIPT))
+CHECK: Callable[[Path], list[str]] = SCRIPT_NAMES["check"]
 
 HEAD = (
     '<html lang="en"><head><meta name="viewport" content="w"><title>T</title>'
@@ -84,3 +86,19 @@ def test_heavy_pictures_and_sheets_that_fetch_are_seen(tmp_path: Path) -> None:
     assert heavy.startswith("a.html: 2,0")
     assert heavy.endswith("bytes with its images")
     assert fetched == "_static/s.css: //fonts.example/f.css is fetched from elsewhere"
+
+
+def test_words_that_the_search_does_not_lead_to_their_page_are_seen(tmp_path: Path) -> None:
+    index = {
+        "docnames": ["names", "api/losses.joint_mmd_loss"],
+        "indexentries": {"jan": [[1, "index-0", True]]},
+        "alltitles": {"Names in papers": [[0, None]]},
+        "objects": {"mmda.losses": [[1, 1, 1, "", "JointMMDLoss"]]},
+        "terms": {"cdan": 0},
+    }
+    (tmp_path / "searchindex.js").write_text(f"Search.setIndex({json.dumps(index)})", encoding="utf-8")
+    page = "losses.joint_mmd_loss"
+    found = SCRIPT_NAMES["lost"](
+        tmp_path, {"JAN": page, "JointMMDLoss": page, "names in papers": "names", "CDAN": "names"}
+    )
+    assert found == ["search.html: 'CDAN' does not lead to names"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from mmda._core.checks import fail, fail_type
@@ -11,6 +12,10 @@ def _refuse_class(caller: str, argument: str, rule: str, value: object) -> None:
     """Reject a class passed instead of an instance."""
     if isinstance(value, type):
         raise TypeError(f"{caller}: `{argument}` must {rule}, got the class {value.__name__}")
+
+
+#: Last operations of a graph that gives probabilities.
+_TO_PROBABILITIES = ("SoftmaxBackward0", "SigmoidBackward0")
 
 
 def check_kernel(caller: str, argument: str, value: object) -> None:
@@ -43,3 +48,13 @@ def check_discriminator(caller: str, value: object) -> None:
     if isinstance(last, (nn.Sigmoid, nn.Softmax, nn.LogSigmoid, nn.LogSoftmax)):
         rule = "return logits, as the loss applies the log-sigmoid or log-softmax itself"
         fail(caller, "discriminator", rule, f"a module that ends in {type(last).__name__}")
+
+
+def check_logits(caller: str, argument: str, logits: object, rule: str = "be logits") -> None:
+    """Reject the output of a softmax or sigmoid, as its graph shows it: the losses take logits. No value is read."""
+    if torch.compiler.is_compiling():
+        return
+    last = getattr(logits, "grad_fn", None)
+    if last is not None and type(last).__name__ in _TO_PROBABILITIES:
+        came = type(last).__name__.removesuffix("Backward0").lower()
+        fail(caller, argument, f"{rule}, as the loss applies the softmax or sigmoid itself", f"the output of a {came}")

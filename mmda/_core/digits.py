@@ -10,16 +10,19 @@ from torch import Tensor
 
 from mmda._core.transforms import values_are_known
 
-#: A float32 result below this fraction of its terms has lost too many digits, since rounding is some 1e-8 of the terms.
-LOST = 1e-5
+#: A float32 result below this fraction of its terms has lost too many digits, since rounding is some 1e-7 of the terms.
+LOST = 1e-4
 
 
-def with_enough_digits(compute: Callable[[torch.dtype], Tensor], *rows: Tensor | None, dtype: torch.dtype) -> Tensor:
+def with_enough_digits(
+    compute: Callable[[torch.dtype], Tensor], *rows: Tensor | None, dtype: torch.dtype, bounded: bool = True
+) -> Tensor:
     """``compute(dtype)``, a sum of terms of order one; in float64 if the float32 result is dominated by rounding.
 
-    Always float64 in compiled graphs and function transforms, where the result cannot be inspected.
+    Always float64 in compiled graphs and function transforms, where the result cannot be inspected, and where the terms
+    are not ``bounded``.
     """
-    if dtype == torch.float32 and values_are_known(*rows):
+    if dtype == torch.float32 and bounded and values_are_known(*rows):
         value = compute(dtype)
         if not abs(float(value.detach())) < LOST:
             return value

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmda._core.checks import check_floating, check_mask, check_weight, fail, shape_text
-from mmda._core.masking import zero_padding
+from mmda._core.checks import check_floating, check_mask, check_same_width, check_weight, fail, shape_text
+from mmda._core.masking import working_dtype, zero_padding
 from mmda._core.transforms import carries_slope
 
 
@@ -63,6 +63,34 @@ def as_rows(
     return rows if rows.ndim == 2 else rows.reshape(-1, rows.shape[-1]), counts
 
 
+def two_samples(
+    caller: str,
+    source: Tensor,
+    target: Tensor,
+    source_weight: Tensor | None,
+    target_weight: Tensor | None,
+    source_mask: Tensor | None,
+    target_mask: Tensor | None,
+    *,
+    dtype: torch.dtype | None = None,
+    fewest: int = 1,
+    unbiased: bool = False,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """The rows of two samples, of one width, and their counts; see :func:`as_rows`.
+
+    Each needs at least ``fewest`` rows, two for an ``unbiased`` estimator. ``dtype``: by default of both.
+    """
+    dtype = working_dtype(source, target) if dtype is None else dtype
+    x, x_weight = as_rows(caller, "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
+    y, y_weight = as_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
+    check_same_width(caller, "source", x, "target", y)
+    fewest, why = (2, " for estimator='unbiased'") if unbiased else (fewest, "")
+    for name, rows in (("source", x), ("target", y)):
+        if rows.shape[0] < fewest:
+            fail(caller, name, f"have at least {fewest} samples{why}", shape_text(rows))
+    return x, y, x_weight, y_weight
+
+
 def check_rows(
     caller: str,
     argument: str,
@@ -86,9 +114,9 @@ def check_rows(
     shape = x.shape if axis is None else x.shape[:-1]
     prefix = argument + "_" if prefix is None else prefix
     if mask is not None:
-        check_mask(caller, prefix + "mask", mask, shape)
+        check_mask(caller, prefix + "mask", mask, shape, device=x.device)
     if weight is not None:
-        check_weight(caller, prefix + "weight", weight, shape)
+        check_weight(caller, prefix + "weight", weight, shape, device=x.device)
 
 
 def zero_uncounted(rows: Tensor, counts: Tensor, mask: Tensor | None) -> Tensor:

@@ -72,7 +72,8 @@ def squared_mmd(
             means = pair_means(*rows, *weights, kernel=kernel, unbiased=unbiased, bandwidth=bandwidth.to(dtype))
             return means.within_x + means.within_y - 2 * means.across
 
-        return with_enough_digits(by_means, x, y, bandwidth, x_weight, y_weight, dtype=x.dtype)
+        bounded = kernel.at_zero > 0
+        return with_enough_digits(by_means, x, y, bandwidth, x_weight, y_weight, dtype=x.dtype, bounded=bounded)
     samples = Samples(x, y, None, None, bandwidth.detach(), None, None)
     if x_weight is not None or y_weight is not None:
         a, b = (

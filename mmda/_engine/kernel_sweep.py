@@ -40,8 +40,8 @@ SMALL = 256
 HARMLESS = 16.0
 #: In float32, at most this fraction of a tile's pairs (plus :data:`SOME`) is recomputed as near pairs.
 FEW, SOME = 1 / 16, 64
-#: A float32 sum below this fraction of its terms is recomputed in float64, since rounding is some 1e-8 of the terms.
-SMALL_SUM = 1e-5
+#: A float32 sum below this fraction of its terms is recomputed in float64, since rounding is some 1e-7 of the terms.
+SMALL_SUM = 1e-4
 
 
 class Samples(NamedTuple):
@@ -132,7 +132,8 @@ def dense(samples: Samples, how: KernelSum | OwnKernelSum) -> Tensor:
         cast: list[Any] = [None if t is None else t.to(dtype) for t in samples]
         return _dense(Samples(*cast), how)
 
-    return with_enough_digits(in_digits, *numbers, dtype=samples.x.dtype)
+    bounded = _evaluate(how).at_zero > 0
+    return with_enough_digits(in_digits, *numbers, dtype=samples.x.dtype, bounded=bounded)
 
 
 def _dense(samples: Samples, how: KernelSum | OwnKernelSum) -> Tensor:

@@ -7,7 +7,7 @@ rows (and their softmax sums) are communicated.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -21,22 +21,31 @@ from mmda.kernels import Kernel, distances_about
 #: Rows and columns per tile.
 TILE = 1024
 
+#: The value in float64, and the gradient of each input, or none where none is needed.
+Swept = tuple[Tensor, Sequence[Tensor]]
+Sweep = Callable[..., Swept]
+
 
 class Ring:
     """A ring of ranks; each sends to the next and receives from the previous.
 
+    Args:
+        group: the ranks.
+        sides: rows of this rank, of one or two kinds.
+
     Attributes:
+        counts: rows of each kind on each rank.
         sent: bytes sent by this rank.
     """
 
-    def __init__(self, group: dist.ProcessGroup | None, rows: Tensor) -> None:
+    def __init__(self, group: dist.ProcessGroup | None, *sides: Tensor) -> None:
         self.group = group
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
         self.sent = 0
-        own = torch.tensor([rows.shape[0]], device=rows.device)
+        own = torch.tensor([len(rows) for rows in sides], device=sides[0].device)
         every = [torch.empty_like(own) for _ in range(self.size)]
         dist.all_gather(every, own, group=group)
-        self.sizes = [int(count) for count in every]
+        self.counts: list[list[int]] = [counts.tolist() for counts in every]
         self._next, self._before = (self._peer(self.rank + 1), self._peer(self.rank - 1))
 
     def _peer(self, rank: int) -> int:
@@ -49,14 +58,23 @@ class Ring:
         dist.all_reduce(total, group=self.group)
         return total
 
-    def blocks(self, rows: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Iterate over (rank, rows) of every rank, starting with this rank."""
+    def pairs(self) -> int:
+        """Pairs of all ranks; every rank raises where there is none, or where one of them has rows alone."""
+        if any(first != second for first, second in self.counts):
+            fail("DistributedLoss", "inputs", "have as many rows on both sides of each rank", self.counts)
+        total = sum(first for first, _ in self.counts)
+        if not total:
+            fail("DistributedLoss", "inputs", "have a row on one of the ranks", "none")
+        return total
+
+    def blocks(self, rows: Tensor, sizes: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
+        """Iterate over (rank, rows) of every rank, starting with this rank; ``sizes`` of them on each rank."""
         held = rows.detach().contiguous()
         for step in range(self.size):
             at = (self.rank - step) % self.size
             coming: list[Any] = []
             if step + 1 < self.size:
-                received = held.new_empty((self.sizes[(at - 1) % self.size], *held.shape[1:]))
+                received = held.new_empty((sizes[(at - 1) % self.size], *held.shape[1:]))
                 coming = dist.batch_isend_irecv(
                     [
                         dist.P2POp(dist.isend, held, self._next, self.group),
@@ -92,31 +110,51 @@ def ring_bandwidth(kernel: Kernel, ring: Ring, z: Tensor) -> tuple[Tensor, Tenso
     return kernel.settle(z).detach(), centre.to(z.dtype)
 
 
-def ring_mmd(x: Tensor, y: Tensor, *, kernel: Kernel, unbiased: bool, group: dist.ProcessGroup | None) -> Tensor:
-    """Squared MMD between the rows ``x`` (n, d) and ``y`` (m, d) of all ranks; the same value on every rank."""
-    value: Tensor = _RingMMD.apply(x, y, kernel, unbiased, group)  # type: ignore[no-untyped-call]
+class _OverRing(torch.autograd.Function):
+    """A value that is the same on every rank, of this rank's rows and of parameters that all ranks share.
+
+    ``sweep(needed, *inputs)`` gives the value and, where needed, the gradient of each input: of rows what one call on
+    all rows gives, of parameters the same on every rank. As for a loss of gathered rows, each rank's upstream gradient
+    reaches the rows of all of them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, sweep: Sweep, group: dist.ProcessGroup | None, rows: int, *inputs: Tensor) -> Tensor:
+        value, gradients = sweep(any(ctx.needs_input_grad[3:]), *(x.detach() for x in inputs))
+        ctx.save_for_backward(*(gradient.to(x.dtype) for gradient, x in zip(gradients, inputs)))
+        ctx.group, ctx.rows = group, rows
+        return value.to(inputs[0].dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Any, ...]:
+        everyone = slope.detach().clone()
+        dist.all_reduce(everyone, group=ctx.group)
+        found = (g * (everyone if k < ctx.rows else slope) for k, g in enumerate(ctx.saved_tensors))
+        return None, None, None, *found
+
+
+def _over_ring(sweep: Sweep, group: dist.ProcessGroup | None, rows: Sequence[Tensor], *shared: Tensor) -> Tensor:
+    value: Tensor = _OverRing.apply(sweep, group, len(rows), *rows, *shared)  # type: ignore[no-untyped-call]
     return value
 
 
-class _RingMMD(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, y: Tensor, kernel: Kernel, unbiased: bool, group: dist.ProcessGroup | None
-    ) -> Tensor:
-        z = torch.cat([x, y]).detach()
-        ring = Ring(group, z)
-        counts = ring.sum(torch.tensor([len(x), len(y)], dtype=torch.float64, device=x.device)).tolist()
-        n, m = counts
+def ring_mmd(x: Tensor, y: Tensor, *, kernel: Kernel, unbiased: bool, group: dist.ProcessGroup | None) -> Tensor:
+    """Squared MMD between the rows ``x`` (n, d) and ``y`` (m, d) of all ranks; the same value on every rank."""
+
+    def sweep(needed: bool, x: Tensor, y: Tensor) -> Swept:
+        z = torch.cat([x, y])
+        ring = Ring(group, x, y)
+        n, m = (sum(counts) for counts in zip(*ring.counts))
         if min(n, m) < (2 if unbiased else 1):
-            fail("DistributedLoss", "source", f"have at least {1 + unbiased} rows over all ranks, as `target`", counts)
+            fail("DistributedLoss", "source", f"have at least {1 + unbiased} rows over all ranks, as `target`", (n, m))
         bandwidth, centre = ring_bandwidth(kernel, ring, z)
         side = torch.cat([torch.zeros(len(x)), torch.ones(len(y))]).to(z)  # 0 for rows of x, 1 for rows of y
         within = (1 / (n * (n - 1)), 1 / (m * (m - 1))) if unbiased else (1 / n**2, 1 / m**2)
         table = z.new_tensor([[within[0], -1 / (n * m)], [-1 / (n * m), within[1]]])
-        needed = any(ctx.needs_input_grad[:2])
         gradient = torch.zeros_like(z)
         value = torch.zeros((), dtype=torch.float64, device=z.device)
-        for at, block in ring.blocks(torch.cat([z, side.unsqueeze(1)], 1)):
+        for at, block in ring.blocks(torch.cat([z, side.unsqueeze(1)], 1), [sum(counts) for counts in ring.counts]):
             for rows in _tiles(len(z)):
                 for columns in _tiles(len(block)):
                     weight = table[side[rows].long()][:, block[columns, -1].long()]
@@ -126,16 +164,9 @@ class _RingMMD(torch.autograd.Function):
                         z[rows], block[columns, :-1], weight, kernel, bandwidth, centre, gradient[rows], needed
                     )
         own = 0.0 if unbiased else kernel.at_zero * (1 / n + 1 / m)
-        ctx.save_for_backward(gradient)
-        ctx.group, ctx.count = group, len(x)
-        return (ring.sum(value) + own).to(x.dtype)
+        return ring.sum(value) + own, (gradient[: len(x)], gradient[len(x) :])
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, slope: Tensor) -> tuple[Any, ...]:
-        (gradient,) = ctx.saved_tensors
-        scaled = gradient * _of_all(slope, ctx.group)
-        return scaled[: ctx.count], scaled[ctx.count :], None, None, None
+    return _over_ring(sweep, group, (x, y))
 
 
 def _tile(
@@ -157,55 +188,35 @@ def _tile(
     return total.detach()
 
 
-def _of_all(slope: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    """The upstream gradient summed over ranks, as for a loss of gathered rows."""
-    total = slope.detach().clone()
-    dist.all_reduce(total, group=group)
-    return total
-
-
 def ring_info_nce(a: Tensor, b: Tensor, scale: Tensor, *, symmetric: bool, group: dist.ProcessGroup | None) -> Tensor:
-    """InfoNCE of the pairs (a_i, b_i) of all ranks with logits ``scale * a @ b.T``; the same value on every rank."""
-    value: Tensor = _RingInfoNCE.apply(a, b, scale, symmetric, group)  # type: ignore[no-untyped-call]
-    return value
+    """InfoNCE of the pairs (a_i, b_i) of all ranks with logits ``scale * a @ b.T``; the same value on every rank.
 
+    Two rounds around the ring: one for the softmax sums, one for the gradients.
+    """
 
-class _RingInfoNCE(torch.autograd.Function):
-    """Two rounds around the ring: one for the softmax sums, one for the gradients."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, a: Tensor, b: Tensor, scale: Tensor, symmetric: bool, group: dist.ProcessGroup | None
-    ) -> Tensor:
-        a, b, factor = a.detach(), b.detach(), scale.detach()
-        ring, width = Ring(group, a), a.shape[1]
-        total = max(1, sum(ring.sizes))
+    def sweep(needed: bool, a: Tensor, b: Tensor, factor: Tensor) -> Swept:
+        ring, width = Ring(group, a, b), a.shape[1]
+        total, sizes = ring.pairs(), [first for first, _ in ring.counts]
         ways = 2 if symmetric else 1
         sums = [a.new_full((len(a),), -torch.inf) for _ in range(2)]  # log of the sum over candidates, over anchors
         travelling = torch.cat([a, b], 1) if symmetric else b
-        for _, block in ring.blocks(travelling):
+        for _, block in ring.blocks(travelling, sizes):
             for i, (own, others) in enumerate(((a, block[:, -width:]), (b, block[:, :width]))[:ways]):
                 for rows in _tiles(len(own)):
                     for columns in _tiles(len(others)):
                         tile = torch.logsumexp(factor * own[rows] @ others[columns].T, 1)
                         sums[i][rows] = torch.logaddexp(sums[i][rows], tile)
         paired = factor * (a * b).sum(1)
-        value = sum(
-            ((sums[i] - paired).sum(dtype=torch.float64) for i in range(ways)), torch.zeros((), device=a.device)
-        )
-        if any(ctx.needs_input_grad[:3]):
-            gradients = _slopes(ring, a, b, factor, sums, ways, 1 / (ways * total))
-            turn = ring.sum((gradients[0] * a).sum(dtype=torch.float64)) / factor
-            ctx.save_for_backward(*gradients, turn.to(scale.dtype))
-        ctx.group = group
-        return (ring.sum(value.double()) / (ways * total)).to(a.dtype)
+        value = torch.zeros((), dtype=torch.float64, device=a.device)
+        for found in sums[:ways]:
+            value += (found - paired).sum(dtype=torch.float64)
+        gradients: tuple[Tensor, ...] = ()
+        if needed:
+            by_a, by_b = _slopes(ring, a, b, factor, sums, ways, 1 / (ways * total))
+            gradients = by_a, by_b, ring.sum((by_a * a).sum(dtype=torch.float64)) / factor
+        return ring.sum(value) / (ways * total), gradients
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, slope: Tensor) -> tuple[Any, ...]:
-        by_a, by_b, turn = ctx.saved_tensors
-        everyone = _of_all(slope, ctx.group)
-        return by_a * everyone, by_b * everyone, turn * slope, None, None
+    return _over_ring(sweep, group, (a, b), scale)
 
 
 def _slopes(
@@ -213,9 +224,9 @@ def _slopes(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of this rank's rows, from logit gradients share (p + p' - ways I), softmaxes p by row and p' by
     column."""
-    width = a.shape[1]
+    width, sizes = a.shape[1], [first for first, _ in ring.counts]
     by_a, by_b = -ways * b, -ways * a
-    for _, block in ring.blocks(torch.cat([a, b, sums[0].unsqueeze(1), sums[1].unsqueeze(1)], 1)):
+    for _, block in ring.blocks(torch.cat([a, b, sums[0].unsqueeze(1), sums[1].unsqueeze(1)], 1), sizes):
         others_a, others_b = block[:, :width], block[:, width : 2 * width]
         to_candidates, to_anchors = block[:, -2], block[:, -1]
         for rows in _tiles(len(a)):
@@ -236,20 +247,14 @@ def _slopes(
 def ring_sigmoid(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, *, group: dist.ProcessGroup | None) -> Tensor:
     """Sigmoid loss of the pairs (a_i, b_i) of all ranks with logits ``scale * a @ b.T + bias``; the same value on every
     rank."""
-    value: Tensor = _RingSigmoid.apply(a, b, scale, bias, group)  # type: ignore[no-untyped-call]
-    return value
 
-
-class _RingSigmoid(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-        a, b, factor, shift = a.detach(), b.detach(), scale.detach(), bias.detach()
-        ring, width = Ring(group, a), a.shape[1]
-        total = max(1, sum(ring.sizes))
+    def sweep(needed: bool, a: Tensor, b: Tensor, factor: Tensor, shift: Tensor) -> Swept:
+        ring, width = Ring(group, a, b), a.shape[1]
+        total, sizes = ring.pairs(), [first for first, _ in ring.counts]
         by_a, by_b = torch.zeros_like(a), torch.zeros_like(b)
         value = torch.zeros((), dtype=torch.float64, device=a.device)
         lean = torch.zeros_like(value)
-        for at, block in ring.blocks(torch.cat([a, b], 1)):
+        for at, block in ring.blocks(torch.cat([a, b], 1), sizes):
             for rows in _tiles(len(a)):
                 for columns in _tiles(len(block)):
                     paired = at == ring.rank and rows.start == columns.start
@@ -269,16 +274,9 @@ class _RingSigmoid(torch.autograd.Function):
                             lean += slope.sum(dtype=torch.float64)
         turn = ring.sum((by_a * a).sum(dtype=torch.float64)) / total
         lean = ring.sum(lean) / total
-        ctx.save_for_backward(by_a * factor / total, by_b * factor / total, turn.to(scale.dtype), lean.to(bias.dtype))
-        ctx.group = group
-        return (ring.sum(value) / total).to(a.dtype)
+        return ring.sum(value) / total, (by_a * factor / total, by_b * factor / total, turn, lean)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, slope: Tensor) -> tuple[Any, ...]:
-        by_a, by_b, turn, lean = ctx.saved_tensors
-        everyone = _of_all(slope, ctx.group)
-        return by_a * everyone, by_b * everyone, turn * slope, lean * slope, None
+    return _over_ring(sweep, group, (a, b), scale, bias)
 
 
 def as_scale(temperature: Any, like: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmda._core.checks import fail, shape_text
+from mmda._core.components import check_logits
 from mmda._core.rows import as_rows
 from mmda._math.logits import weighted_mean
 
@@ -42,6 +43,7 @@ def ask(caller: str, discriminator: nn.Module, rows: Tensor, outputs: int | None
     n = rows.shape[0]
     if not isinstance(logits, Tensor):
         fail(caller, "discriminator", "return a tensor of logits", type(logits).__name__)
+    check_logits(caller, "discriminator", logits, "return logits")
     if outputs is None:
         if tuple(logits.shape) not in ((n,), (n, 1)):
             fail(caller, "discriminator", f"return logits of shape ({n},) or ({n}, 1)", shape_text(logits))

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mmda._core.checks import check_count, check_same_width, check_tensor, fail, shape_text
+from mmda._core.checks import check_count, check_tensor, fail, shape_text
 from mmda._core.components import check_kernel
 from mmda._core.counts import pooled_centre
 from mmda._core.digits import with_enough_digits
 from mmda._core.masking import full_precision, safe_divide, working_dtype
-from mmda._core.rows import as_rows, zero_uncounted
+from mmda._core.rows import two_samples, zero_uncounted
 from mmda._core.transforms import values_are_known
 from mmda._engine.kernel_sweep import Samples, can_stream, pair_sum
 from mmda.kernels import Kernel, distances_about, settle_bandwidth
@@ -28,6 +28,8 @@ def count_classes(
         check_tensor(caller, name, labels)
         if labels.is_floating_point() and labels.ndim > 0:
             width = labels.shape[-1]
+            if width == 0:
+                fail(caller, name, "have at least one column, one per class", shape_text(labels))
             if classes is not None and width != classes:
                 fail(caller, name, f"have {classes} columns, one per class", shape_text(labels))
             classes = width
@@ -53,6 +55,8 @@ def memberships(
     classes) or (b, t, classes) are memberships.
     """
     leading = tuple(features.shape[:-1])
+    if labels.device != features.device:
+        fail(caller, argument, f"be on the device of the features ({features.device})", labels.device)
     if labels.is_floating_point():
         if tuple(labels.shape) != (*leading, classes):
             fail(caller, argument, f"have shape {(*leading, classes)} as probabilities", shape_text(labels))
@@ -97,9 +101,9 @@ def class_discrepancy(
     check_kernel(caller, "kernel", kernel)
     dtype = working_dtype(source, target)
     with full_precision(source):
-        x, x_weight = as_rows(caller, "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
-        y, y_weight = as_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
-        check_same_width(caller, "source", x, "target", y)
+        x, y, x_weight, y_weight = two_samples(
+            caller, source, target, source_weight, target_weight, source_mask, target_mask
+        )
         labels = (source_labels, target_probabilities)
         names = ("source_labels", "target_probabilities")
         classes = count_classes(caller, names[0], labels[0], names[1], labels[1], classes)
@@ -136,7 +140,7 @@ def class_discrepancy(
 
             return mean(0, 0, of_x, a) + mean(1, 1, of_y, b) - 2 * mean(0, 1, across, b)
 
-        return with_enough_digits(by_matrices, x, y, a, b, bandwidth, dtype=dtype)
+        return with_enough_digits(by_matrices, x, y, a, b, bandwidth, dtype=dtype, bounded=kernel.at_zero > 0)
 
 
 def _belonging(shares: Tensor, weight: Tensor | None, dtype: torch.dtype) -> Tensor | None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmda._core.components import check_logits
 from mmda._core.masking import safe_divide
 from mmda._core.reductions import masked_logsumexp
 from mmda._core.rows import as_rows
@@ -21,7 +22,8 @@ def as_logit_rows(
     weight: Tensor | None,
     prefix: str = "",
 ) -> tuple[Tensor, Tensor | None]:
-    """:func:`as_rows` for logits over at least two classes."""
+    """:func:`as_rows` for logits over at least two classes, which are not the output of a softmax."""
+    check_logits(caller, argument, logits)
     return as_rows(
         caller,
         argument,

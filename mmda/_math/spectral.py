@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import torch
@@ -40,17 +41,15 @@ def smooth_nuclear_norm(rows: Tensor, smoothing: float) -> Tensor:
 class _NuclearNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, smoothing: float) -> Tensor:
-        u, sigma, vh = torch.linalg.svd(rows.nan_to_num(0.0, 0.0, 0.0), full_matrices=False)
-        squared = sigma.square()
-        smooth = squared + smoothing**2
-        total = rows.sum()
-        undefined = total - total  # 0, or NaN
-        if ctx.needs_input_grad[0]:
-            slope = sigma * (smooth + smoothing**2) * smooth.rsqrt() / smooth
-            ctx.save_for_backward(rows, (u * (slope + undefined)) @ vh)
+        total, wanted, on_cpu = rows.sum(), ctx.needs_input_grad[0], rows.device.type == "cpu"
+        undefined = None if on_cpu and math.isfinite(float(total)) else total - total  # 0, or NaN
+        finite = rows if undefined is None else rows.nan_to_num(0.0, 0.0, 0.0)
+        decompose = _of_gram if on_cpu and rows.dtype == torch.float32 else _of_rows
+        value, slope = decompose(finite, smoothing, wanted)
+        if slope is not None:
+            ctx.save_for_backward(rows, slope if undefined is None else slope + undefined)
             ctx.smoothing = smoothing
-        value: Tensor = (squared * smooth.rsqrt()).sum() + undefined
-        return value
+        return value if undefined is None else value + undefined
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
@@ -59,6 +58,33 @@ class _NuclearNorm(torch.autograd.Function):
             value = _by_newton(rows, ctx.smoothing)
             (slope,) = torch.autograd.grad(value, rows, create_graph=True)
         return gradients[0] * slope, None
+
+
+def _of_rows(rows: Tensor, smoothing: float, wanted: bool) -> tuple[Tensor, Tensor | None]:
+    """Value and gradient from the singular values of the rows."""
+    u, sigma, vh = torch.linalg.svd(rows, full_matrices=False)
+    squared = sigma.square()
+    smooth = squared + smoothing**2
+    slope = (u * (sigma * (smooth + smoothing**2) / smooth.pow(1.5))) @ vh if wanted else None
+    return (squared * smooth.rsqrt()).sum(), slope
+
+
+def _of_gram(rows: Tensor, smoothing: float, wanted: bool) -> tuple[Tensor, Tensor | None]:
+    """Value and gradient of float32 rows from the eigenvalues of their smaller Gram matrix in float64.
+
+    Half the time of a decomposition of the rows in float32, and more accurate: float64 leaves singular values an error
+    of 1.5e-8 of the largest at most, float32 one of 6e-8.
+    """
+    wide, few = rows.double(), rows.shape[0] < rows.shape[1]
+    gram = wide @ wide.T if few else wide.T @ wide
+    if not wanted:
+        squared = torch.linalg.eigvalsh(gram).clamp_min_(0)
+        return (squared * (squared + smoothing**2).rsqrt()).sum().to(rows.dtype), None
+    squared, v = torch.linalg.eigh(gram)
+    reciprocal = (squared.clamp_min_(0) + smoothing**2).rsqrt_()
+    value = torch.dot(squared, reciprocal).to(rows.dtype)
+    inner = (v * reciprocal.add(reciprocal.pow(3), alpha=smoothing**2)) @ v.T
+    return value, (inner @ wide if few else wide @ inner).to(rows.dtype)
 
 
 def _by_newton(rows: Tensor, smoothing: float) -> Tensor:

@@ -1,5 +1,9 @@
 """Layers: building blocks of the losses and the reference model."""
 
+from typing import Any
+
+from mmda import kernels
+from mmda._core.hints import hint_settings, unknown_name
 from mmda.layers.attention import FrameQueryAttention
 from mmda.layers.batch_norm import (
     DomainSpecificBatchNorm1d,
@@ -32,3 +36,10 @@ __all__ = [
     "affine_parameters",
     "gradient_reversal",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    raise unknown_name(__name__, name, (kernels,))
+
+
+hint_settings(vars().values())

@@ -12,7 +12,7 @@ from mmda._core.masking import full_precision, working_dtype, zero_padding
 from mmda._core.reductions import masked_softmax
 from mmda._core.unit_rows import normalized_rows
 from mmda._math.frames import check_frames_and_queries
-from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_repr, temperature_value
+from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_value
 
 
 class FrameQueryAttention(nn.Module):
@@ -94,4 +94,5 @@ class FrameQueryAttention(nn.Module):
         return masked_softmax(logits, mask, -1)
 
     def extra_repr(self) -> str:
-        return f"{temperature_repr(self.temperature)}detach_weights={self.detach_weights}"
+        number = isinstance(self.temperature, (int, float))
+        return (f"temperature={self.temperature:g}, " if number else "") + f"detach_weights={self.detach_weights}"

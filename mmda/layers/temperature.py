@@ -100,9 +100,4 @@ def temperature_value(temperature: float | Tensor | LearnableTemperature) -> flo
     return temperature() if isinstance(temperature, LearnableTemperature) else temperature
 
 
-def temperature_repr(temperature: float | Tensor | LearnableTemperature) -> str:
-    """``temperature=0.1, `` for a number; empty for tensors and modules, which ``nn.Module`` prints itself."""
-    return f"temperature={temperature:g}, " if isinstance(temperature, (int, float)) else ""
-
-
 __all__ = ["LearnableTemperature"]

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mmda.layers.temperature import LearnableTemperature, temperature_value
+from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_value
 from mmda.losses._modules import LossModule
 
 
@@ -15,5 +15,17 @@ class TemperedModule(LossModule):
 
     temperature: float | Tensor | LearnableTemperature
 
+    def __init__(self, temperature: float | Tensor | LearnableTemperature) -> None:
+        super().__init__()
+        keep_temperature(self, type(self).__name__, temperature)
+
     def _options(self) -> dict[str, Any]:
         return {**super()._options(), "temperature": temperature_value(self.temperature)}
+
+
+class CosineModule(TemperedModule):
+    """With a temperature, of rows that may be divided by their length."""
+
+    def __init__(self, temperature: float | Tensor | LearnableTemperature, normalize: bool) -> None:
+        super().__init__(temperature)
+        self.normalize = normalize

@@ -16,6 +16,7 @@ from mmda._core.checks import (
     fail,
     shape_text,
 )
+from mmda._core.components import check_logits
 from mmda._core.maps import as_map_rows
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows
@@ -86,8 +87,9 @@ def domain_adversarial_loss(
 
 
 def _check_one_logit(caller: str, argument: str, logits: Tensor, mask: Tensor | None) -> None:
-    """Reject logits with several columns, which would be class logits."""
+    """Reject probabilities, and logits with several columns, which would be class logits."""
     check_floating(caller, argument, logits)
+    check_logits(caller, argument, logits)
     if logits.ndim == 1 or logits.shape[1:] == (1,) or (mask is not None and logits.ndim == 2):
         return
     fail(caller, argument, "have shape (samples,), or with a mask (batch, time)", shape_text(logits))
@@ -206,7 +208,7 @@ def multi_domain_adversarial_loss(
         rows, count = as_rows(
             caller, "logits", logits, mask=mask, weight=weight, dtype=dtype, prefix="", axis="domains", least=2
         )
-        check_integers(caller, "domain_index", domain_index, logits.shape[:-1])
+        check_integers(caller, "domain_index", domain_index, logits.shape[:-1], device=logits.device)
         return _balanced(rows, domain_index.reshape(-1), count)
 
 
@@ -257,7 +259,7 @@ class MultiDomainAdversarialLoss(DiscriminatorModule):
         dtype = working_dtype(features)
         with full_precision(features):
             x, count = as_rows(caller, "features", features, mask=mask, weight=weight, dtype=dtype, prefix="")
-            check_integers(caller, "domain_index", domain_index, features.shape[:-1])
+            check_integers(caller, "domain_index", domain_index, features.shape[:-1], device=features.device)
             logits = ask(caller, self.discriminator, self.reversal(x), 2, dtype)
             return _balanced(logits, domain_index.reshape(-1), count)
 

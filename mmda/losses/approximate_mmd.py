@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mmda._core.checks import check_choice, check_count, check_features, check_same_width, fail, fail_type, shape_text
+from mmda._core.checks import check_choice, check_count, check_features, check_same_width, fail, fail_type
 from mmda._core.components import check_kernel
 from mmda._core.counts import pooled_centre, total_weight
 from mmda._core.digits import LOST, with_enough_digits
 from mmda._core.draws import DRAWS, Draws, fixed_normal, fresh_normal
 from mmda._core.masking import full_precision, safe_divide, working_dtype
-from mmda._core.rows import as_rows
+from mmda._core.rows import two_samples
 from mmda._core.transforms import values_are_known
 from mmda._math.kernel_tensors import register_bandwidth
 from mmda.kernels import Gaussian, Kernel, distances_about, settle_bandwidth
@@ -71,12 +71,7 @@ def block_mmd_loss(source: Tensor, target: Tensor, *, kernel: Kernel = Gaussian(
     check_kernel(caller, "kernel", kernel)
     dtype = working_dtype(source, target)
     with full_precision(source):
-        x, _ = as_rows(caller, "source", source, mask=None, weight=None, dtype=dtype)
-        y, _ = as_rows(caller, "target", target, mask=None, weight=None, dtype=dtype)
-        check_same_width(caller, "source", x, "target", y)
-        for name, rows in (("source", x), ("target", y)):
-            if rows.shape[0] < 2:
-                fail(caller, name, "have at least 2 samples", shape_text(rows))
+        x, y, _, _ = two_samples(caller, source, target, None, None, None, None, fewest=2)
         bandwidth = settle_bandwidth(kernel, x, y, None, None)
         centre = pooled_centre(x, y, None, None)
         blocks = max(min(x.shape[0], y.shape[0]) // block_rows, 1)
@@ -84,14 +79,16 @@ def block_mmd_loss(source: Tensor, target: Tensor, *, kernel: Kernel = Gaussian(
 
         def by_blocks(dtype: torch.dtype) -> Tensor:
             about, sigma = centre.to(dtype), bandwidth.to(dtype)
+            left, right = x.to(dtype), y.to(dtype)
 
             def gram(a: Tensor, b: Tensor, same: bool = False) -> Tensor:
-                return kernel.evaluate(distances_about(about, a.to(dtype), b.to(dtype), same=same), sigma)
+                return kernel.evaluate(distances_about(about, a, b, same=same), sigma)
 
-            within = [_mean_of_pairs(gram(z, z, same=True), kernel.at_zero) for z in (x, y)]
-            return within[0] + within[1] - 2 * gram(x, y).mean()
+            within = [_mean_of_pairs(gram(z, z, same=True), kernel.at_zero) for z in (left, right)]
+            across = gram(left, right).mean(2).double().mean()
+            return within[0] + within[1] - 2 * across
 
-        return with_enough_digits(by_blocks, x, y, bandwidth, dtype=dtype)
+        return with_enough_digits(by_blocks, x, y, bandwidth, dtype=dtype, bounded=kernel.at_zero > 0).to(dtype)
 
 
 def _cut(rows: Tensor, blocks: int) -> Tensor:
@@ -102,7 +99,7 @@ def _cut(rows: Tensor, blocks: int) -> Tensor:
 def _mean_of_pairs(gram: Tensor, at_zero: float) -> Tensor:
     """Mean over blocks of the mean of k(z_i, z_j), i != j."""
     size = gram.shape[1]
-    return (gram.sum((1, 2)).mean() - size * at_zero) / (size * (size - 1))
+    return (gram.sum(2).double().sum(1).mean() - size * at_zero) / (size * (size - 1))
 
 
 class BlockMMDLoss(KernelModule):
@@ -211,12 +208,9 @@ def random_feature_mmd_loss(
     _check_features(caller, kernel, n_features, draws)
     dtype = working_dtype(source, target)
     with full_precision(source):
-        x, x_weight = as_rows(caller, "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
-        y, y_weight = as_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
-        check_same_width(caller, "source", x, "target", y)
-        for name, rows in (("source", x), ("target", y)):
-            if rows.shape[0] < 2:
-                fail(caller, name, "have at least 2 samples", shape_text(rows))
+        x, y, x_weight, y_weight = two_samples(
+            caller, source, target, source_weight, target_weight, source_mask, target_mask, fewest=2
+        )
         if projections is not None:
             check_features(caller, "projections", projections, axes="(projections, features)")
             check_same_width(caller, "source", x, "projections", projections)

@@ -9,7 +9,7 @@ from mmda._core.checks import check_number
 from mmda._core.masking import full_precision
 from mmda._core.reductions import masked_softmax
 from mmda._math.pair_logits import check_paired_frames, pair_cross_entropy, paired_frames
-from mmda.layers.temperature import LearnableTemperature, keep_temperature
+from mmda.layers.temperature import LearnableTemperature
 from mmda.losses._pair_modules import FramesModule
 
 
@@ -105,7 +105,6 @@ class AttendedContrastiveLoss(FramesModule):
     def __init__(
         self, *, temperature: float | Tensor | LearnableTemperature = 0.1, attention_temperature: float = 0.1
     ) -> None:
-        super().__init__()
-        keep_temperature(self, "AttendedContrastiveLoss", temperature)
+        super().__init__(temperature)
         check_number("AttendedContrastiveLoss", "attention_temperature", attention_temperature, above=0)
         self.attention_temperature = attention_temperature

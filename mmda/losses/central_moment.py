@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmda._core.checks import check_count, check_number, check_same_width, check_sequence, fail
+from mmda._core.checks import check_count, check_number, check_sequence, fail
 from mmda._core.counts import pooled_centre, total_weight
 from mmda._core.masking import full_precision, working_dtype
-from mmda._core.rows import as_rows
+from mmda._core.rows import two_samples
 from mmda._core.scales import unit_of
 from mmda._core.transforms import values_are_known
 from mmda._math.logits import weighted_mean
@@ -75,9 +75,9 @@ def central_moment_discrepancy_loss(
     width = _check_options(caller, orders, interval)
     dtype = working_dtype(source, target)
     with full_precision(source):
-        x, x_weight = as_rows(caller, "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
-        y, y_weight = as_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
-        check_same_width(caller, "source", x, "target", y)
+        x, y, x_weight, y_weight = two_samples(
+            caller, source, target, source_weight, target_weight, source_mask, target_mask
+        )
         centre = pooled_centre(x, y, x_weight, y_weight)
         near = (x - centre) / width, (y - centre) / width
         if not (values_are_known(*near, x_weight, y_weight) and float(unit_of(*near)) <= _FAR):

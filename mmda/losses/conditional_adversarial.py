@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from mmda._core.checks import check_floating, check_same_device, check_same_width, check_tensor, fail, shape_text
 from mmda._core.components import check_discriminator, check_module
 from mmda._core.masking import full_precision, working_dtype
-from mmda._core.rows import as_rows, zero_uncounted
+from mmda._core.rows import two_samples, zero_uncounted
 from mmda._math.adversary import ask, balanced_binary, side_logits
 from mmda._math.logits import entropy_of
 from mmda.layers.multilinear import RandomMultilinearMap, multilinear_map
@@ -217,9 +217,9 @@ class ConditionalAdversarialLoss(AdversaryModule):
         caller = "ConditionalAdversarialLoss"
         dtype = working_dtype(source, target)
         with full_precision(source):
-            x, x_weight = as_rows(caller, "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
-            y, y_weight = as_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
-            check_same_width(caller, "source", x, "target", y)
+            x, y, x_weight, y_weight = two_samples(
+                caller, source, target, source_weight, target_weight, source_mask, target_mask
+            )
             p, q = _predictions(
                 caller,
                 (source_class_logits, source.shape[:-1], source_mask, x_weight),

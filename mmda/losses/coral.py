@@ -7,11 +7,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mmda._core.checks import check_same_width, fail, shape_text
 from mmda._core.counts import pooled_centre
 from mmda._core.digits import widened_where_lost
 from mmda._core.masking import full_precision, safe_divide, working_dtype
-from mmda._core.rows import as_rows
+from mmda._core.rows import two_samples
 from mmda.losses._sample_modules import DiscrepancyModule
 
 #: Covariances whose squared difference is below this share of the squared sum of their variances have lost too many
@@ -84,12 +83,9 @@ def coral_loss(
     """
     dtype = working_dtype(source, target)
     with full_precision(source):
-        x, x_weight = as_rows("coral_loss", "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
-        y, y_weight = as_rows("coral_loss", "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
-        check_same_width("coral_loss", "source", x, "target", y)
-        for name, rows in (("source", x), ("target", y)):
-            if rows.shape[0] < 2:
-                fail("coral_loss", name, "have at least 2 samples", shape_text(rows))
+        x, y, x_weight, y_weight = two_samples(
+            "coral_loss", source, target, source_weight, target_weight, source_mask, target_mask, fewest=2
+        )
         compute = partial(_value, match_mean=match_mean)
         value = widened_where_lost(compute, x, y, x_weight, y_weight, dtype=dtype)
         if x_weight is None and y_weight is None:

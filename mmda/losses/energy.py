@@ -7,10 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mmda._core.checks import check_choice, check_number, check_same_width, fail, shape_text
+from mmda._core.checks import check_choice, check_number
 from mmda._core.counts import total_weight
-from mmda._core.masking import full_precision, working_dtype
-from mmda._core.rows import as_rows
+from mmda._core.masking import full_precision
+from mmda._core.rows import two_samples
 from mmda._engine.kernel_sums import squared_mmd
 from mmda._math.domain_sums import KernelSum, is_kernel_sum
 from mmda.kernels import Energy, Formula, Kernel
@@ -99,17 +99,12 @@ def energy_distance_loss(
     caller = "energy_distance_loss"
     check_number(caller, "exponent", exponent, above=0, below=2)
     check_choice(caller, "estimator", estimator, _ESTIMATORS)
-    dtype = working_dtype(source, target)
     with full_precision(source):
-        x, x_weight = as_rows(caller, "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
-        y, y_weight = as_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
-        check_same_width(caller, "source", x, "target", y)
-        if estimator == "unbiased":
-            for name, rows in (("source", x), ("target", y)):
-                if rows.shape[0] < 2:
-                    fail(caller, name, "have at least 2 samples for estimator='unbiased'", shape_text(rows))
-        kernel = _kernel(exponent)
         unbiased = estimator == "unbiased"
+        x, y, x_weight, y_weight = two_samples(
+            caller, source, target, source_weight, target_weight, source_mask, target_mask, unbiased=unbiased
+        )
+        kernel = _kernel(exponent)
         value = squared_mmd(x, y, x_weight, y_weight, kernel=kernel, unbiased=unbiased) / 2
         if x_weight is None and y_weight is None:
             return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmda._core.checks import check_mask, check_weight, fail, shape_text
 from mmda._core.masking import full_precision, safe_divide, working_dtype, zero_padding
@@ -13,7 +13,8 @@ from mmda._core.reductions import masked_log_softmax, masked_mean
 from mmda._core.unit_rows import normalized_rows
 from mmda._math.contrastive import check_temperature
 from mmda._math.frames import check_frames_and_queries
-from mmda.layers.temperature import LearnableTemperature, keep_temperature, temperature_repr, temperature_value
+from mmda.layers.temperature import LearnableTemperature
+from mmda.losses._tempered import TemperedModule
 
 
 def frame_query_loss(
@@ -90,7 +91,7 @@ def frame_query_loss(
         return safe_divide((row * counts).sum(), counts.sum())
 
 
-class FrameQueryLoss(nn.Module):
+class FrameQueryLoss(TemperedModule):
     """Module form of :func:`frame_query_loss`, which documents the formula, shapes and errors.
 
     Args:
@@ -102,11 +103,10 @@ class FrameQueryLoss(nn.Module):
         FrameQueryLoss(temperature=0.2)
     """
 
-    temperature: float | Tensor | LearnableTemperature
+    _function = staticmethod(frame_query_loss)
 
     def __init__(self, *, temperature: float | Tensor | LearnableTemperature = 0.1) -> None:
-        super().__init__()
-        keep_temperature(self, "FrameQueryLoss", temperature)
+        super().__init__(temperature)
 
     def forward(
         self,
@@ -118,13 +118,7 @@ class FrameQueryLoss(nn.Module):
         weight: Tensor | None = None,
     ) -> Tensor:
         """See :func:`frame_query_loss`."""
-        temperature = temperature_value(self.temperature)
-        return frame_query_loss(
-            frames, queries, moment_mask, temperature=temperature, frame_mask=frame_mask, weight=weight
-        )
+        return frame_query_loss(frames, queries, moment_mask, frame_mask=frame_mask, weight=weight, **self._options())
 
     if TYPE_CHECKING:
         __call__ = forward
-
-    def extra_repr(self) -> str:
-        return temperature_repr(self.temperature).removesuffix(", ")

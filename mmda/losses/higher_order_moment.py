@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mmda._core.checks import check_choice, check_count, check_same_width, check_tensor, fail, shape_text
+from mmda._core.checks import check_choice, check_count, check_tensor, fail, shape_text
 from mmda._core.counts import median_centre, total_weight
 from mmda._core.draws import DRAWS, Draws, fixed_integers, fresh_integers
 from mmda._core.masking import full_precision, safe_divide, working_dtype
-from mmda._core.rows import as_rows
+from mmda._core.rows import two_samples
 from mmda._core.scales import unit_of
 from mmda.losses._domain_modules import DrawnModule
 from mmda.losses._sample_modules import of_sides
@@ -91,9 +91,9 @@ def higher_order_moment_loss(
     _check_options(caller, order, samples, draws)
     dtype = working_dtype(source, target)
     with full_precision(source):
-        x, x_weight = as_rows(caller, "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
-        y, y_weight = as_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
-        check_same_width(caller, "source", x, "target", y)
+        x, y, x_weight, y_weight = two_samples(
+            caller, source, target, source_weight, target_weight, source_mask, target_mask
+        )
         if indices is not None:
             indices = _checked_indices(caller, indices, order, x.shape[1])
         elif samples is not None:

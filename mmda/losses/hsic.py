@@ -13,8 +13,9 @@ from mmda._core.counts import pooled_centre
 from mmda._core.digits import with_enough_digits
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows
+from mmda._engine.dense_kernels import kernel_matrix
 from mmda._math.kernel_tensors import current_kernel, register_bandwidth
-from mmda.kernels import Gaussian, Kernel, distances_about
+from mmda.kernels import Gaussian, Kernel
 from mmda.losses._pair_modules import PairedModule
 
 Estimator = Literal["biased", "unbiased"]
@@ -92,9 +93,9 @@ def hsic_loss(
     dtype = working_dtype(anchor, positive)
     with full_precision(anchor):
         if mask is not None:
-            check_mask(caller, "mask", mask, anchor.shape[:-1])
+            check_mask(caller, "mask", mask, anchor.shape[:-1], device=anchor.device)
         if weight is not None:
-            check_weight(caller, "weight", weight, anchor.shape[:-1])
+            check_weight(caller, "weight", weight, anchor.shape[:-1], device=anchor.device)
         if anchor.shape[:-1] != positive.shape[:-1]:
             fail(caller, "positive", f"have the rows of `anchor` {tuple(anchor.shape[:-1])}", shape_text(positive))
         x, w = as_rows(caller, "anchor", anchor, mask=mask, weight=weight, dtype=dtype)
@@ -102,24 +103,33 @@ def hsic_loss(
         if estimator == "unbiased" and x.shape[0] < 4:
             fail(caller, "anchor", "have at least 4 samples for estimator='unbiased'", shape_text(x))
         other = kernel if positive_kernel is None else positive_kernel
-        each = torch.ones_like(x[:, 0]) if w is None else w
 
         def by_matrices(dtype: torch.dtype) -> Tensor:
-            counts, weight = each.to(dtype), None if w is None else w.to(dtype)
+            weight = None if w is None else w.to(dtype)
             k, l = _gram(x.to(dtype), weight, kernel), _gram(z.to(dtype), weight, other)  # noqa: E741
+            if weight is None and estimator == "biased":
+                products: Tensor = torch.linalg.vecdot(_about_means(k).flatten(), _about_means(l).flatten())
+                return products / x.shape[0] ** 2
+            counts = k.new_ones(k.shape[0]) if weight is None else weight
             if estimator == "unbiased":
                 return _unbiased(k, l, counts, kernel.at_zero, other.at_zero)
             total = counts.sum()
             product = counts @ (_centred(k, counts, total) * _centred(l, counts, total)) @ counts
             return safe_divide(product, total.square())
 
-        return with_enough_digits(by_matrices, x, z, w, dtype=dtype)
+        bounded = kernel.at_zero > 0 and other.at_zero > 0
+        return with_enough_digits(by_matrices, x, z, w, dtype=dtype, bounded=bounded)
 
 
 def _gram(rows: Tensor, weight: Tensor | None, kernel: Kernel) -> Tensor:
     bandwidth = kernel.settle(rows.detach(), None if weight is None else weight.detach())
     centre = pooled_centre(rows, rows, weight, weight)
-    return kernel.evaluate(distances_about(centre, rows, rows, same=True), bandwidth)
+    return kernel_matrix(kernel, centre, rows, bandwidth)
+
+
+def _about_means(gram: Tensor) -> Tensor:
+    means = gram.mean(1)
+    return gram - means.unsqueeze(1) - (means - means.mean())
 
 
 def _centred(gram: Tensor, counts: Tensor, total: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from mmda._engine.info_nce_formula import INFO_NCE
 from mmda._engine.logit_pairs import Contrast, Pairs
 from mmda._engine.logit_sweep import contrastive
 from mmda._math.contrastive import candidate_rows, check_temperature, plainly_paired, with_masks
-from mmda.layers.temperature import LearnableTemperature, keep_temperature
-from mmda.losses._tempered import TemperedModule
+from mmda.layers.temperature import LearnableTemperature
+from mmda.losses._tempered import CosineModule
 
 Several = Literal["mean", "sum"]
 _SEVERAL = ("mean", "sum")
@@ -121,7 +121,7 @@ def info_nce_loss(
         return contrastive(INFO_NCE, pairs, how, temperature)
 
 
-class InfoNCELoss(TemperedModule):
+class InfoNCELoss(CosineModule):
     """Module form of :func:`info_nce_loss`, which documents the formula, shapes and errors.
 
     Args:
@@ -150,11 +150,9 @@ class InfoNCELoss(TemperedModule):
         normalize: bool = True,
         several: Several = "mean",
     ) -> None:
-        super().__init__()
+        super().__init__(temperature, normalize)
         check_choice("InfoNCELoss", "several", several, _SEVERAL)
-        keep_temperature(self, "InfoNCELoss", temperature)
         self.symmetric = symmetric
-        self.normalize = normalize
         self.several: Several = several
 
     def forward(

@@ -23,8 +23,9 @@ from mmda._core.counts import pooled_centre, total_weight
 from mmda._core.digits import with_enough_digits
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows
+from mmda._engine.dense_kernels import kernel_matrix
 from mmda._math.kernel_tensors import current_kernel, register_bandwidth
-from mmda.kernels import Gaussian, Kernel, distances_about, settle_bandwidth
+from mmda.kernels import Gaussian, Kernel, settle_bandwidth
 from mmda.losses._modules import LossModule
 from mmda.losses._sample_modules import of_sides
 
@@ -122,13 +123,12 @@ def joint_mmd_loss(
         bandwidths = [settle_bandwidth(k, x, y, x_weight, y_weight) for k, x, y in zip(kernels, xs, ys)]
         centres = [pooled_centre(x, y, x_weight, y_weight) for x, y in zip(xs, ys)]
 
-        def gram(left: list[Tensor], right: list[Tensor], dtype: torch.dtype, same: bool = False) -> Tensor:
+        def gram(dtype: torch.dtype) -> Tensor:
+            pooled = [torch.cat([x, y]).to(dtype) for x, y in zip(xs, ys)]  # once: gradients nearly cancel
             return _product(
                 [
-                    k.evaluate(
-                        distances_about(centre.to(dtype), a.to(dtype), b.to(dtype), same=same), bandwidth.to(dtype)
-                    )
-                    for k, centre, a, b, bandwidth in zip(kernels, centres, left, right, bandwidths)
+                    kernel_matrix(k, centre.to(dtype), rows, bandwidth.to(dtype))
+                    for k, centre, rows, bandwidth in zip(kernels, centres, pooled, bandwidths)
                 ]
             )
 
@@ -151,18 +151,18 @@ def joint_mmd_loss(
         a = torch.ones(n, dtype=dtype, device=xs[0].device) if x_weight is None else x_weight
         b = torch.ones(m, dtype=dtype, device=ys[0].device) if y_weight is None else y_weight
 
-        def mean_within(rows: list[Tensor], weight: Tensor) -> Tensor:
-            total, summed = weight.sum(), weight @ gram(rows, rows, weight.dtype, same=True) @ weight
+        def mean_within(similar: Tensor, weight: Tensor) -> Tensor:
+            total, summed = weight.sum(), _bilinear(similar, weight, weight)
             if unbiased:
                 return safe_divide(summed - total * at_zero, total.square() - total)
             return safe_divide(summed, total.square())
 
         def by_means(dtype: torch.dtype) -> Tensor:
-            p, q = a.to(dtype), b.to(dtype)
-            across = safe_divide(p @ gram(xs, ys, dtype) @ q, p.sum() * q.sum())
-            return mean_within(xs, p) + mean_within(ys, q) - 2 * across
+            p, q, similar = a.to(dtype), b.to(dtype), gram(dtype)
+            across = safe_divide(_bilinear(similar[:n, n:], p, q), p.sum() * q.sum())
+            return mean_within(similar[:n, :n], p) + mean_within(similar[n:, n:], q) - 2 * across
 
-        value = with_enough_digits(by_means, *xs, *ys, *bandwidths, a, b, dtype=dtype)
+        value = with_enough_digits(by_means, *xs, *ys, *bandwidths, a, b, dtype=dtype, bounded=at_zero > 0).to(dtype)
         if x_weight is None and y_weight is None:
             return value
         least = 1 if unbiased else 0
@@ -177,13 +177,18 @@ def _product(factors: list[Tensor]) -> Tensor:
     return product
 
 
+def _bilinear(gram: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """Bilinear form of a matrix of similarities, in float64 from the sums of its rows on."""
+    return left.double() @ (gram @ right).double()
+
+
 def _linear(xs: list[Tensor], ys: list[Tensor], kernels: Sequence[Kernel], bandwidths: list[Tensor]) -> Tensor:
-    pairs = xs[0].shape[0] // 2
+    end = xs[0].shape[0] // 2 * 2
 
     def mean_similarity(left: list[Tensor], right: list[Tensor], i: int, j: int) -> Tensor:
         return _product(
             [
-                k.evaluate((a[i : 2 * pairs : 2] - b[j : 2 * pairs : 2]).square().sum(1).double(), bandwidth.double())
+                k.evaluate((a[i:end:2].double() - b[j:end:2].double()).square().sum(1), bandwidth.double())
                 for k, a, b, bandwidth in zip(kernels, left, right, bandwidths)
             ]
         ).mean()

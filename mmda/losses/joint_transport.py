@@ -12,12 +12,11 @@ from mmda._core.checks import (
     check_integers,
     check_number,
     check_same_device,
-    check_same_width,
     check_tensor,
 )
 from mmda._core.counts import pooled_centre, total_weight
 from mmda._core.masking import full_precision, working_dtype
-from mmda._core.rows import as_rows
+from mmda._core.rows import two_samples
 from mmda._core.transforms import values_are_known
 from mmda._core.weighted import row_shares
 from mmda._math.logits import as_logit_rows
@@ -99,12 +98,12 @@ def joint_transport_loss(
     _check_settings(caller, feature_weight, label_weight, regularisation, iterations)
     dtype = working_dtype(source, target, target_logits)
     with full_precision(source):
-        x, x_weight = as_rows(caller, "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
-        y, y_weight = as_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
-        check_same_width(caller, "source", x, "target", y)
+        x, y, x_weight, y_weight = two_samples(
+            caller, source, target, source_weight, target_weight, source_mask, target_mask, dtype=dtype
+        )
         check_tensor(caller, "target_logits", target_logits)
         check_same_device(caller, "source", source, "target_logits", target_logits)
-        check_integers(caller, "source_labels", source_labels, source.shape[:-1])
+        check_integers(caller, "source_labels", source_labels, source.shape[:-1], device=source.device)
         logits, _ = as_logit_rows(
             caller,
             "target_logits",

@@ -7,11 +7,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mmda._core.checks import check_choice, check_count, check_same_width, fail, shape_text
+from mmda._core.checks import check_choice, check_count, fail, shape_text
 from mmda._core.components import check_kernel
 from mmda._core.counts import total_weight
-from mmda._core.masking import full_precision, working_dtype
-from mmda._core.rows import as_rows
+from mmda._core.masking import full_precision
+from mmda._core.rows import two_samples
 from mmda._engine.kernel_sums import squared_mmd
 from mmda._math.domain_sums import KernelSum, is_kernel_sum
 from mmda._math.kernel_tensors import current_kernel, register_bandwidth
@@ -97,20 +97,15 @@ def mmd_loss(
     if block_size is not None:
         check_count("mmd_loss", "block_size", block_size)
     check_kernel("mmd_loss", "kernel", kernel)
-    dtype = working_dtype(source, target)
+    caller, unbiased = "mmd_loss", estimator == "unbiased"
     with full_precision(source):
-        x, x_weight = as_rows("mmd_loss", "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
-        y, y_weight = as_rows("mmd_loss", "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
-        check_same_width("mmd_loss", "source", x, "target", y)
+        x, y, x_weight, y_weight = two_samples(
+            caller, source, target, source_weight, target_weight, source_mask, target_mask, unbiased=unbiased
+        )
         if estimator == "linear":
             if x_weight is not None or y_weight is not None:
                 fail("mmd_loss", "estimator", "be 'biased' or 'unbiased' with weights or masks", "'linear'")
             return _linear(x, y, kernel)
-        if estimator == "unbiased":
-            for name, rows in (("source", x), ("target", y)):
-                if rows.shape[0] < 2:
-                    fail("mmd_loss", name, "have at least 2 samples for estimator='unbiased'", shape_text(rows))
-        unbiased = estimator == "unbiased"
         value = squared_mmd(x, y, x_weight, y_weight, kernel=kernel, unbiased=unbiased, block_size=block_size)
         if x_weight is None and y_weight is None:
             return value
@@ -132,7 +127,7 @@ def _linear(x: Tensor, y: Tensor, kernel: Kernel) -> Tensor:
 
     def mean_similarity(a: Tensor, b: Tensor) -> Tensor:
         # in float64, because the four terms nearly cancel for similar samples
-        return kernel.evaluate((a - b).square().sum(1).double(), bandwidth.double()).mean()
+        return kernel.evaluate((a.double() - b.double()).square().sum(1), bandwidth.double()).mean()
 
     within = mean_similarity(x_even, x_odd) + mean_similarity(y_even, y_odd)
     return (within - mean_similarity(x_even, y_odd) - mean_similarity(x_odd, y_even)).to(x.dtype)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mmda._core.checks import check_number
 from mmda._core.masking import full_precision, safe_divide
 from mmda._math.pair_logits import check_paired_frames, pair_cross_entropy, paired_frames
-from mmda.layers.temperature import LearnableTemperature, keep_temperature
+from mmda.layers.temperature import LearnableTemperature
 from mmda.losses._pair_modules import FramesModule
 
 
@@ -129,9 +129,8 @@ class MultipleInstanceLoss(FramesModule):
         top: float = 0.125,
         in_video: float = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(temperature)
         check_number("MultipleInstanceLoss", "top", top, above=0, at_most=1)
         check_number("MultipleInstanceLoss", "in_video", in_video, at_least=0)
-        keep_temperature(self, "MultipleInstanceLoss", temperature)
         self.top = top
         self.in_video = in_video

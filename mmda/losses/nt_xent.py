@@ -11,8 +11,8 @@ from mmda._engine.logit_pairs import Contrast
 from mmda._engine.logit_sweep import contrastive
 from mmda._engine.nt_xent_formula import NT_XENT
 from mmda._math.contrastive import check_temperature, pair_rows, with_masks
-from mmda.layers.temperature import LearnableTemperature, keep_temperature
-from mmda.losses._tempered import TemperedModule
+from mmda.layers.temperature import LearnableTemperature
+from mmda.losses._tempered import CosineModule
 
 
 def nt_xent_loss(
@@ -84,7 +84,7 @@ def nt_xent_loss(
         return contrastive(NT_XENT, pairs, Contrast("nt_xent", unit=normalize), temperature)
 
 
-class NTXentLoss(TemperedModule):
+class NTXentLoss(CosineModule):
     """Module form of :func:`nt_xent_loss`, which documents the formula, shapes and errors.
 
     Args:
@@ -104,9 +104,7 @@ class NTXentLoss(TemperedModule):
     _function = staticmethod(nt_xent_loss)
 
     def __init__(self, *, temperature: float | Tensor | LearnableTemperature = 0.5, normalize: bool = True) -> None:
-        super().__init__()
-        keep_temperature(self, "NTXentLoss", temperature)
-        self.normalize = normalize
+        super().__init__(temperature, normalize)
 
     def forward(
         self,

@@ -7,10 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mmda._core.checks import check_choice, check_count, check_number, check_same_width, fail, shape_text
+from mmda._core.checks import check_choice, check_count, check_number
 from mmda._core.counts import total_weight
 from mmda._core.masking import full_precision, safe_divide, working_dtype
-from mmda._core.rows import as_rows
+from mmda._core.rows import two_samples
 from mmda.losses._sample_modules import DiscrepancyModule
 
 PolynomialEstimator = Literal["biased", "unbiased"]
@@ -75,15 +75,11 @@ def polynomial_mmd_loss(
     """
     caller = "polynomial_mmd_loss"
     _check_settings(caller, degree, scale, offset, estimator)
-    dtype = working_dtype(source, target)
     with full_precision(source):
-        x, x_weight = as_rows(caller, "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
-        y, y_weight = as_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
-        check_same_width(caller, "source", x, "target", y)
-        if estimator == "unbiased":
-            for name, rows in (("source", x), ("target", y)):
-                if rows.shape[0] < 2:
-                    fail(caller, name, "have at least 2 samples for estimator='unbiased'", shape_text(rows))
+        unbiased = estimator == "unbiased"
+        x, y, x_weight, y_weight = two_samples(
+            caller, source, target, source_weight, target_weight, source_mask, target_mask, unbiased=unbiased
+        )
         x, y = x.double(), y.double()
         factor = 1.0 / x.shape[1] if scale is None else scale
 
@@ -108,7 +104,7 @@ def polynomial_mmd_loss(
         totals = [weight.sum() for weight in (x_weight, y_weight) if weight is not None]
         if totals:
             value = torch.where((torch.stack(totals) > least).all(), value, 0 * value)
-        return value.to(dtype)
+        return value.to(working_dtype(source, target))
 
 
 def _check_settings(caller: str, degree: int, scale: float | None, offset: float, estimator: str) -> None:

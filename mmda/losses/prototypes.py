@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mmda._core.checks import check_count, check_number, check_same_width
+from mmda._core.checks import check_count, check_number
 from mmda._core.masking import full_precision, safe_divide, working_dtype
-from mmda._core.rows import as_rows
+from mmda._core.rows import two_samples
 from mmda._core.unit_rows import normalized_rows
 from mmda._core.weighted import weighted_logsumexp
 from mmda._math.class_weights import class_columns, count_classes, memberships
 from mmda._math.contrastive import check_temperature
-from mmda.layers.temperature import LearnableTemperature, keep_temperature
+from mmda.layers.temperature import LearnableTemperature
 from mmda.losses._sample_modules import of_sides
-from mmda.losses._tempered import TemperedModule
+from mmda.losses._tempered import CosineModule
 
 
 def prototype_contrastive_loss(
@@ -102,9 +102,9 @@ def prototype_contrastive_loss(
     check_number(caller, "confidence", confidence, at_least=0, at_most=1)
     dtype = working_dtype(source, target)
     with full_precision(source):
-        x, x_count = as_rows(caller, "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
-        y, y_count = as_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
-        check_same_width(caller, "source", x, "target", y)
+        x, y, x_count, y_count = two_samples(
+            caller, source, target, source_weight, target_weight, source_mask, target_mask
+        )
         names, labels = ("source_assignment", "target_assignment"), (source_assignment, target_assignment)
         size = count_classes(caller, names[0], labels[0], names[1], labels[1], classes)
         a, b = (
@@ -157,7 +157,7 @@ def _one_way(
     return safe_divide(counted @ each, counted.sum())
 
 
-class PrototypeContrastiveLoss(TemperedModule):
+class PrototypeContrastiveLoss(CosineModule):
     """Module form of :func:`prototype_contrastive_loss`, which documents the formula, shapes and errors.
 
     Args:
@@ -184,15 +184,13 @@ class PrototypeContrastiveLoss(TemperedModule):
         symmetric: bool = True,
         normalize: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(temperature, normalize)
         if classes is not None:
             check_count("PrototypeContrastiveLoss", "classes", classes)
         check_number("PrototypeContrastiveLoss", "confidence", confidence, at_least=0, at_most=1)
-        keep_temperature(self, "PrototypeContrastiveLoss", temperature)
         self.classes = classes
         self.confidence = confidence
         self.symmetric = symmetric
-        self.normalize = normalize
 
     def forward(
         self,

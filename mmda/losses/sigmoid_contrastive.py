@@ -10,9 +10,9 @@ from mmda._engine.logit_pairs import Contrast
 from mmda._engine.logit_sweep import contrastive
 from mmda._engine.sigmoid_formula import SIGMOID
 from mmda._math.contrastive import candidate_rows, check_temperature, with_masks
-from mmda.layers.temperature import LearnableTemperature, keep_temperature
+from mmda.layers.temperature import LearnableTemperature
 from mmda.losses._pair_modules import CandidatesModule
-from mmda.losses._tempered import TemperedModule
+from mmda.losses._tempered import CosineModule
 
 
 def sigmoid_contrastive_loss(
@@ -98,7 +98,7 @@ def _check_bias(caller: str, bias: float | Tensor) -> None:
         fail(caller, "bias", "have shape ()", shape_text(bias))
 
 
-class SigmoidContrastiveLoss(CandidatesModule, TemperedModule):
+class SigmoidContrastiveLoss(CandidatesModule, CosineModule):
     """Module form of :func:`sigmoid_contrastive_loss`, which documents the formula, shapes and errors.
 
     Args:
@@ -126,11 +126,9 @@ class SigmoidContrastiveLoss(CandidatesModule, TemperedModule):
         bias: float | Tensor = -10.0,
         normalize: bool = True,
     ) -> None:
-        super().__init__()
-        keep_temperature(self, "SigmoidContrastiveLoss", temperature)
+        super().__init__(temperature, normalize)
         _check_bias("SigmoidContrastiveLoss", bias)
         if isinstance(bias, Tensor) and not isinstance(bias, nn.Parameter):
             self.register_buffer("bias", bias)
         else:
             self.bias = bias
-        self.normalize = normalize

@@ -11,8 +11,8 @@ from mmda._core.masking import full_precision, safe_divide
 from mmda._core.weighted import weighted_logsumexp
 from mmda._engine.logit_pairs import counts
 from mmda._math.contrastive import candidate_rows, check_temperature
-from mmda.layers.temperature import LearnableTemperature, keep_temperature
-from mmda.losses._tempered import TemperedModule
+from mmda.layers.temperature import LearnableTemperature
+from mmda.losses._tempered import CosineModule
 
 
 def similarity_entropy_loss(
@@ -84,7 +84,7 @@ def similarity_entropy_loss(
         return safe_divide((each * entropy).sum(), each.sum())
 
 
-class SimilarityEntropyLoss(TemperedModule):
+class SimilarityEntropyLoss(CosineModule):
     """Module form of :func:`similarity_entropy_loss` (TENT), which documents the formula, shapes and errors.
 
     Args:
@@ -100,9 +100,7 @@ class SimilarityEntropyLoss(TemperedModule):
     _function = staticmethod(similarity_entropy_loss)
 
     def __init__(self, *, temperature: float | Tensor | LearnableTemperature = 0.07, normalize: bool = True) -> None:
-        super().__init__()
-        keep_temperature(self, "SimilarityEntropyLoss", temperature)
-        self.normalize = normalize
+        super().__init__(temperature, normalize)
 
     def forward(
         self,

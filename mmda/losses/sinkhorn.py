@@ -7,10 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mmda._core.checks import check_choice, check_count, check_number, check_same_width
+from mmda._core.checks import check_choice, check_count, check_number
 from mmda._core.counts import pooled_centre, total_weight
-from mmda._core.masking import full_precision, working_dtype
-from mmda._core.rows import as_rows
+from mmda._core.masking import full_precision
+from mmda._core.rows import two_samples
 from mmda._core.weighted import row_shares
 from mmda._math.transport_sweep import Inputs, Settings, sinkhorn_divergence
 from mmda.losses._sample_modules import DiscrepancyModule
@@ -95,11 +95,10 @@ def sinkhorn_divergence_loss(
     """
     caller = "sinkhorn_divergence_loss"
     _check_options(caller, regularisation, cost, iterations)
-    dtype = working_dtype(source, target)
     with full_precision(source):
-        x, x_weight = as_rows(caller, "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
-        y, y_weight = as_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
-        check_same_width(caller, "source", x, "target", y)
+        x, y, x_weight, y_weight = two_samples(
+            caller, source, target, source_weight, target_weight, source_mask, target_mask
+        )
         centre = pooled_centre(x, y, x_weight, y_weight)
         inputs = Inputs(x, y, row_shares(x, x_weight), row_shares(y, y_weight), centre)
         value = sinkhorn_divergence(inputs, Settings(float(regularisation), cost, iterations))

@@ -15,7 +15,7 @@ from mmda._core.counts import pooled_centre, total_weight
 from mmda._core.digits import widened_where_lost
 from mmda._core.draws import DRAWS, Draws, fixed_normal, fresh_normal
 from mmda._core.masking import full_precision, safe_divide, working_dtype
-from mmda._core.rows import as_rows
+from mmda._core.rows import two_samples
 from mmda._core.transforms import carries_slope
 from mmda.losses._domain_modules import ProjectedModule
 
@@ -98,9 +98,9 @@ def sliced_wasserstein_loss(
     _check_options(caller, order, n_projections, draws)
     dtype = working_dtype(source, target)
     with full_precision(source):
-        x, x_weight = as_rows(caller, "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
-        y, y_weight = as_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
-        check_same_width(caller, "source", x, "target", y)
+        x, y, x_weight, y_weight = two_samples(
+            caller, source, target, source_weight, target_weight, source_mask, target_mask
+        )
         if projections is None:
             directions = _draw(n_projections, x, draws, generator)
         else:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmda._core.checks import check_count, check_same_width
-from mmda._core.masking import full_precision, working_dtype
-from mmda._core.rows import as_rows
+from mmda._core.checks import check_count
+from mmda._core.masking import full_precision
+from mmda._core.rows import two_samples
 from mmda._math.spectral import largest_squares
 from mmda.losses._sample_modules import DiscrepancyModule
 
@@ -65,11 +65,10 @@ def batch_spectral_penalty_loss(
     """
     caller = "batch_spectral_penalty_loss"
     check_count(caller, "singular_values", singular_values)
-    dtype = working_dtype(source, target)
     with full_precision(source):
-        x, x_weight = as_rows(caller, "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
-        y, y_weight = as_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
-        check_same_width(caller, "source", x, "target", y)
+        x, y, x_weight, y_weight = two_samples(
+            caller, source, target, source_weight, target_weight, source_mask, target_mask
+        )
         value = largest_squares(x, x_weight, singular_values) + largest_squares(y, y_weight, singular_values)
         totals = [weight.sum() for weight in (x_weight, y_weight) if weight is not None]
         return torch.where((torch.stack(totals) > 0).all(), value, 0 * value) if totals else value

@@ -13,8 +13,8 @@ from mmda._engine.logit_pairs import Contrast, Pairs
 from mmda._engine.logit_sweep import contrastive
 from mmda._engine.nt_xent_formula import NT_XENT
 from mmda._math.contrastive import check_temperature
-from mmda.layers.temperature import LearnableTemperature, keep_temperature
-from mmda.losses._tempered import TemperedModule
+from mmda.layers.temperature import LearnableTemperature
+from mmda.losses._tempered import CosineModule
 
 
 def supervised_contrastive_loss(
@@ -76,14 +76,14 @@ def supervised_contrastive_loss(
     dtype = working_dtype(features)
     with full_precision(features):
         rows, count = as_rows(caller, "features", features, mask=mask, weight=weight, dtype=dtype, prefix="")
-        check_integers(caller, "labels", labels, features.shape[:-1])
+        check_integers(caller, "labels", labels, features.shape[:-1], device=features.device)
         label = labels.reshape(-1)
         alike = (label.unsqueeze(1) == label) & (label >= 0)
         pairs = Pairs(rows, rows.detach()[:0], a_count=count, positive_mask=alike)
         return contrastive(NT_XENT, pairs, Contrast("nt_xent", unit=normalize), temperature)
 
 
-class SupervisedContrastiveLoss(TemperedModule):
+class SupervisedContrastiveLoss(CosineModule):
     """Module form of :func:`supervised_contrastive_loss` (SupCon), which documents the formula, shapes and errors.
 
     Args:
@@ -99,9 +99,7 @@ class SupervisedContrastiveLoss(TemperedModule):
     _function = staticmethod(supervised_contrastive_loss)
 
     def __init__(self, *, temperature: float | Tensor | LearnableTemperature = 0.1, normalize: bool = True) -> None:
-        super().__init__()
-        keep_temperature(self, "SupervisedContrastiveLoss", temperature)
-        self.normalize = normalize
+        super().__init__(temperature, normalize)
 
     def forward(
         self, features: Tensor, labels: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None

@@ -18,8 +18,8 @@ function                                    better when   needs
 :func:`pair_retrieval_recall`               higher        features of held-out target pairs
 :func:`held_out_pair_loss`                  lower         features of held-out target pairs
 :func:`span_entropy`                        lower         start and end logits on the target
-:func:`span_constancy` lower decoded spans on the target: detects collapse only
-========================================== ============ ====================================================
+:func:`span_constancy`                      lower         decoded spans on the target: detects collapse only
+==========================================  ============  ====================================================
 
 :func:`density_ratio` is not a score: it estimates the weights for :func:`importance_weighted_risk`.
 

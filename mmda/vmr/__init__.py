@@ -1,8 +1,7 @@
 """Video moment retrieval: annotations and features on disk, one validated form in memory, batches.
 
 Read annotations with :func:`read_annotations`, features with :func:`open_features`, join and check them in a
-:class:`VMRDataset`, batch them with a :class:`VMRLoader`. ``mmda check`` says what is wrong with a
-folder.
+:class:`VMRDataset`, batch them with a :class:`VMRLoader`. ``mmda check`` reports problems of a folder.
 """
 
 from __future__ import annotations

@@ -15,22 +15,22 @@ from mmda._core.checks import check_floating, check_mask, fail, shape_text
 class VMRBatch:
     """A padded batch of (video, query) pairs, with or without their moments.
 
-    Masks are bool, True = keep. Nothing that reads a batch may depend on what its padding holds. Times (``clip_times``,
-    ``duration``, ``windows``) are float64 from this library's readers: a temporal IoU of exactly 0.5 is common on
-    grids, and float32 seconds would decide it by rounding.
+    Masks are bool, True = keep. Padding may hold any values, and results must not depend on it. The readers of this
+    library give times (``clip_times``, ``duration``, ``windows``) in float64, because a temporal IoU of exactly 0.5 is
+    common on a grid of clips and float32 rounding would decide it.
 
     Args:
         frames: frame (clip) features.
-        frame_mask: which frames are real.
+        frame_mask: which frames are valid.
         words: word features; a sentence-level feature is one word.
-        word_mask: which words are real.
+        word_mask: which words are valid.
         clip_times: start and end of every clip in seconds.
         duration: length of every video in seconds.
-        windows: the moments in seconds, several a query allowed; ``None`` where they are closed or unknown.
-        window_mask: which windows are real; ``None`` exactly where ``windows`` is.
+        windows: the moments in seconds, one or several per query; ``None`` if they are hidden or unknown.
+        window_mask: which windows are valid; ``None`` if and only if ``windows`` is.
         video_index: rows of the same video share one index.
         text_index: rows with the same query text share one index.
-        qids: the name of every row.
+        qids: the query id of every row.
 
     Shape:
         frames ``(b, t, d_v)``, frame_mask ``(b, t)``, words ``(b, l, d_q)``, word_mask ``(b, l)``, clip_times
@@ -97,7 +97,7 @@ class VMRBatch:
         return len(self.qids)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> VMRBatch:
-        """The same batch with every tensor on ``device``; on ``mps``, which has no float64, times become float32."""
+        """Move every tensor to ``device``; on ``mps``, which has no float64, times become float32."""
         narrow = torch.device(device).type == "mps"
 
         def move(tensor: Tensor) -> Tensor:
@@ -107,15 +107,15 @@ class VMRBatch:
         return self._map(move, self.qids)
 
     def pin_memory(self) -> VMRBatch:
-        """The same batch in page-locked memory, so that ``to(device, non_blocking=True)`` overlaps the step."""
+        """Copy to page-locked memory, so that ``to(device, non_blocking=True)`` is asynchronous."""
         return self._map(lambda tensor: tensor.pin_memory(), self.qids)
 
     def without_moments(self) -> VMRBatch:
-        """The target's view: ``windows`` and ``window_mask`` are ``None``, all else is shared."""
+        """The batch without ``windows`` and ``window_mask``, for the target domain; everything else is shared."""
         return replace(self, windows=None, window_mask=None)
 
     def slice(self, indices: Sequence[int] | Tensor) -> VMRBatch:
-        """The rows at ``indices``, in that order, under the same padding; ``video_index`` keeps its values."""
+        """The rows at ``indices``, in that order, with the same padding; ``video_index`` keeps its values."""
         rows = [int(i) for i in indices]
         index = torch.tensor(rows, dtype=torch.long, device=self.frames.device)
         return self._map(lambda tensor: tensor.index_select(0, index), tuple(self.qids[i] for i in rows))

@@ -1,7 +1,7 @@
-"""Baselines without a trained model: from moment locations alone, and from the similarity of the input features.
+"""Baselines without a trained model: from moment locations only, and from the similarity of input features.
 
-A result that does not beat these rows is none. Each function returns spans in seconds, best first, ready for
-:func:`mmda.vmr.evaluation.evaluate`. Of the target's queries only the video's duration is read.
+A model should beat all of them. Each function returns spans in seconds, best first, ready for
+:func:`mmda.vmr.evaluation.evaluate`. Of the target's queries only the video duration is used.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mmda.metrics import DEFAULT
 if TYPE_CHECKING:
     from mmda.vmr.annotations import VMRQuery
 
-# Cells of one (spans, moments) block in the search for a constant span.
+# Elements per (spans, moments) block in the search for a constant span.
 _BLOCK = 1 << 17
 
 
@@ -29,7 +29,7 @@ def _durations(queries: Iterable[VMRQuery]) -> Tensor:
 
 
 def _relative_windows(caller: str, source: Iterable[VMRQuery]) -> tuple[Tensor, Tensor]:
-    """All moments as shares of their video, (moments, 2), and the number of each one's query."""
+    """All moments as fractions of their video, (moments, 2), and the index of each moment's query."""
     spans, owner = [], []
     for row, query in enumerate(source):
         for start, end in query.windows:
@@ -62,18 +62,18 @@ def whole_video(queries: Iterable[VMRQuery]) -> Tensor:
 
 
 def random_spans(queries: Iterable[VMRQuery], *, n: int = 5, generator: torch.Generator | None = None) -> Tensor:
-    """n independent spans for every query, each between two uniform points of the video.
+    """n independent spans per query, each between two uniform points of the video.
 
     Args:
         queries: the queries to answer.
-        n: how many spans a query.
+        n: spans per query.
         generator: source of randomness, on the CPU.
 
     Returns:
         (q, n, 2), float64, seconds.
 
     Raises:
-        ValueError: ``n`` is no count.
+        ValueError: ``n`` is not a positive integer.
 
     Example:
         >>> from mmda.vmr.annotations import VMRQuery
@@ -94,19 +94,19 @@ def prior_spans(
     n: int = 5,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """n spans for every query drawn, with replacement, from the source's moments as shares of their video.
+    """n spans per query, drawn with replacement from the source's moments as fractions of their video.
 
     Args:
         source: annotated queries of the source's training set.
         queries: the queries to answer.
-        n: how many spans a query.
+        n: spans per query.
         generator: source of randomness, on the CPU.
 
     Returns:
         (q, n, 2), float64, seconds.
 
     Raises:
-        ValueError: the source has no moment, or ``n`` is no count.
+        ValueError: the source has no moment, or ``n`` is not a positive integer.
 
     Example:
         >>> from mmda.vmr.annotations import VMRQuery
@@ -122,32 +122,31 @@ def prior_spans(
 
 
 def constant_spans(source: Iterable[VMRQuery], *, n: int = 1, iou: float = 0.5, grid: int = 40) -> Tensor:
-    r"""The relative spans that hit most of the source's moments: the best answer that sees nothing.
+    r"""The relative spans that hit most of the source's moments: the best constant prediction.
 
     Over all :math:`0 \le i < j \le G` the first span is
 
     .. math:: \arg\max_{(i/G, j/G)} \sum_q \mathbb 1\Big[\max_w \mathrm{IoU}\big((i/G, j/G), g_{qw}/T_q\big)
         \ge m\Big],
 
-    and each further one maximises the same count over the queries that no earlier span hit (greedy, hence not
-    always the best set). Equal counts: the lower start, then the lower end.
+    and each further one maximises the same count over the queries not yet hit (greedy, so not always the best set).
+    Ties take the lower start, then the lower end.
 
     Args:
         source: annotated queries of the source's training set.
-        n: how many spans, for R@n.
+        n: number of spans, for R@n.
         iou: m, the threshold whose R@1 is maximised, in (0, 1].
         grid: G, number of equal parts of the video; 40 is a step of 2.5 %.
 
     Returns:
-        (n, 2), float64, in [0, 1]; to be stretched by :func:`constant_rows`.
+        (n, 2), float64, in [0, 1]; scale them to videos with :func:`constant_rows`.
 
     Raises:
-        ValueError: the source has no moment, or a number lies outside its range.
+        ValueError: the source has no moment, or a number is out of range.
 
     Notes:
-        O(G^2 moments) time for each span, memory of one bool for each pair of span and query. With n = 1,
-        m = 0.5 and G = 40 the spans are (0, .3) for Charades-STA, (.3, .95) for ActivityNet Captions and
-        (.625, .925) for TACoS.
+        O(G^2 moments) time per span, one bool of memory per pair of span and query. With n = 1, m = 0.5 and G = 40 the
+        spans are (0, .3) for Charades-STA, (.3, .95) for ActivityNet Captions and (.625, .925) for TACoS.
 
     Example:
         >>> from mmda.vmr.annotations import VMRQuery
@@ -173,7 +172,7 @@ def constant_spans(source: Iterable[VMRQuery], *, n: int = 1, iou: float = 0.5, 
 
 
 def _hits(candidates: Tensor, relative: Tensor, owner: Tensor, iou: float) -> Tensor:
-    """(candidates, queries) bool: does the candidate reach ``iou`` with one of the query's moments."""
+    """(candidates, queries) bool: whether the candidate reaches ``iou`` with one of the query's moments."""
     hits = torch.zeros((len(candidates), int(owner.max()) + 1), dtype=torch.bool)
     several = bool((owner[1:] == owner[:-1]).any())
     start, end = relative.unbind(dim=1)
@@ -191,7 +190,7 @@ def _hits(candidates: Tensor, relative: Tensor, owner: Tensor, iou: float) -> Te
 
 
 def constant_rows(spans: Tensor, queries: Iterable[VMRQuery]) -> Tensor:
-    """The same relative spans for every query, stretched to its video.
+    """The same relative spans for every query, scaled to its video.
 
     Args:
         spans: relative spans, best first (:func:`constant_spans`).
@@ -228,37 +227,37 @@ def zero_shot_spans(
     width: int = 7,
     level: float = 0.3,
 ) -> tuple[Tensor, Tensor]:
-    r"""Spans of high cosine similarity, without training, where frames and queries share a space.
+    r"""Spans of high cosine similarity without training, if frames and queries share a feature space.
 
-    The similarities :math:`\cos(f_t, q)` are smoothed by a centred moving mean over ``width`` clips (over those
-    that exist, at the ends). The span is the run of clips around the peak whose smoothed similarity is at least
-    :math:`\bar s + \ell\,(s_{\max} - \bar s)`, with :math:`\bar s` the mean over the video. For each further
-    span the run is taken out, and the peak and the run are sought among the clips left.
+    The similarities :math:`\cos(f_t, q)` are smoothed by a centred moving mean over ``width`` clips (over the existing
+    ones at the ends). The span is the run of clips around the peak whose smoothed similarity is at least :math:`\bar s
+    + \ell\,(s_{\max} - \bar s)`, with :math:`\bar s` the mean over the video. For each further span that run is
+    removed, and peak and run are searched among the remaining clips.
 
     Args:
         frames: clip features.
-        queries: one feature a query.
+        queries: one feature per query.
         clip_times: start and end of every clip in seconds.
-        frame_mask: True where a clip is real.
-        n: how many spans a query.
-        width: clips of the moving mean, odd.
-        level: share of the way from the mean to the peak, in [0, 1].
+        frame_mask: True where a clip is valid.
+        n: spans per query.
+        width: window of the moving mean in clips, odd.
+        level: :math:`\ell`, fraction of the way from the mean to the peak, in [0, 1].
 
     Shape:
         ``frames`` (b, t, d), ``queries`` (b, d), ``clip_times`` (b, t, 2), ``frame_mask`` (b, t); results
         (b, n, 2) and (b, n).
 
     Returns:
-        ``(spans, keep)``: spans in seconds, best first, and True where one exists: a video whose clips are all
-        taken has no further span.
+        ``(spans, keep)``: spans in seconds, best first, and True where one exists: there is no further span once all
+            clips of a video are used.
 
     Raises:
-        TypeError: an input is no floating-point tensor, or the mask is not bool.
-        ValueError: shapes do not fit, or a number lies outside its range.
+        TypeError: an input is not a floating-point tensor, or the mask is not bool.
+        ValueError: shapes do not fit, or a number is out of range.
 
     Notes:
         O(b t (d + n)). The defaults were chosen on the training and validation videos of the caption features
-        of QVHighlights and NExT-GQA, and differ little from their neighbours.
+        of QVHighlights and NExT-GQA, and nearby values perform similarly.
 
     Example:
         >>> frames = torch.tensor([[[0.0, 1.0], [1.0, 0.1], [1.0, 0.0], [0.0, 1.0]]])
@@ -292,7 +291,7 @@ def zero_shot_spans(
 
 
 def _smooth(score: Tensor, mask: Tensor, width: int) -> Tensor:
-    """Centred moving mean over the real clips; expects zero scores at padded clips."""
+    """Centred moving mean over the valid clips; expects zero scores at padded clips."""
     both = torch.stack([score, mask.to(score.dtype)], dim=1)
     total, count = F.avg_pool1d(both, width, stride=1, padding=width // 2).unbind(dim=1)
     return safe_divide(total, count)
@@ -307,7 +306,7 @@ def _runs(score: Tensor, mask: Tensor, clip_times: Tensor, n: int, level: float)
     for _ in range(n):
         peak, at = score.masked_fill(~left, low).max(dim=1, keepdim=True)
         exists = left.any(dim=1)
-        # a peak below the mean (of a late span): the run of clips with at least its own similarity
+        # for a peak below the mean (of a late span), the run of clips with at least its similarity
         floor = torch.minimum(peak, mean + level * (peak - mean))
         outside = ~left | (score < floor)
         before = outside & (position < at)

@@ -1,7 +1,7 @@
-"""``python -m mmda.vmr check | pack``: say what is wrong with a folder, and pack features for fast reading.
+"""``python -m mmda.vmr check | pack``: report problems of a data folder, and pack features for fast reading.
 
-Exit code 0: fit for training. Exit code 2: bad input, told in one line on standard error that names file, id and
-rule; nothing half-written stays behind.
+Exit code 0: ready for training. Exit code 2: bad input, with one line on standard error that names file, id and rule;
+no partial files are left.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mmda.vmr.reports import PROBLEMS, Report, VMRDataError
 from mmda.vmr.text import TextFeatures, read_glove, tokenize
 
 _DESCRIPTION = """\
-Look at moment-retrieval data on disk before training on it.
+Check moment-retrieval data on disk before training on it.
 
 layouts of annotations   Charades-STA .txt, ActivityNet Captions .json, TACoS .json, QVHighlights .jsonl,
                          NExT-GQA .csv + .json, DiDeMo .json; recognised from the file
@@ -41,20 +41,20 @@ def check_data(
     *,
     clip_seconds: float | None = None,
 ) -> tuple[Report, ...]:
-    """Check annotations, and features where given, without stopping at the first fault.
+    """Check annotations, and features if given, without stopping at the first problem.
 
     Args:
         annotations: the queries.
         video: video features, or ``None`` to leave them unchecked.
         query: query features, or ``None`` to leave them unchecked.
-        clip_seconds: length of a clip; by default what the store says.
+        clip_seconds: length of a clip; by default that of the store.
 
     Returns:
-        The report of the annotations, of word vectors where there are any, and of the features as joined; where
-        any has ``ok`` False, its ``errors`` name file, id and rule.
+        The reports of the annotations, of word vectors if there are any, and of the joined features; if one has ``ok``
+        False, its ``errors`` name file, id and rule.
 
     Raises:
-        VMRDataError: if nothing is left after dropping what is at fault.
+        VMRDataError: if nothing is left after dropping faulty data.
 
     Example:
         >>> import numpy as np
@@ -81,7 +81,7 @@ def check_data(
 
 
 class _Anything:
-    """Stands in for features that were not given: one number for every id."""
+    """Placeholder for features that were not given: one number for every id."""
 
     source, layout, clip_seconds, width, ids = "not given", "none", None, 1, ()
 
@@ -96,7 +96,7 @@ class _Anything:
 
 
 def _without_stand_ins(report: Report, no_video: bool, no_query: bool) -> Report:
-    """The joined report without the facts of features that were not given."""
+    """The joined report without facts about features that were not given."""
     hidden = {"frame width", "clips", "clip seconds"} if no_video else set[str]()
     hidden |= {"word width"} if no_query else set()
     facts = {key: value for key, value in report.facts.items() if key not in hidden}
@@ -141,7 +141,7 @@ def _check(options: argparse.Namespace) -> int:
         print(f"error: {first} {_more(counts)}", file=sys.stderr)
         return 2
     if not options.json:
-        print("fit for training")
+        print("ready for training")
     return 0
 
 
@@ -179,7 +179,7 @@ def _pack(options: argparse.Namespace) -> int:
 
 
 class _Progress:
-    """A count on a terminal, which is written over; elsewhere a line every 20 s, and the last."""
+    """A counter that is overwritten on a terminal; elsewhere one line every 20 s and at the end."""
 
     def __init__(self) -> None:
         self._bar, self._began, self._told = sys.stderr.isatty(), time.monotonic(), time.monotonic()
@@ -210,23 +210,23 @@ def _positive(text: str) -> int:
     return value
 
 
-_count.__name__ = _positive.__name__ = "int"  # what argparse calls them: invalid int value
+_count.__name__ = _positive.__name__ = "int"  # so that argparse reports "invalid int value"
 
 
 def _parser(program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=program,
         description=_DESCRIPTION,
-        epilog="exit code 0: fit for training; 2: bad input, named in one line",
+        epilog="exit code 0: ready for training; 2: bad input, described in one line",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    check = commands.add_parser("check", help="say what is wrong with annotations and features")
+    check = commands.add_parser("check", help="report problems of annotations and features")
     check.set_defaults(run=_check)
     check.add_argument("--annotations", required=True, metavar="PATH", help="annotation file, or folder with --split")
     check.add_argument("--layout", choices=get_args(Layout), help="layout of the annotations (default: recognised)")
-    check.add_argument("--split", help="which file of an annotation folder: the word in its name, as train")
+    check.add_argument("--split", help="which file of an annotation folder: a word in its name, such as train")
     check.add_argument("--durations", metavar="PATH", help="lengths of the videos (Charades-STA), csv or json")
     check.add_argument("--video", nargs="+", metavar="PATH", help="video features; several are joined")
     check.add_argument("--video-key", metavar="KEY", help="array to take from each video file")
@@ -236,12 +236,14 @@ def _parser(program: str) -> argparse.ArgumentParser:
     words.add_argument("--query", metavar="PATH", help="query features")
     words.add_argument("--glove", metavar="PATH", help="GloVe text vectors for the queries' words")
     check.add_argument("--query-key", metavar="KEY", help="array to take from each query file, as pooler_output")
-    check.add_argument("--clip-seconds", type=float, metavar="S", help="length of a clip, if the file does not say")
-    check.add_argument("--drop", action="store_true", help="missing and unusable features are fine: drop them")
-    check.add_argument("--show", type=_count, default=10, metavar="N", help="list so many faults (default 10)")
+    check.add_argument(
+        "--clip-seconds", type=float, metavar="S", help="length of a clip, if the file does not contain it"
+    )
+    check.add_argument("--drop", action="store_true", help="accept missing and unusable features and drop them")
+    check.add_argument("--show", type=_count, default=10, metavar="N", help="number of problems to list (default 10)")
     check.add_argument("--json", action="store_true", help="print the report as JSON, with every id")
 
-    pack = commands.add_parser("pack", help="copy features into one folder that is read through a memory map")
+    pack = commands.add_parser("pack", help="copy features into one memory-mapped folder")
     pack.set_defaults(run=_pack)
     pack.add_argument("--features", required=True, nargs="+", metavar="PATH", help="features; several are joined")
     pack.add_argument("--out", required=True, metavar="PATH", help="folder to make")
@@ -250,9 +252,9 @@ def _parser(program: str) -> argparse.ArgumentParser:
     pack.add_argument("--dtype", choices=("float16", "float32"), default="float16", help="numbers on disk")
     pack.add_argument("--max-clips", type=_positive, metavar="N", help="average-pool longer videos to N clips")
     pack.add_argument("--max-bytes", type=_positive, default=MAX_BYTES, metavar="N", help="limit of one array")
-    help_text = "keep what is done when it is stopped, and go on with what was left"
+    help_text = "continue a packing that was interrupted, and keep partial results"
     pack.add_argument("--resume", action="store_true", help=help_text)
-    pack.add_argument("--overwrite", action="store_true", help="replace a packed folder that is there")
+    pack.add_argument("--overwrite", action="store_true", help="replace an existing packed folder")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""From examples to batches: bucketed by length, padded, prepared by a thread one step ahead of the model."""
+"""From examples to batches: bucketed by length, padded, and prefetched by a thread."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ def bucketed_batches(
     pool: int = 32,
     drop_last: bool = False,
 ) -> list[list[int]]:
-    """Batches of indices of similar length, which need little padding.
+    """Batches of indices of examples with similar lengths, to reduce padding.
 
-    Shuffled: a random order is cut into pools of ``pool`` batches, each pool is sorted by length and cut into
-    batches, and the batches come in random order. Not shuffled: one pool, shortest first.
+    Shuffled: a random order is split into pools of ``pool`` batches, each pool is sorted by length and split into
+        batches, and the batches are shuffled. Not shuffled: one pool, shortest first.
 
     Args:
         lengths: length of every example.
-        batch_size: examples a batch; the last of a pool may have fewer.
+        batch_size: examples per batch; the last of a pool may have fewer.
         shuffle: random batches in random order.
-        seed: of the order, where no generator is given.
+        seed: seed of the order if no generator is given.
         generator: source of randomness; it advances.
-        pool: batches a pool: few mix lengths more, many pad less.
+        pool: batches per pool: small pools mix lengths more, large ones need less padding.
         drop_last: leave out batches of fewer than ``batch_size``.
 
     Returns:
-        Lists of indices; without ``drop_last`` every index comes exactly once.
+        Lists of indices; without ``drop_last`` every index occurs exactly once.
 
     Raises:
         ValueError: if a count is below 1.
@@ -63,7 +63,7 @@ def bucketed_batches(
         batches = []
         for first in range(0, count, pool * batch_size):
             part = sorted(drawn[first : first + pool * batch_size], key=lambda i: lengths[i])
-            # the incomplete batch takes a random place in the sorted lengths: at the end it would be the longest
+            # the incomplete batch is taken from a random place, because at the end it would always be the longest
             whole, rest = divmod(len(part), batch_size)
             short = int(torch.randint(whole + 1, (), generator=generator)) if rest else whole
             cuts = [i * batch_size + (rest - batch_size if i > short else 0) for i in range(whole + 1 + (rest > 0))]
@@ -73,9 +73,9 @@ def bucketed_batches(
 
 
 def share_of(batch: Sequence[int], rank: int, ranks: int) -> list[int]:
-    """What one of ``ranks`` processes takes of a batch: neighbours, as many as the others have or one more.
+    """The contiguous part of a batch for one of ``ranks`` processes; sizes differ by at most one.
 
-    The shares of all ranks, one after the other, are the batch.
+    The parts of all ranks, concatenated, are the batch.
 
     Example:
         >>> [share_of([7, 3, 5, 1, 2], rank, 2) for rank in range(2)]
@@ -87,14 +87,14 @@ def share_of(batch: Sequence[int], rank: int, ranks: int) -> list[int]:
 
 
 def check_ranks(caller: str, count: int, batch_size: int, drop_last: bool, rank: int, ranks: int) -> None:
-    """Every one of the ranks has a pair of every batch."""
+    """Check that every rank gets at least one pair of every batch."""
     check_count(caller, "ranks", ranks)
     check_count(caller, "rank", rank, at_least=0)
     if rank >= ranks:
         fail(caller, "rank", f"be below `ranks` ({ranks})", rank)
     smallest = batch_size if drop_last or count % batch_size == 0 else count % batch_size
     if ranks > 1 and smallest < ranks:
-        rule = f"leave each of {ranks} ranks a pair of every batch (`drop_last=True` leaves short ones out)"
+        rule = f"give each of {ranks} ranks a pair of every batch (`drop_last=True` drops short ones)"
         fail(caller, "batch_size", rule, f"a batch of {smallest}")
 
 
@@ -102,13 +102,13 @@ def collate(examples: Sequence[VMRExample]) -> VMRBatch:
     """Pad examples to one batch; padding holds zeros.
 
     Args:
-        examples: pairs with equal widths, all with moments or all without.
+        examples: pairs with equal widths, all with or all without moments.
 
     Returns:
-        The batch. ``windows`` is ``None`` where the examples' moments are closed; times are float64.
+        The batch. ``windows`` is ``None`` if the examples' moments are hidden; times are float64.
 
     Raises:
-        ValueError: if there is no example, widths differ, or only some have closed moments.
+        ValueError: if there is no example, widths differ, or only some have hidden moments.
 
     Example:
         >>> import torch
@@ -123,7 +123,7 @@ def collate(examples: Sequence[VMRExample]) -> VMRBatch:
         raise ValueError("collate: `examples` must hold at least one example, got none")
     closed = {example.windows is None for example in examples}
     if len(closed) > 1:
-        raise ValueError("collate: `examples` must all have their moments or all have them closed, got both")
+        raise ValueError("collate: `examples` must all have their moments or all have them hidden, got both")
     frames, frame_mask = pad_rows("frames", [example.frames for example in examples])
     words, word_mask = pad_rows("words", [example.words for example in examples])
     clip_times, _ = pad_rows("clip_times", [example.clip_times for example in examples])
@@ -146,25 +146,25 @@ def collate(examples: Sequence[VMRExample]) -> VMRBatch:
 
 
 class VMRLoader:
-    """Batches of a data set, length-bucketed, the next one made by a thread while the model works.
+    """Length-bucketed batches of a data set, prefetched by a thread.
 
-    Each pass over the loader is one epoch; its order depends on ``(seed, epoch)`` alone, so that a resumed run that
-    sets ``epoch`` sees the batches it would have seen.
+    Each pass over the loader is one epoch; its order depends only on ``(seed, epoch)``, so a resumed run that sets
+    ``epoch`` gets the same batches as an uninterrupted one.
 
     Args:
-        dataset: what to batch.
-        batch_size: pairs a batch.
-        seed: of the order.
-        shuffle: random order each epoch; else shortest first, the same each time.
-        labels: give the moments; ``False`` takes the closed view, which cannot read them.
-        prefetch: how many batches to keep ready; 0 makes them when asked for, without a thread.
+        dataset: the data set.
+        batch_size: pairs per batch.
+        seed: seed of the order.
+        shuffle: random order in each epoch; otherwise shortest first, always in the same order.
+        labels: include the moments; ``False`` hides them.
+        prefetch: number of batches to prefetch; 0 disables the thread.
         drop_last: leave out batches of fewer pairs than ``batch_size``.
-        rank: which of ``ranks`` processes this is; each takes its share of every batch (:func:`share_of`).
-        ranks: processes that go over the data together.
+        rank: index of this process among ``ranks``; each takes its part of every batch (:func:`share_of`).
+        ranks: number of processes that iterate over the data together.
 
     Raises:
-        ValueError: if a count is out of range, labels are asked of a closed data set, or a batch has fewer pairs than
-            there are ranks.
+        ValueError: if a count is out of range, labels are requested from a data set with hidden moments, or a batch has
+            fewer pairs than there are ranks.
 
     Example:
         >>> from mmda.vmr import load_packed
@@ -189,23 +189,23 @@ class VMRLoader:
         check_count("VMRLoader", "batch_size", batch_size)
         check_count("VMRLoader", "prefetch", prefetch, at_least=0)
         if labels and dataset.closed:
-            raise ValueError("VMRLoader: `labels` must be False for a data set whose moments are closed, got True")
+            raise ValueError("VMRLoader: `labels` must be False for a data set whose moments are hidden, got True")
         self.dataset = dataset if labels else dataset.without_moments()
         self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
         self.prefetch, self.drop_last = prefetch, drop_last
-        #: number of the next pass; every pass adds one
+        #: index of the next epoch, incremented by every pass
         self.epoch = 0
         check_ranks("VMRLoader", len(dataset), batch_size, drop_last, rank, ranks)
         self.rank, self.ranks = rank, ranks
         self._lengths = dataset.lengths
 
     def __len__(self) -> int:
-        """Number of batches of a pass."""
+        """Number of batches per epoch."""
         whole, rest = divmod(len(self.dataset), self.batch_size)
         return whole + (1 if rest and not self.drop_last else 0)
 
     def __iter__(self) -> Iterator[VMRBatch]:
-        # a generator for each (seed, epoch); with seed + epoch, two seeds would share most of their epochs
+        # seeded by (seed, epoch): with seed + epoch, two seeds would share most of their epochs
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % (1 << 63))
         self.epoch += 1
         batches = bucketed_batches(
@@ -221,22 +221,22 @@ class VMRLoader:
 
 
 def pad_rows(name: str, rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Rows ``(t_i, d)`` as ``(b, t, d)`` padded with zeros, and the mask ``(b, t)`` of the rows that exist."""
+    """Rows ``(t_i, d)`` as ``(b, t, d)`` padded with zeros, and the mask ``(b, t)`` of the valid rows."""
     widths = {row.shape[1] for row in rows}
     if len(widths) > 1:
-        raise ValueError(f"collate: `{name}` must have one width in a batch, got {sorted(widths)}")
+        raise ValueError(f"collate: `{name}` must have the same width in a batch, got {sorted(widths)}")
     lengths = torch.tensor([len(row) for row in rows])
     padded = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
     return padded, torch.arange(padded.shape[1]) < lengths.unsqueeze(1)
 
 
 def pad_windows(rows: Sequence[Sequence[Window]]) -> tuple[Tensor, Tensor]:
-    """Moments of each query as ``(b, w, 2)``, float64, and the mask of those that exist."""
+    """Moments of each query as ``(b, w, 2)``, float64, and the mask of the valid ones."""
     return pad_rows("windows", [torch.tensor(windows, dtype=torch.float64).view(-1, 2) for windows in rows])
 
 
 def _ahead(batches: Iterator[VMRBatch], depth: int) -> Iterator[VMRBatch]:
-    """The same batches, prepared by a thread, at most ``depth`` in advance; the thread ends when iteration stops."""
+    """Prefetch at most ``depth`` batches in a thread, which ends when the iteration stops."""
     ready: queue.Queue[VMRBatch | BaseException | None] = queue.Queue(maxsize=depth)
     stop = threading.Event()
 
@@ -255,7 +255,7 @@ def _ahead(batches: Iterator[VMRBatch], depth: int) -> Iterator[VMRBatch]:
                 if not put(batch):
                     return
             put(None)
-        except BaseException as error:  # handed to the reader, who raises it
+        except BaseException as error:  # raised again in the consuming thread
             put(error)
 
     thread = threading.Thread(target=work, name="mmda-vmr-loader", daemon=True)

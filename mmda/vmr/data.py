@@ -1,4 +1,4 @@
-"""Annotations joined with features: each query has its moments, its video's features and its words, all checked."""
+"""Annotations joined with features: each query with its moments, its video's features and its words, checked."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ class VMRExample:
     """One (video, query) pair, ready to be batched.
 
     Args:
-        qid: name of the query.
-        vid: name of the video.
+        qid: id of the query.
+        vid: id of the video.
         text: the sentence.
         frames: clip features.
         words: word features.
         clip_times: start and end of every clip in seconds.
         duration: length of the video in seconds.
-        windows: the moments in seconds; ``None`` where they are closed.
-        video_index: the video's number in its data set.
-        text_index: the number of its text in its data set; equal texts share it.
+        windows: the moments in seconds; ``None`` if they are hidden.
+        video_index: index of the video in its data set.
+        text_index: index of the text in its data set; equal texts share it.
 
     Shape:
         frames ``(t, d_v)``, words ``(l, d_q)``, clip_times ``(t, 2)``.
@@ -68,31 +68,32 @@ class VMRExample:
 
 
 class VMRDataset:
-    """Annotations joined with video and query features, checked once, read from memory ever after.
+    """Annotations joined with video and query features, checked once and then read from memory.
 
     Args:
-        annotations: the queries; closed ones (:meth:`Annotations.without_moments`) make a closed data set.
+        annotations: the queries; moments stay hidden if they are hidden there (:meth:`Annotations.without_moments`).
         video: features by video id.
         query: features by query id.
         max_clips: average-pool longer videos to this many clips.
-        max_words: keep the first so many words of a query.
-        clip_seconds: length of a clip; by default what the store says, else the video's length over its clips.
-        on_bad: ``"raise"`` at the first missing or unusable feature; ``"drop"`` its queries and count them.
-        in_memory: hold the features (after pooling) in memory; else read the store whenever an example is asked
-            for, which is fast from a packed folder.
+        max_words: keep at most this many words of a query.
+        clip_seconds: length of a clip; by default that of the store, otherwise the video's length over its number of
+            clips.
+        on_bad: ``"raise"`` at the first missing or unusable feature; ``"drop"`` drops its queries and counts them.
+        in_memory: keep the features (after pooling) in memory; otherwise read them from the store for each example,
+            which is fast from a packed folder.
 
     Raises:
         VMRDataError: if features are missing, empty, not finite or of another width and ``on_bad`` is
-            ``"raise"``; if no query is left; if annotations made by hand break the form.
+            ``"raise"``; if no query is left; if annotations created in code are invalid.
         ValueError: if an option is out of range.
 
     Notes:
-        Every feature that the annotations name is read once at construction to be checked, no other. The width is the
-        one that most of them have. Clips of ``clip_seconds`` that start after the
-        video's end are cut; the last clip reaches to the video's end if that is less than a clip away. Where the clips
-        of more than one video in ten cover less than half or more than twice its length, the clip
-        length itself is wrong and an error. A moment that begins after the last feature is a fault: dropped faults
-        keep such a query, without a target for that moment (:func:`mmda.losses.moment_targets`).
+        Only features named by the annotations are read, once at construction to check them. The width is that of the
+        majority. Clips of ``clip_seconds`` that start after the end of the video are cut; the last clip extends to the
+        end of the video if that is less than a clip away. If the clips of more than one video in ten cover less than
+        half or more than twice its length, the clip length is wrong and an error is raised. A moment that begins after
+        the last feature is a problem; with ``"drop"`` the query is kept without a target for that moment
+        (:func:`mmda.losses.moment_targets`).
 
     Example:
         >>> import numpy as np
@@ -128,7 +129,7 @@ class VMRDataset:
         self._frames: dict[str, Tensor] = {}
         self._words: dict[str, Tensor] = {}
         self._clip_times: dict[str, Tensor] = {}
-        self._clip_rows: dict[str, int] = {}  # rows of the stored array inside the video, before pooling
+        self._clip_rows: dict[str, int] = {}  # rows of the stored array within the video, before pooling
         found = Findings()
         if not annotations.closed:
             _check_windows(annotations)
@@ -149,7 +150,7 @@ class VMRDataset:
         if not kept:
             first = next(iter(found.report("", {}).errors), "none")
             rule = "share a usable query with the features"
-            raise VMRDataError(annotations.source, None, rule, f"none; the first fault: {first}")
+            raise VMRDataError(annotations.source, None, rule, f"none; the first problem: {first}")
         if not annotations.closed:
             self._check_covered(kept, annotations.source, found, on_bad)
         self.annotations = Annotations(kept, annotations.report, annotations.source, annotations.closed)
@@ -208,22 +209,22 @@ class VMRDataset:
 
     @property
     def closed(self) -> bool:
-        """The moments are not readable."""
+        """Whether the moments are hidden."""
         return self.annotations.closed
 
     @property
     def lengths(self) -> list[int]:
-        """Number of clips of every example, for bucketing; nothing is read."""
+        """Number of clips of every example, for bucketing; reads no features."""
         return [self._clip_times[query.vid].shape[0] for query in self.queries]
 
     @property
     def indices(self) -> tuple[list[int], list[int]]:
-        """Number of the video and of the text of every example, as in :class:`VMRExample`; nothing is read."""
+        """Video and text index of every example, as in :class:`VMRExample`; reads no features."""
         videos = [self._vid_number[query.vid] for query in self.queries]
         return videos, [self._text_number[_plain(query.text)] for query in self.queries]
 
     def frames(self, vid: str) -> Tensor:
-        """Clip features ``(t, d_v)`` of a video, pooled and cut as the options say."""
+        """Clip features ``(t, d_v)`` of a video, pooled and cut according to the options."""
         held = self._frames.get(vid)
         return held if held is not None else self._pooled(self._video[vid][: self._clip_rows[vid]])
 
@@ -241,7 +242,7 @@ class VMRDataset:
         return self._with(self.annotations.select(vids))
 
     def without_moments(self) -> VMRDataset:
-        """The target's view: the same pairs, whose moments are gone; features are shared."""
+        """The same data set with hidden moments, for the target domain; features are shared."""
         return self._with(self.annotations.without_moments())
 
     def _with(self, annotations: Annotations) -> VMRDataset:
@@ -308,21 +309,21 @@ def load_packed(
     on_bad: Literal["raise", "drop"] = "raise",
     closed: bool = False,
 ) -> VMRDataset:
-    """Open annotations with one file or folder of video features and one of query features.
+    """Load a data set from annotations, one file or folder of video features and one of query features.
 
     Args:
         video: video features, in any layout of :func:`open_features`.
-        query: query features; unnamed rows are taken in the order of the annotations.
+        query: query features; unnamed rows are matched in the order of the annotations.
         annotations: moment annotations, in any layout of :func:`read_annotations`.
         max_clips: average-pool longer videos to this many clips.
         on_bad: as in :class:`VMRDataset`.
-        closed: never look at the moments, as in :func:`read_annotations`: the target's data set.
+        closed: hide the moments, as in :func:`read_annotations`, for the target domain.
 
     Returns:
-        The data set, checked; features are read as they are asked for.
+        The checked data set; features are read on demand.
 
     Raises:
-        VMRDataError: if anything on disk breaks its layout, or the three do not fit.
+        VMRDataError: if a file is invalid, or the three do not match.
 
     Example:
         >>> import json
@@ -354,11 +355,11 @@ def read_splits(path: PathLike) -> dict[str, dict[str, tuple[str, ...]]]:
         path: the JSON file.
 
     Returns:
-        The same mapping, ids without file suffixes, as annotations name them;
-        ``dataset.select(splits[name]["train"])`` applies it.
+        The same mapping with ids without file suffixes, as in annotations; ``dataset.select(splits[name]["train"])``
+        applies it.
 
     Raises:
-        VMRDataError: if the file has another form, or a video is in two splits of one data set.
+        VMRDataError: if the file is invalid, or a video is in two splits of one data set.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -388,7 +389,7 @@ def read_splits(path: PathLike) -> dict[str, dict[str, tuple[str, ...]]]:
 
 
 def _take(store: FeatureStore, id: str, what: Literal["video", "query"], found: Findings, on_bad: str) -> Array | None:
-    """Features of ``id`` if they exist and are usable; otherwise raise, or count the fault and return ``None``."""
+    """Features of ``id`` if they exist and are usable; otherwise raise, or count the problem and return ``None``."""
     rule = f"no_{what}"
     try:
         if id not in store:
@@ -408,38 +409,38 @@ def _take(store: FeatureStore, id: str, what: Literal["video", "query"], found: 
 
 
 def _alike(store: FeatureStore, id: str) -> str:
-    """The id that differs by a prefix ``v_`` alone, and what to do about it; else the first few ids."""
+    """A hint if an id differs only by the prefix ``v_``; otherwise the first few ids."""
     other = id[2:] if id.startswith("v_") else f"v_{id}"
     if other in store:
         return f'`{other}`: open the features with `prefix="v_"` if the two are one'
     return ", ".join([*store.ids[:3], "..."])
 
 
-#: Share of the videos that may contradict a clip length, and how far.
+#: Fraction of the videos that may contradict a clip length, and by which factor.
 _CONTRADICTING, _FIT = 0.1, (1 / 2, 2)
 
 
 def _check_orientation(clips: Mapping[str, int], widths: Mapping[str, int], source: str) -> None:
-    """Raise if all arrays have one number of rows and various widths: they are stored as (features, time)."""
+    """Raise if all arrays have the same number of rows but different widths: they are stored as (features, time)."""
     rows, columns = set(clips.values()), {widths[vid] for vid in clips}
     if len(clips) > 2 and len(rows) == 1 and len(columns) > 1:
         came = f"{rows.pop()} rows in every array and {min(columns)} to {max(columns)} columns: (features, time)?"
         raise VMRDataError(source, None, "have shape (time, features)", came)
 
 
-#: Usual widths of frame features: CLIP, I3D, C3D, VGG, SlowFast and their joins.
+#: Common widths of frame features: CLIP, I3D, C3D, VGG, SlowFast and their concatenations.
 _USUAL_WIDTHS = frozenset({256, 300, 384, 500, 512, 768, 1024, 1280, 2048, 2304, 2816, 4096})
 
 
 def _look_transposed(clips: Mapping[str, int], widths: Mapping[str, int]) -> list[str]:
-    """Every video, if all have a usual width as their number of rows, and no usual one as that of their columns."""
+    """Every video, if all have a common width as their number of rows and none has one as its number of columns."""
     rows, columns = set(clips.values()), {widths[vid] for vid in clips}
     looks = len(rows) == 1 and rows <= _USUAL_WIDTHS and not columns & _USUAL_WIDTHS
     return list(clips) if looks else []
 
 
 def _check_clip_seconds(lengths: Mapping[str, tuple[int, float]], seconds: float, source: str) -> None:
-    """Raise if clips of this length do not cover the length of more than a tenth of the videos."""
+    """Raise if clips of this length do not match the duration of more than a tenth of the videos."""
     off = [
         vid
         for vid, (rows, duration) in lengths.items()
@@ -454,7 +455,7 @@ def _check_clip_seconds(lengths: Mapping[str, tuple[int, float]], seconds: float
 
 
 def _odd_lengths(lengths: Mapping[str, tuple[int, float]]) -> list[str]:
-    """Videos that do not fit the clip length on which at least four in five others agree, to within two clips."""
+    """Videos that deviate by more than two clips from the clip length on which at least four in five others agree."""
     if len(lengths) < 3:
         return []
     common = float(np.median([duration / rows for rows, duration in lengths.values()]))
@@ -463,7 +464,7 @@ def _odd_lengths(lengths: Mapping[str, tuple[int, float]]) -> list[str]:
 
 
 def _one_width(widths: Mapping[str, int], source: str, rule: str, found: Findings, on_bad: str) -> tuple[int, set[str]]:
-    """The most frequent width and the ids that have it; other widths raise or are counted. Width 0: no array."""
+    """The most frequent width and the ids that have it; other widths raise or are counted. Width 0 means no array."""
     counts = Counter(width for width in widths.values() if width)
     width = max(counts, key=counts.__getitem__, default=0)
     for id, came in widths.items():
@@ -484,7 +485,9 @@ def _clip_times(clips: int, duration: float, clip_seconds: float | None) -> tupl
     if clip_seconds is None:
         cuts = np.linspace(0.0, duration, clips + 1)
         return np.stack([cuts[:-1], cuts[1:]], axis=1), clips, 0
-    edges = np.arange(clips + 1) * clip_seconds  # one array for both edges: a clip ends exactly where the next starts
+    edges = (
+        np.arange(clips + 1) * clip_seconds
+    )  # one array for both edges, so that a clip ends exactly where the next starts
     inside = max(1, int((edges[:-1] < duration).sum()))
     starts, ends = edges[:inside], np.minimum(edges[1 : inside + 1], duration)
     covered = clips * clip_seconds

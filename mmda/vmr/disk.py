@@ -1,4 +1,4 @@
-"""Checks before a file is read: it is a regular file, and its arrays are within a size limit."""
+"""Checks before reading a file: that it is a regular file, and that its arrays are within a size limit."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from mmda.vmr.reports import VMRDataError
 
 
 def check_regular(file: Path, id: str | None = None) -> None:
-    """Check that the path is a regular file: reading a pipe or a device may block or never end.
+    """Check that the path is a regular file, because reading a pipe or a device may block.
 
     Raises:
-        VMRDataError: naming what it is instead.
+        VMRDataError: if it is not, with what it is.
     """
     if file.is_file():
         return
@@ -24,7 +24,7 @@ def check_size(file: Path, id: str | None, needed: int, max_bytes: int) -> None:
     """Check that an array of ``needed`` bytes is within the limit or no larger than its file.
 
     Raises:
-        VMRDataError: naming both sizes and the option.
+        VMRDataError: if not, with both sizes and the option.
     """
     if needed > max(max_bytes, file.stat().st_size):
         rule = f"take at most {size_text(max_bytes)} in memory (`max_bytes` raises the limit)"

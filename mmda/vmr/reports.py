@@ -1,4 +1,4 @@
-"""Faults of data on disk: an exception that names file, id and rule, and a report that counts faults."""
+"""Problems of data on disk: an exception that names file, id and rule, and a report that counts them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-#: Every rule a report can count: what was found and what was done about it.
+#: Every rule of a report: what was found and how it was handled.
 RULES: Mapping[str, str] = {
     "clipped": "moments end after the video: cut to its end",
     "negative": "moments start before 0 s: cut to 0",
@@ -14,14 +14,14 @@ RULES: Mapping[str, str] = {
     "outside": "moments start after the end of the video: dropped",
     "no_moment": "queries lost all their moments: dropped",
     "missed": "queries lost all their moments: kept without one, a miss",
-    "shares": "queries, all of the file, have moments within the first second: shares of the video, not seconds?",
+    "shares": "queries, all of the file, have moments within the first second: fractions of the video, not seconds?",
     "no_text": "queries have no words: dropped",
     "no_duration": "queries belong to a video of unknown or zero length: dropped",
     "no_video": "videos have no features: their queries are dropped",
     "bad_video": "videos have unusable features: their queries are dropped",
     "no_query": "queries have no features: dropped",
     "bad_query": "queries have unusable features: dropped",
-    "transposed": "videos have a usual feature width as their number of rows: saved as (features, time)?",
+    "transposed": "videos have a common feature width as their number of rows: saved as (features, time)?",
     "long_video": "videos have features past their end: cut to the end",
     "short_video": "videos have features that stop more than a clip before the end",
     "odd_length": "videos whose features do not fit the clip length of the others: spread over their length",
@@ -29,7 +29,7 @@ RULES: Mapping[str, str] = {
     "unknown_words": "words have no vector: skipped",
 }
 
-#: The rules that mean a folder is not fit for training as it stands; all others are handled and only counted.
+#: Rules that make a folder unusable for training as it is; all others are handled and only counted.
 PROBLEMS: tuple[str, ...] = (
     "shares",
     "no_video",
@@ -42,13 +42,13 @@ PROBLEMS: tuple[str, ...] = (
 
 
 class VMRDataError(ValueError):
-    """Data on disk broke a rule; the message is one line that names file, id and rule.
+    """Invalid data on disk; the message is one line that names file, id and rule.
 
     Args:
-        file: the file or folder at fault.
-        id: the video, query or line at fault; ``None`` for the file as a whole.
+        file: the invalid file or folder.
+        id: the video, query or line concerned; ``None`` for the whole file.
         rule: what must hold, as the words after "must".
-        came: what came instead.
+        came: what was found instead.
 
     Example:
         >>> print(VMRDataError("clip/AO8RW.npz", "AO8RW", "hold finite numbers", "3 NaN"))
@@ -65,17 +65,17 @@ class VMRDataError(ValueError):
 
 
 class ClosedMomentsError(RuntimeError):
-    """Someone tried to read moments of a domain whose boundaries are closed."""
+    """Raised on access to moments that are hidden, as those of a target domain."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was read, and how often each rule of :data:`RULES` was met.
+    """What was read, and how often each rule of :data:`RULES` was found.
 
     Args:
-        name: the file, folder or data set it speaks of.
-        facts: what was read, in the order to print: layout, counts, widths.
-        findings: the ids that met each rule; an id may come more than once (one query, two cut moments).
+        name: the file, folder or data set.
+        facts: what was read, in printing order: layout, counts, widths.
+        findings: the ids found for each rule; an id may occur more than once (one query, two cut moments).
         errors: one line for each problem, naming file, id and rule.
 
     Example:
@@ -98,14 +98,14 @@ class Report:
             raise ValueError(f"Report: `findings` must use the rules {', '.join(RULES)}, got {', '.join(unknown)}")
 
     def count(self, rule: str) -> int:
-        """How often ``rule`` was met."""
+        """How often ``rule`` was found."""
         if rule not in RULES:
             raise ValueError(f"Report.count: `rule` must be one of {', '.join(RULES)}, got {rule!r}")
         return len(self.findings.get(rule, ()))
 
     @property
     def ok(self) -> bool:
-        """Whether nothing of :data:`PROBLEMS` was found: all other findings have been handled."""
+        """Whether no rule of :data:`PROBLEMS` was found; all other findings have been handled."""
         return not self.errors and not any(self.count(rule) for rule in PROBLEMS)
 
     def as_dict(self) -> dict[str, object]:
@@ -130,14 +130,14 @@ class Report:
 
 
 class Findings:
-    """Collects findings while a file is read; :meth:`report` gives the finished report."""
+    """Collects findings while a file is read; :meth:`report` creates the report."""
 
     def __init__(self) -> None:
         self._ids: dict[str, list[str]] = {}
         self._errors: list[str] = []
 
     def add(self, rule: str, id: str, error: VMRDataError | None = None) -> None:
-        """Count ``rule`` for ``id``; ``error`` is kept as the line to print."""
+        """Count ``rule`` for ``id``; ``error`` is kept for printing."""
         self._ids.setdefault(rule, []).append(id)
         if error is not None:
             self._errors.append(str(error))

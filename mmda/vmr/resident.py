@@ -1,4 +1,4 @@
-"""A split held in memory with each video's frames stored once, and batches taken from it by indexing."""
+"""A split in memory that stores each video's frames once, and batches indexed from it."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from mmda.vmr.data import VMRDataset
 
 @dataclass(frozen=True)
 class ResidentSplit:
-    """A split in memory: frames once a video, words once a query. A :class:`VMRBatch` holds frames once a query.
+    """A split in memory: frames stored once per video, words once per query (a :class:`VMRBatch` repeats the frames).
 
-    Attributes are those of a batch, but that ``frames``, ``frame_mask`` and ``clip_times`` have a row for each video:
-    ``frames[frame_row[i]]`` belongs to pair i. :meth:`slice` gives pairs as a batch.
+    Attributes are those of a batch, except that ``frames``, ``frame_mask`` and ``clip_times`` have one row per video:
+    ``frames[frame_row[i]]`` belongs to pair i. :meth:`slice` returns pairs as a batch.
 
     Args:
         frames: frame (clip) features of every video.
-        frame_mask: which frames are real.
+        frame_mask: which frames are valid.
         clip_times: start and end of every clip in seconds.
-        frame_row: the row of ``frames`` that each pair has.
+        frame_row: the row of ``frames`` of each pair.
         words: word features of every pair.
-        word_mask: which words are real.
+        word_mask: which words are valid.
         duration: length of each pair's video in seconds.
-        windows: the moments in seconds; ``None`` where they are closed or unknown.
-        window_mask: which windows are real; ``None`` exactly where ``windows`` is.
+        windows: the moments in seconds; ``None`` if they are hidden or unknown.
+        window_mask: which windows are valid; ``None`` if and only if ``windows`` is.
         video_index: pairs of the same video share one index.
         text_index: pairs with the same query text share one index.
-        qids: the name of every pair.
+        qids: the query id of every pair.
 
     Shape:
         v videos, b pairs: frames ``(v, t, d_v)``, frame_mask ``(v, t)``, clip_times ``(v, t, 2)``, frame_row ``(b,)``,
         the others as in :class:`VMRBatch`.
 
     Raises:
-        ValueError: if a shape does not fit the others, or ``frame_row`` names a row that is not there.
+        ValueError: if a shape does not fit the others, or ``frame_row`` is out of range.
 
     Example:
         >>> import numpy as np
@@ -78,7 +78,7 @@ class ResidentSplit:
         if b and not 0 <= int(self.frame_row.min()) <= int(self.frame_row.max()) < len(self.frames):
             came = f"{int(self.frame_row.min())} to {int(self.frame_row.max())}"
             fail(caller, "frame_row", f"lie in the {len(self.frames)} rows of `frames`", came)
-        none = self.frames[:0].new_zeros((b, 0, 1))  # every other field is checked as a batch's
+        none = self.frames[:0].new_zeros((b, 0, 1))  # the other fields are checked by VMRBatch
         VMRBatch(
             frames=none,
             frame_mask=none[..., 0].bool(),
@@ -95,7 +95,7 @@ class ResidentSplit:
 
     @classmethod
     def from_dataset(cls, data: VMRDataset) -> ResidentSplit:
-        """Every pair of a data set; closed moments stay closed."""
+        """All pairs of a data set; hidden moments stay hidden."""
         frames, frame_mask = pad_rows("frames", [data.frames(vid) for vid in data.vids])
         clip_times, _ = pad_rows("clip_times", [data.clip_times(vid) for vid in data.vids])
         words, word_mask = pad_rows("words", [data.words(query.qid) for query in data.queries])
@@ -120,7 +120,7 @@ class ResidentSplit:
 
     @classmethod
     def from_batch(cls, batch: VMRBatch) -> ResidentSplit:
-        """The pairs of a batch, each with its own frames; nothing is copied."""
+        """The pairs of a batch, each with its own frames, without copying."""
         return cls(
             **{name: getattr(batch, name) for name in batch.__dataclass_fields__},
             frame_row=torch.arange(len(batch), device=batch.frames.device),
@@ -135,7 +135,7 @@ class ResidentSplit:
         return replace(self, windows=None, window_mask=None)
 
     def slice(self, indices: Sequence[int] | Tensor) -> VMRBatch:
-        """The pairs at ``indices``, in that order, as a batch under the same padding."""
+        """The pairs at ``indices``, in that order, as a batch with the same padding."""
         rows = [int(i) for i in indices]
         index = torch.tensor(rows, dtype=torch.long, device=self.frames.device)
         video = self.frame_row.index_select(0, index)
@@ -167,13 +167,13 @@ class ResidentSplit:
         return replace(self, **taken, qids=tuple(self.qids[i] for i in rows))
 
     def join(self, other: ResidentSplit) -> ResidentSplit:
-        """The pairs of both, this split's first, padded to a common size; their indices do not overlap.
+        """Concatenate two splits, padded to a common size; video and text indices do not overlap.
 
         Raises:
             ValueError: if only one of them has moments, or widths differ.
         """
         if (self.windows is None) != (other.windows is None):
-            fail("ResidentSplit.join", "other", "have moments exactly where this split has", "only one of the two")
+            fail("ResidentSplit.join", "other", "have moments if and only if this split has", "only one of the two")
         for name in ("frames", "words"):
             mine, theirs = getattr(self, name).shape[-1], getattr(other, name).shape[-1]
             if mine != theirs:
@@ -206,21 +206,21 @@ class ResidentSplit:
 
 
 class ResidentLoader:
-    """Length-bucketed batches of a split in memory; the call of :class:`mmda.vmr.VMRLoader`.
+    """Length-bucketed batches of a split in memory, with the interface of :class:`mmda.vmr.VMRLoader`.
 
     Args:
-        split: every pair of the split, padded once: a :class:`ResidentSplit`, or one :class:`VMRBatch`.
+        split: all pairs of the split: a :class:`ResidentSplit` or one :class:`VMRBatch`.
         batch_size: pairs a batch.
-        seed: of the order; each pass has its own.
-        shuffle: random order each pass; else the order of the split.
-        labels: give the moments; ``False`` leaves them behind before any batch is cut.
+        seed: seed of the order, which differs in each epoch.
+        shuffle: random order in each epoch; otherwise the order of the split.
+        labels: include the moments; ``False`` removes them first.
         drop_last: leave out batches of fewer pairs than ``batch_size``.
-        rank: which of ``ranks`` processes this is; each takes its share of every batch.
-        ranks: processes that go over the split together.
+        rank: index of this process among ``ranks``; each takes its part of every batch.
+        ranks: number of processes that iterate over the split together.
 
     Raises:
-        ValueError: a count is out of range, labels are asked of a split without moments, or a batch has fewer pairs
-            than there are ranks.
+        ValueError: a count is out of range, labels are requested from a split without moments, or a batch has fewer
+            pairs than there are ranks.
 
     Example:
         >>> from mmda.vmr.simulator import World, simulate
@@ -243,12 +243,12 @@ class ResidentLoader:
     ) -> None:
         check_count("ResidentLoader", "batch_size", batch_size)
         if labels and split.windows is None:
-            fail("ResidentLoader", "labels", "be False for a split whose moments are closed", True)
+            fail("ResidentLoader", "labels", "be False for a split whose moments are hidden", True)
         self.split = split if labels else split.without_moments()
         self.batch_size, self.seed, self.shuffle, self.drop_last = batch_size, seed, shuffle, drop_last
         check_ranks("ResidentLoader", len(split), batch_size, drop_last, rank, ranks)
         self.rank, self.ranks = rank, ranks
-        #: number of the next pass; every pass adds one
+        #: index of the next epoch, incremented by every pass
         self.epoch = 0
         self._lengths: list[int] = split.frame_mask.sum(1).tolist()
         if isinstance(split, ResidentSplit):
@@ -256,7 +256,7 @@ class ResidentLoader:
         self._words: list[int] = split.word_mask.sum(1).tolist()
 
     def __len__(self) -> int:
-        """Number of batches of a pass."""
+        """Number of batches per epoch."""
         whole, rest = divmod(len(self.split), self.batch_size)
         return whole + (1 if rest and not self.drop_last else 0)
 

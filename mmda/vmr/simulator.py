@@ -1,9 +1,9 @@
-"""A factorised world of videos and queries, with one knob for each thing in which real domains differ.
+"""A simulator of videos and queries with one parameter for each kind of domain shift.
 
-A video is a row of segments, each showing one concept; frames are noisy views of the concept's latent vector. A
-query names the concept of one segment by content words among function words. The source sees both through fixed
-maps; the target's maps are shifted by the knobs of a :class:`World`. A result here says whether a mechanism removes
-the shift it is built for. It says nothing about Charades-STA, ActivityNet Captions or TACoS.
+A video is a sequence of segments, each showing one concept; frames are noisy views of the concept's latent vector. A
+query names the concept of one segment by content words among function words. In the source, features are fixed maps of
+these latents; the target's maps are shifted by the parameters of a :class:`World`. Results show whether a method
+removes the shift it is designed for; they do not predict results on Charades-STA, ActivityNet Captions or TACoS.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Law:
-    """How long videos are, where moments lie and how many words a query has.
+    """Distribution of video lengths, moment locations and query lengths.
 
     Args:
         duration: mean length of a video in seconds; lengths are drawn within 30 % of it.
-        share: mean share of the video that the moment takes.
-        first_tenth: share of the moments that start in the first tenth of the video.
-        words: mean number of words a query.
+        share: mean fraction of the video covered by the moment.
+        first_tenth: fraction of the moments that start in the first tenth of the video.
+        words: mean number of words per query.
 
     Raises:
         ValueError: a value out of range.
@@ -48,7 +48,7 @@ class Law:
         check_number("Law", "words", self.words, at_least=2)
 
 
-#: Laws with the statistics of ActivityNet Captions, Charades-STA and TACoS (training sets).
+#: Distributions with the statistics of ActivityNet Captions, Charades-STA and TACoS (training sets).
 LAWS: dict[str, Law] = {
     "activitynet": Law(duration=117.0, share=0.31, first_tenth=0.34, words=13.5),
     "charades": Law(duration=31.0, share=0.27, first_tenth=0.31, words=6.2),
@@ -58,10 +58,10 @@ LAWS: dict[str, Law] = {
 
 @dataclass(frozen=True)
 class World:
-    """Everything that can differ between the two domains, and the sizes of the draw.
+    """All differences between the two domains, and the sizes of the splits.
 
-    Shifts act on the target only. Rotations are in units of a quarter turn: 1 turns every plane by 90 degrees in
-    root mean square, so that nothing of a concept's direction is left.
+    Shifts apply only to the target. Rotations are in units of a quarter turn: 1 rotates every plane by 90 degrees in
+    root mean square, which removes a concept's original direction.
 
     Args:
         video_mean: length of the target's offset on frames, in units of a frame feature's spread.
@@ -72,13 +72,13 @@ class World:
         query_scale: the per-feature gain on words.
         query_covariance: the mixing of word features.
         query_rotation: the rotation of word features.
-        generic_words: share of the content words that name the topic, not the concept (both domains).
-        new_synonyms: share of the target's content words that the source never uses.
+        generic_words: fraction of the content words that name the topic instead of the concept (both domains).
+        new_synonyms: fraction of the target's content words that never occur in the source.
         cooccurrence: probability that all segments of a video come from one topic (both domains).
         label_shift: spread of the target's log-prior over concepts; 0 is the source's uniform prior.
         noise: spread of the frame noise relative to a concept's latent vector.
         word_noise: the same for words.
-        wrong_pairs: share of the target's training videos that carry a query of another video.
+        wrong_pairs: fraction of the target's training videos paired with a query of another video.
         source_law: lengths and locations in the source.
         target_law: lengths and locations in the target.
         videos: source training videos.
@@ -86,13 +86,13 @@ class World:
         test_videos: videos of each validation and test split.
         concepts: number of concepts, a multiple of ``topics``.
         topics: number of topics.
-        synonyms: words a concept, in each of the two vocabularies.
+        synonyms: words per concept in each of the two vocabularies.
         video_width: frame features.
         query_width: word features.
-        clips: mean number of clips a video.
+        clips: mean number of clips per video.
 
     Raises:
-        ValueError: a knob out of range.
+        ValueError: a parameter out of range.
     """
 
     video_mean: float = 0.8
@@ -138,12 +138,12 @@ class World:
         if self.concepts % self.topics:
             fail("World", "concepts", f"be a multiple of `topics` ({self.topics})", self.concepts)
         if self.concepts // self.topics < 2:
-            fail("World", "topics", "leave at least 2 concepts a topic", self.topics)
+            fail("World", "topics", "leave at least 2 concepts per topic", self.topics)
 
 
 _NO_SHIFT = World(video_mean=0.0, video_rotation=0.0, query_rotation=0.0, cooccurrence=0.3)
 
-#: Named worlds. Each of ``no_shift`` to ``location`` turns one knob; the others mix several.
+#: Named worlds. Each of ``no_shift`` to ``location`` changes one parameter; the others combine several.
 WORLDS: dict[str, World] = {
     "default": World(),
     "language": World(
@@ -165,15 +165,15 @@ WORLDS: dict[str, World] = {
 
 
 class Simulation(NamedTuple):
-    """The splits of one draw: every batch carries its windows; hand the target's over ``without_moments()``.
+    """The splits of one draw. Every batch includes windows; call ``without_moments()`` on the target's before training.
 
     Attributes:
         source_train: source videos to train on.
         source_val: source videos to validate on.
-        target_train: target videos to adapt to; some carry a stranger's query where ``World.wrong_pairs`` says so.
-        target_val: held-out target pairs, for a choice of checkpoint that reads no window.
-        target_test: target videos to score on.
-        texts: every query as words, by its name; a video has the name of its query.
+        target_train: target videos to adapt to; a fraction ``World.wrong_pairs`` has the query of another video.
+        target_val: held-out target pairs, for checkpoint selection without windows.
+        target_test: target videos for evaluation.
+        texts: the words of every query by id; a video has the id of its query.
     """
 
     source_train: VMRBatch
@@ -185,7 +185,7 @@ class Simulation(NamedTuple):
 
 
 class _Views(NamedTuple):
-    """How one domain shows a latent vector: x = (latent * gain) @ mix @ rotation + offset."""
+    """The feature map of one domain: x = (latent * gain) @ mix @ rotation + offset."""
 
     gain: Array
     mix: Array
@@ -200,7 +200,7 @@ def _rotation(rng: np.random.Generator, width: int, strength: float) -> Array:
     """exp(strength * S), S skew-symmetric with plane angles of a quarter turn in root mean square."""
     raw = rng.standard_normal((width, width))
     skew = raw - raw.T
-    # eigenvalues of S are +-i angle: the sum of squared entries is the sum of the squared angles.
+    # eigenvalues of S are +-i angle, so the sum of squared entries is the sum of squared angles
     skew *= (np.pi / 2) * np.sqrt(width) / np.linalg.norm(skew)
     values, vectors = np.linalg.eigh(1j * skew)
     rotated: Array = (vectors * np.exp(-1j * strength * values)) @ vectors.conj().T
@@ -219,7 +219,7 @@ def _views(
     )
 
 
-#: What function words stand for in :attr:`Simulation.texts`.
+#: Function words in :attr:`Simulation.texts`.
 FUNCTION_WORDS = (
     *("the", "a", "of", "and", "to", "in", "on", "is", "with", "at"),
     *("it", "then", "his", "her", "up", "down", "some", "by", "from", "as"),
@@ -227,7 +227,7 @@ FUNCTION_WORDS = (
 
 
 class _Lexicon(NamedTuple):
-    """Latent vectors of what can be seen and said."""
+    """Latent vectors of concepts and words."""
 
     seen: Array  # (concepts, video_width)
     concept_words: Array  # (2 vocabularies, concepts, synonyms, query_width)
@@ -246,14 +246,14 @@ def _lexicon(rng: np.random.Generator, world: World) -> _Lexicon:
     _, seen = latents(world.video_width)
     topics, meanings = latents(world.query_width)
     spread = 0.4 * rng.standard_normal((2, world.concepts, world.synonyms, world.query_width))
-    spread[1] *= 2.5  # words of the target alone: related to their concept, but no neighbours of the known ones
+    spread[1] *= 2.5  # words that only the target uses: related to their concept, but not close to the source's words
     general = 0.4 * rng.standard_normal((world.topics, world.synonyms, world.query_width))
     function = rng.standard_normal((20, world.query_width))
     return _Lexicon(seen, meanings[None, :, None] + spread, topics[:, None] + general, 0.6 * function)
 
 
 class _Domain(NamedTuple):
-    """What a split is drawn from."""
+    """The distributions from which the splits of a domain are drawn."""
 
     law: Law
     prior: Array
@@ -263,15 +263,15 @@ class _Domain(NamedTuple):
 
 
 def simulate(world: World, *, seed: int = 0) -> Simulation:
-    """Draw a world: the same seed gives the same numbers.
+    """Draw a world; the same seed gives the same numbers.
 
     Args:
-        world: the knobs.
-        seed: of the draw. Concepts, maps and videos all depend on it.
+        world: the parameters.
+        seed: seed of concepts, maps and videos.
 
     Returns:
         :class:`Simulation`, whose batches have ``frames`` (videos, t, world.video_width) and ``words`` (videos, l,
-        world.query_width), float32, one query a video.
+        world.query_width), float32, one query per video.
 
     Example:
         >>> draw = simulate(World(videos=4, test_videos=2), seed=1)
@@ -294,18 +294,18 @@ def simulate(world: World, *, seed: int = 0) -> Simulation:
 
 
 def encode_sentence(world: World, sentence: str, *, seed: int = 0) -> Tensor:
-    """Word features of a sentence as the target of this draw shows them, without word noise.
+    """Word features of a sentence in the target domain of a draw, without word noise.
 
     Args:
-        world: the knobs of the draw.
+        world: the parameters of the draw.
         sentence: words as in :attr:`Simulation.texts`: ``concept07-a``, ``topic2-b``, ``the``.
-        seed: of the draw.
+        seed: seed of the draw.
 
     Returns:
         (words, world.query_width), float32.
 
     Raises:
-        ValueError: the sentence is empty, or has a word the world does not know, which is named.
+        ValueError: the sentence is empty or has an unknown word.
 
     Example:
         >>> encode_sentence(World(), "the concept07-a", seed=1).shape
@@ -340,13 +340,13 @@ def _topic_word(topic: int, synonym: int) -> str:
 
 
 def _letters(number: int) -> str:
-    """a to z, then aa, ab and so on: no two numbers share their letters, in either case."""
+    """a to z, then aa, ab and so on."""
     more, last = divmod(number, 26)
     return (_letters(more - 1) if more else "") + chr(ord("a") + last)
 
 
 def _settle(world: World, roots: list[np.random.SeedSequence]) -> tuple[_Lexicon, _Domain, _Domain]:
-    """What a draw fixes before any video: latent vectors, and the two domains' laws, priors and views."""
+    """The latent vectors of a draw, and the two domains' length distributions, priors and feature maps."""
     rng = [np.random.default_rng(root) for root in roots[:4]]
     lexicon = _lexicon(rng[0], world)
     uniform = np.full(world.concepts, 1 / world.concepts)
@@ -405,7 +405,7 @@ def _split(
         concept[i] = shown[moment]
         windows[i, 0] = edges[moment] * durations[i], edges[moment + 1] * durations[i]
         centres = (np.arange(counts[i]) + 0.5) * clip_seconds / durations[i]
-        # A frame near a cut blends both sides; the blend is about one clip wide.
+        # Frames near a cut blend both segments, over about one clip.
         width = 0.5 * clip_seconds / durations[i]
         after = 1 / (1 + np.exp(-np.clip((centres[:, None] - edges[None, 1:-1]) / width * 2, -30, 30)))
         steps = np.concatenate([np.ones((len(centres), 1)), after, np.zeros((len(centres), 1))], axis=1)
@@ -422,7 +422,7 @@ def _split(
             sentences[stranger] = sentence
     qids = tuple(f"{name}-{i}" for i in range(n))
     texts.update(zip(qids, sentences))
-    cuts = np.arange(t + 1) * clip_seconds  # one array of both edges: neighbours touch to the last bit
+    cuts = np.arange(t + 1) * clip_seconds  # one array for both edges, so that neighbouring clips touch exactly
     clip_times = np.stack(np.broadcast_arrays(cuts[:-1], np.minimum(cuts[1:], durations[:, None])), axis=-1)
 
     def as_float(array: Array) -> Tensor:
@@ -444,7 +444,7 @@ def _split(
 
 
 def _segments(rng: np.random.Generator, law: Law) -> tuple[Array, int]:
-    """Relative cuts of a video into three to about five segments, and which of them is the moment."""
+    """Relative cuts of a video into three to about five segments, and the index of the moment."""
     length = float(np.clip(law.share * rng.uniform(0.4, 1.6), 0.03, 0.9))
     if rng.uniform() < law.first_tenth:
         start = rng.uniform(0.0, min(0.1, 1 - length))
@@ -453,7 +453,7 @@ def _segments(rng: np.random.Generator, law: Law) -> tuple[Array, int]:
     end = start + length
 
     def cuts(low: float, high: float) -> Array:
-        """Split what lies beside the moment into stretches about as long as moments are."""
+        """Split the rest of the video into segments about as long as moments."""
         if high - low < 0.02:
             return np.empty(0)
         parts = int(np.clip(round((high - low) / max(law.share, 0.2) + rng.uniform(-0.5, 0.5)), 1, 3))
@@ -468,14 +468,14 @@ def _segments(rng: np.random.Generator, law: Law) -> tuple[Array, int]:
 
 
 def _concepts(rng: np.random.Generator, world: World, prior: Array, count: int) -> npt.NDArray[np.int64]:
-    """Distinct concepts of one video, of one topic (as far as it has enough) where co-occurrence says so."""
+    """Distinct concepts of one video; with probability ``cooccurrence`` from one topic, as far as it has enough."""
     if rng.uniform() < world.cooccurrence:
         size = world.concepts // world.topics
         topic = int(rng.choice(world.concepts, p=prior)) // size
         members = np.arange(topic * size, (topic + 1) * size)
         weights = prior[members] / prior[members].sum()
         chosen = rng.choice(members, size=min(count, size), replace=False, p=weights)
-        if count > size:  # more segments than the topic has concepts: the rest comes from elsewhere
+        if count > size:  # more segments than concepts of the topic: the rest are from other topics
             others = np.setdiff1d(np.arange(world.concepts), members)
             chosen = np.concatenate([chosen, rng.choice(others, size=count - size, replace=False)])
             chosen = rng.permutation(chosen)

@@ -1,7 +1,6 @@
-"""Words of a query: tokens, word vectors from GloVe text files, and a vocabulary learned from the source.
+"""Word features of queries: tokens, word vectors from GloVe text files, and a vocabulary learned from the source.
 
-Query features that are already on disk are opened with ``open_features(path, kind="query")``; this file is for
-sentences that still have to become numbers.
+Precomputed query features are opened with ``open_features(path, kind="query")`` instead.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _TOKEN = re.compile(r"\w+(?=n't)|n't|'\w+|\w+")
 
 
 def tokenize(text: str) -> list[str]:
-    """Words of a sentence, lower case, without punctuation, contractions split as GloVe's own tokens are.
+    """Lower-case words of a sentence without punctuation, with contractions split as in GloVe.
 
     Args:
         text: the sentence.
@@ -41,15 +40,15 @@ class WordVectors:
     """A table of word vectors.
 
     Args:
-        words: every word once.
-        vectors: one row a word.
-        source: where they came from, for messages.
+        words: the words, without repetition.
+        vectors: one row per word.
+        source: origin of the vectors, for messages.
 
     Shape:
         vectors ``(len(words), d_q)``.
 
     Raises:
-        VMRDataError: if a word comes twice, the table is empty or does not fit, or a number is not finite.
+        VMRDataError: if a word is repeated, the table is empty or of another length, or a number is not finite.
 
     Example:
         >>> table = WordVectors(["a", "dog"], np.eye(2, dtype=np.float32))
@@ -83,7 +82,7 @@ class WordVectors:
         return word in self._row
 
     def encode(self, text: str) -> Array:
-        """Vectors of the known words of a sentence, ``(l, d_q)``; no rows where none is known."""
+        """Vectors of the known words of a sentence, ``(l, d_q)``; no rows if none is known."""
         rows = [self._row[word] for word in tokenize(text) if word in self._row]
         return self._vectors[np.asarray(rows, dtype=np.int64)]
 
@@ -93,23 +92,23 @@ class WordVectors:
 
 
 def read_glove(path: str | Path, words: Collection[str]) -> WordVectors:
-    """Read the vectors of ``words`` from a GloVe text file, and no others.
+    """Read the vectors of ``words`` from a GloVe text file.
 
     Args:
-        path: a text file, on each line a word and its numbers, separated by blanks.
-        words: the words needed, as :func:`tokenize` gives them.
+        path: a text file with a word and its numbers per line, separated by blanks.
+        words: the words to read, as returned by :func:`tokenize`.
 
     Returns:
-        Vectors of those words that the file has, in the file's order.
+        Vectors of the words found, in the order of the file.
 
     Raises:
-        VMRDataError: if there is no such file, it has none of the words, or a line is not a word and as many numbers
-            as the first.
+        VMRDataError: if the file does not exist, has none of the words, or has a line that is not a word and as many
+            numbers as the first line.
         OSError: if the file cannot be read.
 
     Notes:
-        One pass, memory for the needed words only; lines of other words are not parsed. Words with blanks inside,
-        which some releases contain, are read from the right.
+        One pass, with memory only for the requested words; other lines are not parsed. Words that contain blanks, as in
+        some releases, are parsed from the right.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -133,7 +132,7 @@ def read_glove(path: str | Path, words: Collection[str]) -> WordVectors:
         for number, line in enumerate(stream, start=1):
             if number == 1:
                 width = len(line.split()) - 1
-                if width == 1 and line.strip().replace(" ", "").isdigit():  # word2vec's header: words and width
+                if width == 1 and line.strip().replace(" ", "").isdigit():  # word2vec header: number of words and width
                     width = int(line.split()[1])
                     continue
                 if width < 1:
@@ -158,13 +157,13 @@ def read_glove(path: str | Path, words: Collection[str]) -> WordVectors:
 
 
 class Vocabulary:
-    """Words with integer ids; 0 is padding, 1 stands for every unknown word.
+    """Words with integer ids; 0 is padding, 1 any unknown word.
 
     Args:
-        words: every word once, in the order of its id; the first gets 2.
+        words: the words in order of their ids, starting at 2.
 
     Raises:
-        ValueError: if a word comes twice.
+        ValueError: if a word is repeated.
 
     Example:
         >>> vocabulary = Vocabulary.learn(["a dog runs", "a cat runs"])
@@ -184,11 +183,11 @@ class Vocabulary:
 
         Args:
             texts: sentences.
-            min_count: words met less often are unknown.
+            min_count: rarer words are unknown.
             max_size: at most this many words.
 
         Raises:
-            ValueError: if no word is met often enough.
+            ValueError: if no word is frequent enough.
         """
         counts = Counter(word for text in texts for word in tokenize(text))
         ordered = sorted((word for word in counts if counts[word] >= min_count), key=lambda w: (-counts[w], w))
@@ -208,22 +207,22 @@ class Vocabulary:
         return [self._id.get(word, 1) for word in tokenize(text)]
 
     def unknown(self, text: str) -> list[str]:
-        """Words of a sentence that are not in the vocabulary: the model reads each as the one unknown word."""
+        """Words of a sentence that are not in the vocabulary."""
         return [word for word in tokenize(text) if word not in self._id]
 
     def vectors(self, width: int, *, seed: int = 0) -> WordVectors:
-        """Fixed random unit vectors, nearly orthogonal: what a linear layer needs to learn its own embedding.
+        """Fixed random unit vectors, nearly orthogonal, from which a linear layer can learn an embedding.
 
         Args:
             width: number of features of a word.
-            seed: of the draw; the vectors of a word depend on its place in the vocabulary.
+            seed: seed of the draw; a word's vector depends on its position in the vocabulary.
         """
         drawn = np.random.default_rng(seed).standard_normal((len(self.words), width)).astype(np.float32)
         return WordVectors(self.words, drawn / np.linalg.norm(drawn, axis=1, keepdims=True), source="vocabulary")
 
 
 class TextFeatures:
-    """Query features made from the sentences of some annotations: a store ``qid -> (words, d_q)``.
+    """Query features computed from the sentences of annotations: a store ``qid -> (words, d_q)``.
 
     Args:
         annotations: the queries.

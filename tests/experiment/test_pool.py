@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from mmda.models.mmcda.experiment.signals import stop_on_signals
 from mmda.models.mmcda.files import load_file
 from tests.experiment._folders import job_files, refused, run
 
@@ -157,3 +158,21 @@ def test_a_failing_job_ends_the_others(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert "source-only-0.json" in done.stderr
     assert len(job_files(tmp_path)) < 10
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no terminals that are closed")
+def test_a_closed_terminal_asks_to_stop_unless_it_is_ignored() -> None:
+    """``nohup`` ignores the signal, and so it stays."""
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        with stop_on_signals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with stop_on_signals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.signal == signal.SIGHUP
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -100,6 +100,20 @@ def test_zero_rows_add_nothing() -> None:
     assert smooth_nuclear_norm(padded, 1e-2).item() == pytest.approx(smooth_nuclear_norm(rows, 1e-2).item(), rel=1e-12)
 
 
+@pytest.mark.parametrize("shape", [(20, 7), (7, 20), (9, 9)])
+def test_float32_has_the_digits_of_float64(shape: tuple[int, int]) -> None:
+    """Singular values from 1 to zero; values, gradients, and the value alone."""
+    left, right = (torch.linalg.qr(torch.from_numpy(RNG.standard_normal((d, d))))[0] for d in shape)
+    sigma = torch.tensor([1.0, 0.3, 1e-2, 1e-3, 1e-4, 0, 0], dtype=torch.float64)
+    rows = (left[:, :7] * sigma @ right[:7]).float()
+    found, wanted = rows.clone().requires_grad_(), rows.double().requires_grad_()
+    value, reference = smooth_nuclear_norm(found, 1e-3), smooth_nuclear_norm(wanted, 1e-3)
+    torch.testing.assert_close(value.double(), reference, rtol=1e-7, atol=0)
+    torch.testing.assert_close(smooth_nuclear_norm(rows, 1e-3), value, rtol=1e-7, atol=0)
+    slopes = (torch.autograd.grad(v, x)[0] for v, x in ((value, found), (reference, wanted)))
+    torch.testing.assert_close(next(slopes).double(), next(slopes), rtol=0, atol=1e-6)
+
+
 def test_smoothing_must_be_positive() -> None:
     with pytest.raises(ValueError, match=r"`smoothing` must be a finite number > 0, got 0"):
         batch_nuclear_norm_loss(torch.zeros(2, 2), smoothing=0)

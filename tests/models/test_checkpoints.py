@@ -31,6 +31,7 @@ from mmda.models.mmcda import (
     saving,
 )
 from mmda.models.mmcda.files import encoded, load_file, save_file, sealed
+from mmda.models.mmcda.logs import StepFacts, TensorBoardLog
 from mmda.vmr import ResidentLoader, Simulation, World, simulate
 from tests.test_files import KilledError, System
 
@@ -73,7 +74,7 @@ def test_every_flipped_bit_is_found(checkpoint: bytes, tmp_path: Path) -> None:
         damaged = bytearray(checkpoint)
         damaged[place // 8] ^= 1 << place % 8
         path.write_bytes(damaged)
-        with pytest.raises(CheckpointError, match=r"model\.pt: the checkpoint must be a file of save_model, whole"):
+        with pytest.raises(CheckpointError, match=r"model\.pt: the checkpoint must be an undamaged file of save_model"):
             load_model(path)
     path.write_bytes(checkpoint)
     assert load_model(path)[1] == {"seed": 3}
@@ -196,7 +197,7 @@ def test_other_code_is_a_warning(draw: Simulation, tmp_path: Path) -> None:
     whole = encoded(content)
     assert whole is not None
     path.write_bytes(sealed(whole))
-    with pytest.warns(UserWarning, match=r"begun with .*'torch': '1\.0'.*numbers may differ"):
+    with pytest.warns(UserWarning, match=r"started with .*'torch': '1\.0'.*results may differ"):
         train(draw, path)
 
 
@@ -328,3 +329,44 @@ def test_bfloat16_trains_near_float32(draw: Simulation) -> None:
     assert 0 < float((a - b).norm() / a.norm()) < 0.05
     with pytest.raises(ValueError, match="TrainingConfig: `precision` must be one of 'float32', 'bfloat16', 'float16'"):
         TrainingConfig(precision="float8")
+
+
+def test_float16_scales_its_loss_and_goes_on_with_the_same_scale(draw: Simulation, tmp_path: Path) -> None:
+    """The first scale is too large for these gradients: those steps are left out, and it is halved until it fits."""
+    config = TrainingConfig(steps=12, evaluations=2, warmup=2, precision="float16")
+    norms: list[float] = []
+
+    def log(facts: StepFacts) -> None:
+        norms.append(facts["gradient_norm"])
+
+    whole = train(draw, tmp_path / "whole.pt", config=config, log=log, log_steps=1)
+    left_out = sum(not math.isfinite(norm) for norm in norms)
+    assert 1 <= left_out <= 4
+    assert all(map(math.isfinite, norms[left_out:]))
+    assert load_file(tmp_path / "whole.pt", "mmcda run")["scaler"]["scale"] == 2.0 ** (16 - left_out)
+    plain = train(draw, config=replace(config, precision="float32"))
+    a, b = (torch.cat([p.detach().flatten() for p in model.parameters()]) for model in (plain, whole))
+    assert b.dtype == torch.float32
+    assert 0 < float((a - b).norm() / a.norm()) < 0.1
+
+    def on_step(step: int) -> None:
+        if step == left_out:
+            raise TrainingStopped
+
+    with pytest.raises(TrainingStopped):
+        train(draw, tmp_path / "run.pt", config=config, on_step=on_step)
+    assert same(train(draw, tmp_path / "run.pt", config=config), whole)
+
+
+def test_tensorboard_has_every_number_of_a_step(tmp_path: Path) -> None:
+    """Run where the package is installed; no extra asks for it."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = TensorBoardLog(tmp_path)
+    log({"step": 1, "loss": 1.5, "terms": {"moment": 2.0}})
+    log({"step": 2, "loss": 1.25, "terms": {"moment": 1.0}})
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [(one.step, one.value) for one in events.Scalars("loss")] == [(1, 1.5), (2, 1.25)]
+    assert [(one.step, one.value) for one in events.Scalars("terms/moment")] == [(1, 2.0), (2, 1.0)]

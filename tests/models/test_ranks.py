@@ -195,7 +195,7 @@ def test_all_ranks_fail_alike(found: dict[int, list[dict[str, Any]]]) -> None:
     assert (first["folder"] / "nan.failed.pt").exists()
     for rank, result in enumerate(found[2]):
         assert result["full"].startswith("OSError: [Errno 28] No space left on device")
-        wanted = f"give rank {rank} of 2 its share (`rank=`, `ranks=` of the loader), got one for rank 0 of 1"
+        wanted = f"give rank {rank} of 2 its part (`rank=`, `ranks=` of the loader), got one for rank 0 of 1"
         assert wanted in result["share"]
 
 
@@ -206,7 +206,7 @@ def test_a_share_of_every_batch() -> None:
     shares = [list(ResidentLoader(split, 4, rank=rank, ranks=3)) for rank in range(3)]
     assert [sum((share[at].qids for share in shares), ()) for at in range(len(one))] == one
     with pytest.raises(
-        ValueError, match=r"ResidentLoader: `batch_size` must leave each of 4 ranks a pair of every batch"
+        ValueError, match=r"ResidentLoader: `batch_size` must give each of 4 ranks a pair of every batch"
     ):
         ResidentLoader(split, 4, rank=0, ranks=4)  # 11 = 4 + 4 + 3
     with pytest.raises(ValueError, match=r"`rank` must be below `ranks` \(2\), got 2"):

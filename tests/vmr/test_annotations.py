@@ -296,7 +296,7 @@ class TestClosedMoments:
             lambda: closed.select(["v"])[0].windows,
             lambda: closed.without_moments()[0].windows,
         ):
-            with pytest.raises(ClosedMomentsError, match=r"the moments of query `q` are closed"):
+            with pytest.raises(ClosedMomentsError, match=r"the moments of query `q` are hidden"):
                 read()
         assert "windows" not in vars(closed[0])
         assert "1.0" not in repr(closed[0])

@@ -48,7 +48,7 @@ def test_a_good_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None
         "folder of npz, 2 ids, width 4",
         "folder of npz, 2 ids, width 6",
         "frame width 4, word width 6, clips 3 to 5",
-        "fit for training",
+        "ready for training",
     ):
         assert fact in said.out, fact
 
@@ -74,7 +74,7 @@ def test_every_fault_is_listed_and_the_first_named(folder: Path, capsys: pytest.
     assert "1 videos with unusable features" in said.err
     assert "1 queries without features" in said.err
     assert "! " + str(folder / "query") + ": `1` must have query features" in said.out
-    assert "fit for training" not in said.out
+    assert "ready for training" not in said.out
     assert main([*arguments, "--drop"]) == 0
 
 
@@ -104,7 +104,7 @@ def test_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["check", "--annotations", "{}/val.jsonl", "--video", "{}/val.jsonl"], "must be a folder, .npz"),
         (
             ["check", "--annotations", "{}/val.jsonl", "--video", "{}/query"],
-            "fault: .*query: `a` must have video",
+            "problem: .*query: `a` must have video",
         ),
         (["check", "--annotations", "{}/val.jsonl", "--video", "{}/video", "--clip-seconds", "0"], "must be above 0"),
         (["pack", "--features", "{}/video", "--out", "{}/query"], "query: must not exist yet"),

@@ -164,10 +164,10 @@ class TestCollate:
     def test_refuses(self) -> None:
         with pytest.raises(ValueError, match="at least one example"):
             collate([])
-        with pytest.raises(ValueError, match="all have their moments or all have them closed"):
+        with pytest.raises(ValueError, match="all have their moments or all have them hidden"):
             collate([example("a", 2, 3, ()), example("b", 2, 3, None)])
         wide = VMRExample(**{**vars(example("c", 2, 3, ())), "frames": torch.ones(2, 5)})
-        with pytest.raises(ValueError, match=r"`frames` must have one width in a batch, got \[3, 5\]"):
+        with pytest.raises(ValueError, match=r"`frames` must have the same width in a batch, got \[3, 5\]"):
             collate([example("a", 2, 3, ()), wide])
 
 
@@ -245,7 +245,7 @@ class TestLoader:
         loader = VMRLoader(data, 4, labels=False)
         assert loader.dataset.closed
         assert all(batch.windows is None and batch.window_mask is None for batch in loader)
-        with pytest.raises(ValueError, match="`labels` must be False for a data set whose moments are closed"):
+        with pytest.raises(ValueError, match="`labels` must be False for a data set whose moments are hidden"):
             VMRLoader(data.without_moments(), 4)
 
     def test_without_labels_never_reads_a_moment(self, data: VMRDataset, monkeypatch: pytest.MonkeyPatch) -> None:

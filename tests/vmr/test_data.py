@@ -111,7 +111,9 @@ class TestJoin:
         assert (data.vids, data.report.findings) == (("b",), {"bad_video": ("a",)})
 
     def test_nothing_left(self) -> None:
-        with pytest.raises(VMRDataError, match=r"must share a usable query .* first fault: clips: `a` must have video"):
+        with pytest.raises(
+            VMRDataError, match=r"must share a usable query .* first problem: clips: `a` must have video"
+        ):
             VMRDataset(NOTES, ArrayStore({"z": np.ones((2, 4))}, source="clips"), query(), on_bad="drop")
 
     def test_moments_made_by_hand_are_checked(self) -> None:

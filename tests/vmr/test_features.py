@@ -290,7 +290,7 @@ class TestBadFiles:
             ({"scale": np.ones(2), "offsets": [0, 2, 4]}, "`offsets` from 0 to its 5 rows"),
             ({"scale": np.ones(2), "offsets": [0, 6, 5]}, "`offsets` that never fall"),
             ({"scale": np.ones(3), "offsets": [0, 2, 5]}, r"`scale` of shape \(2,\)"),
-            ({"offsets": [0, 2, 5]}, "hold `scale` beside `feat_int8`"),
+            ({"offsets": [0, 2, 5]}, "hold `scale` with `feat_int8`"),
         ]
         for entries, message in cases:
             np.savez(tmp_path / "p.npz", feat_int8=rows, vids=vids, **entries)

@@ -63,7 +63,7 @@ class TestArchives:
             with zipfile.ZipFile(tmp_path / name, "w") as archive:
                 archive.writestr("features" if name == "v.npz" else "notes.txt", "no array")
         for id, name in (("v", "v.npz"), ("notes.txt", "words.npz")):
-            with pytest.raises(VMRDataError, match=r"must be an array, got a member of the zip that is none"):
+            with pytest.raises(VMRDataError, match=r"must be an array, got another member of the zip"):
                 open_features(tmp_path / name)[id]
 
     @pytest.mark.parametrize("offset", [2**63, 2**64 - 1, 5])

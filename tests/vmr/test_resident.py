@@ -138,7 +138,7 @@ class TestResidentSplit:
         assert not set(both.text_index[:17].tolist()) & set(both.text_index[17:].tolist())
         closed = self.split.without_moments()
         assert closed.join(closed).windows is None
-        with pytest.raises(ValueError, match="`other` must have moments exactly where this split has"):
+        with pytest.raises(ValueError, match="`other` must have moments if and only if this split has"):
             self.split.join(closed)
         with pytest.raises(ValueError, match="`other` must have words of width 3, got 1"):
             self.split.join(replace(self.split, words=self.split.words[..., :1]))

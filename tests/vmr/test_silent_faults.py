@@ -64,7 +64,7 @@ class TestMoments:
         file = tmp_path / "train.json"
         file.write_text(json.dumps({"v": {"duration": 30, "timestamps": [[0.1, 0.5]], "sentences": ["a dog"]}}))
         assert main(["check", "--annotations", str(file)]) == 2
-        assert "shares of the video, not seconds?" in capsys.readouterr().out
+        assert "fractions of the video, not seconds?" in capsys.readouterr().out
         assert main(["check", "--annotations", str(file), "--drop"]) == 0
 
     def test_none_usable_says_why(self) -> None:

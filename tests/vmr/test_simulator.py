@@ -186,7 +186,7 @@ def test_sentences_are_encoded_as_the_target_shows_them() -> None:
     [
         ({"cooccurrence": 1.5}, "World: `cooccurrence` must be a finite number >= 0 and <= 1, got 1.5"),
         ({"concepts": 25}, r"World: `concepts` must be a multiple of `topics` \(6\), got 25"),
-        ({"topics": 24}, "World: `topics` must leave at least 2 concepts a topic, got 24"),
+        ({"topics": 24}, "World: `topics` must leave at least 2 concepts per topic, got 24"),
         ({"video_rotation": -1.0}, "World: `video_rotation` must be a finite number >= 0, got -1.0"),
     ],
 )

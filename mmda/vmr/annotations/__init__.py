@@ -1,7 +1,7 @@
-"""Moment annotations as researchers have them on disk, read into one validated form.
+"""Readers of moment annotations in published layouts, with validation.
 
-Six layouts are known: Charades-STA, ActivityNet Captions, TACoS, QVHighlights, NExT-GQA and DiDeMo. Times become
-continuous seconds, moments are cut to the video once, here, and a report counts what was cut and dropped.
+Six layouts are supported: Charades-STA, ActivityNet Captions, TACoS, QVHighlights, NExT-GQA and DiDeMo. Times are
+converted to seconds, moments are clipped to the video, and a report counts what was clipped and dropped.
 """
 
 from mmda.vmr.annotations.names import video_id as video_id

@@ -1,4 +1,4 @@
-"""One reader for each published layout: raw queries in file order."""
+"""One reader per published layout, yielding raw queries in file order."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mmda.vmr.annotations.parsing import (
 from mmda.vmr.annotations.queries import VMRQuery, Window
 from mmda.vmr.reports import VMRDataError
 
-# DiDeMo cuts a video into segments of 5 s, six where its file does not say.
+# DiDeMo splits a video into segments of 5 s, six by default.
 _DIDEMO_SECONDS = 5.0
 _DIDEMO_SEGMENTS = 6
 
@@ -89,7 +89,7 @@ def _by_video(file: Path, pairs: Iterable[tuple[str, float]]) -> dict[str, float
 
 
 def _read_timestamps(file: Path, closed: bool, *, frames: bool) -> Iterator[VMRQuery]:
-    """The layout of ActivityNet Captions and Charades-CD (seconds) and of TACoS (frames, with a frame rate)."""
+    """Read ActivityNet Captions and Charades-CD (seconds) or TACoS (frames, with a frame rate)."""
     split = _split_word(file)
     loaded = as_mapping(file, None, "map video ids to their captions", load_json(file))
     for name, entry in loaded.items():
@@ -160,7 +160,7 @@ def _read_qvhighlights(file: Path, closed: bool) -> Iterator[VMRQuery]:
 
 
 def _read_didemo(file: Path, closed: bool) -> Iterator[VMRQuery]:
-    """Moments as the first and the last of a video's segments of 5 s, one pair from each annotator."""
+    """Moments are given as first and last segment of 5 s, one pair per annotator."""
     loaded = load_json(file)
     if not isinstance(loaded, list):
         raise VMRDataError(file, None, "be a list of descriptions", type(loaded).__name__)

@@ -1,4 +1,4 @@
-"""Names of videos and queries, as annotations, feature files and lists of lengths write them."""
+"""Normalisation of video and query ids from annotations, feature files and duration lists."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _QUERY = re.compile(r"(?:.*?[._-])??qid(.+)")
 
 
 def video_id(name: str) -> str:
-    """A video's name without a file suffix: ``s13-d21.avi`` is ``s13-d21``; dots elsewhere stay.
+    """A video id without a file suffix: ``s13-d21.avi`` becomes ``s13-d21``; other dots stay.
 
-    Composed and decomposed Unicode (NFC, NFD: what Linux and macOS write for the same name) become one name, NFC.
+    Unicode is normalised to NFC, since Linux and macOS may write the same name as NFC and NFD.
     """
     if not name.isascii():
         name = unicodedata.normalize("NFC", name)
@@ -23,7 +23,7 @@ def video_id(name: str) -> str:
 
 
 def query_id(stem: str) -> str:
-    """The query's name in a file's stem: what follows ``qid`` at its start or after a separator, else all of it.
+    """The query id in a file's stem: the part after ``qid`` at its start or after a separator, otherwise all of it.
 
     Example:
         >>> query_id("qid5263"), query_id("qids30-d52_0"), query_id("text_qid7"), query_id("AO8RW_test_1")

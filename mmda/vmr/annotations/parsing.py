@@ -1,4 +1,4 @@
-"""Text, JSON and CSV files whose every fault is one line with file, id and rule."""
+"""Parsing of text, JSON and CSV files, with one-line errors that name file, id and rule."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def open_text(file: Path) -> Iterator[TextIO]:
 
 
 def load_json(file: Path) -> Any:
-    """The content of a JSON file whose outermost keys come once."""
+    """The content of a JSON file without repeated outermost keys."""
     with open_text(file) as stream:
         return parse_json(stream.read(), file)
 
 
 class _Twice(dict[str, Any]):
-    """A JSON object with a repeated key. It raises only where it is used: parts that are not read cannot fail."""
+    """A JSON object with a repeated key, which raises only when it is used."""
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)
@@ -46,14 +46,14 @@ class _Twice(dict[str, Any]):
 
 
 def parse_json(text: str, file: Path, id: str | None = None) -> Any:
-    """The value of a JSON text whose outermost keys come once."""
+    """The value of a JSON text without repeated outermost keys."""
 
     def unite(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         united = dict(pairs)
         return united if len(united) == len(pairs) else _Twice(pairs)
 
     try:
-        # int() refuses thousands of digits; as a float such a number is infinite, which the readers report
+        # int() rejects thousands of digits; as a float such a number is infinite, which the readers report
         value = json.loads(text, object_pairs_hook=unite, parse_int=lambda d: int(d) if len(d) < 300 else float(d))
     except json.JSONDecodeError as error:
         raise VMRDataError(file, id, "be valid JSON", error) from None
@@ -74,7 +74,7 @@ def shown(value: object) -> str:
 
 
 def as_name(file: Path, id: str | None, name: str, value: object) -> str:
-    """A video's or a query's name: text, or an integer as text."""
+    """A video or query id: text, or an integer converted to text."""
     if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
         raise VMRDataError(file, id, f"have a name as `{name}`", shown(value))
     return str(value)
@@ -93,7 +93,7 @@ def as_mapping(file: Path, id: str | None, rule: str, value: object) -> Mapping[
 
 
 def table_rows(file: Path, stream: TextIO, *columns: str) -> Iterator[dict[str, str]]:
-    """Rows of a CSV file that has these columns, each with all of them."""
+    """Rows of a CSV file, checked to have these columns."""
     reader = csv.DictReader(stream)
     if not set(columns) <= set(reader.fieldnames or ()):
         raise VMRDataError(file, None, f"have the columns {', '.join(columns)}", ", ".join(reader.fieldnames or ()))

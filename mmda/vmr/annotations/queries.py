@@ -1,4 +1,4 @@
-"""Queries in memory, and the checks that bring raw ones into the validated form."""
+"""Queries in memory, and their validation."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Window = tuple[float, float]
 
 @dataclass(frozen=True)
 class VMRQuery:
-    """One sentence about one video and the moments it names, in seconds.
+    """A sentence about a video and the moments it describes, in seconds.
 
     Args:
-        qid: name of the query, unique in its annotations.
-        vid: name of the video, without a file suffix.
+        qid: id of the query, unique in its annotations.
+        vid: id of the video, without a file suffix.
         text: the sentence, blanks collapsed.
         duration: length of the video in seconds.
-        windows: the moments ``(start, end)`` with ``0 <= start < end <= duration``; empty where unlabelled.
+        windows: the moments ``(start, end)`` with ``0 <= start < end <= duration``; empty if unlabelled.
     """
 
     qid: str
@@ -34,7 +34,7 @@ class VMRQuery:
 
 
 class _ClosedQuery(VMRQuery):
-    """A query without its moments: they are not stored, and reading them raises."""
+    """A query with hidden moments: they are not stored, and accessing them raises."""
 
     def __init__(self, query: VMRQuery) -> None:
         for name in ("qid", "vid", "text", "duration"):
@@ -43,8 +43,8 @@ class _ClosedQuery(VMRQuery):
     @property
     def windows(self) -> NoReturn:
         raise ClosedMomentsError(
-            f"the moments of query `{self.qid}` are closed: a target domain is trained without its boundaries; "
-            "read them from the annotations that `without_moments()` was called on, in evaluation only"
+            f"the moments of query `{self.qid}` are hidden: a target domain is trained without its boundaries; "
+            "for evaluation use the annotations on which `without_moments()` was called"
         )
 
     def _key(self) -> tuple[object, ...]:
@@ -62,14 +62,14 @@ class _ClosedQuery(VMRQuery):
 
 @dataclass(frozen=True)
 class Annotations:
-    """Validated queries of one split, in file order, with the report of what was cut and dropped.
+    """Validated queries of one split, in file order, with a report of what was clipped and dropped.
 
     Args:
         queries: the queries kept.
-        report: what was read, cut and dropped.
+        report: what was read, clipped and dropped.
         source: the file they came from, for messages.
-        closed: the moments are not readable (the target's view).
-        order: the name of every row of the file, kept or not: what rows of features without names go by.
+        closed: whether the moments are hidden, for a target domain.
+        order: the id of every row of the file, kept or not, to match unnamed feature rows.
 
     Example:
         >>> notes = validate_queries([VMRQuery("q1", "v", "a dog runs", 10.0, ((4.0, 12.0),))], source="mine")
@@ -118,7 +118,7 @@ class Annotations:
         return replace(self, queries=kept)
 
     def without_moments(self) -> Annotations:
-        """The target's view: the same pairs, whose moments are gone; reading ``windows`` raises."""
+        """The same pairs with hidden moments, for a target domain; accessing ``windows`` raises."""
         if self.closed:
             return self
         return replace(self, queries=tuple(_ClosedQuery(query) for query in self.queries), closed=True)
@@ -132,25 +132,24 @@ def validate_queries(
     findings: Findings | None = None,
     unusable: Literal["drop", "miss"] = "drop",
 ) -> Annotations:
-    """Bring raw queries into the validated form: cut moments to the video, drop what names no moment.
+    """Validate raw queries: clip moments to the video and drop unusable queries.
 
-    A moment that ends after the video is cut and counted (``clipped``), one with ``end <= start`` is dropped and
-    counted (``inverted``); a moment may count under both. A query that loses all its moments, has no words or
-    belongs to a video of unknown length is dropped and counted. A query that never had a moment is kept.
+    A moment that ends after the video is clipped and counted (``clipped``), one with ``end <= start`` is dropped and
+    counted (``inverted``); a moment may be counted as both. A query that loses all its moments, has no words or belongs
+    to a video of unknown length is dropped and counted. A query that never had a moment is kept.
 
     Args:
         queries: raw queries, in order.
         source: the file they came from, for messages.
-        facts: what to say first in the report.
-        findings: what the caller has counted already.
-        unusable: ``"drop"`` a query that loses all its moments, or keep it without a moment as a ``"miss"``.
+        facts: first entries of the report.
+        findings: findings already counted by the caller.
+        unusable: ``"drop"`` queries that lose all their moments, or keep them without a moment as a ``"miss"``.
 
     Returns:
         The annotations with their report.
 
     Raises:
-        VMRDataError: if a qid comes twice, a time is not a finite number, one video has two lengths, or no query is
-            left.
+        VMRDataError: if a qid is repeated, a time is not a finite number, a video has two lengths, or no query is left.
 
     Example:
         >>> raw = [VMRQuery("1", "v", "a  cat", 10.0, ((2.0, 12.0),)), VMRQuery("2", "v", "", 10.0)]

@@ -1,4 +1,4 @@
-"""Find the annotation file, recognise its layout, read and validate it."""
+"""Find an annotation file, detect its layout, read and validate it."""
 
 from __future__ import annotations
 
@@ -29,33 +29,31 @@ def read_annotations(
 
     Args:
         path: the annotation file; or its folder, with ``split``. For NExT-GQA either the questions (``val.csv``)
-            or the grounded spans (``gsub_val.json``); the other is found beside it.
+            or the grounded spans (``gsub_val.json``); the other is found in the same folder.
         layout: one of ``"charades"``, ``"activitynet"`` (Charades-CD and ActivityNet-CD too), ``"tacos"``,
-            ``"qvhighlights"``, ``"nextgqa"``, ``"didemo"``; recognised from the file where left out.
-        split: which file of a folder: the word in its name (``"train"``, ``"val"``, ``"test"``).
+            ``"qvhighlights"``, ``"nextgqa"``, ``"didemo"``; detected from the file by default.
+        split: which file of a folder: a word in its name (``"train"``, ``"val"``, ``"test"``).
         durations: length of every video, only for Charades-STA: a mapping, a ``csv`` with columns ``id`` and
             ``length``, or a ``json`` of numbers or ``{"duration": number}``; ids with or without a file suffix. By
-            default ``Charades_v1_<split>.csv`` beside the file.
-        closed: the target's view: moments are never looked at, so that inverted, absent or damaged ones decide
-            neither which queries are kept nor whether the file can be read. Query names and ``order`` are those of
-            an open reading. ``False`` opens them.
-        unusable: what becomes of a query whose every moment is inverted or outside its video: ``"drop"`` it, or
-            keep it without a moment, to count as a ``"miss"`` (Ego4D's scorer), see
-            :func:`mmda.vmr.evaluation.evaluate`.
+            default ``Charades_v1_<split>.csv`` in the same folder.
+        closed: hide the moments, for a target domain. They are not read at all, so invalid ones affect neither which
+            queries are kept nor whether the file can be read. Query ids and ``order`` are the same as with ``False``.
+        unusable: how to handle a query whose moments are all inverted or outside its video: ``"drop"`` it, or keep it
+            without a moment as a ``"miss"`` (as in Ego4D's evaluator), see :func:`mmda.vmr.evaluation.evaluate`.
 
     Returns:
-        The queries in file order. Query names: the file's own ``qid`` (QVHighlights), ``<vid>_<qid>`` (NExT-GQA),
-        the audio's stem where given, else ``<vid>_<split>_<k>``, k from 1 within the video.
+        The queries in file order. Query ids: the ``qid`` of the file (QVHighlights), ``<vid>_<qid>`` (NExT-GQA), the
+        stem of the audio file if given, otherwise ``<vid>_<split>_<k>``, k from 1 within the video.
 
     Raises:
-        VMRDataError: if the layout is not recognised or the file breaks it.
-        ValueError: if ``layout`` is none of the six, or ``durations`` are given for a layout that holds them.
+        VMRDataError: if the layout is not recognised or the file is invalid.
+        ValueError: if ``layout`` is not one of the six, or ``durations`` are given for a layout that contains them.
         OSError: if a file cannot be read.
 
     Notes:
-        Differs from the published files: moments are cut to the video, rows with ``end <= start`` dropped;
-        TACoS frames become seconds by the video's own frame rate; file suffixes of ids are removed; blanks
-        collapse. For NExT-GQA the text is ``question? answer``.
+        Differs from the published files: moments are clipped to the video and rows with ``end <= start`` dropped; TACoS
+        frames are converted to seconds with the video's frame rate; file suffixes of ids are removed; repeated blanks
+        are collapsed. For NExT-GQA the text is ``question? answer``.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -94,18 +92,17 @@ def read_annotations(
 
 
 def published_splits(path: str | Path) -> tuple[str, ...]:
-    """Which splits a folder of published files has: a file of its own for each, as ``train.json`` and ``test.json``.
+    """The splits of a folder with one file per split, such as ``train.json`` and ``test.json``.
 
     Args:
         path: the folder.
 
     Returns:
-        Those of ``"train"``, ``"val"`` and ``"test"`` that :func:`read_annotations` finds a file for with ``split``;
-        none for a single file. A video may be in two of them: ActivityNet Captions has two test splits of the same
-        videos.
+        Those of ``"train"``, ``"val"`` and ``"test"`` for which :func:`read_annotations` finds a file; none for a
+        single file. Splits may share videos: ActivityNet Captions has two test splits of the same videos.
 
     Raises:
-        VMRDataError: if there is no such folder or file.
+        VMRDataError: if the folder or file does not exist.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -124,17 +121,17 @@ def published_splits(path: str | Path) -> tuple[str, ...]:
 
 
 def detect_layout(path: str | Path) -> Layout:
-    """Recognise the layout of an annotation file from its suffix and first entry.
+    """Detect the layout of an annotation file from its suffix and first entry.
 
     Args:
         path: the file.
 
     Returns:
-        ``"charades"``, ``"activitynet"``, ``"tacos"``, ``"qvhighlights"``, ``"nextgqa"`` or ``"didemo"``. The
-        name of a ``.jsonl`` file is enough; all others are opened.
+        ``"charades"``, ``"activitynet"``, ``"tacos"``, ``"qvhighlights"``, ``"nextgqa"`` or ``"didemo"``. A ``.jsonl``
+        file is recognised by its name; all others are opened.
 
     Raises:
-        VMRDataError: if it is none of the six.
+        VMRDataError: if it is not one of the six.
 
     Example:
         >>> detect_layout("highlight_val_release.jsonl")
@@ -183,7 +180,7 @@ def _pick_file(path: Path, split: str | None) -> Path:
 
 
 def _candidates(folder: Path, split: str | None) -> list[str]:
-    """Names of the files of a folder that may hold the annotations of a split."""
+    """Names of the files in a folder that may contain the annotations of a split."""
     names = sorted(entry.name for entry in folder.iterdir() if entry.suffix in (".txt", ".json", ".jsonl", ".csv"))
     aside = re.compile(r"^(\.|Charades_v1|gsub_|valid_videos|.*durations)")
     return [name for name in names if not aside.match(name) and (split is None or split in re.split(r"[._\-]", name))]

@@ -1,8 +1,8 @@
-"""From predicted spans to a row of a table: metrics with their per-query values, intervals and paired tests.
+"""Evaluation of predicted spans: metrics with per-query values, confidence intervals and paired tests.
 
-Everything is in seconds and float64. Queries of one video share its content, so every interval and test here
-draws whole videos, never single queries. Prediction files in the public submission format are read, aligned by query
-and written; :func:`qvhighlights_scores` gives the numbers of the public evaluator of QVHighlights.
+Everything is in seconds and float64. Queries of one video are not independent, so all intervals and tests here resample
+whole videos. Prediction files in the public submission format are read, aligned by query and written;
+:func:`qvhighlights_scores` reproduces the public evaluator of QVHighlights.
 """
 
 from mmda.vmr.evaluation.files import Prediction, align_predictions, read_predictions, write_predictions

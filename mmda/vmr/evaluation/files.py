@@ -1,4 +1,4 @@
-"""Prediction files in the public submission format: read, aligned with annotations by query, written."""
+"""Prediction files in the public submission format: reading, alignment with annotations, writing."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer to one query, as one line of a prediction file holds it.
+    """The prediction for one query, one line of a prediction file.
 
     Args:
-        qid: name of the query.
-        spans: ``(start, end, score)`` in the order of the file, which is the rank of R@n.
-        saliency: one score for each clip of the video; ``None`` without highlight scores.
-        query: the sentence, where given.
-        vid: the video, where given, without a file suffix.
-        numeric: the query's name is a number in the file, and is written as one.
+        qid: id of the query.
+        spans: ``(start, end, score)`` in the order of the file, which is the ranking for R@n.
+        saliency: one score per clip of the video; ``None`` without highlight scores.
+        query: the sentence, if given.
+        vid: the video id, if given, without a file suffix.
+        numeric: the query id is a number in the file, and is written as one.
     """
 
     qid: str
@@ -52,10 +52,10 @@ def read_predictions(path: str | Path) -> dict[str, Prediction]:
         path: the file.
 
     Returns:
-        The prediction of every query, by its name as text, in file order. A span without a score gets minus its rank.
+        The prediction of every query by id (as text), in file order. A span without a score gets minus its rank.
 
     Raises:
-        VMRDataError: if the file is no such file, a query comes twice, or a number is missing or not finite.
+        VMRDataError: if the file has another format, a query is repeated, or a number is missing or not finite.
         OSError: if the file cannot be read.
 
     Example:
@@ -112,7 +112,7 @@ def _prediction(file: Path, where: str, row: Any) -> Prediction:
 
 
 def _written(row: Mapping[str, Any], name: str) -> str:
-    """A text that a prediction may hold; null is none."""
+    """An optional text field; null counts as missing."""
     value = row.get(name)
     return "" if value is None else str(value)
 
@@ -124,7 +124,7 @@ def _finite(file: Path, where: str, value: object) -> float:
 
 
 def by_query(predictions: Mapping[str, Prediction], queries: Iterable[VMRQuery]) -> dict[str, Prediction]:
-    """The predictions by the names of these queries: composed and decomposed Unicode name one query."""
+    """The predictions by the ids of these queries, compared after Unicode normalisation."""
     found = dict(predictions)
     if all(qid.isascii() for qid in found):
         return found
@@ -143,20 +143,21 @@ def align_predictions(
     missing: Literal["raise", "miss"] = "raise",
     source: str | Path = "predictions",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Spans of a prediction file in the order of some queries, ready for :func:`evaluate`; aligned by name.
+    """Align the spans of a prediction file with queries by id, ready for :func:`evaluate`.
 
     Args:
-        predictions: as :func:`read_predictions` gives them; answers to other queries are left out.
+        predictions: as returned by :func:`read_predictions`; other queries are ignored.
         queries: the annotated queries.
-        missing: what a query without an answer is: an error, or a ``"miss"`` without a span.
+        missing: how to handle queries without a prediction: raise an error, or count a ``"miss"`` without a span.
         source: the file, for messages.
 
     Returns:
-        ``(spans, scores, mask)``: (q, k, 2) and (q, k), float64, in the order of the file, and True where a span is.
+        ``(spans, scores, mask)``: (q, k, 2) and (q, k), float64, in the order of the file, and True where a span
+            exists.
 
     Raises:
-        VMRDataError: if a query has no answer and ``missing`` is ``"raise"``; if an answer names another video than its
-            query; if no query has one.
+        VMRDataError: if a query has no prediction and ``missing`` is ``"raise"``; if a prediction names another video
+            than its query; if no query has one.
 
     Example:
         >>> from mmda.vmr import VMRQuery
@@ -185,18 +186,19 @@ def align_predictions(
 
 
 def write_predictions(path: str | Path, predictions: Iterable[Prediction]) -> Path:
-    """Write a prediction file in the public submission format, one JSON object a line.
+    """Write a prediction file in the public submission format, one JSON object per line.
 
     Args:
-        path: the file to make or to replace; it appears under its name only when it is complete.
-        predictions: in the order to write. Those with ``numeric`` are written with a number as ``qid``, as the public
-            evaluator of QVHighlights needs it.
+        path: the file to create or replace, written atomically.
+        predictions: in the order to write. Those with ``numeric`` are written with a number as ``qid``, as required by
+            the public evaluator of QVHighlights.
 
     Returns:
         The path written.
 
     Raises:
-        ValueError: if a query comes twice, a number is not finite, or ``numeric`` is set for another name.
+        ValueError: if a query is repeated, a number is not finite, or ``numeric`` is set for an id that is not a
+            number.
         OSError: if the file cannot be written.
 
     Example:
@@ -240,7 +242,7 @@ def _whole(qid: str) -> int | None:
 
 
 def rank_scores(saliency: Sequence[float], clips: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Highlight scores of exactly so many clips: longer ones are cut, shorter ones get zeros."""
+    """Highlight scores cut or zero-padded to this number of clips."""
     scores = np.zeros(clips)
     given = np.asarray(saliency[:clips], dtype=np.float64)
     scores[: len(given)] = given

@@ -1,4 +1,4 @@
-"""Intervals and paired tests over per-query values; resampling draws whole videos."""
+"""Confidence intervals and paired tests over per-query values, resampling whole videos."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from mmda._core.checks import check_count, check_number, fail
 Floats = NDArray[np.float64]
 
 
-# Elements of one (draws, videos) block of signs.
+# Elements per (draws, videos) block of signs.
 _BLOCK = 1 << 21
 
 
-# Elements of one block of draws: small enough for the L2 cache, which halves the time. It does not change the draws.
+# Elements per block of draws, which fits in the L2 cache and halves the time; does not affect the draws.
 _DRAWN = 1 << 15
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with an interval around it; not-a-number bounds say that one value has no interval.
+    """A mean with a confidence interval; the bounds are NaN for a single value.
 
     Args:
         mean: the estimate.
@@ -55,7 +55,7 @@ class PairedTest:
         difference: mean of ``a - b``.
         low: lower bound of the bootstrap interval.
         high: upper bound.
-        p_value: of the sign-flip test, in (0, 1].
+        p_value: p-value of the sign-flip test, in (0, 1].
     """
 
     difference: float
@@ -64,7 +64,7 @@ class PairedTest:
     p_value: float
 
     def __str__(self) -> str:
-        """In points of per cent."""
+        """In percentage points."""
         low, high = 100 * self.low, 100 * self.high
         return f"{100 * self.difference:+.1f} [{low:+.1f}, {high:+.1f}], p = {self.p_value:.4f}"
 
@@ -95,7 +95,7 @@ def _group_sums(caller: str, values: Floats, groups: ArrayLike | None) -> tuple[
 
 
 def _resampled_means(sums: Floats, counts: Floats, samples: int, rng: np.random.Generator) -> Floats:
-    """Means of ``samples`` draws of as many groups with replacement."""
+    """Means of ``samples`` bootstrap draws of groups."""
     groups, equal = len(sums), counts.min() == counts.max()
     means = np.empty(samples)
     step = max(1, _DRAWN // groups)
@@ -115,26 +115,26 @@ def bootstrap_interval(
     samples: int = 2000,
     level: float = 0.95,
 ) -> Interval:
-    r"""Mean of per-query values and its percentile interval over draws of whole groups with replacement.
+    r"""Mean of per-query values with a percentile bootstrap interval that resamples whole groups.
 
-    Draw v* of as many groups: :math:`\sum_{g \in v^*} S_g / \sum_{g \in v^*} N_g`, with S the sum and N the
+    For a bootstrap draw v* of groups: :math:`\sum_{g \in v^*} S_g / \sum_{g \in v^*} N_g`, with S the sum and N the
     number of a group's values.
 
     Args:
-        values: one number a query.
-        groups: the video of each query; ``None`` draws queries.
-        seed: of the draws.
-        samples: how many draws.
+        values: one number per query.
+        groups: the video of each query; ``None`` resamples queries.
+        seed: seed of the draws.
+        samples: number of draws.
         level: coverage, in (0, 1).
 
     Returns:
-        An :class:`Interval`; with a single group the bounds are not-a-number.
+        An :class:`Interval`; with a single group the bounds are NaN.
 
     Raises:
         ValueError: values are empty or not finite, or groups do not match them.
 
     Notes:
-        O(samples x groups), whatever the number of queries; no loop over draws.
+        O(samples x groups), independent of the number of queries, without a loop over draws.
 
     Example:
         >>> print(bootstrap_interval([0.0, 1.0, 1.0, 0.0], groups=["a", "a", "b", "b"]))
@@ -154,14 +154,14 @@ def bootstrap_interval(
 
 
 def seed_interval(values: ArrayLike, *, level: float = 0.95) -> Interval:
-    r"""Mean over training seeds and its t-interval :math:`\bar x \pm t_{n-1}\, s / \sqrt n`.
+    r"""Mean over training seeds with the t-interval :math:`\bar x \pm t_{n-1}\, s / \sqrt n`.
 
     Args:
-        values: one number a seed.
+        values: one number per seed.
         level: coverage, in (0, 1).
 
     Returns:
-        An :class:`Interval`; one seed has not-a-number bounds.
+        An :class:`Interval`; for one seed the bounds are NaN.
 
     Raises:
         ValueError: values are empty or not finite.
@@ -175,7 +175,7 @@ def seed_interval(values: ArrayLike, *, level: float = 0.95) -> Interval:
     mean, count = float(array.mean()), len(array)
     if count == 1:
         return Interval(mean, math.nan, math.nan)
-    from scipy.special import stdtrit  # scipy stays out of the import of this module
+    from scipy.special import stdtrit  # imported here so that the module does not need scipy
 
     half = float(stdtrit(count - 1, (1 + level) / 2)) * float(array.std(ddof=1)) / math.sqrt(count)
     return Interval(mean, mean - half, mean + half)
@@ -190,7 +190,7 @@ def paired_test(
     samples: int = 10_000,
     level: float = 0.95,
 ) -> PairedTest:
-    r"""Is row a better than row b on the same queries? Sign-flip permutation test by group, two-sided.
+    r"""Compare two rows on the same queries by a two-sided sign-flip permutation test over groups.
 
     With :math:`D_g` the sum of a - b over group g: under the null hypothesis the rows are exchangeable within a
     group, so :math:`\sum_g \pm D_g` with random signs is as likely as :math:`\sum_g D_g`, and
@@ -200,7 +200,7 @@ def paired_test(
         a: per-query values of one row.
         b: per-query values of the other, same queries in the same order.
         groups: the video of each query.
-        seed: of the signs and the draws.
+        seed: seed of signs and draws.
         samples: B, number of sign vectors, and of bootstrap draws for the interval of the difference.
         level: coverage of that interval.
 
@@ -224,13 +224,13 @@ def paired_test(
     rng = np.random.default_rng(seed)
     sums, counts = _group_sums(caller, first - second, groups)
     total, bytes_a_row = float(sums.sum()), -(-len(sums) // 8)
-    # sums in another order differ by rounding: compare with a tolerance
+    # sums in another order differ by rounding, so compare with a tolerance
     bound = abs(total) - 1e-9 * float(np.abs(sums).sum())
     reached, step = 0, max(1, _BLOCK // len(sums))
     for low in range(0, samples, step):
         rows = min(step, samples - low)
         coins = np.frombuffer(rng.bytes(rows * bytes_a_row), dtype=np.uint8).reshape(rows, bytes_a_row)
-        kept = np.unpackbits(coins, axis=1, count=len(sums)) @ sums  # of each sign vector the positive part
+        kept = np.unpackbits(coins, axis=1, count=len(sums)) @ sums  # the positive part for each sign vector
         reached += int((np.abs(2 * kept - total) >= bound).sum())
     difference = float((first - second).mean())
     low_bound = high_bound = math.nan
@@ -241,7 +241,7 @@ def paired_test(
 
 
 def recovered_gap(x: float, source_only: float, target_supervised: float) -> float:
-    r"""Share of the domain gap that a method wins back: 0 is source-only, 1 is target-supervised.
+    r"""Fraction of the domain gap that a method closes: 0 is source-only, 1 is target-supervised.
 
     .. math:: \frac{x - \text{source-only}}{\text{target-supervised} - \text{source-only}}
 
@@ -251,7 +251,7 @@ def recovered_gap(x: float, source_only: float, target_supervised: float) -> flo
         target_supervised: the same metric with the target's labels.
 
     Returns:
-        A float, below 0 for negative transfer, above 1 past the ceiling; not-a-number where there is no gap.
+        A float, below 0 for negative transfer, above 1 if better than target-supervised; NaN if there is no gap.
 
     Example:
         >>> recovered_gap(30.0, 20.0, 40.0)

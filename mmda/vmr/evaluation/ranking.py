@@ -22,14 +22,14 @@ Floats = NDArray[np.float64]
 
 #: Thresholds of the average: 0.5, 0.55, ..., 0.95.
 MAP_THRESHOLDS: tuple[float, ...] = tuple(round(0.5 + 0.05 * k, 2) for k in range(10))
-#: Lengths of moments in seconds, above the first number up to the second.
+#: Ranges of moment lengths in seconds: above the first number, up to the second.
 LENGTHS: Mapping[str, tuple[float, float]] = {
     "short": (0.0, 10.0),
     "middle": (10.0, 30.0),
     "long": (30.0, 150.0),
     "full": (0.0, math.inf),
 }
-#: The least score, 0 to 4, of a clip that counts as a highlight.
+#: Minimum score (0 to 4) of a clip that counts as a highlight.
 HIGHLIGHTS: Mapping[str, int] = {"Fair": 2, "Good": 3, "VeryGood": 4}
 
 
@@ -38,22 +38,22 @@ def average_precision(
 ) -> Floats:
     r"""Interpolated average precision of one query's ranked spans, at each IoU threshold; higher is better.
 
-    Spans are taken by falling score; each takes the free window it fits best, if their IoU (by true union) is at least
-    the threshold m, and is then right. With :math:`p_r` the precision of the first r spans and W windows,
+    Spans are processed by descending score. Each is matched to its best unmatched window, and is correct if their IoU
+    (by true union) is at least the threshold m. With :math:`p_r` the precision of the first r spans and W windows,
 
     .. math:: \mathrm{AP}_m = \frac1W \sum_{r\ \mathrm{right}} \max_{r' \ge r} p_{r'}.
 
     Args:
         spans: predicted spans, (k, 2).
         scores: (k,); equal scores keep their order.
-        windows: true moments, (w, 2), at least one.
+        windows: ground-truth moments, (w, 2), at least one.
         iou: thresholds.
 
     Returns:
-        One value for each threshold, in [0, 1]; 0 without spans.
+        One value per threshold, in [0, 1]; 0 without spans.
 
     Raises:
-        ValueError: there is no window, or shapes do not fit.
+        ValueError: no window, or shapes that do not fit.
 
     Example:
         >>> average_precision([[0, 4], [9, 10], [6, 8]], [0.9, 0.5, 0.2], [[0, 4], [6, 8]], iou=(0.5,)).round(3)
@@ -98,7 +98,7 @@ def _cross_iou(a: Floats, b: Floats) -> Floats:
 
 
 def _first_iou(span: Sequence[float], windows: Floats) -> float:
-    """IoU of a query's first span with the window it fits best, over their hull."""
+    """IoU (by hull) of a query's first span with its best window."""
     best = windows[int(np.argmax(_cross_iou(np.asarray([span[:2]], dtype=np.float64), windows)[0]))]
     hull = max(span[1], best[1]) - min(span[0], best[0])
     inter = max(0.0, min(span[1], best[1]) - max(span[0], best[0]))
@@ -112,19 +112,20 @@ def moment_scores(
     max_spans: int = 10,
     lengths: Mapping[str, tuple[float, float]] = LENGTHS,
 ) -> dict[str, dict[str, float]]:
-    """mAP and R@1 of ranked moments, over all of them and by their length; higher is better.
+    """mAP and R@1 of ranked moments, overall and by moment length; higher is better.
 
-    Of each range the moments whose length lies in it count, and the queries that have one; a query's spans all stay.
+    For each range only moments of such lengths count, and only queries with such a moment; all spans of a query are
+    used.
 
     Args:
-        predictions: by the query's name, see :func:`read_predictions`; each query has one.
+        predictions: predictions by query id, see :func:`read_predictions`; required for every query.
         queries: the annotated queries, each with a moment.
-        max_spans: how many spans of a query count for mAP, the first of the file.
-        lengths: name of each range, and its bounds in seconds: above the first, up to the second.
+        max_spans: number of spans per query used for mAP, in file order.
+        lengths: named ranges with bounds in seconds: above the first, up to the second.
 
     Returns:
-        For each range ``{"mAP@0.5": ..., ..., "mAP@0.95": ..., "mAP": their mean, "R1@0.5": ..., ..., "queries": how
-        many}``, shares in [0, 1]; a range without a query is left out.
+        For each range ``{"mAP@0.5": ..., ..., "mAP@0.95": ..., "mAP": their mean, "R1@0.5": ..., ..., "queries":
+        count}``, in [0, 1]; ranges without a query are left out.
 
     Raises:
         ValueError: a query has no moment or no prediction.
@@ -171,17 +172,17 @@ def moment_scores(
 
 
 def read_saliency(path: str | Path, *, clip_seconds: float = 2.0) -> dict[str, Floats]:
-    """Read the highlight annotations of QVHighlights: scores of each clip by three annotators.
+    """Read the highlight annotations of QVHighlights: clip scores of three annotators.
 
     Args:
         path: the annotation file with ``relevant_clip_ids`` and ``saliency_scores``.
         clip_seconds: length of a clip.
 
     Returns:
-        By the query's name (clips, annotators), each 0 to 4; a clip that is not named has 0.
+        Arrays (clips, annotators) by query id, with scores 0 to 4; 0 for clips without annotation.
 
     Raises:
-        VMRDataError: if a line has no such scores, or they do not fit the video.
+        VMRDataError: if a line has no scores, or they do not match the video.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -219,16 +220,16 @@ def highlight_scores(
 ) -> dict[str, dict[str, float]]:
     r"""HIT@1 and mAP of highlight scores, for three levels of what counts as a highlight; higher is better.
 
-    HIT@1 is the share of queries whose clip of highest score is a highlight for some annotator. mAP is the mean over
-    queries and annotators of the mean, over the scores at which recall rises, of the best precision at that score or a
-    lower one; 0 where no clip is a highlight, 1 where all are.
+    HIT@1 is the fraction of queries whose top-scored clip is a highlight for some annotator. mAP is the mean
+    interpolated average precision over queries and annotators, with tied scores as one step; 0 if no clip is a
+    highlight, 1 if all are.
 
     Args:
-        predictions: by the query's name, each with :attr:`Prediction.saliency`.
+        predictions: predictions by query id, with :attr:`Prediction.saliency`.
         saliency: the annotations of :func:`read_saliency`.
 
     Returns:
-        For each of ``"Fair"``, ``"Good"`` and ``"VeryGood"`` ``{"HIT@1": ..., "mAP": ...}``, shares in [0, 1].
+        For each of ``"Fair"``, ``"Good"`` and ``"VeryGood"`` ``{"HIT@1": ..., "mAP": ...}``, in [0, 1].
 
     Raises:
         ValueError: a query has no highlight scores.
@@ -259,7 +260,7 @@ def highlight_scores(
 
 
 def _clip_precision(highlight: NDArray[np.bool_], scores: Floats) -> float:
-    """Average precision of clip scores for one annotator; clips of equal score come together."""
+    """Average precision of clip scores for one annotator; tied clips form one step."""
     if highlight.all() or not highlight.any():
         return float(highlight.all())
     order = np.argsort(-scores, kind="stable")
@@ -275,12 +276,12 @@ def qvhighlights_scores(
     queries: Iterable[VMRQuery],
     saliency: Mapping[str, NDArray[Any]] | None = None,
 ) -> dict[str, float]:
-    """The brief table of the public evaluator of QVHighlights, its names and its rounding: per cent, two digits.
+    """The brief table of the public QVHighlights evaluator, with its names and rounding: per cent, two digits.
 
     Args:
-        predictions: by the query's name, see :func:`read_predictions`.
+        predictions: predictions by query id, see :func:`read_predictions`.
         queries: the annotated queries.
-        saliency: highlight annotations, see :func:`read_saliency`; without them the rows of highlights are left out.
+        saliency: highlight annotations, see :func:`read_saliency`; without them the highlight rows are left out.
 
     Returns:
         ``{"MR-full-R1@0.5": ..., "MR-full-mAP": ..., "MR-short-mAP": ..., "HL-min-VeryGood-Hit1": ..., ...}``.

@@ -1,4 +1,4 @@
-"""One row of a table: recall and mean IoU of predicted spans, with what every query contributed."""
+"""One row of a table: recall and mean IoU of predicted spans, with per-query values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One row of a table, with what every query contributed to it.
+    """One row of a table, with per-query values.
 
     Args:
         name: the row's label.
@@ -30,8 +30,8 @@ class Evaluation:
         videos: (queries,) video of each query, the unit of resampling.
         n: numbers of predictions.
         iou: thresholds.
-        preset: the convention it was computed under.
-        discounts: (queries, n, m) values of dR@n, where asked for.
+        preset: the evaluation convention.
+        discounts: (queries, n, m) values of dR@n, if requested.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Evaluation:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Names that :meth:`values` knows, in the order of the row: ``"R@1, IoU=0.5"``, ..., ``"mIoU"``."""
+        """Names accepted by :meth:`values`, in the order of the row: ``"R@1, IoU=0.5"``, ..., ``"mIoU"``."""
         cells = [f"R@{n}, IoU={iou:g}" for n in self.n for iou in self.iou]
         discounted = [] if self.discounts is None else [f"d{cell}" for cell in cells]
         return (*cells, *discounted, "mIoU")
@@ -72,19 +72,19 @@ class Evaluation:
         return float(self.values(metric).mean())
 
     def as_dict(self) -> dict[str, float]:
-        """Every metric, as shares in [0, 1]."""
+        """Every metric, in [0, 1]."""
         return {metric: self[metric] for metric in self.metrics}
 
     def interval(self, metric: str, *, seed: int = 0, samples: int = 2000, level: float = 0.95) -> Interval:
-        """Bootstrap interval of one metric by video, see :func:`bootstrap_interval`."""
+        """Bootstrap interval of one metric over videos, see :func:`bootstrap_interval`."""
         values = self.values(metric)
         return bootstrap_interval(values, groups=self.videos, seed=seed, samples=samples, level=level)
 
     def compare(self, other: Evaluation, metric: str, *, seed: int = 0, samples: int = 10_000) -> PairedTest:
-        """Paired test of this row against another on the same queries, see :func:`paired_test`.
+        """Paired test against another row on the same queries, see :func:`paired_test`.
 
         Raises:
-            ValueError: the rows are not over the same queries.
+            ValueError: the rows have different queries.
         """
         if not np.array_equal(self.videos, other.videos):
             fail("Evaluation.compare", "other", "be over the same queries in the same order", f"{len(other)} rows")
@@ -105,16 +105,16 @@ class Evaluation:
 
 
 def pad_spans(spans: Iterable[Sequence[Sequence[float]]]) -> tuple[Tensor, Tensor]:
-    """Ragged lists of spans as one tensor (q, k, 2), float64, and a mask (q, k), True where a span is.
+    """Pad ragged lists of spans to a tensor (q, k, 2), float64, with a mask (q, k), True where a span exists.
 
     Args:
-        spans: for each query its spans, each ``(start, end)``.
+        spans: the spans ``(start, end)`` of each query.
 
     Returns:
         ``(padded, mask)``; k is the longest list's length, at least 1.
 
     Raises:
-        ValueError: if a span is no pair, as the ``(start, end, score)`` of prediction files, for which there is
+        ValueError: if a span is not a pair. For ``(start, end, score)`` from prediction files use
             :func:`align_predictions`.
 
     Example:
@@ -130,7 +130,12 @@ def pad_spans(spans: Iterable[Sequence[Sequence[float]]]) -> tuple[Tensor, Tenso
     flat = [span for row in rows for span in row]
     longer = next((span for span in flat if len(span) != 2), None)
     if longer is not None:
-        fail("pad_spans", "spans", "hold pairs (start, end); scores go apart", f"{len(longer)} numbers, {list(longer)}")
+        fail(
+            "pad_spans",
+            "spans",
+            "hold pairs (start, end); pass scores separately",
+            f"{len(longer)} numbers, {list(longer)}",
+        )
     if flat:
         padded[mask] = np.asarray(flat, dtype=np.float64)
     return torch.from_numpy(padded), torch.from_numpy(mask)
@@ -151,20 +156,20 @@ def evaluate(
 ) -> Evaluation:
     """Recall@n at IoU and mean IoU of predicted spans against annotated queries; higher is better.
 
-    A query's best window counts. Predictions are clipped to [0, duration] where the preset says so, as the default one
-    does and the public evaluators' do not.
+    The best window of a query counts. Predictions are clipped to [0, duration] if the preset has ``clip``, as the
+    default has, unlike those of public evaluators.
 
     Args:
         predictions: spans of each query in seconds; best first unless ``scores`` says otherwise.
         queries: the annotated queries, in the order of the predictions.
-        scores: rank by these; without them the order given is the rank.
+        scores: scores for ranking; by default the given order.
         prediction_mask: True where a prediction exists.
-        preset: which convention: comparison, union, suppression, clipping, rounding.
+        preset: convention for comparison, union, suppression, clipping and rounding.
         n: numbers of predictions.
         iou: thresholds.
         discounted: add dR@n, IoU=m, see :func:`mmda.metrics.discounted_recall_at_iou`.
-        no_moment: what a query without a moment is: an error, or a ``"miss"`` of every metric. Annotations read with
-            ``unusable="miss"`` have such queries.
+        no_moment: how to handle queries without a moment: raise an error, or count a ``"miss"`` in every metric.
+            Annotations read with ``unusable="miss"`` have such queries.
         name: label of the row.
 
     Shape:
@@ -227,22 +232,22 @@ def evaluate_windows(
     no_moment: Literal["raise", "miss"] = "raise",
     name: str = "",
 ) -> Evaluation:
-    """:func:`evaluate` for windows that are tensors already, as a batch holds them.
+    """:func:`evaluate` for windows given as tensors, as in a batch.
 
     Args:
         predictions: spans of each query; best first unless ``scores`` says otherwise.
-        windows: true moments of each query.
+        windows: ground-truth moments of each query.
         window_mask: True where a window exists.
-        videos: video of each query, the unit of resampling; ``None`` makes each query its own.
-        duration: length of each video; a preset with ``clip`` cuts predictions to it.
-        scores: rank by these.
+        videos: video of each query, the unit of resampling; by default each query is its own unit.
+        duration: length of each video, to which a preset with ``clip`` clips predictions.
+        scores: scores for ranking.
         prediction_mask: True where a prediction exists.
-        preset: which convention.
+        preset: evaluation convention.
         n: numbers of predictions.
         iou: thresholds.
         discounted: add dR@n, IoU=m, see :func:`mmda.metrics.discounted_recall_at_iou`.
-        no_moment: what a query without a moment is: an error, or a ``"miss"`` of every metric. Annotations read with
-            ``unusable="miss"`` have such queries.
+        no_moment: how to handle queries without a moment: raise an error, or count a ``"miss"`` in every metric.
+            Annotations read with ``unusable="miss"`` have such queries.
         name: label of the row.
 
     Shape:

@@ -1,8 +1,8 @@
-"""Feature stores: every layout that researchers keep features in, behind one protocol.
+"""Feature stores: readers of common feature layouts behind one protocol.
 
-``store[id]`` is a float32 array ``(T, D)``, whatever the file holds. :func:`open_features` recognises the layout;
-:func:`pack_features` copies any store into one memory-mapped array, from which reading costs a page fault.
-Pickles are refused: they can run code.
+``store[id]`` is a float32 array ``(T, D)`` for every layout. :func:`open_features` detects the layout;
+:func:`pack_features` copies any store into one memory-mapped array for fast reading. Pickles are rejected, because they
+can run code.
 """
 
 from mmda.vmr.features.arrays import as_sequence as as_sequence

@@ -1,4 +1,4 @@
-"""Checks and changes of one array ``(T, D)``."""
+"""Checks and conversion of single arrays ``(T, D)``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mmda.vmr.reports import VMRDataError
 
 
 def as_sequence(array: NDArray[Any], source: PathLike, id: str) -> Array:
-    """Bring an array as found on disk to float32 ``(T, D)``: singleton axes go, a vector is one row.
+    """Convert an array from disk to float32 ``(T, D)``: singleton axes are removed, a vector becomes one row.
 
     Args:
         array: ``(T, D)``, ``(D,)``, or either with axes of size 1 before the last, as in ``(1, T, 1, 1, D)``.
@@ -20,7 +20,7 @@ def as_sequence(array: NDArray[Any], source: PathLike, id: str) -> Array:
         id: id for messages.
 
     Raises:
-        VMRDataError: if the array is not numeric, is empty or keeps more than two axes.
+        VMRDataError: if the array is not numeric, is empty or has more than two other axes.
 
     Example:
         >>> as_sequence(np.zeros((1, 7, 1, 1, 4)), "a.npy", "a").shape, as_sequence(np.zeros(4), "a.npy", "a").shape
@@ -42,7 +42,7 @@ def as_sequence(array: NDArray[Any], source: PathLike, id: str) -> Array:
 
 
 def _are_bfloat16(array: NDArray[Any]) -> bool:
-    """Whether 16-bit integers are very likely bfloat16: 95 % of those not 0 have an exponent of 2^-31 to 2^12.
+    """Whether 16-bit integers are very likely bfloat16: 95 % of the nonzero ones have an exponent of 2^-31 to 2^12.
 
     No positive integer below 12,288 has one; of uniformly distributed 16-bit integers one in six has.
     """
@@ -53,20 +53,20 @@ def _are_bfloat16(array: NDArray[Any]) -> bool:
 
 
 def check_width(array: Array, source: PathLike, id: str, width: int) -> None:
-    """The array has ``width`` columns.
+    """Require an array with ``width`` columns.
 
     Raises:
-        VMRDataError: with the width it has.
+        VMRDataError: if it has another width.
     """
     if array.shape[1] != width:
         raise VMRDataError(source, id, f"have width {width} like the others", array.shape[1])
 
 
 def check_finite(array: Array, source: PathLike, id: str) -> None:
-    """Every number of the array is finite.
+    """Require finite numbers.
 
     Raises:
-        VMRDataError: with the count of NaN and infinite entries.
+        VMRDataError: if not, with the counts of NaN and infinite entries.
     """
     if not np.isfinite(array).all():
         nan, inf = int(np.isnan(array).sum()), int(np.isinf(array).sum())
@@ -74,7 +74,7 @@ def check_finite(array: Array, source: PathLike, id: str) -> None:
 
 
 def clip_bounds(clips: int, max_clips: int) -> NDArray[np.int64]:
-    """First row of each of at most ``max_clips`` runs that share ``clips`` rows evenly, and ``clips`` at the end.
+    """Boundaries that split ``clips`` rows evenly into at most ``max_clips`` runs.
 
     Example:
         >>> clip_bounds(7, 3).tolist(), clip_bounds(2, 3).tolist()
@@ -85,15 +85,15 @@ def clip_bounds(clips: int, max_clips: int) -> NDArray[np.int64]:
 
 
 def pool_clips(array: Array, max_clips: int) -> Array:
-    """Average an array ``(T, D)`` over at most ``max_clips`` runs of neighbouring rows; short ones stay as they are.
+    """Average-pool an array ``(T, D)`` to at most ``max_clips`` rows; shorter ones are unchanged.
 
     Args:
         array: the features.
-        max_clips: the most rows that may be left.
+        max_clips: maximum number of rows.
 
     Returns:
-        ``(min(T, max_clips), D)`` float32, summed in float64: run k holds the rows from the k-th to the (k+1)-th of
-        ``max_clips`` even cuts. An array that is short enough is returned itself.
+        ``(min(T, max_clips), D)`` float32, averaged in float64 over evenly split runs of rows. An array that is short
+        enough is returned unchanged.
 
     Raises:
         ValueError: a number of clips below 1.

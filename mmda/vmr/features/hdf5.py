@@ -1,4 +1,4 @@
-"""A store on one HDF5 file."""
+"""A store backed by one HDF5 file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ALONE = "be readable from this file alone"
 
 
 class HDF5Store(IndexedStore):
-    """One HDF5 file: ``f[id]`` is the array, or a group that holds it (``c3d_features``, or alone)."""
+    """One HDF5 file: ``f[id]`` is the array, or a group that contains it (as ``c3d_features`` or as the only array)."""
 
     layout = "HDF5"
 
@@ -62,11 +62,11 @@ class HDF5Store(IndexedStore):
             return np.asarray(node[()])
         except VMRDataError:
             raise
-        except (*DAMAGE, OSError) as error:  # a broken link, a damaged chunk
+        except (*DAMAGE, OSError) as error:  # broken link or damaged chunk
             raise VMRDataError(self._path, name, "be readable", error) from None
 
     def _node(self, group: Any, path: str, id: str, hops: int = 8) -> Any:
-        """``group[path]``, following links within the file only; every link is checked before it is followed."""
+        """``group[path]``, following only links within the file; every link is checked first."""
         import h5py
 
         for part in filter(None, path.split("/")):
@@ -83,7 +83,7 @@ class HDF5Store(IndexedStore):
         return group
 
     def _check_data_set(self, id: str, node: Any) -> None:
-        """The data set holds numbers, is stored in this file and fits the size limit."""
+        """Require numbers stored in this file and within the size limit."""
         if node.is_virtual or node.external:
             names = [source.file_name for source in node.virtual_sources()] if node.is_virtual else node.external
             raise VMRDataError(self._path, id, _ALONE, f"numbers that lie in {len(names)} other places")
@@ -111,7 +111,7 @@ class HDF5Store(IndexedStore):
         return array
 
     def _is_common(self, within: str) -> bool:
-        """Whether another group holds an array of this name too, so that it is a kind of feature and not an id."""
+        """Whether another group has an array of this name too, so that it is a kind of feature and not an id."""
         file, others = self._handle(), 0
         for name in self._names[:64]:
             try:

@@ -1,4 +1,4 @@
-"""Stores on ``npy`` and ``npz`` files: one file an id, one file for all, one packed file."""
+"""Stores backed by ``npy`` and ``npz`` files: one file per id, one file for all, or one packed file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mmda.vmr.features.protocol import Array, FeatureStore, Kind
 from mmda.vmr.features.stores import IndexedStore
 from mmda.vmr.reports import VMRDataError
 
-# What numpy and zipfile raise on damaged or truncated files.
+# Errors of numpy and zipfile for damaged or truncated files.
 DAMAGE = (
     ValueError,
     EOFError,
@@ -40,7 +40,7 @@ DAMAGE = (
 )
 
 
-# Keys of an npz that name the kind of an array; any other key is an id.
+# npz keys that name a kind of array; any other key is an id.
 _ARRAY_KEYS = frozenset({"features", "last_hidden_state", "pooler_output", "c3d_features", "arr_0"})
 
 
@@ -48,7 +48,7 @@ NO_PICKLE = "hold plain arrays, no pickled objects (a pickle can run code); save
 
 
 class ArrayFiles(IndexedStore):
-    """A folder with one ``npz`` or ``npy`` file for each id (or a single such file)."""
+    """A folder with one ``npz`` or ``npy`` file per id (or a single such file)."""
 
     def __init__(
         self, source: Path, files: Mapping[str, Path], key: str | None, max_bytes: int, kind: Kind, prefix: str
@@ -73,7 +73,7 @@ class ArrayFiles(IndexedStore):
 
 
 class KeyedNpz(IndexedStore):
-    """One ``npz`` with an array for each id, its keys perhaps under a prefix (``video_<id>``, ``text_<id>``)."""
+    """One ``npz`` with an array per id, optionally with key prefixes (``video_<id>``, ``text_<id>``)."""
 
     layout = "npz keyed by id"
 
@@ -83,7 +83,7 @@ class KeyedNpz(IndexedStore):
         self._open: tuple[int, Any] | None = None
 
     def _read(self, row: int) -> NDArray[Any]:
-        if self._open is None or self._open[0] != os.getpid():  # a forked child must not share the file position
+        if self._open is None or self._open[0] != os.getpid():  # a forked process must not share the file position
             self._open = os.getpid(), load_numpy(self._path)
         return _entry(self._open[1], self._path, self._keys[row], self._max_bytes)
 
@@ -127,14 +127,14 @@ class PackedNpz(IndexedStore):
 
 
 def stem_id(stem: str, kind: Kind) -> str:
-    """The id in a file's name without ``.npz`` or ``.npy``."""
+    """The id from a file's stem."""
     return query_id(stem) if kind == "query" else video_id(stem)
 
 
 def open_npz(
     file: Path, kind: Kind, key: str | None, ids: Sequence[str] | None, max_bytes: int, prefix: str
 ) -> FeatureStore:
-    """The store on one ``npz`` file, by the names of its arrays."""
+    """The store for one ``npz`` file, chosen by the names of its arrays."""
     loaded = load_numpy(file)
     if isinstance(loaded, np.ndarray):
         raise VMRDataError(file, None, "be a zip of arrays", "a single array; rename it to .npy")
@@ -160,7 +160,7 @@ def _open_packed_npz(
     if "feat_int8" in names:
         rows = _numbers(archive, file, "feat_int8", max_bytes)
         if "scale" not in names:
-            raise VMRDataError(file, None, "hold `scale` beside `feat_int8`", ", ".join(sorted(names)))
+            raise VMRDataError(file, None, "hold `scale` with `feat_int8`", ", ".join(sorted(names)))
         scale = np.asarray(_numbers(archive, file, "scale", max_bytes), dtype=np.float32)
     else:
         rows = _numbers(archive, file, "feat", max_bytes)
@@ -191,7 +191,7 @@ def _open_packed_npz(
 
 
 def load_numpy(file: Path) -> Any:
-    """``np.load`` without pickles, its failures as one line."""
+    """``np.load`` without pickles, with one-line errors."""
     check_regular(file)
     if file.suffix == ".npz":
         try:
@@ -212,13 +212,13 @@ def load_numpy(file: Path) -> Any:
 
 
 def _reraise(error: Exception) -> None:
-    """Raise an error of the disk again. EINVAL is left: a damaged file makes numpy seek to an invalid position."""
+    """Re-raise I/O errors except EINVAL, which numpy causes by seeking to an invalid position in a damaged file."""
     if isinstance(error, OSError) and error.errno != errno.EINVAL:
         raise error
 
 
 def _entry(archive: Any, file: Path, key: str, max_bytes: int) -> NDArray[Any]:
-    """One array of an open archive; its unpacked size is looked up before it is unpacked."""
+    """One array of an open archive; its unpacked size is checked first."""
     infos = archive.zip.NameToInfo
     info = infos.get(f"{key}.npy") or infos.get(key)
     if info is not None:
@@ -230,17 +230,17 @@ def _entry(archive: Any, file: Path, key: str, max_bytes: int) -> NDArray[Any]:
         if "allow_pickle" in str(error):
             raise VMRDataError(file, key, NO_PICKLE, "an array of objects") from None
         raise VMRDataError(file, key, "be a complete array", error) from None
-    if not isinstance(array, np.ndarray):  # numpy hands out any other member as its bytes
-        raise VMRDataError(file, key, "be an array", "a member of the zip that is none")
+    if not isinstance(array, np.ndarray):  # numpy returns any other member as bytes
+        raise VMRDataError(file, key, "be an array", "another member of the zip")
     return cast("NDArray[Any]", array)
 
 
 def _attended(array: NDArray[Any], mask: NDArray[Any], file: Path) -> Array:
-    """The rows that a tokenizer's ``attention_mask`` marks as words; all others are its padding."""
+    """The rows that a tokenizer's ``attention_mask`` marks; the others are padding."""
     rows = as_sequence(array, file, "attention_mask")
     keep = mask.reshape(-1) != 0
     if len(keep) != len(rows) or not keep.any():
-        rule = f"mark at least one of the {len(rows)} rows it stands beside"
+        rule = f"mark at least one of the {len(rows)} rows of the array"
         raise VMRDataError(file, "attention_mask", rule, f"{int(keep.sum())} of {len(keep)}")
     return cast("Array", rows[keep])
 

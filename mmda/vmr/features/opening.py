@@ -1,4 +1,4 @@
-"""Recognise the layout of a file or folder and open it."""
+"""Detect the layout of a file or folder and open it."""
 
 from __future__ import annotations
 
@@ -26,42 +26,41 @@ def open_features(
     prefix: str = "",
     max_bytes: int = MAX_BYTES,
 ) -> FeatureStore:
-    """Open features in whichever layout they are.
+    """Open features in any supported layout.
 
-    Known layouts: a folder of ``<id>.npz`` or ``<id>.npy`` (singleton axes allowed; ``qid<qid>.npz`` for
-    queries); one HDF5 file with ``f[id]`` or ``f[id]["c3d_features"]``; one packed ``npz`` (``feat_int8`` times
-    ``scale``, or ``feat``, with ``offsets`` and ``vids``; or ``feat`` alone, a row for each query); one ``npz`` keyed
-    by id or by ``video_<id>`` and ``text_<id>``; a folder made by :func:`pack_features`; and several of these,
-    concatenated on features and cut to the shortest, where they differ by no more than one row or 5 %.
+    Supported layouts: a folder of ``<id>.npz`` or ``<id>.npy`` (singleton axes allowed; ``qid<qid>.npz`` for queries);
+    one HDF5 file with ``f[id]`` or ``f[id]["c3d_features"]``; one packed ``npz`` (``feat_int8`` times ``scale``, or
+    ``feat``, with ``offsets`` and ``vids``; or only ``feat``, one row per query); one ``npz`` keyed by id or by
+    ``video_<id>`` and ``text_<id>``; a folder made by :func:`pack_features`; and several of these, concatenated on the
+    feature axis and cut to the shortest, if lengths differ by at most one row or 5 %.
 
     Args:
-        path: file or folder; several are joined on the feature axis.
-        kind: which half of a file that holds both, and how its files are named.
-        key: the array to take from each npz or HDF5 group; by default ``features``, ``last_hidden_state``,
-            ``c3d_features``, or the only one. ``"pooler_output"`` gives one word a query.
-        ids: the order of the rows of a packed ``feat`` that does not name them (the order of its ``jsonl``).
-        prefix: what only one of the two, this file or the annotations, writes before an id: with ``"v_"`` the ids
-            ``v_abc`` and ``abc`` name one video. An id that is there as it is written comes first.
-        max_bytes: how much memory one array may take: 1 GiB, or as much as its file. A small compressed file can
-            hold any number of zeros.
+        path: file or folder; several are concatenated on the feature axis.
+        kind: which part of a file that contains both, and how files are named.
+        key: the array to use from each npz or HDF5 group; by default ``features``, ``last_hidden_state``,
+            ``c3d_features``, or the only one. ``"pooler_output"`` gives one word per query.
+        ids: ids of the rows of a packed ``feat`` without names (the order of its ``jsonl``).
+        prefix: prefix of ids that only this file or only the annotations use: with ``"v_"`` the ids ``v_abc`` and
+            ``abc`` are the same video. Exact matches take precedence.
+        max_bytes: memory limit of one array (or the size of its file, if larger), because a small compressed file can
+            unpack to any size.
 
     Returns:
         A store: ``store[id]`` is float32 ``(T, D)``.
 
     Raises:
-        VMRDataError: if the layout is not recognised or the file breaks it.
-        ValueError: if ``kind`` is neither of the two, or ``path`` is an empty sequence.
+        VMRDataError: if the layout is not recognised or the file is invalid.
+        ValueError: if ``kind`` is invalid, or ``path`` is an empty sequence.
         OSError: if a file cannot be read.
 
     Notes:
-        Ids: a file suffix of a video is no part of its id (``AO8RW.mp4.npz`` holds ``AO8RW``), nor is ``qid`` before
-        that of a query; composed and decomposed Unicode is one name. Where a text ``npz`` holds an
-        ``attention_mask``, the rows that it marks are kept.
+        Video ids have no file suffix (``AO8RW.mp4.npz`` holds ``AO8RW``), query ids no ``qid`` prefix; Unicode is
+        normalised. If a text ``npz`` contains an ``attention_mask``, only the marked rows are kept.
 
-        Only regular files are opened. An HDF5 file is read by itself: external links, external storage and virtual
-        data sets, which name other files, are refused.
+        Only regular files are opened. In HDF5 files, external links, external storage and virtual data sets, which
+        refer to other files, are rejected.
 
-        Nothing is read but names until an id is asked for, except packed npz files, which are read whole.
+        Arrays are read on demand, except for packed npz files, which are read completely.
 
     Example:
         >>> import numpy as np

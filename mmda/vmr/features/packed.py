@@ -1,4 +1,4 @@
-"""One memory-mapped array for all ids: writing it and reading it."""
+"""One memory-mapped array for all ids: writing and reading."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ from mmda.vmr.reports import VMRDataError
 
 _PACKED_FORMAT = "mmda-packed-features"
 
-#: Bytes before the rows: the header is written last, when their number is known.
+#: Bytes reserved for the header, which is written last, when the number of rows is known.
 _HEADER = 128
 
 
 class MappedStore(IndexedStore):
-    """The packed folder that :func:`pack_features` writes, read through a memory map; each array is verified once."""
+    """A packed folder written by :func:`pack_features`, read through a memory map; each array is verified once."""
 
     layout = "packed folder (memory-mapped)"
 
@@ -55,7 +55,7 @@ class MappedStore(IndexedStore):
             clip_seconds = None if index["clip_seconds"] is None else float(index["clip_seconds"])
             shape = tuple(index["shape"])
             self._offsets = np.asarray(offsets, dtype=np.int64)
-            self._dtype, self._sums = index.get("dtype"), index.get("crc32")  # earlier versions wrote neither
+            self._dtype, self._sums = index.get("dtype"), index.get("crc32")  # missing in earlier versions
             if self._sums is not None and len(self._sums) != len(ids):
                 raise ValueError("another number of checksums than of ids")
         except VMRDataError:
@@ -100,7 +100,7 @@ class MappedStore(IndexedStore):
 
 
 def _read_index(file: Path) -> dict[str, Any]:
-    """The index, verified; one of an earlier version, which has no checksum, as it is."""
+    """The index, verified unless it is from an earlier version without a checksum."""
     content = read_file(file)
     text = unsealed_json(content)
     index = json.loads(content if text is None else text)
@@ -122,33 +122,33 @@ def pack_features(
     resume: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> FeatureStore:
-    """Copy a store into a folder that is read through a memory map.
+    """Copy a store into a memory-mapped folder.
 
-    The folder holds ``features.npy`` (all rows) and ``index.json`` (ids, offsets, clip length, a checksum of each
-    array and of itself). It appears under its name only when it is complete; what is read of it later is verified.
+    The folder holds ``features.npy`` (all rows) and ``index.json`` (ids, offsets, clip length, checksums of each array
+    and of itself). It is created atomically and verified when read.
 
     Args:
         store: the features to copy.
-        path: the folder to make.
-        ids: which ids, in which order; all where left out.
-        dtype: how numbers are kept; float16 halves the file and keeps three digits.
-        max_clips: average-pool longer arrays to this many rows; the clip length is then not kept.
-        overwrite: replace a packed folder that is already there.
-        resume: keep what is done when it fails or is killed, in ``.NAME.packing`` beside the folder, and go on with
-            what was left there. Without it nothing is left behind.
-        progress: called with (done, all) after every id.
+        path: the folder to create.
+        ids: the ids to copy, in this order; all by default.
+        dtype: dtype on disk; float16 halves the file and has about three digits.
+        max_clips: average-pool longer arrays to this many rows; the clip length is then not stored.
+        overwrite: replace an existing packed folder.
+        resume: keep partial results in ``.NAME.packing`` next to the folder if interrupted, and continue from there.
+            Without it nothing is kept.
+        progress: called with (done, total) after every id.
 
     Returns:
         The packed store, opened.
 
     Raises:
-        VMRDataError: if the folder is there already, widths differ, an array is not finite in ``dtype``, or what was
-            left there is of other settings or in use.
-        ValueError: if ``dtype`` is neither of the two.
-        OSError: if the folder cannot be written; it names the file.
+        VMRDataError: if the folder exists, widths differ, an array is not finite in ``dtype``, or partial results have
+            other settings or are in use.
+        ValueError: if ``dtype`` is invalid.
+        OSError: if the folder cannot be written; names the file.
 
     Notes:
-        Memory for one array. Going on reads what is there once, to verify it.
+        Memory for one array. Resuming reads the partial results once, to verify them.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -188,7 +188,7 @@ def pack_features(
 
 
 def _fitting(store: FeatureStore, id: str, width: int, max_clips: int | None, dtype: str) -> NDArray[Any]:
-    """The array of an id as it is kept: pooled, of the common width (0: not known yet), finite."""
+    """The array of an id as stored: pooled, of the common width (0: not known yet), finite."""
     array = store[id]
     check_finite(array, store.source, id)
     check_width(array, store.source, id, width or array.shape[1])
@@ -202,7 +202,7 @@ def _fitting(store: FeatureStore, id: str, width: int, max_clips: int | None, dt
 
 
 def _put(work: Path, target: Path, replaceable: bool) -> None:
-    """The finished folder under its name; one that it replaces is whole until then."""
+    """Rename the finished folder to its target, replacing an old one atomically."""
     if not replaceable:
         os.replace(work, target)
         return
@@ -217,7 +217,7 @@ def _put(work: Path, target: Path, replaceable: bool) -> None:
 
 
 class _Packing:
-    """A folder in the making: the rows, and a line for each array that is among them."""
+    """A folder being written: the rows so far, and a line for each complete array."""
 
     def __init__(self, folder: Path, settings: Mapping[str, object], dtype: str) -> None:
         self.folder, self.dtype = folder, np.dtype(dtype)
@@ -238,7 +238,9 @@ class _Packing:
             raise VMRDataError(self.folder, None, "be of the same packing (or be deleted)", f"one of {kept[0][:200]}")
         self._take_up(kept[1:])
         with named(self._array):
-            self._rows.truncate(self._end())  # zeros for a header: no array file until it is finished
+            self._rows.truncate(
+                self._end()
+            )  # zeros in place of the header, so that it is not a valid array file until finished
             self._rows.seek(self._end())
         done = [{"width": self.width, "rows": b - a, "crc32": crc} for a, b, crc in self._arrays()]
         write_file(self._list, "".join(f"{line}\n" for line in (self._settings, *map(json.dumps, done))).encode())
@@ -256,7 +258,7 @@ class _Packing:
         return _HEADER + self.offsets[-1] * self.width * self.dtype.itemsize
 
     def _take_up(self, lines: Sequence[str]) -> None:
-        """The arrays of an earlier process, up to the first that is not whole."""
+        """Resume from the arrays of an earlier process, up to the first incomplete one."""
         for line in lines:
             try:
                 each = json.loads(line)
@@ -276,7 +278,7 @@ class _Packing:
         self.sums.append(crc)
 
     def add(self, id: str, rows: NDArray[Any]) -> None:
-        """One more array."""
+        """Append an array."""
         content = rows.tobytes()
         crc = zlib.crc32(content)
         with named(self._array):
@@ -287,7 +289,7 @@ class _Packing:
             write_all(self._done.fileno(), f"{line}\n".encode())
 
     def finish(self, names: Sequence[str], clip_seconds: float | None) -> None:
-        """Header and index; what is left is a packed folder."""
+        """Write header and index, which completes the packed folder."""
         shape = (self.offsets[-1], self.width)
         text = repr({"descr": self.dtype.str, "fortran_order": False, "shape": shape}).encode()
         with named(self._array):

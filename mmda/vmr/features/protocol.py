@@ -1,4 +1,4 @@
-"""What every feature store offers, whatever the layout on disk."""
+"""The protocol of feature stores."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Kind = Literal["video", "query"]
 
 @runtime_checkable
 class FeatureStore(Protocol):
-    """What every layout offers: ``store[id]`` is float32 ``(T, D)``, T >= 1.
+    """A feature store: ``store[id]`` is float32 ``(T, D)``, T >= 1.
 
-    ``source`` names the file or folder for messages, ``ids`` every id that can be asked for, ``width`` is D of the
-    first id, and ``clip_seconds`` the length of one clip where the file says so. An unknown id, or an array that is
-    not ``(T, D)``, raises :class:`VMRDataError` with file, id and rule. Whoever joins arrays checks that their
-    widths are equal: a store does not know which of its ids count.
+    ``source`` is the file or folder for messages, ``ids`` lists all ids, ``width`` is D of the first id, and
+    ``clip_seconds`` the length of one clip if the file contains it. An unknown id, or an array that is not ``(T, D)``,
+    raises :class:`VMRDataError` with file, id and rule. A store does not check that widths are equal, since not all of
+    its ids may be used.
     """
 
     @property

@@ -1,4 +1,4 @@
-"""The base class of stores, a store of arrays in memory, and several stores joined."""
+"""The base class of stores, a store of arrays in memory, and the concatenation of several stores."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class IndexedStore:
             raise VMRDataError(source, None, "hold features of at least one id", "none")
         if len(self._index) != len(ids):
             twice = next(id for row, id in enumerate(ids) if self._index[id] != row)
-            raise VMRDataError(source, twice, "come once", "the same id twice")
+            raise VMRDataError(source, twice, "occur once", "the same id twice")
         self._width: int | None = None
 
     @property
@@ -70,7 +70,7 @@ class IndexedStore:
         return f"{type(self).__name__}({self.source!r}, {len(self)} ids)"
 
     def _find(self, id: str) -> int | None:
-        """The row of an id as written, or of another spelling of it."""
+        """The row of an id, or of another spelling of it."""
         row = self._index.get(id)
         if row is not None:
             return row
@@ -90,12 +90,12 @@ class IndexedStore:
 
 
 class ArrayStore(IndexedStore):
-    """Features held in memory, for worlds that are made rather than read.
+    """Features in memory, for example of simulated data.
 
     Args:
-        arrays: ``(T, D)`` or ``(D,)`` for every id.
+        arrays: ``(T, D)`` or ``(D,)`` per id.
         source: a name for messages.
-        clip_seconds: length of one clip, where it is fixed.
+        clip_seconds: length of one clip, if it is fixed.
 
     Raises:
         VMRDataError: on reading an array that is empty or misshapen.
@@ -119,9 +119,9 @@ class ArrayStore(IndexedStore):
 
 
 class JoinedStore:
-    """Several stores side by side: widths add, time is cut to the shortest, ids are those all of them have.
+    """Several stores concatenated on the feature axis, with time cut to the shortest and only common ids.
 
-    Cutting allows for a last clip that one extractor left out; arrays whose lengths differ by more have other clips.
+    The cut allows for a last clip that one extractor omits; larger differences in length are an error.
     """
 
     layout = "several joined"
