@@ -93,9 +93,9 @@ def hsic_loss(
     dtype = working_dtype(anchor, positive)
     with full_precision(anchor):
         if mask is not None:
-            check_mask(caller, "mask", mask, anchor.shape[:-1])
+            check_mask(caller, "mask", mask, anchor.shape[:-1], device=anchor.device)
         if weight is not None:
-            check_weight(caller, "weight", weight, anchor.shape[:-1])
+            check_weight(caller, "weight", weight, anchor.shape[:-1], device=anchor.device)
         if anchor.shape[:-1] != positive.shape[:-1]:
             fail(caller, "positive", f"have the rows of `anchor` {tuple(anchor.shape[:-1])}", shape_text(positive))
         x, w = as_rows(caller, "anchor", anchor, mask=mask, weight=weight, dtype=dtype)
