@@ -181,13 +181,19 @@ def by_cell(runs: Sequence[Run]) -> dict[tuple[str, str, str, str], list[Run]]:
     return cells
 
 
+def whole(cells: dict[tuple[str, str, str, str], list[Run]], rows: Sequence[Row]) -> list[tuple[str, str, str]]:
+    """The transfers on which all of these rows that have been begun anywhere were trained."""
+    names = {row.name for row in rows} & {name for *_, name in cells} | {"source-only"}
+    return [t for t in TRANSFERS if all((*t, name) in cells for name in names)]
+
+
 HEADER = [
     "adapter",
     *("digits", "SURF", "deep", "reviews"),
     "mean gain",
     "up / down by a point",
-    "at seed 0",
-    "at seed 0, best weight by labels",
+    "first seed",
+    "first seed, oracle",
     "s a run",
 ]
 
@@ -199,8 +205,7 @@ def summary(runs: Sequence[Run], rows: Sequence[Row] = ROWS) -> list[list[str]]:
     counts once all of these rows have been trained there.
     """
     cells, lines = by_cell(runs), [HEADER]
-    names = {row.name for row in rows} & {name for *_, name in cells}
-    every = [t for t in TRANSFERS if all((*t, name) in cells for name in {*names, "source-only"})]
+    every = whole(cells, rows)
     for row in rows:
         kinds: dict[str, list[float]] = {kind: [] for kind in KINDS}
         gains: list[float] = []
@@ -241,7 +246,7 @@ def over_transfers(gains: Sequence[float]) -> float:
 def transfers(runs: Sequence[Run]) -> list[list[str]]:
     """A line a transfer: source-only's accuracy in percent, then every row's gain, mean over the seeds."""
     cells = by_cell(runs)
-    every = [t for t in TRANSFERS if (*t, "source-only") in cells]
+    every = whole(cells, ROWS)
     lines = [["adapter", *(f"{kind}, {source} to {target}" for kind, source, target in every)]]
     for row in (*ROWS, *PEERS):
         line = [row.name]

@@ -43,7 +43,7 @@ STEPS, EVERY = 240, 60
 LINEAR_STEPS, LINEAR_EVERY = 40, 20
 
 #: Queries at most that scores are read from; the oracle too, so that both see the same.
-HELD, VAL, FITTED = 400, 200, 200
+HELD, VAL, FITTED = 250, 120, 120
 
 
 def checkpoints(
