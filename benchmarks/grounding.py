@@ -247,6 +247,8 @@ def selection_table(records: Sequence[Record], family: str | None = None) -> lis
     names = list(dict.fromkeys(name for r in mine for name in r["scores"]))
     shown = [d for d in DIRECTIONS if any(r["direction"] == d for r in mine)]
     lines = [["validator", *shown, "mean", "lowest", "mIoU lost", "R@1 lost"]]
+    if not mine:
+        return lines
     counts = [sum(r["direction"] == d for r in mine) for d in shown]
     lines.append(["checkpoints", *map(str, counts), "", "", "", ""])
     lines.append(
