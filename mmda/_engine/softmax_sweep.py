@@ -284,6 +284,6 @@ def _add_sums(sums: Tensor, tile: Tensor, weight: Tensor | None) -> None:
 
 
 def _sum(one: Beside | None, other: Beside | None) -> Tensor:
-    """The slopes by logits that both sides may have beside their tiles."""
+    """The gradients of logits that either side may have in addition to its tiles."""
     assert one is not None
     return one.logits if other is None else one.logits + other.logits

@@ -37,7 +37,7 @@ def test_a_new_sentence_in_a_new_video(trained: Path, capsys: pytest.CaptureFixt
     told = capsys.readouterr().out.splitlines()
     assert told[0] == "new (20.0 s): 'something else'"
     assert 1 <= len(told[1:-1]) <= 2
-    assert told[-1] == "scores order the moments of one video; they are no probabilities"
+    assert told[-1] == "scores rank the moments of one video; they are not probabilities"
     command = ["predict", "something else", *ask[:2], *ask[4:], *new, "--target-clip-seconds", "2"]
     assert main(command) == 0
     assert capsys.readouterr().out.splitlines() == told

@@ -74,7 +74,7 @@ def test_every_flipped_bit_is_found(checkpoint: bytes, tmp_path: Path) -> None:
         damaged = bytearray(checkpoint)
         damaged[place // 8] ^= 1 << place % 8
         path.write_bytes(damaged)
-        with pytest.raises(CheckpointError, match=r"model\.pt: the checkpoint must be a file of save_model, whole"):
+        with pytest.raises(CheckpointError, match=r"model\.pt: the checkpoint must be an undamaged file of save_model"):
             load_model(path)
     path.write_bytes(checkpoint)
     assert load_model(path)[1] == {"seed": 3}
@@ -197,7 +197,7 @@ def test_other_code_is_a_warning(draw: Simulation, tmp_path: Path) -> None:
     whole = encoded(content)
     assert whole is not None
     path.write_bytes(sealed(whole))
-    with pytest.warns(UserWarning, match=r"begun with .*'torch': '1\.0'.*numbers may differ"):
+    with pytest.warns(UserWarning, match=r"started with .*'torch': '1\.0'.*results may differ"):
         train(draw, path)
 
 

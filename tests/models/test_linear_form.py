@@ -326,15 +326,15 @@ def test_a_term_of_ones_own_is_weighed_scaled_and_trained(draw: Simulation) -> N
 
 def test_lists_that_contradict_themselves_are_told() -> None:
     term = Term("one", "source", 1.0, lambda view: view.output.query.sum())
-    with pytest.raises(ValueError, match=r"MMCDAObjective: `terms` must have a role each, got several of .'one'."):
+    with pytest.raises(ValueError, match=r"MMCDAObjective: `terms` must have different roles, got several of .'one'."):
         MMCDAObjective(terms=[term, term])
-    with pytest.raises(ValueError, match="MMCDAObjective: `weights` must be left out where `terms` are given"):
+    with pytest.raises(ValueError, match="MMCDAObjective: `weights` must be left out if `terms` are given"):
         MMCDAObjective(terms=[term], weights={"moment": 1.0})
     with pytest.raises(ValueError, match="Term: `side` must be one of 'source', 'target', 'both', got 'all'"):
         Term("one", "all", 1.0, term.compute)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="Term: `compute` must be callable"):
         Term("one", "source", 1.0, 3)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"View.labels: `batch` must carry windows"):
+    with pytest.raises(ValueError, match=r"View.labels: `batch` must have windows"):
         _ = View(None, simulate(World(videos=2, test_videos=1)).target_train.without_moments()).labels  # type: ignore[arg-type]
 
 

@@ -1,4 +1,4 @@
-"""MMCDA, the reference model for cross-domain video moment retrieval, assembled from the library's parts."""
+"""MMCDA, the reference model for cross-domain video moment retrieval, built from the components of the library."""
 
 from torch import serialization
 
@@ -113,5 +113,5 @@ __all__ = [
     "vote_spans",
 ]
 
-# Plain values, as kernels are: files that hold them are read with ``weights_only=True``.
+# So that files containing them load with ``weights_only=True``.
 serialization.add_safe_globals([MMCDAConfig, TrainingConfig])

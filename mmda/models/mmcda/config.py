@@ -1,4 +1,4 @@
-"""Sizes and choices of the reference model; they stop at :mod:`mmda.models.mmcda.build`."""
+"""Config of the reference model, used only by :mod:`mmda.models.mmcda.build`."""
 
 from __future__ import annotations
 
@@ -9,32 +9,33 @@ from mmda._core.checks import check_choice, check_count, check_number, fail
 
 @dataclass(frozen=True)
 class MMCDAConfig:
-    """Sizes of the reference model. Laptop-sized by default.
+    """Sizes and options of the reference model; the defaults suit a laptop.
 
-    Two forms. ``"towers"``: encoders, two-layer heads and a localizer, all learned from scratch. ``"linear"``: the
-    features as they are, linear heads that :func:`mmda.models.mmcda.start_linear` fixes in closed form, a learned
-    correction that starts at zero, and spans by vote; ``hidden``, the context and the localizer are not used.
+    There are two forms. ``"towers"``: encoders, two-layer heads and a localizer, all trained from scratch.
+    ``"linear"``: unchanged features, linear heads set in closed form by :func:`mmda.models.mmcda.start_linear`, a
+    learned correction initialised at zero, and spans decoded by voting; ``hidden``, the context and the localizer are
+    not used.
 
     Args:
-        video_width: frame features that come in.
-        query_width: word features that come in.
+        video_width: number of input frame features.
+        query_width: number of input word features.
         hidden: width of the encoders.
         joint: width of the joint space.
-        context: how frames see their neighbours: ``"conv"`` or ``"none"``.
-        context_layers: depth of that context.
+        context: temporal context of frames: ``"conv"`` or ``"none"``.
+        context_layers: layers of the context.
         localizer_channels: width of the localizer.
-        localizer_layers: its depth; the reach doubles with every layer.
-        positions: tell the localizer where in the video a clip lies. Off by default: it learns the source's
-            location habits, which no alignment removes.
-        shared_space: frames and words come from one encoder and can be compared as they are. The joint space is then
-            that space (``joint`` is not used), and the heads learn a correction that starts at zero.
-        temperature: of the similarity that the localizer sees.
-        dropout: in the encoders and the localizer, or in the residual net of a linear form.
+        localizer_layers: layers of the localizer; the receptive field doubles with every layer.
+        positions: add the position of each clip to the localizer's input. Off by default, because it learns the
+            location bias of the source, which no alignment removes.
+        shared_space: frames and words are features of one encoder with a common space. The joint space is then that
+            space (``joint`` is not used), and the heads learn a correction initialised at zero.
+        temperature: temperature of the similarity, the localizer's input.
+        dropout: dropout of the encoders and the localizer, or of the residual network of a linear form.
         form: ``"towers"`` or ``"linear"``.
-        members: linear maps that stand side by side, each with its own joint sphere.
-        residual: hidden width of the net in a linear head; 0 leaves it out.
+        members: number of linear maps, each with its own joint unit sphere.
+        residual: hidden width of the residual network in a linear head; 0 disables it.
         neighbours: strength of :class:`mmda.models.mmcda.NeighbourScaling` in a linear form.
-        agreement: width in clips of :class:`mmda.models.mmcda.FrameAgreement` in a linear form; 0 leaves it out.
+        agreement: width in clips of :class:`mmda.models.mmcda.FrameAgreement` in a linear form; 0 disables it.
 
     Raises:
         ValueError: a size below 1, a dropout outside [0, 1), an unknown context or form, a linear form in a shared

@@ -1,4 +1,4 @@
-"""One training run: two loaders, one objective, one optimiser, one backward; and the choice of a checkpoint."""
+"""The training loop: two loaders, one objective and one optimiser, with checkpoint selection."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from mmda.vmr.batch import VMRBatch
 
 
 class Loader(Protocol):
-    """What training asks of a loader: passes over batches, each with its own order."""
+    """Interface of a loader: iteration over batches, in a new order in each epoch."""
 
     epoch: int
 
@@ -51,25 +51,25 @@ class Loader(Protocol):
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How long and how fast.
+    """Settings of a training run.
 
     Args:
         steps: optimiser steps.
-        learning_rate: peak of AdamW's rate; a short warm-up leads to it, half a cosine away from it.
-        weight_decay: of AdamW.
+        learning_rate: peak learning rate of AdamW, with a linear warm-up and a cosine decay.
+        weight_decay: weight decay of AdamW.
         warmup: steps of the linear warm-up.
-        clip_norm: gradients are scaled down to this norm.
-        gamma: steepness of the ramp on the target's terms, :func:`mmda.schedules.dann_ramp`.
-        average: decay of the running mean of the weights, in [0, 1); 0 turns it off. Where it is on, the mean is what
-            is weighed, kept and left behind. At step k the decay is at most (1 + k) / (10 + k): the first steps are
-            forgotten soon.
-        evaluations: candidates for the checkpoint, spread over the second half of the run.
-        gradient_norms: also log each term's gradient norm at every evaluation (one more backward a term).
+        clip_norm: maximum gradient norm.
+        gamma: steepness of the ramp of the target's terms, :func:`mmda.schedules.dann_ramp`.
+        average: decay of the exponential moving average of the weights, in [0, 1); 0 turns it off. If on, the averaged
+            weights are evaluated, selected and returned. At step k the decay is at most (1 + k) / (10 + k), so that the
+            first steps are forgotten quickly.
+        evaluations: number of candidate checkpoints, spread over the second half of the run.
+        gradient_norms: also log each term's gradient norm at every evaluation (one more backward pass per term).
         precision: ``"float32"``, or ``"bfloat16"`` or ``"float16"`` to run the model under autocast; losses stay in
             float32. ``"float16"`` scales the loss (``torch.amp.GradScaler``), on CUDA or the CPU: a step whose scaled
-            gradient overflows is left out and the scale halved.
-        accumulate: batches of a step. Their gradients are averaged; the pairs of a contrastive term and the samples of
-            a discrepancy are those of one batch.
+            gradient overflows is skipped and the scale is halved.
+        accumulate: number of batches per step, whose gradients are averaged; contrastive terms and discrepancies only
+            see one batch at a time.
 
     Raises:
         ValueError: a value out of range.
@@ -97,7 +97,7 @@ class TrainingConfig:
         check_number("TrainingConfig", "average", self.average, at_least=0, below=1)
 
     def milestones(self) -> tuple[int, ...]:
-        """Steps after which a checkpoint is weighed: evenly over the second half, the last step included."""
+        """Steps after which a checkpoint is evaluated: evenly spaced over the second half, including the last step."""
         half = self.steps // 2
         return tuple(
             sorted({self.steps - (self.steps - half) * k // self.evaluations for k in range(self.evaluations)})
@@ -105,10 +105,10 @@ class TrainingConfig:
 
 
 class TrainingStopped(Exception):
-    """A run was asked to stop: its step is finished and, where it has a file, saved.
+    """Raised when a run was asked to stop, after finishing its step and saving it if it has a file.
 
     Args:
-        signal: the number of the signal that asked, 0 for none.
+        signal: the signal number, 0 for none.
 
     Example:
         >>> TrainingStopped(15).signal
@@ -121,10 +121,10 @@ class TrainingStopped(Exception):
 
 
 def forever(loader: Loader, *, skip: int = 0) -> Iterator[VMRBatch]:
-    """Pass after pass over a loader; ``skip`` batches are left out as a run that made that many steps would."""
+    """Iterate over epochs of a loader, skipping the first ``skip`` batches."""
     passes, rest = divmod(skip, len(loader))
     while True:
-        if hasattr(loader, "epoch"):  # whoever else goes over the loader moves its own count
+        if hasattr(loader, "epoch"):  # other iterations over the loader must not change the count
             loader.epoch = passes
         for at, batch in enumerate(loader):
             if at >= rest:
@@ -149,55 +149,55 @@ def fit(
     device: torch.device | str = "cpu",
     parallel: Parallel | None = None,
 ) -> Progress:
-    """Train ``model`` in place and leave it at the chosen checkpoint.
+    """Train ``model`` in place and load the selected checkpoint.
 
-    The checkpoint with the highest ``validate(model)`` among ``config.evaluations`` candidates is kept; without
-    ``validate`` it is the last. What ``validate`` may look at is its affair: :func:`selection_score` reads no
-    target boundary.
+    The checkpoint with the highest ``validate(model)`` among ``config.evaluations`` candidates is selected; without
+    ``validate`` the last one. :func:`selection_score` is a validation score without target moments.
 
     Args:
-        model: trained in place, in ``train()`` mode; returned to ``eval()`` mode.
-        objective: the terms; its parameters (an adversary's, say) are trained with the model's.
+        model: trained in place in ``train()`` mode; left in ``eval()`` mode.
+        objective: the terms; its parameters (such as a discriminator's) are trained with the model's.
         source: batches with moments.
-        target: batches; their moments are never read.
-        config: steps and rates.
+        target: batches; their moments are not used.
+        config: settings.
         validate: score of a checkpoint, higher is better.
-        on_step: called after each step with its number (progress bars). It may raise :class:`TrainingStopped`: the
-            run is saved to ``resume`` first, as it stands after this step.
-        log: called with the :class:`StepFacts` of every ``log_steps``-th step, on rank 0.
+        on_step: called after each step with its number (for progress bars). It may raise :class:`TrainingStopped`; the
+            run is then saved to ``resume`` first.
+        log: called on rank 0 with the :class:`StepFacts` of every ``log_steps``-th step.
         log_steps: see ``log``.
-        resume: a file that holds the run: read where it exists, written at every evaluation and as the next two say.
-        save_steps: write it after each so many steps; ``None`` for never.
-        save_seconds: write it when so many seconds have passed since it was last written; ``None`` for never.
-        device: where batches go; the model and objective are expected there.
+        resume: file of the run: resumed from if it exists, written at every evaluation and according to the next two.
+        save_steps: write it every this many steps; ``None`` for never.
+        save_seconds: write it if this many seconds have passed since the last write; ``None`` for never.
+        device: device for batches, on which model and objective must be.
         parallel: train with all processes of torch.distributed's default group, each with the whole model (``"ddp"``)
-            or with a shard of its parameters (``"fsdp"``). The loaders then give each rank its share (``rank=`` and
-            ``ranks=``), and rank 0 reads and writes ``resume``. ``None``: this process alone.
+            or with a shard of its parameters (``"fsdp"``). The loaders must then give each rank its part (``rank=`` and
+            ``ranks=``), and rank 0 reads and writes ``resume``. ``None``: only this process.
 
     Returns:
         :class:`Progress`.
 
     Raises:
-        ValueError: the objective needs a target and none is given; a loader that does not give this rank its share;
-            ``float16`` on other devices than CUDA and the CPU; gradient norms by term of sharded parameters.
-        CheckpointError: ``resume`` is damaged, or of another config, model, objective or other loaders; nothing is
-            changed then.
-        TrainingStopped: from ``on_step``, of any rank.
-        FloatingPointError: the loss or its gradient is not finite; the step, the terms and the queries are named. With
-            ``resume``, the run as it stood before this step lies beside it in ``NAME.failed.pt``.
-        OSError: ``resume`` cannot be written; the file that was there before is still whole.
+        ValueError: the objective needs a target and none is given; a loader that does not give this rank its part of
+            each batch; ``float16`` on devices other than CUDA and the CPU; gradient norms by term of sharded
+            parameters.
+        CheckpointError: ``resume`` is damaged, or of another config, model, objective or loaders; nothing is changed
+            then.
+        TrainingStopped: raised by ``on_step`` on any rank.
+        FloatingPointError: the loss or its gradient is not finite, with the step, the terms and the queries. With
+            ``resume``, the state before this step is saved as ``NAME.failed.pt`` in the same folder.
+        OSError: ``resume`` cannot be written; an existing file stays intact.
 
     Notes:
-        Dropout and random terms draw from torch's global generators, whose states (the CPU's, and that of the GPU that
-        is trained on, of every rank) are kept in the file with the versions of the code; another version is a warning.
-        A run that is gone on with equals the uninterrupted one bit for bit on the CPU, wherever it was saved; on
-        another number of ranks it sees the same batches.
+        Dropout and random terms draw from torch's global generators, whose states (of CPU and GPU, for every rank) are
+        saved in the file with the versions of the code; another version gives a warning. On the CPU a resumed run
+        equals the uninterrupted one bit for bit, wherever it was saved; on another number of ranks it uses the same
+        batches.
 
-        With several ranks each computes every term of the joined batch, from the gathered outputs of the model: the
-        weights are those of one process that trains on the joined batches, to rounding, dropout apart. All ranks stop,
-        save and fail together. A rank that dies ends the others with a ``RuntimeError`` of torch.distributed, at the
-        latest after the group's timeout. ``validate`` is called on every rank, and rank 0's score counts. A term of
-        your own that reads features from its batch has them gathered too.
+        With several ranks each computes every term of the joint batch from the gathered outputs of the model: up to
+        rounding and dropout, the weights equal those of one process trained on the joint batches. All ranks stop, save
+        and fail together. If a rank dies, the others fail with a ``RuntimeError`` of torch.distributed, at the latest
+        after the group's timeout. ``validate`` is called on every rank, and rank 0's score is used. For custom terms,
+        features of the batch are gathered too.
 
     Example:
         >>> from mmda.models.mmcda import MMCDAConfig, build_mmcda
@@ -245,7 +245,7 @@ def _train(
     save_steps: int | None,
     save_seconds: float | None,
 ) -> None:
-    """The steps that are left, with what is due after each."""
+    """Run the remaining steps, with evaluation, saving and logging."""
     state, ranks, clock = run.state, run.ranks, Clock()
     milestones = set(config.milestones())
     while state.step < config.steps:
@@ -259,7 +259,7 @@ def _train(
                 raise
             failed = path.with_name(f"{path.stem}.failed{path.suffix}")
             run.save(failed, random)
-            raise FloatingPointError(f"{error}; the run as it stood before this step is in {failed}") from None
+            raise FloatingPointError(f"{error}; the state before this step is saved in {failed}") from None
         stopped = _told(on_step, state.step)
         if log is not None and logging and ranks.rank == 0:
             log(made.facts(run, clock))
@@ -290,7 +290,7 @@ def _check_fit(
         fail("fit", "target", "be given for this objective", "none")
     for name, loader in (("source", source), ("target", target)):
         if loader is not None and len(loader) == 0:
-            fail("fit", name, "give at least one batch a pass (is the split smaller than a batch?)", "none")
+            fail("fit", name, "give at least one batch per epoch (is the split smaller than a batch?)", "none")
     if save_steps is not None:
         check_count("fit", "save_steps", save_steps)
     if save_seconds is not None:
@@ -301,7 +301,7 @@ def _check_fit(
     if config.precision == "float16" and device.type not in ("cuda", "cpu"):
         fail("fit", "device", "be CUDA or the CPU for float16 (bfloat16 needs no scaling and runs anywhere)", device)
     if config.gradient_norms and parallel == "fsdp":
-        fail("fit", "config.gradient_norms", "be False where parameters are sharded", True)
+        fail("fit", "config.gradient_norms", "be False if parameters are sharded", True)
 
 
 def _prepared(
@@ -312,7 +312,7 @@ def _prepared(
     ranks: Ranks,
     parallel: Parallel | None,
 ) -> tuple[Run, Wrapped]:
-    """The run at its beginning, and the step as it is called: on every rank with the weights of rank 0."""
+    """The initial run and the wrapped step, with the weights of rank 0 on every rank."""
     for module in (model, objective):
         copied_from_first(module, ranks)
     spread_seeds(ranks)
@@ -322,7 +322,7 @@ def _prepared(
             shard(part)
     call = Wrapped(Step(model, objective, joined=ranks.size > 1), parallel, ranks)
     parameters = [p for p in (*model.parameters(), *objective.parameters()) if p.requires_grad]
-    # one sweep over all parameters, not a dozen each
+    # fused: one pass over all parameters instead of a dozen
     fused = parallel != "fsdp" and all(p.device.type in ("cpu", "cuda") for p in parameters)
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused)
     must = {
@@ -336,14 +336,14 @@ def _prepared(
 
 
 def _facts(loader: Loader) -> dict[str, int]:
-    """What decides the order of a loader's batches, as far as it says."""
+    """The attributes that determine the order of a loader's batches."""
     told = {name: getattr(loader, name, None) for name in ("batch_size", "seed")}
     return {"batches": len(loader), **{name: value for name, value in told.items() if isinstance(value, int)}}
 
 
 @dataclass
 class _Made:
-    """What a step computed: terms of every batch, norms, and how many pairs went in."""
+    """Results of a step: terms of every batch, norms, and number of pairs."""
 
     rate: float
     strength: float
@@ -353,7 +353,7 @@ class _Made:
     norm: float = math.nan
 
     def terms(self) -> dict[str, float]:
-        """The mean of each term over the step's batches."""
+        """The mean of each term over the batches of the step."""
         return {role: sum(each[role].item() for each in self.found) / len(self.found) for role in self.found[0]}
 
     def facts(self, run: Run, clock: Clock) -> StepFacts:
@@ -383,7 +383,7 @@ def _step(
     *,
     norms: bool,
 ) -> _Made:
-    """One optimiser step on ``config.accumulate`` batches; gradient norms by role, of the last, if asked for."""
+    """One optimiser step on ``config.accumulate`` batches; optionally gradient norms by role, of the last batch."""
     model, _, optimizer, mean = run.parts.values()
     state, scaler = run.state, run.scaler
     done = state.step / config.steps
@@ -431,20 +431,20 @@ def _step(
 
 
 def _overflow(found: Sequence[Mapping[str, Tensor]], scaler: torch.amp.GradScaler) -> bool:
-    """Whether the scale alone made a gradient infinite: the terms are finite, and there is a scale to halve."""
+    """Whether only the loss scale made a gradient infinite: the terms are finite, and the scale can be halved."""
     finite = all(bool(torch.isfinite(term)) for terms in found for term in terms.values())
     return finite and scaler.get_scale() >= 1
 
 
 def _precision(config: TrainingConfig, device: torch.device) -> AbstractContextManager[object]:
-    """Autocast, where it is asked for. The losses compute in float32 inside it too."""
+    """Autocast if requested. Losses compute in float32 inside it too."""
     if config.precision == "float32":
         return nullcontext()
     return torch.autocast(device.type, dtype=getattr(torch, config.precision))
 
 
 def _not_finite(step: int, found: Sequence[dict[str, Tensor]], qids: Sequence[str]) -> str:
-    """What is told of a step that cannot be made: the terms at fault, all terms, and the queries."""
+    """Error message of a non-finite step: the non-finite terms, all terms, and the queries."""
     values = {role: [float(terms[role].detach()) for terms in found] for role in found[0]}
     bad = [role for role, numbers in values.items() if not all(map(math.isfinite, numbers))]
     which = f"term {', '.join(bad)}" if bad else "their gradient, and no term"
@@ -453,7 +453,7 @@ def _not_finite(step: int, found: Sequence[dict[str, Tensor]], qids: Sequence[st
 
 
 def _weigh(run: Run, validate: Callable[[MMCDA], float] | None, made: _Made) -> None:
-    """Score the weights as they stand, log it, and keep them if no earlier ones were better."""
+    """Evaluate the current weights, log the score, and keep them if they are the best so far."""
     state, mean = run.state, run.parts["mean"]
     own = float(state.step if validate is None else validate(mean.eval()))
     score = run.ranks.first(lambda: own)
@@ -470,7 +470,7 @@ def _weigh(run: Run, validate: Callable[[MMCDA], float] | None, made: _Made) -> 
 
 
 def _told(on_step: Callable[[int], None] | None, step: int) -> TrainingStopped | None:
-    """Whether whoever is told of this step asks to stop."""
+    """Call ``on_step`` and return its request to stop, if any."""
     try:
         if on_step is not None:
             on_step(step)
@@ -481,7 +481,7 @@ def _told(on_step: Callable[[int], None] | None, step: int) -> TrainingStopped |
 
 @torch.no_grad()
 def _move_towards(mean: MMCDA, model: MMCDA, share: float) -> None:
-    """``mean`` goes ``share`` of the way to ``model``; buffers are taken as they are."""
+    """Update the moving average ``mean`` towards ``model`` by ``share``; buffers are copied."""
     torch._foreach_lerp_([local(p) for p in mean.parameters()], [local(p) for p in model.parameters()], share)
     for kept, now in zip(mean.buffers(), model.buffers()):
         kept.copy_(now)
@@ -499,12 +499,12 @@ def _gradient_norms(terms: Mapping[str, Tensor], parameters: Sequence[Tensor], r
 def predict_split(
     model: MMCDA, loader: Iterable[VMRBatch], *, n: int = 5, mix: float = 0.4, nms_threshold: float = 0.5
 ) -> tuple[Spans, tuple[str, ...]]:
-    """The n best spans of every row of a loader, in its order, on the CPU, and the rows' names.
+    """Predict the n best spans of every row of a loader, in order, on the CPU; also returns the query ids.
 
     Args:
         model: in ``eval()`` mode.
-        loader: batches; windows are not read.
-        n: spans a query.
+        loader: batches; windows are not used.
+        n: spans per query.
         mix: see :func:`mmda.models.mmcda.span_scores`.
         nms_threshold: see :func:`mmda.models.mmcda.decode_spans`.
 
