@@ -185,5 +185,7 @@ def panel(name: str, steps: Sequence[float], values: Sequence[float]) -> str:
         broken = False
     if len(finite) == 1:
         path += "h1000"
-    first_and_last = f"{values[0]:.3g} at step {steps[0]:g}, {values[-1]:.3g} at step {steps[-1]:g}"
-    return f"<figure>{element('b', name)}{_drawing(f'{name}: {first_and_last}', _line(path))}{element('figcaption', first_and_last)}</figure>"
+    text = f"{values[0]:.3g} at step {steps[0]:g}, {values[-1]:.3g} at step {steps[-1]:g}"
+    return (
+        f"<figure>{element('b', name)}{_drawing(f'{name}: {text}', _line(path))}{element('figcaption', text)}</figure>"
+    )
