@@ -6,7 +6,7 @@ The dual problem is maximised over one potential g; the other is its soft transf
 
 a concave function with gradient b - S^T a and Hessian -(diag(S^T a) - S^T diag(a) S) / eps, S the row softmax of the
 plan. The regularisation is annealed geometrically from the largest cost to eps, with one Sinkhorn step and one Newton
-step (with a line search on V) at each value. This tracks the solution to small eps, where Sinkhorn steps alone would
+step (with a line search on V) at each value. This tracks the solution to small eps, where only Sinkhorn steps would
 take thousands of iterations.
 """
 

@@ -45,7 +45,7 @@ def central_moment_discrepancy_loss(
     Args:
         source: source features.
         target: target features; the number of rows may differ.
-        orders: K, the highest moment; 1 compares means alone.
+        orders: K, the highest moment; 1 compares only means.
         interval: (a, b), the range of one feature: (0, 1) after a sigmoid, (-1, 1) after a hyperbolic tangent.
             Values outside are allowed, but their higher moments grow as powers of them.
         source_weight, target_weight: row weights: 2 counts a row twice, 0 leaves it out.

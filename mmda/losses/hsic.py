@@ -51,7 +51,7 @@ def hsic_loss(
         anchor: first row of each pair.
         positive: second row of each pair; its width may differ.
         kernel: any :class:`mmda.kernels.Kernel`; its bandwidth is set from the rows it is applied to.
-        positive_kernel: kernel of the second rows, with a bandwidth of its own; the same kernel by default.
+        positive_kernel: kernel of the second rows, with a separate bandwidth; the same kernel by default.
         estimator: ``"biased"`` (V-statistic) or ``"unbiased"`` (U-statistic).
         weight: pair weights: 2 counts a pair twice, 0 leaves it out.
         mask: bool, True = keep. Padding may hold anything.

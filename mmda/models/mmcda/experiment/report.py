@@ -272,7 +272,7 @@ def _by_role(log: Sequence[Mapping[str, Any]], what: str) -> dict[str, list[floa
 
 
 def _number(value: float | None) -> float:
-    """The value, or NaN for ``None``, which stands for NaN in JSON."""
+    """The value, or NaN for ``None``, which represents NaN in JSON."""
     return math.nan if value is None else float(value)
 
 
