@@ -92,12 +92,11 @@ def absorb_bandwidth(kernel: Kernel, x: Tensor, y: Tensor, bandwidth: Tensor) ->
 
     A built-in kernel depends on distances over the bandwidth:
 
-    .. math:: S(x, y, \sigma) = S\Bigl(\frac{\sigma_0}{\sigma} x, \frac{\sigma_0}{\sigma} y, \sigma_0\Bigr), \qquad
-              \frac{\partial S}{\partial \sigma} = - \frac{1}{\sigma} \sum_i \Bigl\langle x_i, \frac{\partial S}{\partial
-              x_i} \Bigr\rangle - \dots
+    .. math:: S(x, y, \sigma) = S(\sigma_0 x / \sigma, \sigma_0 y / \sigma, \sigma_0), \qquad
+              \frac{\partial S}{\partial \sigma} = - \frac{1}{\sigma} \sum_i \langle z_i, \nabla_{z_i} S \rangle
 
-    With :math:`\sigma_0` the current value the factor is one and the bandwidth a constant, so the sum can be computed in
-    tiles. All derivatives are exact. Nothing changes without a gradient for the bandwidth.
+    over the rows z of both. With :math:`\sigma_0` the current value the factor is one and the bandwidth a constant, so
+    the sum can be computed in tiles. All derivatives are exact. Nothing changes without a gradient for the bandwidth.
     """
     formula = formula_of(kernel)
     if formula is None or formula.kind == "distance" or not (torch.is_grad_enabled() and bandwidth.requires_grad):
