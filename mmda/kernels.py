@@ -239,7 +239,8 @@ def mean_bandwidth(rows: Tensor, weight: Tensor | None = None) -> Tensor:
     """
     check_features("mean_bandwidth", "rows", rows)
     if weight is not None:
-        check_weight("mean_bandwidth", "weight", weight, rows.shape[:1])
+        check_weight("mean_bandwidth", "weight", weight, rows.shape[:1], device=rows.device)
+        weight = weight.to(working_dtype(rows))
     with full_precision(rows):
         x = _from_first(rows.detach().to(working_dtype(rows)), weight)
         top = _defined(x.abs().amax())  # avoids overflow and underflow of squares in float32
@@ -287,7 +288,8 @@ def median_bandwidth(rows: Tensor, weight: Tensor | None = None) -> Tensor:
     """
     check_features("median_bandwidth", "rows", rows)
     if weight is not None:
-        check_weight("median_bandwidth", "weight", weight, rows.shape[:1])
+        check_weight("median_bandwidth", "weight", weight, rows.shape[:1], device=rows.device)
+        weight = weight.to(working_dtype(rows))
     with full_precision(rows):
         x = rows.detach().to(working_dtype(rows))
         w = None if weight is None else weight.detach()

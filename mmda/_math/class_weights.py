@@ -29,6 +29,8 @@ def count_classes(
         check_tensor(caller, name, labels)
         if labels.is_floating_point() and labels.ndim > 0:
             width = labels.shape[-1]
+            if width == 0:
+                fail(caller, name, "have at least one column, one per class", shape_text(labels))
             if classes is not None and width != classes:
                 fail(caller, name, f"have {classes} columns, one per class", shape_text(labels))
             classes = width
@@ -54,6 +56,8 @@ def memberships(
     classes) or (b, t, classes) are memberships.
     """
     leading = tuple(features.shape[:-1])
+    if labels.device != features.device:
+        fail(caller, argument, f"be on the device of the features ({features.device})", labels.device)
     if labels.is_floating_point():
         if tuple(labels.shape) != (*leading, classes):
             fail(caller, argument, f"have shape {(*leading, classes)} as probabilities", shape_text(labels))

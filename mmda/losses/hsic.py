@@ -51,7 +51,7 @@ def hsic_loss(
         anchor: first row of each pair.
         positive: second row of each pair; its width may differ.
         kernel: any :class:`mmda.kernels.Kernel`; its bandwidth is set from the rows it is applied to.
-        positive_kernel: kernel of the second rows, with a bandwidth of its own; the same kernel by default.
+        positive_kernel: kernel of the second rows, with a separate bandwidth; the same kernel by default.
         estimator: ``"biased"`` (V-statistic) or ``"unbiased"`` (U-statistic).
         weight: pair weights: 2 counts a pair twice, 0 leaves it out.
         mask: bool, True = keep. Padding may hold anything.
@@ -93,9 +93,9 @@ def hsic_loss(
     dtype = working_dtype(anchor, positive)
     with full_precision(anchor):
         if mask is not None:
-            check_mask(caller, "mask", mask, anchor.shape[:-1])
+            check_mask(caller, "mask", mask, anchor.shape[:-1], device=anchor.device)
         if weight is not None:
-            check_weight(caller, "weight", weight, anchor.shape[:-1])
+            check_weight(caller, "weight", weight, anchor.shape[:-1], device=anchor.device)
         if anchor.shape[:-1] != positive.shape[:-1]:
             fail(caller, "positive", f"have the rows of `anchor` {tuple(anchor.shape[:-1])}", shape_text(positive))
         x, w = as_rows(caller, "anchor", anchor, mask=mask, weight=weight, dtype=dtype)

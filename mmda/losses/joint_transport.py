@@ -103,7 +103,7 @@ def joint_transport_loss(
         )
         check_tensor(caller, "target_logits", target_logits)
         check_same_device(caller, "source", source, "target_logits", target_logits)
-        check_integers(caller, "source_labels", source_labels, source.shape[:-1])
+        check_integers(caller, "source_labels", source_labels, source.shape[:-1], device=source.device)
         logits, _ = as_logit_rows(
             caller,
             "target_logits",
