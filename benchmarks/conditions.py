@@ -1,8 +1,8 @@
-"""Losses in the conditions of training beside what a user would write: ``python -m benchmarks.conditions``.
+"""Losses under training conditions, compared with plain PyTorch code: ``python -m benchmarks.conditions``.
 
-Masks, weights, several domains, half precision: a step is forward and backward, float32 unless said, of one thread and
-in processor time. Ours and the alternative take turns inside one process, and a ratio is of the medians; with
-``--before TREE`` an earlier checkout of this project takes its turn in a process of its own, a round of each in turn.
+Masks, weights, several domains, half precision: a step is forward and backward, float32 unless stated, in CPU time of
+one thread. Ours and the alternative alternate in one process, and a ratio is that of the medians; with ``--before
+TREE`` an earlier checkout of this project runs in a separate process, in alternating rounds.
 
     python -m benchmarks.conditions
     python -m benchmarks.conditions --before ../earlier --json out.json
@@ -55,7 +55,7 @@ def rows(n: int, d: int, seed: int = 0) -> Tensor:
 
 
 def gram(x: Tensor, y: Tensor) -> Tensor:
-    """Five Gaussians, as a user writes them."""
+    """Five Gaussian kernels in plain PyTorch."""
     squared = x.square().sum(1, keepdim=True) + y.square().sum(1) - 2 * x @ y.T
     return sum((torch.exp(squared / (-2 * s * 256.0)) for s in FIVE_SCALES), start=torch.zeros(())) / len(FIVE_SCALES)
 
@@ -278,7 +278,7 @@ def nuclear(n: int) -> tuple[Step, Step]:
 
 
 MMD_MEDIAN, MMD_FIXED = MMDLoss(), MMDLoss(kernel=KERNEL)
-#: By name: ours and the alternative, and what the alternative is.
+#: By name: ours, the alternative, and a description of the alternative.
 ROWS: dict[str, tuple[Callable[[], tuple[Step, Step]], str]] = {
     "4 domains of 256 rows, median bandwidths": (lambda: domains(4, 256, MMD_MEDIAN), "loop over slices"),
     "4 domains of 256 rows, one bandwidth": (lambda: domains(4, 256, MMD_FIXED), "loop over slices"),
@@ -324,7 +324,7 @@ ROWS: dict[str, tuple[Callable[[], tuple[Step, Step]], str]] = {
 
 
 def turns(steps: tuple[Step, Step], seconds: float) -> list[float]:
-    """Median seconds of each, taking turns for about so long."""
+    """Median seconds of each, alternating for about this long."""
     for step in steps:
         step().backward()
     times: list[list[float]] = [[], []]
@@ -338,7 +338,7 @@ def turns(steps: tuple[Step, Step], seconds: float) -> list[float]:
 
 
 def serve(seconds: float) -> None:
-    """A line of names in, a line of times out."""
+    """Worker loop: read a line of names, write a line of times."""
     torch.set_num_threads(1)
     made: dict[str, tuple[Step, Step]] = {}
     for line in sys.stdin:
@@ -352,7 +352,7 @@ ONLY_NOW = ("32 domains of 64 rows, one bandwidth",)
 
 
 def measure(trees: dict[str, Path], rounds: int, seconds: float) -> dict[str, Any]:
-    """Every row, in each tree in turn."""
+    """Every row, alternating between the trees."""
     workers = {}
     for name, tree in trees.items():
         command = [sys.executable, str(Path(__file__).resolve()), "--serve", "--seconds", str(seconds)]

@@ -1,17 +1,17 @@
-"""What else the real videos say, on folds of training and validation videos: ``python -m benchmarks.grounding``.
+"""Further experiments on real videos, on folds of training and validation videos: ``python -m benchmarks.grounding``.
 
 The directions are those among QVHighlights, NExT-GQA and Charades, with the features of ``docs/results_real.rst``. A
-fold holds back a third of the target's training and validation videos: pairs of the rest are learned from, and the
-moments of the third score. The test split is not opened.
+fold holds out a third of the target's training and validation videos: the pairs of the rest are used for fitting, and
+the moments of the held-out third for scoring. The test split is not used.
 
     python -m benchmarks.grounding efficiency    # 0, 50, 200 and all videos of the target: closed form and full model
     python -m benchmarks.grounding few           # 5 to 40 videos of the target, and a small source
     python -m benchmarks.grounding selection     # every validator against the oracle, over checkpoints of many rows
-    python -m benchmarks.grounding shift         # how far each modality lies apart, and what each module then gained
-    python -m benchmarks.grounding page          # write docs/results/grounding_*.csv; nothing is fitted
+    python -m benchmarks.grounding shift         # the shift of each modality, and the gain of each module
+    python -m benchmarks.grounding page          # write docs/results/grounding_*.csv; no fitting
 
-Each goes on from what ``benchmarks/results/grounding.json`` holds. The data is read from ``vmr/features`` under
-``$MMDA_DATA`` or ``../shared/data`` beside the checkout.
+Each continues from ``benchmarks/results/grounding.json``. The data is read from ``vmr/features`` under ``$MMDA_DATA``
+or ``../shared/data`` next to the checkout.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ PAGES = ROOT / "docs" / "results"
 SETS = {"N": "nextgqa_val", "Q": "qvhighlights_val", "C": "charades_blip_train"}
 DIRECTIONS = ("N to Q", "C to Q", "Q to C", "N to C", "Q to N", "C to N")
 FOLDS = 3
-#: Videos of the target that are learned from; None: all that the fold leaves.
+#: Number of target videos for fitting; None: all videos of the fold.
 SIZES = (0, 50, 200, None)
 #: Where everything is small: videos of the target and the source, known moments, queries asked.
 FEW, FEW_SOURCE, FEW_KNOWN, FEW_ASKED = (5, 10, 20, 40), 80, 300, 250
-#: Names of the committed tables of a direction, for what modules gained there.
+#: Names of the committed tables of a direction, which contain the gains of the modules.
 TABLES = ROOT / "benchmarks" / "results"
 
 CONSTANT = "best constant of the source"
@@ -94,20 +94,20 @@ def labelled(domain: Domain) -> ResidentSplit:
 
 
 def of_videos(split: ResidentSplit, domain: Domain, keep: Callable[[int], bool]) -> ResidentSplit:
-    """The pairs of the videos at these places of the order by name."""
+    """The pairs of the videos at these positions, ordered by name."""
     order = {vid: at for at, vid in enumerate(in_order(list({domain.videos[qid] for qid in split.qids})))}
     return split.select([row for row, qid in enumerate(split.qids) if keep(order[domain.videos[qid]])])
 
 
 def fold(domain: Domain, number: int) -> tuple[ResidentSplit, ResidentSplit]:
-    """Pairs to learn from, without moments, and a third of the videos with them."""
+    """Pairs without moments for fitting, and a third of the videos with moments."""
     every = labelled(domain)
     rest, held = (of_videos(every, domain, lambda at, out=out: (at % FOLDS == number) == out) for out in (False, True))  # type: ignore[misc]
     return rest.without_moments(), held
 
 
 def scored(windows: Tensor, held: ResidentSplit, domain: Domain, mask: Tensor | None = None) -> Record:
-    """IoU of each query, with its video as a number."""
+    """IoU of each query, and the index of its video."""
     assert held.windows is not None
     found = evaluate_windows(
         windows,
@@ -119,12 +119,12 @@ def scored(windows: Tensor, held: ResidentSplit, domain: Domain, mask: Tensor | 
         iou=(0.5,),
         name="",
     )
-    # Rounded down: what misses a threshold goes on missing it.
+    # Rounded down, so that rounding does not reach a threshold.
     return {"iou": [math.floor(1e4 * v) / 1e4 for v in found.ious], "video": held.video_index.tolist()}
 
 
 def hits(ious: Sequence[float]) -> list[float]:
-    """1 where the first span is found at IoU 0.5."""
+    """1 where the first span has an IoU of at least 0.5."""
     return [float(iou >= 0.5) for iou in ious]
 
 
@@ -134,11 +134,11 @@ def predicted(model: Any, held: ResidentSplit) -> tuple[Tensor, Tensor]:
     return spans.windows, spans.mask
 
 
-# How many videos it takes
+# Number of target videos
 
 
 def efficiency(root: Path, direction: str, done: Sequence[Record] = ()) -> Iterator[Record]:
-    """Every row at every size and fold that is not done; the videos of a smaller size are among those of a larger."""
+    """Every row at every missing size and fold; the videos of a smaller size are a subset of those of a larger."""
     known = labelled(domains(root, direction)[0])
     yield from by_size(*domains(root, direction), known, direction, SIZES, done)
 
@@ -185,7 +185,7 @@ def by_size(
                 rows["CCA: source + pairs"] = scored(plain_spans(fit_joint_maps(known, pairs), held), held, target)
             rows["full"] = full
             shares = [round(s, 3) for s in model.query_head.share.tolist()]
-            for row, found in rows.items():  # the full model's last: with it this size is done
+            for row, found in rows.items():  # the full model is last: once stored, this size is done
                 yield {
                     "direction": direction,
                     "fold": number,
@@ -197,7 +197,7 @@ def by_size(
 
 
 def efficiency_table(records: Sequence[Record], sizes: Sequence[int | None] = SIZES) -> list[list[str]]:
-    """A line a direction, a row and a size: R@1 at IoU 0.5 and mean IoU over all folds, with intervals by video."""
+    """One line per direction, row and size: R@1 at IoU 0.5 and mean IoU over all folds, with intervals by video."""
     lines = [["direction", "videos", "row", "R@1, IoU=0.5", "mIoU", "full less this, R@1", "full less this, mIoU"]]
     for direction in DIRECTIONS:
         for size in ("all" if s is None else s for s in sizes):
@@ -218,7 +218,7 @@ def efficiency_table(records: Sequence[Record], sizes: Sequence[int | None] = SI
 
 
 def pooled(records: Sequence[Record], row: str) -> Record | None:
-    """The queries of all folds of a row, or of those that are there."""
+    """The queries of all available folds of a row."""
     mine = sorted((r for r in records if r["row"] == row), key=lambda r: r["fold"])
     if not mine:
         return None
@@ -226,11 +226,11 @@ def pooled(records: Sequence[Record], row: str) -> Record | None:
     return {"hit": hits(ious), "iou": ious, "video": [f"{r['fold']}-{video}" for r in mine for video in r["video"]]}
 
 
-# Which checkpoint
+# Checkpoint selection
 
 
 def selection(root: Path, direction: str, done: Sequence[Record] = ()) -> Iterator[Record]:
-    """Checkpoints of many rows: what every validator says, and what the labels of the first fold say."""
+    """Checkpoints of many rows, with the score of every validator and the scores by the labels of the first fold."""
     source, target = domains(root, direction)
     rest, held = fold(target, 0)
     held = some(held, HELD)
@@ -241,7 +241,8 @@ def selection(root: Path, direction: str, done: Sequence[Record] = ()) -> Iterat
 
 
 def selection_table(records: Sequence[Record], family: str | None = None) -> list[list[str]]:
-    """A line a validator: Spearman's correlation with the mean IoU in each direction, and what choosing by it costs."""
+    """One line per validator: Spearman's correlation with the mean IoU in each direction, and the loss of selecting by
+    it."""
     mine = [r for r in records if family in (None, r["family"])]
     names = list(dict.fromkeys(name for r in mine for name in r["scores"]))
     shown = [d for d in DIRECTIONS if any(r["direction"] == d for r in mine)]
@@ -284,11 +285,12 @@ def lost(records: Sequence[Record], directions: Sequence[str], name: str | None,
     return statistics.mean(costs) if costs else math.nan
 
 
-# What the shift foretells
+# Shift and gain
 
 
 def shift(root: Path, direction: str, done: Sequence[Record] = ()) -> Iterator[Record]:
-    """Shift of each modality, a row a video or query, and how well maps of either domain find the target's pairs."""
+    """Shift of each modality, with one row per video or query, and retrieval of the target's pairs by maps of each
+    domain."""
     source, target = domains(root, direction)
     known, pairs = labelled(source), joined(target.pairs[split] for split in ("train", "val"))
 
@@ -313,7 +315,7 @@ def shift(root: Path, direction: str, done: Sequence[Record] = ()) -> Iterator[R
 
 
 def gained(direction: str) -> dict[str, str]:
-    """What each module gained on the test videos, of the committed table: the full model less itself without it."""
+    """Gain of each module on the test videos, from the committed table: the full model minus the one without it."""
     path = TABLES / f"mmcda_linear_{direction.replace(' to ', '2').lower()}.json"
     rows = {row["row"]: row for row in json.loads(path.read_text(encoding="utf-8"))["tables"][0]["rows"]}
     full = next(row for name, row in rows.items() if name.startswith("full: "))
@@ -388,7 +390,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name in spent:
             continue
         begin, done = time.process_time(), [r for r in records if r["direction"] == direction]
-        if given.part not in ("efficiency", "few") and done:  # cut short: begun again
+        if given.part not in ("efficiency", "few") and done:  # incomplete: start again
             records[:], done = [r for r in records if r["direction"] != direction], []
         for record in PARTS[given.part](root, direction, done):
             records.append(record)
@@ -400,7 +402,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def write(path: Path, held: dict[str, Any]) -> None:
-    """Whole or not at all."""
+    """Write the file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".part")
     beside.write_text(json.dumps(held, separators=(",", ":")) + "\n", encoding="utf-8")

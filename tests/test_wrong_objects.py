@@ -13,7 +13,19 @@ import numpy as np
 import pytest
 import torch
 
-from mmda import distributed, kernels, layers, losses, metrics, migration, objectives, schedules, shift, validators
+from mmda import (
+    distributed,
+    kernels,
+    layers,
+    linear,
+    losses,
+    metrics,
+    migration,
+    objectives,
+    schedules,
+    shift,
+    validators,
+)
 from mmda.kernels import Energy, Gaussian
 from mmda.losses import MMDLoss
 from mmda.models.mmcda import MMCDAObjective
@@ -319,6 +331,13 @@ FAR_OFF: list[tuple[Callable[[], Any], str]] = [
     (lambda: permutation_test(X.to("meta"), Y), "`source` must hold values, got a tensor on the meta device"),
     (lambda: validators.density_ratio(X, Y.to("meta"), X), "`target` must"),
     (lambda: metrics.mean_iou(SPANS, SPANS, prediction_mask=META.bool()), "`prediction_mask` must have shape"),
+    (lambda: layers.DomainSpecificBatchNorm1d(3, 2)(X, quantised()), "`domain` must not be quantized"),
+    (lambda: layers.DomainSpecificBatchNorm1d(3, 2)(X, META.long()), "`domain` must be on the device of `x`"),
+    (lambda: shift.shift_report({"a": (X.to_mkldnn(), Y)}), "a: `source` must be a dense tensor"),
+    (lambda: shift.shift_report({"a": (X, Y.to("meta"))}), "a: `target` must hold values"),
+    (lambda: linear.Whitening().fit(X.to("meta")), "`x` must hold values"),
+    (lambda: linear.CCA(2).fit(X, Y.to("meta")), "`y` must be on the device of `x`"),
+    (lambda: linear.CCA(2).fit(X, torch.tensor(1.0)), "`y` must have an axis of features"),
     (lambda: losses.mmd_loss(X, Y, source_weight=quantised()), "`source_weight` must not be quantized"),
     (lambda: losses.entropy_loss(X, weight=quantised()), "`weight` must not be quantized"),
     (
@@ -332,7 +351,7 @@ FAR_OFF: list[tuple[Callable[[], Any], str]] = [
 def test_a_tensor_on_no_or_another_device_or_quantised_is_refused_by_name(
     call: Callable[[], Any], message: str
 ) -> None:
-    with pytest.raises((ValueError, TypeError), match=f"^[a-z_]+: {message}"):
+    with pytest.raises((ValueError, TypeError), match=f"^[A-Za-z0-9_.]+: {message}"):
         call()
 
 

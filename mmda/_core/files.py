@@ -115,9 +115,9 @@ def read_file(path: str | Path) -> bytes:
 
 
 def text_lines(text: str) -> list[str]:
-    """The lines of a text, without their ends: line feeds alone end one, as in JSON lines and CSV.
+    """The lines of a text, split only at line feeds, as in JSON lines and CSV.
 
-    ``str.splitlines`` also cuts at U+2028, U+0085 and others, which a JSON string may hold as they are.
+    ``str.splitlines`` also splits at U+2028, U+0085 and others, which may occur unescaped in JSON strings.
 
     Example:
         >>> text_lines('{"query": "a\\u2028b"}\\r\\n{}')

@@ -1,7 +1,7 @@
 """Sums over all pairs of rows, a tile at a time: kernel values and logits, with their gradients, in memory O(n d).
 
 The contrastive losses are dense formulas (``*_formula.py``). Here each gets the pass that computes the same numbers
-faster, and the passes get the compiled loops beside PyTorch's operations.
+faster, and the passes use the compiled loops in addition to PyTorch's operations.
 """
 
 from mmda._engine import info_nce_sweep, logit_loops, native_logits, nt_xent_sweep, sigmoid_sweep

@@ -21,7 +21,7 @@ from mmda.kernels import Kernel, distances_about
 #: Rows and columns per tile.
 TILE = 1024
 
-#: The value in float64, and the gradient of each input, or none where none is needed.
+#: The value in float64, and the gradient of each input; no gradients if none are needed.
 Swept = tuple[Tensor, Sequence[Tensor]]
 Sweep = Callable[..., Swept]
 
@@ -59,7 +59,7 @@ class Ring:
         return total
 
     def pairs(self) -> int:
-        """Pairs of all ranks; every rank raises where there is none, or where one of them has rows alone."""
+        """Number of pairs of all ranks; every rank raises if there are none, or if the counts differ on some rank."""
         if any(first != second for first, second in self.counts):
             fail("DistributedLoss", "inputs", "have as many rows on both sides of each rank", self.counts)
         total = sum(first for first, _ in self.counts)
@@ -113,9 +113,9 @@ def ring_bandwidth(kernel: Kernel, ring: Ring, z: Tensor) -> tuple[Tensor, Tenso
 class _OverRing(torch.autograd.Function):
     """A value that is the same on every rank, of this rank's rows and of parameters that all ranks share.
 
-    ``sweep(needed, *inputs)`` gives the value and, where needed, the gradient of each input: of rows what one call on
-    all rows gives, of parameters the same on every rank. As for a loss of gathered rows, each rank's upstream gradient
-    reaches the rows of all of them.
+    ``sweep(needed, *inputs)`` returns the value and, where needed, the gradient of each input: for rows as in one call
+    on the rows of all ranks, for parameters the same on every rank. As for a loss of gathered rows, each rank's
+    upstream gradient reaches the rows of all ranks.
     """
 
     @staticmethod

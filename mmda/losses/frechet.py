@@ -41,7 +41,7 @@ def frechet_distance_loss(
     Args:
         source: source features x.
         target: target features y; the number of rows may differ.
-        smoothing: > 0, without unit. The norm has no derivative where a singular value is 0.
+        smoothing: > 0, dimensionless. Without it the norm is not differentiable where a singular value is 0.
         source_weight, target_weight: row weights: 2 counts a row twice, 0 leaves it out.
         source_mask, target_mask: bool, True = keep. Padding may hold anything.
 
@@ -49,8 +49,8 @@ def frechet_distance_loss(
         ``source`` (n, d), ``target`` (m, d), or with a mask (b, t, d); weights and masks (n,) and (m,), or (b, t).
 
     Returns:
-        Scalar >= 0 up to rounding, float32 (float64 for float64 input). Zero where masks and weights leave a side no
-        row.
+        Scalar >= 0 up to rounding, float32 (float64 for float64 input). Zero if either sample is empty after masks and
+        weights.
 
     Raises:
         ValueError: wrong shapes, a smoothing that is not above 0.
@@ -58,10 +58,10 @@ def frechet_distance_loss(
 
     Notes:
         O(n m (d + min(n, m))) time, O(n m) memory: for batches. Unlike CORAL, which compares covariances entry by entry
-        in squared units, it is a squared distance in feature space: it says how far mass has to move. The smoothing
-        raises the value, by at most 0.6 ``smoothing`` times the geometric mean of the traces for each dimension.
-        Weights enter by their square roots, which have no derivative at weight 0; the gradient there is 0. Differs from
-        the Fréchet inception distance: biased covariances.
+        in squared units, it is a squared distance in feature space. The smoothing raises the value, by at most 0.6
+        ``smoothing`` times the geometric mean of the traces for each dimension. Weights enter by their square roots,
+        which have no derivative at weight 0; the gradient there is 0. Differs from the Fréchet inception distance:
+        biased covariances.
 
     Example:
         >>> import torch

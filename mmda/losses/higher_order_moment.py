@@ -74,8 +74,8 @@ def higher_order_moment_loss(
     Notes:
         Exact: O((n + m)^2 (d + p)) time, O((n + m)^2) memory. Sampled: O((n + m) p samples). Moments are about the
         origin, as in the paper, so a common shift of both samples changes the value. Terms that cancel between the
-        three sums are removed analytically, and the sums are taken in float64, so that float32 features stay accurate
-        far from the origin, and beside a far row the gradient of the others.
+        three sums are removed analytically, and the sums are taken in float64, so that values stay accurate for float32
+        features far from the origin, and gradients in the presence of outliers.
 
     Example:
         >>> import torch
@@ -101,7 +101,7 @@ def higher_order_moment_loss(
                 indices = fresh_integers(samples, order, below=x.shape[1], like=x)
             else:
                 indices = fixed_integers(samples, order, below=x.shape[1], device=x.device)
-        # In float64, and about a point that far rows do not move: beside their powers the others' leave no digit.
+        # In float64, and about a centre robust to outliers, whose powers would dominate those of other rows.
         x, y = x.double(), y.double()
         x_weight, y_weight = (None if weight is None else weight.double() for weight in (x_weight, y_weight))
         x_total, y_total = total_weight(x, x_weight), total_weight(y, y_weight)

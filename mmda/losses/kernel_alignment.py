@@ -18,15 +18,15 @@ def kernel_alignment_loss(
 ) -> Tensor:
     r"""One minus the linear centred kernel alignment (CKA) of paired rows; lower means more similar geometry.
 
-    With X and Z the features of both sides, each minus its mean over the rows,
+    With X and Z the features of both inputs, each minus its mean over the rows,
 
     .. math::
 
        L = 1 - \frac{\lVert X^\top Z \rVert_F^2}{\lVert X^\top X \rVert_F \, \lVert Z^\top Z \rVert_F}
 
-    It compares the similarities among the rows of one side with those among the rows of the other, so the widths may
-    differ, and rotations, common offsets and scales of either side do not matter. Use it to make two modalities, layers
-    or a student and its teacher agree on which rows are alike without a map between their features.
+    It compares the similarities among the rows of one input with those among the rows of the other, so the widths may
+    differ, and the loss is invariant to rotations, common offsets and scales of either input. Use it to match the
+    geometry of two modalities, layers, or a student and its teacher without a map between their features.
 
     Args:
         anchor: features of one modality, layer or network.
@@ -39,7 +39,7 @@ def kernel_alignment_loss(
         (b, t).
 
     Returns:
-        Scalar in [0, 1] up to rounding, float32 (float64 for float64 input). One where a side is constant, zero where
+        Scalar in [0, 1] up to rounding, float32 (float64 for float64 input). One if either input is constant, zero if
         no pair is left.
 
     Raises:
@@ -55,7 +55,7 @@ def kernel_alignment_loss(
         >>> import torch
         >>> rows = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
         >>> turned = 3 * rows @ torch.tensor([[0.0, 1.0], [-1.0, 0.0]]) + 5
-        >>> print(f"{kernel_alignment_loss(rows, turned):.4f} {kernel_alignment_loss(rows, rows[:, :1]):.4f}")
+        >>> print(f"{kernel_alignment_loss(rows, turned).abs():.4f} {kernel_alignment_loss(rows, rows[:, :1]):.4f}")
         0.0000 0.2929
 
     References:

@@ -63,7 +63,7 @@ def mmd_score(
             per sample, or two unless it is biased).
 
     Notes:
-        Constant features score best, so never select by this score alone.
+        Constant features score best, so never use only this score for selection.
 
     Example:
         >>> import torch

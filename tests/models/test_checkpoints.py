@@ -288,7 +288,7 @@ def test_a_step_that_is_not_finite_is_told_and_kept(draw: Simulation, tmp_path: 
         failed = tmp_path / f"{path.stem}.failed.pt"
         assert told[-1].endswith(str(failed))
         failed.rename(tmp_path / "again.pt")
-    assert told[0].partition("; the run")[0] == told[1].partition("; the run")[0]
+    assert told[0].partition("; the state")[0] == told[1].partition("; the state")[0]
 
 
 def test_accumulated_batches_are_one_batch(draw: Simulation) -> None:

@@ -4,7 +4,7 @@ from torch import serialization
 
 from mmda.models.mmcda.build import build_mmcda
 from mmda.models.mmcda.closed_form import attended_rows, fit_joint_maps, moment_rows, sentence_rows, start_linear
-from mmda.models.mmcda.config import MMCDAConfig
+from mmda.models.mmcda.config import MMCDAConfig, TrainingConfig
 from mmda.models.mmcda.corpus import Corpus, Found, encode_videos
 from mmda.models.mmcda.encoders import (
     FeatureDropout,
@@ -45,7 +45,7 @@ from mmda.models.mmcda.terms import (
     default_terms,
     negative_pairs,
 )
-from mmda.models.mmcda.training import TrainingConfig, TrainingStopped, fit, predict_split
+from mmda.models.mmcda.training import TrainingStopped, fit, predict_split
 from mmda.models.mmcda.voting import high_runs, smoothed, vote_spans
 
 __all__ = [

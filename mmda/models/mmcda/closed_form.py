@@ -280,12 +280,12 @@ def start_linear(
 ) -> None:
     """Set the linear maps of a linear :class:`MMCDA` in closed form; learned parameters are unchanged.
 
-    The members differ in their training data. In order, they are fitted to the target's pairs alone, with directions
-    weighted by their correlation; to the source and the pairs, weighted by its square root; and to the source alone,
+    The members differ in their training data. In order, they are fitted to only the target's pairs, with directions
+    weighted by their correlation; to the source and the pairs, weighted by its square root; and to only the source,
     also by the square root. The weight of each member comes from the pairs: every map is fitted to half of the target's
     videos, and :func:`stacked_weights` finds the weights that best retrieve the videos of the other half's queries. A
     source far from the target gets a small weight this way; boundaries are not read. With fewer than 32 videos the
-    weights are shrunk towards those used without pairs, which leave out the map of the pairs alone; with fewer than 8
+    weights are shrunk towards those used without pairs, which leave out the map of only the pairs; with fewer than 8
     they equal those. Without pairs, or without a source, there are two maps, one of each scale, with equal weights.
 
     Args:

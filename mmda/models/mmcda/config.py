@@ -1,4 +1,4 @@
-"""Config of the reference model, used only by :mod:`mmda.models.mmcda.build`."""
+"""Configs of the reference model, used only by :mod:`mmda.models.mmcda.build`, and of its training."""
 
 from __future__ import annotations
 
@@ -77,3 +77,58 @@ class MMCDAConfig:
         check_choice("MMCDAConfig", "context", self.context, ("conv", "none"))
         check_number("MMCDAConfig", "temperature", self.temperature, above=0)
         check_number("MMCDAConfig", "dropout", self.dropout, at_least=0, below=1)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Settings of a training run.
+
+    Args:
+        steps: optimiser steps.
+        learning_rate: peak learning rate of AdamW, with a linear warm-up and a cosine decay.
+        weight_decay: weight decay of AdamW.
+        warmup: steps of the linear warm-up.
+        clip_norm: maximum gradient norm.
+        gamma: steepness of the ramp of the target's terms, :func:`mmda.schedules.dann_ramp`.
+        average: decay of the exponential moving average of the weights, in [0, 1); 0 turns it off. If on, the averaged
+            weights are evaluated, selected and returned. At step k the decay is at most (1 + k) / (10 + k), so that the
+            first steps are forgotten quickly.
+        evaluations: number of candidate checkpoints, spread over the second half of the run.
+        gradient_norms: also log each term's gradient norm at every evaluation (one more backward pass per term).
+        precision: ``"float32"``, or ``"bfloat16"`` or ``"float16"`` to run the model under autocast; losses stay in
+            float32. ``"float16"`` scales the loss (``torch.amp.GradScaler``), on CUDA or the CPU: a step whose scaled
+            gradient overflows is skipped and the scale is halved.
+        accumulate: number of batches per step, whose gradients are averaged; contrastive terms and discrepancies only
+            see one batch at a time.
+
+    Raises:
+        ValueError: a value out of range.
+    """
+
+    steps: int = 300
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-2
+    warmup: int = 20
+    clip_norm: float = 5.0
+    gamma: float = 10.0
+    average: float = 0.0
+    evaluations: int = 4
+    gradient_norms: bool = False
+    precision: str = "float32"
+    accumulate: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "warmup", "evaluations", "accumulate"):
+            check_count("TrainingConfig", name, getattr(self, name))
+        for name in ("learning_rate", "clip_norm", "gamma"):
+            check_number("TrainingConfig", name, getattr(self, name), above=0)
+        check_number("TrainingConfig", "weight_decay", self.weight_decay, at_least=0)
+        check_choice("TrainingConfig", "precision", self.precision, ("float32", "bfloat16", "float16"))
+        check_number("TrainingConfig", "average", self.average, at_least=0, below=1)
+
+    def milestones(self) -> tuple[int, ...]:
+        """Steps after which a checkpoint is evaluated: evenly spaced over the second half, including the last step."""
+        half = self.steps // 2
+        return tuple(
+            sorted({self.steps - (self.steps - half) * k // self.evaluations for k in range(self.evaluations)})
+        )

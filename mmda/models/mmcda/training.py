@@ -5,18 +5,17 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from mmda._core.checks import check_choice, check_count, check_number, fail
+from mmda.models.mmcda.config import TrainingConfig
 from mmda.models.mmcda.localizer import Spans
-from mmda.models.mmcda.logs import Clock, StepFacts, step_facts
+from mmda.models.mmcda.logs import Clock, StepFacts
 from mmda.models.mmcda.model import MMCDA
 from mmda.models.mmcda.objective import MMCDAObjective
 from mmda.models.mmcda.parallel import (
@@ -28,14 +27,12 @@ from mmda.models.mmcda.parallel import (
     check_share,
     cloned,
     copied_from_first,
-    local,
     quiet,
     shard,
     spread_seeds,
-    whole,
 )
 from mmda.models.mmcda.saving import Progress, Run, random_state
-from mmda.schedules import cosine_decay, dann_ramp
+from mmda.models.mmcda.steps import Made, make_step
 from mmda.vmr.batch import VMRBatch
 
 
@@ -47,61 +44,6 @@ class Loader(Protocol):
     def __iter__(self) -> Iterator[VMRBatch]: ...
 
     def __len__(self) -> int: ...
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """Settings of a training run.
-
-    Args:
-        steps: optimiser steps.
-        learning_rate: peak learning rate of AdamW, with a linear warm-up and a cosine decay.
-        weight_decay: weight decay of AdamW.
-        warmup: steps of the linear warm-up.
-        clip_norm: maximum gradient norm.
-        gamma: steepness of the ramp of the target's terms, :func:`mmda.schedules.dann_ramp`.
-        average: decay of the exponential moving average of the weights, in [0, 1); 0 turns it off. If on, the averaged
-            weights are evaluated, selected and returned. At step k the decay is at most (1 + k) / (10 + k), so that the
-            first steps are forgotten quickly.
-        evaluations: number of candidate checkpoints, spread over the second half of the run.
-        gradient_norms: also log each term's gradient norm at every evaluation (one more backward pass per term).
-        precision: ``"float32"``, or ``"bfloat16"`` or ``"float16"`` to run the model under autocast; losses stay in
-            float32. ``"float16"`` scales the loss (``torch.amp.GradScaler``), on CUDA or the CPU: a step whose scaled
-            gradient overflows is skipped and the scale is halved.
-        accumulate: number of batches per step, whose gradients are averaged; contrastive terms and discrepancies only
-            see one batch at a time.
-
-    Raises:
-        ValueError: a value out of range.
-    """
-
-    steps: int = 300
-    learning_rate: float = 3e-3
-    weight_decay: float = 1e-2
-    warmup: int = 20
-    clip_norm: float = 5.0
-    gamma: float = 10.0
-    average: float = 0.0
-    evaluations: int = 4
-    gradient_norms: bool = False
-    precision: str = "float32"
-    accumulate: int = 1
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "warmup", "evaluations", "accumulate"):
-            check_count("TrainingConfig", name, getattr(self, name))
-        for name in ("learning_rate", "clip_norm", "gamma"):
-            check_number("TrainingConfig", name, getattr(self, name), above=0)
-        check_number("TrainingConfig", "weight_decay", self.weight_decay, at_least=0)
-        check_choice("TrainingConfig", "precision", self.precision, ("float32", "bfloat16", "float16"))
-        check_number("TrainingConfig", "average", self.average, at_least=0, below=1)
-
-    def milestones(self) -> tuple[int, ...]:
-        """Steps after which a checkpoint is evaluated: evenly spaced over the second half, including the last step."""
-        half = self.steps // 2
-        return tuple(
-            sorted({self.steps - (self.steps - half) * k // self.evaluations for k in range(self.evaluations)})
-        )
 
 
 class TrainingStopped(Exception):
@@ -225,11 +167,33 @@ def fit(
             forever(target, skip=skip) if target is not None and objective.needs_target else itertools.repeat(None),
         )
         model.train()
-        _train(run, call, config, batches, validate, on_step, log, log_steps, path, save_steps, save_seconds)
+        between = _Between(validate, on_step, log, log_steps, path, save_steps, save_seconds)
+        _train(run, call, config, batches, between)
         if run.best is not None:
             model.load_state_dict(run.best)
     model.eval()
     return run.state
+
+
+@dataclass(frozen=True)
+class _Between:
+    """What is due between steps."""
+
+    validate: Callable[[MMCDA], float] | None
+    on_step: Callable[[int], None] | None
+    log: Callable[[StepFacts], None] | None
+    log_steps: int
+    path: Path | None
+    save_steps: int | None
+    save_seconds: float | None
+
+    def logs(self, step: int) -> bool:
+        """Whether this step is logged."""
+        return self.log is not None and step % self.log_steps == 0
+
+    def saves(self, step: int) -> bool:
+        """Whether the run is saved after this step, whatever the time."""
+        return self.save_steps is not None and step % self.save_steps == 0
 
 
 def _train(
@@ -237,37 +201,30 @@ def _train(
     call: Wrapped,
     config: TrainingConfig,
     batches: Iterator[tuple[VMRBatch, VMRBatch | None]],
-    validate: Callable[[MMCDA], float] | None,
-    on_step: Callable[[int], None] | None,
-    log: Callable[[StepFacts], None] | None,
-    log_steps: int,
-    path: Path | None,
-    save_steps: int | None,
-    save_seconds: float | None,
+    between: _Between,
 ) -> None:
     """Run the remaining steps, with evaluation, saving and logging."""
-    state, ranks, clock = run.state, run.ranks, Clock()
+    state, ranks, clock, path = run.state, run.ranks, Clock(), between.path
     milestones = set(config.milestones())
     while state.step < config.steps:
         random = random_state(run.device)
-        weighing = state.step + 1 in milestones
-        logging = log is not None and (state.step + 1) % log_steps == 0
+        weighing, logging = state.step + 1 in milestones, between.logs(state.step + 1)
         try:
-            made = _step(run, call, config, batches, clock, norms=config.gradient_norms and (weighing or logging))
+            made = make_step(run, call, config, batches, clock, norms=config.gradient_norms and (weighing or logging))
         except FloatingPointError as error:
             if path is None:
                 raise
             failed = path.with_name(f"{path.stem}.failed{path.suffix}")
             run.save(failed, random)
             raise FloatingPointError(f"{error}; the state before this step is saved in {failed}") from None
-        stopped = _told(on_step, state.step)
-        if log is not None and logging and ranks.rank == 0:
-            log(made.facts(run, clock))
+        stopped = _told(between.on_step, state.step)
+        if between.log is not None and logging and ranks.rank == 0:
+            between.log(made.facts(run, clock))
         if weighing:
-            _weigh(run, validate, made)
-        late = save_seconds is not None and clock.since_save() >= save_seconds
+            _weigh(run, between.validate, made)
+        late = between.save_seconds is not None and clock.since_save() >= between.save_seconds
         stop, due = ranks.most(0 if stopped is None else 1 + stopped.signal, int(late and ranks.rank == 0))
-        due |= weighing or stop > 0 or (save_steps is not None and state.step % save_steps == 0)
+        due |= weighing or stop > 0 or between.saves(state.step)
         if path is not None and due:
             run.save(path)
             clock.saved()
@@ -337,122 +294,11 @@ def _prepared(
 
 def _facts(loader: Loader) -> dict[str, int]:
     """The attributes that determine the order of a loader's batches."""
-    told = {name: getattr(loader, name, None) for name in ("batch_size", "seed")}
-    return {"batches": len(loader), **{name: value for name, value in told.items() if isinstance(value, int)}}
+    settings = {name: getattr(loader, name, None) for name in ("batch_size", "seed")}
+    return {"batches": len(loader), **{name: value for name, value in settings.items() if isinstance(value, int)}}
 
 
-@dataclass
-class _Made:
-    """Results of a step: terms of every batch, norms, and number of pairs."""
-
-    rate: float
-    strength: float
-    found: list[dict[str, Tensor]] = field(default_factory=list)
-    qids: list[str] = field(default_factory=list)
-    norms: dict[str, float] = field(default_factory=dict)
-    norm: float = math.nan
-
-    def terms(self) -> dict[str, float]:
-        """The mean of each term over the batches of the step."""
-        return {role: sum(each[role].item() for each in self.found) / len(self.found) for role in self.found[0]}
-
-    def facts(self, run: Run, clock: Clock) -> StepFacts:
-        """For the log."""
-        weights = run.must["weights"]
-        return step_facts(
-            step=run.state.step,
-            terms=self.terms(),
-            weights=weights,
-            gradient_norm=self.norm,
-            gradient_norms=self.norms,
-            rate=self.rate,
-            strength=self.strength,
-            objective=run.parts["objective"],
-            pairs=len(self.qids) * run.ranks.size,
-            clock=clock,
-            device=run.device,
-        )
-
-
-def _step(
-    run: Run,
-    call: Wrapped,
-    config: TrainingConfig,
-    batches: Iterator[tuple[VMRBatch, VMRBatch | None]],
-    clock: Clock,
-    *,
-    norms: bool,
-) -> _Made:
-    """One optimiser step on ``config.accumulate`` batches; optionally gradient norms by role, of the last batch."""
-    model, _, optimizer, mean = run.parts.values()
-    state, scaler = run.state, run.scaler
-    done = state.step / config.steps
-    rate = config.learning_rate * cosine_decay(done, floor=0.02) * min(1, (state.step + 1) / config.warmup)
-    made = _Made(rate, dann_ramp(done, gamma=config.gamma))
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    optimizer.zero_grad(set_to_none=True)
-    clock.begin()
-    for at in range(config.accumulate):
-        last = at + 1 == config.accumulate
-        with clock.data():
-            source_batch, target_batch = next(batches)
-            source_batch = source_batch.to(run.device)
-            target_batch = None if target_batch is None else target_batch.without_moments().to(run.device)
-        made.qids += [*source_batch.qids, *(() if target_batch is None else target_batch.qids)]
-        with nullcontext() if last else call.unsynchronised():
-            with _precision(config, run.device):
-                total = call(source_batch, target_batch, made.strength)
-            made.found.append(call.step.terms)
-            if norms and last:
-                made.norms = _gradient_norms(call.step.terms, parameters, run.ranks)
-            total = total if config.accumulate == 1 else total / config.accumulate
-            torch.autograd.backward(total if scaler is None else scaler.scale(total))
-    if scaler is not None:
-        scaler.unscale_(optimizer)
-    norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
-    made.norm = float(whole(norm))
-    if not math.isfinite(made.norm) and not (scaler is not None and _overflow(made.found, scaler)):
-        optimizer.zero_grad(set_to_none=True)
-        qids = [qid for share in run.ranks.every(made.qids) for qid in share]
-        raise FloatingPointError(_not_finite(state.step + 1, made.found, qids))
-    if scaler is None:
-        optimizer.step()
-    else:
-        scaler.step(optimizer)
-        scaler.update()
-    call.step.terms = {}
-    state.step += 1
-    if mean is not model:
-        _move_towards(mean, model, 1 - min(config.average, (1 + state.step) / (10 + state.step)))
-    clock.end()
-    return made
-
-
-def _overflow(found: Sequence[Mapping[str, Tensor]], scaler: torch.amp.GradScaler) -> bool:
-    """Whether only the loss scale made a gradient infinite: the terms are finite, and the scale can be halved."""
-    finite = all(bool(torch.isfinite(term)) for terms in found for term in terms.values())
-    return finite and scaler.get_scale() >= 1
-
-
-def _precision(config: TrainingConfig, device: torch.device) -> AbstractContextManager[object]:
-    """Autocast if requested. Losses compute in float32 inside it too."""
-    if config.precision == "float32":
-        return nullcontext()
-    return torch.autocast(device.type, dtype=getattr(torch, config.precision))
-
-
-def _not_finite(step: int, found: Sequence[dict[str, Tensor]], qids: Sequence[str]) -> str:
-    """Error message of a non-finite step: the non-finite terms, all terms, and the queries."""
-    values = {role: [float(terms[role].detach()) for terms in found] for role in found[0]}
-    bad = [role for role, numbers in values.items() if not all(map(math.isfinite, numbers))]
-    which = f"term {', '.join(bad)}" if bad else "their gradient, and no term"
-    shown = {role: numbers[0] if len(numbers) == 1 else numbers for role, numbers in values.items()}
-    return f"fit: loss or gradient not finite at step {step}: {shown}; at fault: {which}; queries {', '.join(qids)}"
-
-
-def _weigh(run: Run, validate: Callable[[MMCDA], float] | None, made: _Made) -> None:
+def _weigh(run: Run, validate: Callable[[MMCDA], float] | None, made: Made) -> None:
     """Evaluate the current weights, log the score, and keep them if they are the best so far."""
     state, mean = run.state, run.parts["mean"]
     own = float(state.step if validate is None else validate(mean.eval()))
@@ -477,22 +323,6 @@ def _told(on_step: Callable[[int], None] | None, step: int) -> TrainingStopped |
     except TrainingStopped as stopped:
         return stopped
     return None
-
-
-@torch.no_grad()
-def _move_towards(mean: MMCDA, model: MMCDA, share: float) -> None:
-    """Update the moving average ``mean`` towards ``model`` by ``share``; buffers are copied."""
-    torch._foreach_lerp_([local(p) for p in mean.parameters()], [local(p) for p in model.parameters()], share)
-    for kept, now in zip(mean.buffers(), model.buffers()):
-        kept.copy_(now)
-
-
-def _gradient_norms(terms: Mapping[str, Tensor], parameters: Sequence[Tensor], ranks: Ranks) -> dict[str, float]:
-    norms = {}
-    for role, term in terms.items():
-        gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
-        norms[role] = sum(float(g.square().sum()) for g in ranks.averaged(gradients) if g is not None) ** 0.5
-    return norms
 
 
 @torch.no_grad()

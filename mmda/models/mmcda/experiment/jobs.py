@@ -9,14 +9,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmda.models.mmcda.config import MMCDAConfig
+from mmda.models.mmcda.config import MMCDAConfig, TrainingConfig
 from mmda.models.mmcda.experiment.domains import SPLITS, Domain, Draws, Problem
 from mmda.models.mmcda.experiment.errors import UnusableError
 from mmda.models.mmcda.experiment.results import Result, read_record
 from mmda.models.mmcda.experiment.rows import ABLATION, REAL_ROWS, ROWS, TRAINED_ONLY, Row, chosen_rows
 from mmda.models.mmcda.files import check_file
 from mmda.models.mmcda.parallel import Parallel
-from mmda.models.mmcda.training import TrainingConfig
 from mmda.vmr import VMRDataError
 
 IOU = (0.3, 0.5, 0.7)
