@@ -329,6 +329,24 @@ def test_bandwidth_and_weights_that_learn() -> None:
     assert torch.autograd.gradcheck(loss, (bandwidth, weight))
 
 
+@pytest.mark.parametrize("kind", [Gaussian, Laplacian, RationalQuadratic])
+def test_a_bandwidth_learns_in_tiles(kind: type[Gaussian], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Value, first and second derivative by bandwidth and rows; and no matrix of pairs."""
+    x, y = samples(5, 6)
+    x.requires_grad_()
+    bandwidth = torch.tensor(1.5, dtype=torch.float64, requires_grad=True)
+    weight = torch.tensor([1.0, 0, 2, 1, 1], dtype=torch.float64)
+
+    def loss(bandwidth: Tensor, x: Tensor) -> Tensor:
+        return mmd_loss(x, y, kernel=kind(bandwidth), source_weight=weight, block_size=2)
+
+    assert torch.equal(loss(bandwidth, x), mmd_loss(x, y, kernel=kind(1.5), source_weight=weight, block_size=2))
+    assert torch.autograd.gradcheck(loss, (bandwidth, x))
+    assert torch.autograd.gradgradcheck(loss, (bandwidth, x))
+    monkeypatch.setattr("mmda._engine.kernel_sums.pair_means", None)  # the dense formula
+    assert torch.autograd.grad(loss(bandwidth, x), bandwidth)[0] != 0
+
+
 def tiled_mmd(x: Tensor, y: Tensor) -> Tensor:
     return mmd_loss(x, y, kernel=FIXED, block_size=4)
 
