@@ -1,4 +1,4 @@
-"""The tiled paths: equal to the dense formulas in value and every derivative, whatever asks for them.
+"""The tiled paths equal the dense formulas in value and all derivatives.
 
 The dense formulas are held to independent references in the tests of the losses; here they are the oracle, in float64,
 for tiles small enough that several are needed.
@@ -274,7 +274,7 @@ class Mine(Gaussian):
 
 
 class Learned(torch.nn.Module):
-    """A kernel with a parameter beside the bandwidth."""
+    """A kernel with a parameter in addition to the bandwidth."""
 
     at_zero = 1.0
 
@@ -430,7 +430,7 @@ DEPENDENT: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("second", DEPENDENT)
 @pytest.mark.parametrize("name", CASES)
 def test_gradient_with_a_graph_where_one_side_depends_on_the_other(name: str, second: str, compiled: bool) -> None:
-    """Each path from an input to the loss counts once, whoever asks for the gradient."""
+    """Each path from an input to the loss contributes once to the gradient, for any way to compute it."""
     z, tau = pairs()[0], torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
 
     def loss(z: Tensor, tau: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Annotation readers: every layout from a file written here by hand, and the published files by their counts."""
+"""Annotation readers: every format from a file written in the test, and the published files by their counts."""
 
 from __future__ import annotations
 

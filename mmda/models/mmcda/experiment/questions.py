@@ -113,7 +113,7 @@ def _problem_of(path: Path, facts: Mapping[str, Any], asked: Sequence[Problem]) 
             return same[0]
     if trained is None:
         rule = "name what it was trained on"
-        raise UnusableError(f"{path}: the checkpoint must {rule} (write it anew with this program), got {name!r} only")
+        raise UnusableError(f"{path}: the checkpoint must {rule} (save it again with this version), got {name!r} only")
     return trained
 
 
