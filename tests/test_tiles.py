@@ -603,6 +603,25 @@ def test_the_space_of_the_last_sweep() -> None:
             assert_same(found, dense("symmetric", rows, rows.flip(1), None).expand(8), 1e-12)
 
 
+class _OwnFormula(Gaussian):
+    def evaluate(self, squared: Tensor, bandwidth: Tensor) -> Tensor:
+        return torch.exp(-squared / (2 * bandwidth**2))
+
+
+def test_own_kernel_keeps_the_digits_of_near_pairs() -> None:
+    """Rows in tight groups far apart: products of float32 know nothing of the distances within a group."""
+    generator = torch.Generator().manual_seed(0)
+    groups = 30 * torch.randn(8, 16, generator=generator)
+    x, y = (groups.repeat(k, 1) + 0.01 * torch.randn(8 * k, 16, generator=generator) for k in (40, 35))
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        rows = x.to(dtype).requires_grad_()
+        value = mmd_loss(rows, y.to(dtype), kernel=_OwnFormula(0.05), block_size=100)
+        found.append((value.detach().double(), torch.autograd.grad(value, rows)[0].double()))
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-5, atol=0)
+    assert (found[0][1] - found[1][1]).norm() < 1e-5 * found[1][1].norm()
+
+
 def test_block_size_is_checked() -> None:
     x, y = samples(5, 7)
     with pytest.raises(ValueError, match="mmd_loss: `block_size` must be an integer >= 1, got 0"):
