@@ -236,6 +236,28 @@ def summary(runs: Sequence[Run], rows: Sequence[Row] = ROWS) -> list[list[str]]:
     return lines
 
 
+def beside(runs: Sequence[Run]) -> list[list[str]]:
+    """A line a loss of another library: its mean gain, and that of ours on the same transfers and seeds."""
+    cells = by_cell(runs)
+    every = whole(cells, PEERS)
+    lines = [["loss", "transfers", "theirs", "ours", "s a run, theirs", "ours"]]
+    for row in PEERS:
+        names = row.name, row.name.rpartition(" (")[0]
+        if not every or (*every[0], row.name) not in cells:
+            continue
+        gains: dict[str, list[float]] = {name: [] for name in names}
+        for transfer in every:
+            alone = {r.seed: r.accuracy for r in chosen(cells[(*transfer, "source-only")])}
+            theirs, ours = ({r.seed: r.accuracy for r in chosen(cells.get((*transfer, n), []))} for n in names)
+            seeds = [seed for seed in theirs if seed in ours and seed in alone]
+            for name, found in zip(names, (theirs, ours)):
+                gains[name].append(100 * statistics.mean(found[seed] - alone[seed] for seed in seeds))
+        means = [f"{statistics.mean(gains[name]):+.1f} ± {over_transfers(gains[name]):.1f}" for name in names]
+        seconds = [statistics.median(r.seconds for t in every for r in cells[(*t, name)]) for name in names]
+        lines.append([row.name, str(len(every)), *means, *(f"{s:.2f}" for s in seconds)])
+    return lines
+
+
 def over_transfers(gains: Sequence[float]) -> float:
     """Half-width of Student's 95 % interval of the mean; NaN for one value."""
     if len(gains) < 2:
@@ -297,9 +319,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"{given.results} was made with {found['steps']} steps")
         runs = [Run(**dict(zip(found["columns"], run))) for run in found["runs"]]
     if given.page:
-        tables = {"adaptation": summary(runs), "adaptation_peers": summary(runs, PEERS)}
-        for name, lines in {**tables, "adaptation_transfers": transfers(runs)}.items():
-            with (given.page / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
+        tables = {"": summary(runs), "_peers": beside(runs), "_transfers": transfers(runs)}
+        for name, lines in tables.items():
+            with (given.page / f"adaptation{name}.csv").open("w", newline="", encoding="utf-8") as file:
                 csv.writer(file, lineterminator="\n").writerows(lines)
         return 0
     root = (given.data or Path(os.environ.get("MMDA_DATA", ROOT.parent / "shared" / "data"))) / "uda"
@@ -333,7 +355,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     runs.append(Run(*cell, weight, seed, round(accuracy, 4), round(score, 4), round(seconds, 2)))
                 save(given.results, given.steps, runs)
             print(seed, *transfer, f"{sum(r.seconds for r in runs):.0f} s of processor time", flush=True)
-    for table in (summary(runs), summary(runs, PEERS)):
+    for table in (summary(runs), beside(runs)):
         for line in table:
             print("".join(cell.ljust(40 if i == 0 else 14) for i, cell in enumerate(line)))
     return 0

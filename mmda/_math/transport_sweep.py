@@ -383,11 +383,11 @@ def _run(inputs: Inputs, settings: Settings, needed: Needed) -> tuple[Tensor, tu
         value = value + factor * settings.regularisation * held
         # For a sample with itself both arguments contribute equally.
         wanted = [needed[sides[0]], needed[sides[1]] and sides[0] != sides[1]]
-        for side, slope in zip(sides, _gradients(plan, p, q, *wanted)):
-            if slope is not None:
-                slope = slope * (factor if sides[0] != sides[1] else 2 * factor)
+        for side, gradient in zip(sides, _gradients(plan, p, q, *wanted)):
+            if gradient is not None:
+                gradient = gradient * (factor if sides[0] != sides[1] else 2 * factor)
                 known = gradients[side]
-                gradients[side] = slope if known is None else known.add_(slope)
+                gradients[side] = gradient if known is None else known.add_(gradient)
 
     plan = _Plan(x, y, settings, same=False, rest=rest)
     _solve_across(plan, a, b, ratio)

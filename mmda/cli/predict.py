@@ -68,9 +68,9 @@ def _answer(checkpoint: ask.Checkpoint, options: argparse.Namespace) -> None:
         query=options.target_query if alone else None,
         clip_seconds=shared.clip_seconds(options, "target"),
     )
-    pair, told = ask.asked_pair(checkpoint, question, Draws())
+    pair, messages = ask.asked_pair(checkpoint, question, Draws())
     spans = find_moments(checkpoint.model, pair, top=options.top)
-    print("".join(f"{line}\n" for line in told), end="")
+    print("".join(f"{line}\n" for line in messages), end="")
     print(f"{options.video} ({float(pair.duration[0]):.1f} s): {options.predict!r}")
     for (start, end), score, kept in zip(spans.windows[0].tolist(), spans.scores[0].tolist(), spans.mask[0].tolist()):
         if kept:
@@ -86,8 +86,8 @@ def _search(checkpoint: ask.Checkpoint, options: argparse.Namespace) -> None:
         query=options.target_query if options.target is None else None,
         clip_seconds=shared.clip_seconds(options, "target"),
     )
-    found, told = ask.find_videos(checkpoint, question, Draws(), top=options.top)
-    print("".join(f"{line}\n" for line in told), end="")
+    found, messages = ask.find_videos(checkpoint, question, Draws(), top=options.top)
+    print("".join(f"{line}\n" for line in messages), end="")
     print(f"{options.corpus}: {options.predict!r}")
     for video in found:
         start, end = video.windows[0].tolist()

@@ -44,9 +44,9 @@ class Ranks:
         """The maximum of each number over processes."""
         if self.size == 1:
             return list(numbers)
-        told = torch.tensor(numbers, dtype=torch.int64, device=self.device)
-        dist.all_reduce(told, op=dist.ReduceOp.MAX)
-        return [int(number) for number in told.tolist()]
+        received = torch.tensor(numbers, dtype=torch.int64, device=self.device)
+        dist.all_reduce(received, op=dist.ReduceOp.MAX)
+        return [int(number) for number in received.tolist()]
 
     def every(self, value: T) -> list[T]:
         """The values of all processes in rank order."""
@@ -69,18 +69,18 @@ class Ranks:
         """Run an action on rank 0 and return its result, or raise its exception, on every process."""
         if self.size == 1:
             return action()
-        told: list[Any] = [None, None]
+        outcome: list[Any] = [None, None]
         if self.rank == 0:
             try:
-                told[0] = action()
+                outcome[0] = action()
             except Exception as error:
-                told[1] = _portable(error)
-                dist.broadcast_object_list(told)
+                outcome[1] = _portable(error)
+                dist.broadcast_object_list(outcome)
                 raise
-        dist.broadcast_object_list(told)
-        if told[1] is not None:
-            raise told[1]
-        return cast(T, told[0])
+        dist.broadcast_object_list(outcome)
+        if outcome[1] is not None:
+            raise outcome[1]
+        return cast(T, outcome[0])
 
 
 def _portable(error: Exception) -> Exception:

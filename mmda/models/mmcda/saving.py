@@ -228,8 +228,8 @@ class Run:
             rule = "be undamaged and of the same model and objective"
             raise CheckpointError(f"{path}: the run must {rule}, got another or a damaged one") from error
         if content.get("code") != _code() and self.ranks.rank == 0:
-            told = f"{path}: started with {content.get('code')}, resumed with {_code()}: results may differ"
-            warnings.warn(told, stacklevel=3)
+            message = f"{path}: started with {content.get('code')}, resumed with {_code()}: results may differ"
+            warnings.warn(message, stacklevel=3)
         everyone = [random, *others]
         if len(everyone) == self.ranks.size:
             set_random_state(everyone[self.ranks.rank], self.device)

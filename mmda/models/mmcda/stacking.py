@@ -123,9 +123,9 @@ def stacked_weights(scores: Tensor, own: Tensor, *, ridge: float = 1.0, iteratio
     for _ in range(iterations):
         share = torch.einsum("m,mnv->nv", weights, s).softmax(1)
         expected = torch.einsum("nv,mnv->mn", share, s)
-        slope = (expected - own_scores).mean(1) + penalty * weights
+        gradient = (expected - own_scores).mean(1) + penalty * weights
         second = torch.einsum("knv,mnv->km", s * share, s) / n - expected @ expected.T / n + penalty.diag()
-        target = _quadratic_minimum(second, slope - second @ weights)
+        target = _quadratic_minimum(second, gradient - second @ weights)
         step = target - weights
         size = 1.0
         while size > 1e-4 and not loss(weights + size * step) < value:
@@ -138,13 +138,13 @@ def stacked_weights(scores: Tensor, own: Tensor, *, ridge: float = 1.0, iteratio
     return weights / total if total > 0 else torch.full_like(weights, 1 / m)
 
 
-def _quadratic_minimum(second: Tensor, slope: Tensor, sweeps: int = 200) -> Tensor:
+def _quadratic_minimum(second: Tensor, gradient: Tensor, sweeps: int = 200) -> Tensor:
     """The x >= 0 that minimises x'Hx/2 + g'x, by coordinate descent."""
-    x = torch.zeros_like(slope)
+    x = torch.zeros_like(gradient)
     for _ in range(sweeps):
         before = x.clone()
         for i in range(len(x)):
-            rest = slope[i] + second[i] @ x - second[i, i] * x[i]
+            rest = gradient[i] + second[i] @ x - second[i, i] * x[i]
             x[i] = (-rest / second[i, i]).clamp(min=0)
         if torch.equal(before, x) or (x - before).abs().max() <= 1e-12 * x.abs().max():
             break

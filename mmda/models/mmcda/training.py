@@ -177,7 +177,7 @@ def fit(
 
 @dataclass(frozen=True)
 class _Between:
-    """What is due between steps."""
+    """Validation, callbacks, logging and saving between steps."""
 
     validate: Callable[[MMCDA], float] | None
     on_step: Callable[[int], None] | None
@@ -294,8 +294,8 @@ def _prepared(
 
 def _facts(loader: Loader) -> dict[str, int]:
     """The attributes that determine the order of a loader's batches."""
-    told = {name: getattr(loader, name, None) for name in ("batch_size", "seed")}
-    return {"batches": len(loader), **{name: value for name, value in told.items() if isinstance(value, int)}}
+    settings = {name: getattr(loader, name, None) for name in ("batch_size", "seed")}
+    return {"batches": len(loader), **{name: value for name, value in settings.items() if isinstance(value, int)}}
 
 
 def _weigh(run: Run, validate: Callable[[MMCDA], float] | None, made: Made) -> None:

@@ -62,7 +62,7 @@ def best_clip_spans(split: ResidentSplit) -> Tensor:
     """The span of whole clips with the highest IoU to a moment of each query: the best that the clip length allows.
 
     Args:
-        split: with its moments.
+        split: a labelled split.
 
     Returns:
         (n, 1, 2) in seconds.

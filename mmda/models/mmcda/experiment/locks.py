@@ -49,10 +49,10 @@ def _locked(path: Path) -> int:
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         if not lock(handle):
-            told = _holder(path)
+            holder_text = _holder(path)
             os.close(handle)
             rule = "the folder must not be in use by another run (--output names another folder)"
-            raise UnusableError(f"{path.parent}: {rule}, got {told}")
+            raise UnusableError(f"{path.parent}: {rule}, got {holder_text}")
         with suppress(OSError):
             if os.fstat(handle).st_ino == os.stat(path).st_ino:  # else its holder has just removed it
                 break

@@ -185,7 +185,7 @@ def panel(name: str, steps: Sequence[float], values: Sequence[float]) -> str:
         broken = False
     if len(finite) == 1:
         path += "h1000"
-    told = f"{values[0]:.3g} at step {steps[0]:g}, {values[-1]:.3g} at step {steps[-1]:g}"
+    text = f"{values[0]:.3g} at step {steps[0]:g}, {values[-1]:.3g} at step {steps[-1]:g}"
     return (
-        f"<figure>{element('b', name)}{_drawing(f'{name}: {told}', _line(path))}{element('figcaption', told)}</figure>"
+        f"<figure>{element('b', name)}{_drawing(f'{name}: {text}', _line(path))}{element('figcaption', text)}</figure>"
     )

@@ -241,17 +241,17 @@ class _Pool:
             if line not in ready:
                 continue
             try:
-                told = line.recv()
+                received = line.recv()
             except (EOFError, OSError) as error:
                 rule = "a worker process must live until its job is done"
                 came = "one that was killed (by the system, out of memory? then fewer --workers)"
                 raise UnusableError(f"--workers {self.workers}: {rule}, got {came}") from error
-            if isinstance(told, _Failure):
-                raise told.error from _RemoteTraceError(told.trace)
-            if isinstance(told, int):
-                self.progress.reached(at, told)
+            if isinstance(received, _Failure):
+                raise received.error from _RemoteTraceError(received.trace)
+            if isinstance(received, int):
+                self.progress.reached(at, received)
             else:
-                self.found[at] = told["result"]
+                self.found[at] = received["result"]
                 self.progress.ended(at, self.found[at])
                 self._give(line)
 

@@ -113,7 +113,7 @@ def _problem_of(path: Path, facts: Mapping[str, Any], asked: Sequence[Problem]) 
             return same[0]
     if trained is None:
         rule = "name what it was trained on"
-        raise UnusableError(f"{path}: the checkpoint must {rule} (write it anew with this program), got {name!r} only")
+        raise UnusableError(f"{path}: the checkpoint must {rule} (save it again with this version), got {name!r} only")
     return trained
 
 
@@ -151,11 +151,11 @@ class Question:
 
 def asked_pair(checkpoint: Checkpoint, question: Question, data: Draws) -> tuple[VMRBatch, list[str]]:
     """Video and sentence as a batch of one, and messages about the sentence."""
-    words, told = sentence_words(checkpoint, question, data)
+    words, messages = sentence_words(checkpoint, question, data)
     if not question.video:
         batch = _known_video(checkpoint, question.vid, data)
         mask = torch.ones(words.shape[:2], dtype=torch.bool)
-        return replace(batch, words=words, word_mask=mask), told
+        return replace(batch, words=words, word_mask=mask), messages
     store = open_features(question.video if len(question.video) > 1 else question.video[0])
     if question.vid not in store:
         known = ", ".join(list(store.ids)[:3]) + (", ..." if len(store) > 3 else "")
@@ -174,7 +174,7 @@ def asked_pair(checkpoint: Checkpoint, question: Question, data: Draws) -> tuple
         max_clips=None if trained is None else trained.max_clips,
         clip_seconds=seconds,
     )
-    return ResidentSplit.from_dataset(dataset).slice([0]), told
+    return ResidentSplit.from_dataset(dataset).slice([0]), messages
 
 
 def _known_video(checkpoint: Checkpoint, vid: str, data: Draws) -> VMRBatch:
@@ -204,8 +204,8 @@ def sentence_words(checkpoint: Checkpoint, question: Question, data: Draws) -> t
     if problem.target.glove is not None:
         vectors = read_glove(problem.target.glove, tokenize(sentence))
         unknown = vectors.unknown(sentence)
-        told = [f"no vector for {', '.join(map(repr, unknown))}: left out"] if unknown else []
-        return torch.from_numpy(vectors.encode(sentence)).unsqueeze(0), told
+        messages = [f"no vector for {', '.join(map(repr, unknown))}: left out"] if unknown else []
+        return torch.from_numpy(vectors.encode(sentence)).unsqueeze(0), messages
     _, target = data.load(problem, checkpoint.seed)
     plain = " ".join(sentence.lower().split())
     for split in reversed(target.pairs.values()):
@@ -269,7 +269,7 @@ def find_videos(
 
     Also returns messages about the sentence.
     """
-    words, told = sentence_words(checkpoint, question, data)
+    words, messages = sentence_words(checkpoint, question, data)
     store = open_features(question.video if len(question.video) > 1 else question.video[0])
     seconds = store.clip_seconds if question.clip_seconds is None else question.clip_seconds
     if seconds is None:
@@ -280,7 +280,7 @@ def find_videos(
         corpus = encode_videos(
             checkpoint.model, store, clip_seconds=seconds, max_clips=None if trained is None else trained.max_clips
         )
-        return corpus.rank(words[0], top=top, preselect=preselect), told
+        return corpus.rank(words[0], top=top, preselect=preselect), messages
     except VMRDataError:
         raise
     except ValueError as error:

@@ -90,11 +90,11 @@ def examples_of(job: Job, target: Domain) -> list[Example]:
     except ValueError as error:  # another digest, or no JSON
         raise UnusableError(f"{error}; delete it and the result in jobs to train the row again") from error
     test = target.opened("test")
-    told = [(i, answers.get(str(target.numbers.get(qid, qid)))) for i, qid in enumerate(test.qids)]
+    stored = [(i, answers.get(str(target.numbers.get(qid, qid)))) for i, qid in enumerate(test.qids)]
     lot = random.Random(0)
     chosen: list[tuple[int, dict[str, Any]]] = []
     for right in (True, False):
-        kind = [(i, row) for i, row in told if row is not None and (row["iou"] >= RIGHT) == right]
+        kind = [(i, row) for i, row in stored if row is not None and (row["iou"] >= RIGHT) == right]
         chosen += sorted(lot.sample(kind, min(EXAMPLES, len(kind))), key=lambda pair: pair[0])
     if not chosen:
         return []
@@ -225,15 +225,15 @@ def _example_parts(examples: Sequence[Example], result: Result | None) -> list[s
         for example in kind:
             truth = ", ".join(map(_moment, example.truth))
             answer = "none" if example.answer is None else _moment(example.answer)
-            told = f"answer {answer}, truth {truth}, IoU {example.iou:.2f}; {example.vid}"
+            summary = f"answer {answer}, truth {truth}, IoU {example.iou:.2f}; {example.vid}"
             drawing = curve(
                 example.edges,
                 example.profile,
-                label=f"similarity over time to {example.query!r}; {told}",
+                label=f"similarity over time to {example.query!r}; {summary}",
                 truth=example.truth,
                 answer=example.answer,
             )
-            parts.append(f"<figure>{element('b', example.query)}{drawing}{element('figcaption', told)}</figure>")
+            parts.append(f"<figure>{element('b', example.query)}{drawing}{element('figcaption', summary)}</figure>")
     return parts
 
 
