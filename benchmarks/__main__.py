@@ -1,13 +1,13 @@
-"""Speed, memory and values beside the public libraries: ``python -m benchmarks``.
+"""Speed, memory and values compared with public libraries: ``python -m benchmarks``.
 
-Method. Every contestant runs in a process of its own. All contestants of a row are set up first; then rounds go
-through them in turn, so that whatever else the machine does falls on all of them, and a ratio is the median over
-rounds of the ratio inside a round. A measurement is forward and backward, float32, repeated to at least a fifth of a
-second; times are processor time of one thread (``--threads 1``, the default), wall and user time are written beside
-them. Peak memory is the high-water mark of the resident set during the first full step, beyond what was resident with
-the inputs in place: gradients of the inputs count, the inputs do not. "Products alone" runs the matrix products that
-the exact computation cannot do without (the upper triangle once, its gradient once), as products of square tiles: the
-share of a row is their time over ours. Values are printed too: a loss that is fast and different is different.
+Method. Every contestant runs in its own process. All contestants of a row are set up first; then rounds alternate
+between them, so that other load on the machine affects all of them, and a ratio is the median over rounds of the ratio
+within a round. A measurement is forward and backward, float32, repeated for at least 0.2 s; times are CPU time of one
+thread (``--threads 1``, the default), and wall and user time are recorded too. Peak memory is the maximum resident set
+size during the first full step minus that before it, with the inputs allocated: it includes the gradients of the
+inputs, but not the inputs. "Products alone" times only the matrix products that the exact computation needs (the upper
+triangle once, its gradient once), as products of square tiles; the share of a row is this time divided by ours. Values
+are printed too, to check that the contestants compute the same loss.
 
     python -m benchmarks                     # the table, about ten minutes
     python -m benchmarks --quick             # about a minute and a half
@@ -46,7 +46,7 @@ PEERS = ("skada", "pytorch-adapt", "geomloss", "pytorch-metric-learning")
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One kind of work at one size, by these contestants; ``goal``: at least so many times faster than one of them."""
+    """One kind of work at one size, by these contestants; ``goal``: minimum speedup over one of them."""
 
     kind: str
     n: int
@@ -103,7 +103,7 @@ LARGE = (
 
 
 class Worker:
-    """A contestant's process."""
+    """The process of a contestant."""
 
     def __init__(self, row: Row, who: str, device: str, threads: int) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONWARNINGS": "ignore"}
@@ -173,7 +173,7 @@ def times(entry: dict[str, Any], clock: str) -> list[float]:
 
 
 def ratio(result: dict[str, Any], who: str, clock: str) -> float | None:
-    """How many times slower than ours: the median over rounds."""
+    """Time relative to ours: the median over rounds."""
     ours, other = (times(result["contestants"].get(name, {"rounds": []}), clock) for name in ("ours", who))
     return statistics.median(b / a for a, b in zip(ours, other)) if ours and other else None
 
@@ -261,8 +261,8 @@ def approximations(n: int, d: int) -> list[dict[str, Any]]:
 def import_time(pairs: int) -> dict[str, float]:
     """Processor time of ``import mmda.losses`` after ``import torch``, in new interpreters; medians.
 
-    Bytecode is there before, as an installation leaves it. The clock is read between the two imports: that of torch
-    varies by more from one interpreter to the next than the losses take.
+    Bytecode is compiled beforehand, as in an installation. The clock is read between the two imports, since the time to
+    import torch varies by more than the losses take.
     """
     compileall.compile_dir(ROOT / "mmda", quiet=2)
     clock = "time.process_time()"
@@ -302,7 +302,7 @@ def training_step(quick: bool) -> dict[str, Any] | None:
 
 
 def machine(device: str, threads: int) -> dict[str, Any]:
-    """What the figures belong to."""
+    """The machine and versions of a result."""
     model = platform.processor()
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
@@ -420,7 +420,7 @@ def main() -> int:
     path = ROOT / "benchmarks" / "results" / f"{given.name or facts['date']}.json"
 
     def save() -> None:
-        """After every row, so that a run that is cut short keeps what it has."""
+        """Called after every row, so that an interrupted run keeps its results."""
         if not given.quick or given.name:
             path.parent.mkdir(exist_ok=True)
             path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

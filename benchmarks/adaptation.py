@@ -1,21 +1,21 @@
-"""Every adapter on features of four data sets, one harness: ``python -m benchmarks.adaptation``.
+"""All adapters on features of four data sets: ``python -m benchmarks.adaptation``.
 
 Twelve transfers: MNIST and USPS digits (pixels), Office-Caltech10 on SURF counts and on the features of a small
-network, Amazon reviews (tf-idf). Features of both domains are brought to 128 principal directions together; a hidden
-layer of 64 and a linear classifier are trained on batches of 64, and rows differ in one term
-(``benchmarks.adaptation_rows``), whose strength rises over the steps by ``mmda.schedules.dann_ramp``. The closed-form
-rows move the features before the same training. A row's weight is chosen from three by
-``mmda.validators.information_maximisation_score`` on the target's rows at seed 0, without a label; beside it stands
-what the best of the three by the labels gave (the oracle).
+network, Amazon reviews (tf-idf). Features of both domains are reduced to 128 joint principal components; a hidden layer
+of 64 and a linear classifier are trained on batches of 64, and rows differ in one term
+(``benchmarks.adaptation_rows``), whose strength is ramped up with ``mmda.schedules.dann_ramp``. The closed-form rows
+transform the features before the same training. A row's weight is selected from three by
+``mmda.validators.information_maximisation_score`` on the target's rows at seed 0, without labels; the result of the
+best of the three by the labels (the oracle) is shown next to it.
 
-    python -m benchmarks.adaptation               # seed by seed: everything the result lacks
-    python -m benchmarks.adaptation --peers       # and the same-named losses of other libraries, where installed
+    python -m benchmarks.adaptation               # all runs missing from the result, seed by seed
+    python -m benchmarks.adaptation --peers       # also the same-named losses of other libraries, if installed
     python -m benchmarks.adaptation --page        # write docs/results/adaptation*.csv; no training
 
-The data is read from ``uda`` under ``$MMDA_DATA`` or ``../shared/data`` beside the checkout (digits and
+The data is read from ``uda`` under ``$MMDA_DATA`` or ``../shared/data`` next to the checkout (digits and
 Office-Caltech10 as ``benchmarks.digits`` and ``benchmarks.office`` have them; ``amazon_reviews/<domain>/`` with
-``{positive,negative}.parsed``, raw text in ``<review>`` tags). Needs scikit-learn and scipy (``pip
-install "torch-mmda[bench]"``).
+``{positive,negative}.parsed``, raw text in ``<review>`` tags). Needs scikit-learn and scipy (``pip install
+"torch-mmda[bench]"``).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from mmda.validators import information_maximisation_score
 
 RESULTS = ROOT / "benchmarks" / "results" / "adaptation.json"
 PAGES = ROOT / "docs" / "results"
-#: Digits of either collection that are read.
+#: Number of digits read from each data set.
 DIGITS = 2000
 
 TRANSFERS = (
@@ -80,7 +80,7 @@ def reviews(path: Path) -> list[str]:
 
 
 def read(root: Path, kind: str, source: str, target: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Features and labels of the source, then of the target; the target's labels are for the printed accuracy."""
+    """Features and labels of the source, then of the target, whose labels are only used for accuracy."""
     if kind == "reviews":
         from sklearn.decomposition import TruncatedSVD
         from sklearn.feature_extraction.text import TfidfVectorizer
@@ -100,7 +100,7 @@ def read(root: Path, kind: str, source: str, target: str) -> tuple[Tensor, Tenso
         a, b = torch.tensor(labels).split(sizes)
         return x, a, y, b
     if kind == "digits":
-        # The files list their digits in one order: each domain is drawn from on its own.
+        # The files have the same order of digits, so each domain is sampled independently.
         both = [load_digits(root / "digits" / f"{name}.npz", test=0, seed=i) for i, name in enumerate((source, target))]
         (x, a), (y, b) = ((d.images.flatten(1)[:DIGITS], d.labels[:DIGITS]) for d in both)
     else:
@@ -114,7 +114,7 @@ def read(root: Path, kind: str, source: str, target: str) -> tuple[Tensor, Tenso
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One training, as the result file holds it."""
+    """One training run, as stored in the result file."""
 
     kind: str
     source: str
@@ -134,13 +134,13 @@ class Run:
 def train(
     x: Tensor, labels: Tensor, y: Tensor, *, row: Row, weight: float, steps: int, seed: int, batch: int = 64
 ) -> Tensor:
-    """Logits of the target's rows after training; of the target, features alone are read."""
+    """Logits of the target's rows after training; only the target's features are used."""
     classes = int(labels.max()) + 1
     if row.move is not None:
         x, y = row.move(x, y)
         size = torch.cat([x, y]).std()
         x, y = x / size, y / size
-    # The network is drawn before the term, and batches from a generator of their own: rows share both.
+    # The network is initialised before the term, and batches use their own generator, so all rows share both.
     torch.manual_seed(seed)
     encoder, classifier = nn.Sequential(nn.Linear(x.shape[1], HIDDEN), nn.ReLU()), nn.Linear(HIDDEN, classes)
     term = None if row.build is None else row.build(classes)
@@ -162,11 +162,11 @@ def train(
     return logits
 
 
-# What the runs say
+# Results
 
 
 def chosen(runs: Sequence[Run], *, oracle: bool = False) -> list[Run]:
-    """Of a cell's runs, those with the weight of the highest score at seed 0, or of the highest accuracy there."""
+    """The runs of a cell with the weight that has the highest score, or the highest accuracy, at seed 0."""
     first = [r for r in runs if r.seed == 0]
     if not first:
         return []
@@ -181,26 +181,31 @@ def by_cell(runs: Sequence[Run]) -> dict[tuple[str, str, str, str], list[Run]]:
     return cells
 
 
+def whole(cells: dict[tuple[str, str, str, str], list[Run]], rows: Sequence[Row]) -> list[tuple[str, str, str]]:
+    """The transfers on which all of these rows that have been begun anywhere were trained."""
+    names = {row.name for row in rows} & {name for *_, name in cells} | {"source-only"}
+    return [t for t in TRANSFERS if all((*t, name) in cells for name in names)]
+
+
 HEADER = [
     "adapter",
     *("digits", "SURF", "deep", "reviews"),
     "mean gain",
     "up / down by a point",
-    "at seed 0",
-    "at seed 0, best weight by labels",
+    "first seed",
+    "first seed, oracle",
     "s a run",
 ]
 
 
 def summary(runs: Sequence[Run], rows: Sequence[Row] = ROWS) -> list[list[str]]:
-    """A line a row: gains over the source alone in points, in each kind of data and over all transfers.
+    """One line per row: gains over source-only in percentage points, for each kind of data and over all transfers.
 
-    The gain of a transfer is the mean over its seeds; the interval is over the transfers (Student's t). A transfer
-    counts once all of these rows have been trained there.
+    The gain of a transfer is the mean over its seeds; the interval is over the transfers (Student's t). Only transfers
+    where all of these rows have been trained are included.
     """
     cells, lines = by_cell(runs), [HEADER]
-    names = {row.name for row in rows} & {name for *_, name in cells}
-    every = [t for t in TRANSFERS if all((*t, name) in cells for name in {*names, "source-only"})]
+    every = whole(cells, rows)
     for row in rows:
         kinds: dict[str, list[float]] = {kind: [] for kind in KINDS}
         gains: list[float] = []
@@ -231,17 +236,39 @@ def summary(runs: Sequence[Run], rows: Sequence[Row] = ROWS) -> list[list[str]]:
     return lines
 
 
+def beside(runs: Sequence[Run]) -> list[list[str]]:
+    """A line a loss of another library: its mean gain, and that of ours on the same transfers and seeds."""
+    cells = by_cell(runs)
+    every = whole(cells, PEERS)
+    lines = [["loss", "transfers", "theirs", "ours", "s a run, theirs", "ours"]]
+    for row in PEERS:
+        names = row.name, row.name.rpartition(" (")[0]
+        if not every or (*every[0], row.name) not in cells:
+            continue
+        gains: dict[str, list[float]] = {name: [] for name in names}
+        for transfer in every:
+            alone = {r.seed: r.accuracy for r in chosen(cells[(*transfer, "source-only")])}
+            theirs, ours = ({r.seed: r.accuracy for r in chosen(cells.get((*transfer, n), []))} for n in names)
+            seeds = [seed for seed in theirs if seed in ours and seed in alone]
+            for name, found in zip(names, (theirs, ours)):
+                gains[name].append(100 * statistics.mean(found[seed] - alone[seed] for seed in seeds))
+        means = [f"{statistics.mean(gains[name]):+.1f} ± {over_transfers(gains[name]):.1f}" for name in names]
+        seconds = [statistics.median(r.seconds for t in every for r in cells[(*t, name)]) for name in names]
+        lines.append([row.name, str(len(every)), *means, *(f"{s:.2f}" for s in seconds)])
+    return lines
+
+
 def over_transfers(gains: Sequence[float]) -> float:
-    """Half the width of Student's 95 % interval of the mean; NaN for one."""
+    """Half-width of Student's 95 % interval of the mean; NaN for one value."""
     if len(gains) < 2:
         return math.nan
     return T_QUANTILES[len(gains) - 2] * statistics.stdev(gains) / len(gains) ** 0.5
 
 
 def transfers(runs: Sequence[Run]) -> list[list[str]]:
-    """A line a transfer: source-only's accuracy in percent, then every row's gain, mean over the seeds."""
+    """One line per transfer: accuracy of source-only in percent, then the gain of every row, mean over the seeds."""
     cells = by_cell(runs)
-    every = [t for t in TRANSFERS if (*t, "source-only") in cells]
+    every = whole(cells, ROWS)
     lines = [["adapter", *(f"{kind}, {source} to {target}" for kind, source, target in every)]]
     for row in (*ROWS, *PEERS):
         line = [row.name]
@@ -292,9 +319,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"{given.results} was made with {found['steps']} steps")
         runs = [Run(**dict(zip(found["columns"], run))) for run in found["runs"]]
     if given.page:
-        tables = {"adaptation": summary(runs), "adaptation_peers": summary(runs, PEERS)}
-        for name, lines in {**tables, "adaptation_transfers": transfers(runs)}.items():
-            with (given.page / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
+        tables = {"": summary(runs), "_peers": beside(runs), "_transfers": transfers(runs)}
+        for name, lines in tables.items():
+            with (given.page / f"adaptation{name}.csv").open("w", newline="", encoding="utf-8") as file:
                 csv.writer(file, lineterminator="\n").writerows(lines)
         return 0
     root = (given.data or Path(os.environ.get("MMDA_DATA", ROOT.parent / "shared" / "data"))) / "uda"
@@ -328,7 +355,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     runs.append(Run(*cell, weight, seed, round(accuracy, 4), round(score, 4), round(seconds, 2)))
                 save(given.results, given.steps, runs)
             print(seed, *transfer, f"{sum(r.seconds for r in runs):.0f} s of processor time", flush=True)
-    for table in (summary(runs), summary(runs, PEERS)):
+    for table in (summary(runs), beside(runs)):
         for line in table:
             print("".join(cell.ljust(40 if i == 0 else 14) for i, cell in enumerate(line)))
     return 0

@@ -1,4 +1,4 @@
-"""The rows of ``benchmarks.adaptation``: a term beside the source's cross-entropy, or a map of features before it."""
+"""The rows of ``benchmarks.adaptation``: a term added to the source's cross-entropy, or a map of the features."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from mmda.linear import CORALMap, SubspaceAlignment, Whitening
 
 HIDDEN = 64
 
-#: Moves the features of both domains before any training.
+#: Maps the features of both domains before training.
 Move = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A row: its term, built for each run from the number of classes, with the weights to choose from; or a map."""
+    """A row: its term, built for each run from the number of classes, with candidate weights; or a map."""
 
     name: str
     build: Callable[[int], Term] | None = None
     weights: tuple[float, ...] = (1.0,)
     move: Move | None = None
-    needs: str | None = None  # the package of a peer
+    needs: str | None = None  # package of another library
 
     @property
     def available(self) -> bool:
@@ -38,7 +38,7 @@ class Row:
 
 
 class Adversary(nn.Module):
-    """A discriminator, or a critic, that learns at full rate; the strength is that of the reversal."""
+    """A discriminator or critic with the full learning rate; the strength scales the gradient reversal."""
 
     def __init__(self, loss: nn.Module) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Adversary(nn.Module):
 
 
 class SecondClassifier(nn.Module):
-    """A classifier behind a reversal: of margin disparity, or of classifier discrepancy."""
+    """A classifier after a gradient reversal, for margin disparity or classifier discrepancy."""
 
     def __init__(self, classes: int, *, margin: bool) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ def critic(classes: int) -> Term:
 
 
 def feature_weight(batch: Batch) -> float:
-    """One over the mean squared distance of features: so they weigh as labels do in the cost of a joint transport."""
+    """One over the mean squared distance of features, so that features and labels have similar weight in the cost."""
     return 1 / torch.cdist(batch.source.detach(), batch.target.detach()).square().mean().clamp(min=1e-6).item()
 
 
@@ -106,29 +106,29 @@ def transport(batch: Batch, strength: float) -> Tensor:
 
 
 def smooth(batch: Batch, strength: float) -> Tensor:
-    """Predictions that a small move of the features does not change."""
+    """Virtual adversarial training: predictions invariant to small perturbations of the features."""
     move = losses.virtual_adversarial_perturbation(batch.classifier, batch.target.detach(), logits=batch.target_logits)
     return strength * losses.virtual_adversarial_loss(batch.target_logits, batch.classifier(batch.target + move))
 
 
 def self_training(batch: Batch, strength: float) -> Tensor:
-    """Cross-entropy with the target's own labels, by their confidence."""
+    """Cross-entropy with pseudo-labels of the target, weighted by confidence."""
     sure, labels = batch.pseudo.max(1)
     return strength * losses.self_training_loss(batch.target_logits, labels, confidence=sure)
 
 
 def of_any(build: Callable[[], Term]) -> Callable[[int], Term]:
-    """A term that does not ask for the number of classes."""
+    """A term that does not need the number of classes."""
     return lambda classes: build()
 
 
 def means(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Each domain with mean 0 and variance 1, by itself."""
+    """Each domain standardised to mean 0 and variance 1."""
     return (x - x.mean(0)) / x.std(0).clamp(min=1e-6), (y - y.mean(0)) / y.std(0).clamp(min=1e-6)
 
 
 def whitening(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Each domain with mean 0 and covariance I, by itself."""
+    """Each domain whitened to mean 0 and covariance I."""
     return Whitening(ridge=0.1).fit(x)(x), Whitening(ridge=0.1).fit(y)(y)
 
 
@@ -138,7 +138,7 @@ def recoloured(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def subspace(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The source's principal directions turned onto the target's."""
+    """The source's principal directions rotated onto the target's."""
     maps = SubspaceAlignment(40).fit(x, y)
     return maps.map_source(x), maps.map_target(y)
 
@@ -187,7 +187,7 @@ ROWS = (
 )
 
 
-# Peers: losses of the same names in other libraries, called as their documentation has them
+# Losses of the same names in other libraries, called as in their documentation
 
 
 def skada(name: str, needs: Callable[[Any], Callable[[Batch], Tensor]], weights: tuple[float, ...]) -> Row:

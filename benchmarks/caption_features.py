@@ -1,6 +1,6 @@
 """Frame and query features from public frame captions: tf-idf, truncated SVD, unit norm. No labels are used.
 
-The caption files are those of public projects, the queries those of the data sets' own annotations:
+The caption files are from public projects, the queries from the annotations of the data sets:
 
 - QVHighlights: a zip of ``val/<vid>.jsonl``, a line ``{"moment": k, "description": text}`` for each 2 s clip
   (github.com/YoucanBaby/VTG-GPT); queries ``highlight_val_release.jsonl`` (github.com/jayleicn/moment_detr)
@@ -17,12 +17,11 @@ The caption files are those of public projects, the queries those of the data se
         --set nextgqa_val nextgqa_val.zip val.csv 1 \\
         --set charades_blip_train charades_blip_train.jsonl.gz charades_blip_train.jsonl 1
 
-writes ``<name>_video.npz`` and ``<name>_query.npz``, which :func:`mmda.vmr.open_features` reads. A clip's feature is
-that of its caption. Where spans are captioned it is the mean of the texts whose span holds the clip's centre, each
-weighed by one over its span's length, so that a short span says more; a clip in no span takes that of the nearest clip
-in one. One vocabulary and one decomposition serve all sets, so the sets share a space. The sign of a direction is
-arbitrary: two runs agree in every inner product, not in every number. Needs scikit-learn (``pip install
-"torch-mmda[bench]"``).
+writes ``<name>_video.npz`` and ``<name>_query.npz``, which :func:`mmda.vmr.open_features` reads. The feature of a clip
+is that of its caption. If spans are captioned, it is the mean over the texts whose span contains the clip's centre,
+each weighted by one over the length of its span; a clip in no span gets the feature of the nearest clip in one. All
+sets share one vocabulary and one decomposition, hence one space. The signs of its directions are arbitrary: two runs
+agree in inner products, but not in every number. Needs scikit-learn (``pip install "torch-mmda[bench]"``).
 """
 
 from __future__ import annotations
@@ -44,14 +43,14 @@ from mmda.vmr import Annotations, read_annotations
 
 Floats = NDArray[np.float32]
 
-#: What is said of a clip: texts, each with its weight.
+#: The captions of a clip: texts with weights.
 Said = list[tuple[str, float]]
 
 
 def read_captions(path: Path, seconds: float = 1.0) -> dict[str, list[Said]]:
-    """What is said of each video's clips, in their order.
+    """The captions of each video's clips, in order.
 
-    From a zip of ``.jsonl`` or ``_cap.json`` files, a text a clip; or from a file of spans, cut into clips of
+    From a zip of ``.jsonl`` or ``_cap.json`` files with one text per clip, or from a file of spans, split into clips of
     ``seconds``.
     """
     if not zipfile.is_zipfile(path):
@@ -73,7 +72,7 @@ def read_captions(path: Path, seconds: float = 1.0) -> dict[str, list[Said]]:
 
 
 def read_spans(path: Path, seconds: float) -> dict[str, list[Said]]:
-    """What is said of clips of ``seconds`` by captions of spans, one line of JSON a video."""
+    """The captions of clips of ``seconds``, from captions of spans, one JSON line per video."""
     packed = path.read_bytes()
     lines = (gzip.decompress(packed) if packed[:2] == b"\x1f\x8b" else packed).decode("utf-8").splitlines()
     found = {}
@@ -89,18 +88,18 @@ def read_spans(path: Path, seconds: float) -> dict[str, list[Said]]:
                 ]
             )
             or [[(row["spans"][0][2], 1.0)]] * clips
-        )  # spans so short that they hold no centre
+        )  # spans so short that they contain no centre
     return found
 
 
 def nearest(clips: list[Said]) -> list[Said]:
-    """Clips of which nothing is said get what is said of the nearest, the earlier of two; none where nothing is."""
+    """Clips without captions get those of the nearest clip with captions (the earlier of two), if any."""
     said = [k for k, texts in enumerate(clips) if texts]
     return [clips[min(said, key=lambda j, k=k: abs(j - k))] for k in range(len(clips))] if said else []
 
 
 def text_features(corpus: Sequence[str], texts: Sequence[str], *, width: int = 128, seed: int = 0) -> Floats:
-    """Latent semantic features of texts: unit rows, one a text.
+    """Latent semantic features of texts: unit rows, one per text.
 
     tf-idf of words (English stop words left out, 1 + log of the counts), then the leading ``width`` directions of the
     truncated SVD, both fitted on the corpus. A text without a known word is a row of zeros.
@@ -116,13 +115,13 @@ def text_features(corpus: Sequence[str], texts: Sequence[str], *, width: int = 1
 
 
 def evenly(texts: Sequence[str], most: int) -> list[str]:
-    """At most so many of the distinct texts, evenly spaced: a set of many captions does not outweigh the others."""
+    """At most this many of the distinct texts, evenly spaced, so that a large set of captions does not dominate."""
     distinct = list(dict.fromkeys(texts))
     return distinct[:: -(-len(distinct) // most)]
 
 
 def quantise(rows: Floats) -> tuple[NDArray[np.int8], Floats]:
-    """Rows as whole numbers from -127 to 127 times a scale for each column; an error of at most half a step."""
+    """Quantise to integers from -127 to 127 with one scale per column; the error is at most half a step."""
     scale = np.abs(rows).max(axis=0) / 127
     scale = np.where(scale > 0, scale, 1).astype(np.float32)
     return np.rint(rows / scale).astype(np.int8), scale
@@ -134,7 +133,7 @@ def unit(rows: NDArray[Any]) -> Floats:
     return np.asarray(rows / np.where(norms > 0, norms, 1), dtype=np.float32)
 
 
-#: What is said of each video's clips, annotations, seconds of a clip.
+#: Captions of each video's clips, annotations, clip length in seconds.
 CaptionSet = tuple[Mapping[str, list[Said]], Annotations, float]
 
 

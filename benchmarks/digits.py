@@ -1,18 +1,18 @@
-"""MNIST <-> USPS: does a loss adapt a network, or does it only compute? ``python -m benchmarks.digits``.
+"""MNIST <-> USPS: accuracy of a small network trained with each loss: ``python -m benchmarks.digits``.
 
-One small convolutional network, one training loop, one budget; the rows differ in an `Adapter` alone. Target labels are
-used twice: by the "target-supervised" row, and to print accuracies at the end. Each adapter's weight is chosen by
-``mmda.validators.information_maximisation_score`` on the unlabelled training rows of the target, at one seed, from
-three; where the best of them is the smallest or the largest, the grid goes on in that direction. All seeds then train
-with the chosen one. The strength rises over the steps by ``mmda.schedules.dann_ramp``.
+One small convolutional network, one training loop, one budget; the rows differ only in an `Adapter`. Target labels are
+used only by the "target-supervised" row and to print accuracies at the end. Each adapter's weight is selected from
+three by ``mmda.validators.information_maximisation_score`` on the unlabelled training rows of the target, at one seed;
+if the best is the smallest or the largest, the grid is extended in that direction. All seeds then train with the
+selected weight. The strength is ramped up with ``mmda.schedules.dann_ramp``.
 
     python -m benchmarks.digits                       # everything, about 40 minutes of one core
     python -m benchmarks.digits --only MMD CORAL      # train these rows again, keep the others of the result
-    python -m benchmarks.digits --resume              # train what the result lacks
+    python -m benchmarks.digits --resume              # train the missing runs
     python -m benchmarks.digits --page                # write its tables into docs/digits.rst and draw its plot
 
 The data, ``mnist.npz`` and ``usps.npz`` (``imgs`` uint8, ``labs``), is read from ``uda/digits`` under ``$MMDA_DATA`` or
-``../shared/data`` beside the checkout.
+``../shared/data`` next to the checkout.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ RESULTS, PAGE = ROOT / "benchmarks" / "results" / "digits.json", ROOT / "docs" /
 MARKS = (".. Written by ``python -m benchmarks.digits --page`` from here", ".. to here")
 CLASSES, FEATURES = 10, 64
 DIRECTIONS = {"MNIST to USPS": ("mnist", "usps"), "USPS to MNIST": ("usps", "mnist")}
-#: 97.5 % point of Student's distribution for the mean of so many values.
+#: 97.5 % point of Student's distribution, by number of values in the mean.
 STUDENT = {2: 12.7062, 3: 4.3027, 4: 3.1824, 5: 2.7764}
 
 
@@ -71,7 +71,7 @@ class Domain:
 
 
 def load(path: Path, *, test: int, seed: int) -> Domain:
-    """One file, brought to 16 x 16 by area interpolation and split at random."""
+    """One file, resized to 16 x 16 by area interpolation and split at random."""
     with np.load(path, allow_pickle=False) as archive:
         images = torch.from_numpy(archive["imgs"]).float().unsqueeze(1) / 255
         labels = torch.from_numpy(archive["labs"]).long().reshape(-1)
@@ -88,8 +88,8 @@ def load(path: Path, *, test: int, seed: int) -> Domain:
 class Network(nn.Module):
     """Two convolutions, a hidden layer of 64 features, a linear classifier.
 
-    ``normalise`` puts batch normalisation before each rectifier: one for all, or one a domain. It has no scale and
-    shift of its own: nothing would train the target's.
+    ``normalise`` puts batch normalisation before each ReLU, shared or one per domain. It has no affine parameters,
+    since those of the target would not be trained.
     """
 
     def __init__(self, *, normalise: Normalise = None) -> None:
@@ -126,12 +126,12 @@ class Network(nn.Module):
         return logits
 
 
-# Adapters: what a row of the table is
+# Adapters: the rows of the table
 
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """What a term may look at: features and logits of both domains, and the labels of the source."""
+    """The inputs of a term: features and logits of both domains, and the labels of the source."""
 
     source: Tensor
     target: Tensor
@@ -142,33 +142,33 @@ class Batch:
 
     @property
     def pseudo(self) -> Tensor:
-        """Class probabilities of the target rows, as constants."""
+        """Class probabilities of the target rows, detached."""
         return self.target_logits.detach().softmax(1)
 
 
-#: Adds to the source's cross-entropy: ``term(batch, strength)``.
+#: A term added to the source's cross-entropy: ``term(batch, strength)``.
 Term = Callable[[Batch, float], Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
 class Adapter:
-    """A row: its term (built anew for every run: it may hold a discriminator), and the weights to choose from."""
+    """A row: its term (built for each run, since it may have a discriminator), and candidate weights."""
 
     name: str
     build: Callable[[], Term] | None
     weights: tuple[float, ...] = (1.0,)
     normalise: Normalise = None
-    readapt: bool = False  # re-estimate the statistics of normalisation on the target after training
+    readapt: bool = False  # re-estimate the batch statistics on the target after training
     labels_of: Literal["source", "target"] = "source"
 
     @property
     def baseline(self) -> str:
-        """The row that it has to beat: the same network on the source alone."""
+        """The baseline of the row: the same network trained on the source only."""
         return "source-only" if self.normalise is None else "source-only, batch norm"
 
 
 def discrepancy(loss: Callable[..., Tensor], *, of: Callable[[Tensor], Tensor] = lambda x: x) -> Callable[[], Term]:
-    """A distance between the features of both sides."""
+    """A discrepancy between the features of both domains."""
 
     def term(batch: Batch, strength: float) -> Tensor:
         return strength * loss(of(batch.source), of(batch.target))
@@ -177,7 +177,7 @@ def discrepancy(loss: Callable[..., Tensor], *, of: Callable[[Tensor], Tensor] =
 
 
 def by_class(loss: Callable[..., Tensor]) -> Callable[[], Term]:
-    """A distance that takes labels and pseudo-probabilities."""
+    """A discrepancy that takes labels and predicted probabilities."""
 
     def term(batch: Batch, strength: float) -> Tensor:
         labels = {"source_labels": batch.labels, "target_probabilities": batch.pseudo}
@@ -187,7 +187,7 @@ def by_class(loss: Callable[..., Tensor]) -> Callable[[], Term]:
 
 
 def joint(loss: Callable[..., Tensor]) -> Callable[[], Term]:
-    """A distance between the pairs of features and predictions."""
+    """A discrepancy between pairs of features and predictions."""
 
     def term(batch: Batch, strength: float) -> Tensor:
         source, target = batch.source_logits.softmax(1), batch.target_logits.softmax(1)
@@ -206,7 +206,7 @@ def prototypes(loss: Callable[..., Tensor]) -> Callable[[], Term]:
 
 
 def norms(loss: Callable[..., Tensor]) -> Callable[[], Term]:
-    """A loss of the features of either side alone."""
+    """A loss of the features of each domain separately."""
 
     def term(batch: Batch, strength: float) -> Tensor:
         return strength * (loss(batch.source) + loss(batch.target))
@@ -224,7 +224,7 @@ def of_predictions(loss: Callable[..., Tensor]) -> Callable[[], Term]:
 
 
 class Adversary(nn.Module):
-    """A discriminator that learns at full rate; the strength is that of the reversal."""
+    """A discriminator with the full learning rate; the strength scales the gradient reversal."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -255,7 +255,7 @@ class ConditionalAdversary(nn.Module):
 
 
 class Disparity(nn.Module):
-    """A second classifier that departs from the first on the target, behind a reversal."""
+    """A second classifier, after a gradient reversal, that disagrees with the first on the target."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -271,7 +271,7 @@ class Disparity(nn.Module):
 
 
 class TwoClassifiers(nn.Module):
-    """A second classifier of the source; both differ on the target, the features behind a reversal make them agree."""
+    """A second classifier; both maximise their disagreement on the target, and the features minimise it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -341,7 +341,7 @@ def train(
 ) -> dict[str, float]:
     """One run: accuracy on the target's test rows, the score without labels, seconds of processor time."""
     begin = time.process_time()
-    # The network is drawn before the term, and batches from a generator of their own: adapters share both.
+    # The network is initialised before the term, and batches use their own generator, so all adapters share both.
     torch.manual_seed(seed)
     network = Network(normalise=adapter.normalise)
     term = None if adapter.build is None else adapter.build()
@@ -379,12 +379,12 @@ def train(
     return {"accuracy": right.double().mean().item(), "score": score, "seconds": seconds}
 
 
-# What the runs say
+# Results
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One training, as the result file holds it."""
+    """One training run, as stored in the result file."""
 
     direction: str
     adapter: str
@@ -400,25 +400,25 @@ class Run:
 
 
 def choose(runs: Sequence[Run], direction: str, adapter: str) -> float:
-    """The weight of the highest score at seed 0: no label of the target is looked at."""
+    """The weight of the highest score at seed 0, without target labels."""
     tried = [run for run in runs if (run.direction, run.adapter, run.seed) == (direction, adapter, 0)]
     return max(tried, key=lambda run: run.score).weight
 
 
-#: At most so many weights a row and direction.
+#: Maximum number of weights per row and direction.
 TRIED = 7
 
 
 def rung(weight: float, up: bool) -> float:
-    """The next weight of the ladder ..., 0.1, 0.3, 1, 3, 10, ..."""
+    """The next weight in the sequence ..., 0.1, 0.3, 1, 3, 10, ..."""
     first = f"{weight:.0e}"[0] == "1"
     return float(f"{weight * (3 if first else 10 / 3) if up else weight / (10 / 3 if first else 3):.0e}")
 
 
 def plan(adapters: Sequence[Adapter], seeds: int, runs: list[Run]) -> tuple[str, Adapter, float, int] | None:
-    """The next run that is missing: the weights at seed 0 first, then the chosen one at the other seeds.
+    """The next missing run: all weights at seed 0 first, then the selected one at the other seeds.
 
-    A best weight at the edge of those tried says little: the next one beyond is tried, up to `TRIED` in all.
+    If the best weight is at the edge of those tried, the next one beyond is tried, up to `TRIED` in total.
     """
     done = {run.key for run in runs}
     for seed in range(seeds):
@@ -440,7 +440,7 @@ def plan(adapters: Sequence[Adapter], seeds: int, runs: list[Run]) -> tuple[str,
 
 
 def interval(values: Sequence[float]) -> float:
-    """Half the width of Student's 95 % interval of the mean, for two to five values; NaN for one."""
+    """Half-width of Student's 95 % interval of the mean, for two to five values; NaN for one."""
     if len(values) < 2:
         return math.nan
     return STUDENT[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
@@ -461,7 +461,7 @@ class Row:
 
 
 def table(runs: Sequence[Run], direction: str) -> list[Row]:
-    """The rows that have runs, in the order of `ADAPTERS`; gains are differences seed by seed."""
+    """The rows with runs, in the order of `ADAPTERS`; gains are differences per seed."""
     mine = [run for run in runs if run.direction == direction]
     by_seed: dict[str, dict[int, Run]] = {}
     for adapter in ADAPTERS:
@@ -509,7 +509,7 @@ def as_text(rows: Sequence[Row]) -> str:
 
 
 def as_page(runs: Sequence[Run]) -> str:
-    """For the documents: a list-table a direction."""
+    """For the documentation: one list-table per direction."""
     lines = []
     for direction, (source, target) in DIRECTIONS.items():
         lines += [f".. list-table:: {source.upper()} to {target.upper()}", "   :header-rows: 1", ""]
@@ -521,7 +521,7 @@ def as_page(runs: Sequence[Run]) -> str:
 
 
 def plot(runs: Sequence[Run], path: Path) -> None:
-    """Accuracies with intervals, one panel a direction, source-only and target-supervised as lines."""
+    """Accuracies with intervals, one panel per direction, with source-only and target-supervised as lines."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -549,7 +549,7 @@ def plot(runs: Sequence[Run], path: Path) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """What the seconds belong to."""
+    """The processor of the measured times."""
     model = platform.processor()
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
@@ -589,7 +589,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"digits: skipped, {' and '.join(missing)} not found; set MMDA_DATA or --data", file=sys.stderr)
         return 0
     torch.set_num_threads(1)
-    # The files list their digits in one order: each domain is split, and drawn from, on its own.
+    # The files have the same order of digits, so each domain is split and sampled independently.
     domains = {name: load(path, test=given.test, seed=i) for i, (name, path) in enumerate(files.items())}
     budget = {"steps": given.steps, "seeds": given.seeds, "test": given.test}
     adapters = [adapter for adapter in ADAPTERS if given.only is None or adapter.name in given.only]

@@ -1,4 +1,4 @@
-"""Checkpoints of many rows of one direction, and what every validator says of each, for ``benchmarks.grounding``."""
+"""Checkpoints of many rows of one direction, and their scores by every validator, for ``benchmarks.grounding``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from mmda.models.mmcda.experiment.rows import Row, alignment_of
 from mmda.models.mmcda.experiment.runs import pooling_of, shuffled
 from mmda.vmr import ResidentLoader, ResidentSplit
 
-#: Rows whose checkpoints are looked at; the towers' steps, and after how many a checkpoint is kept.
+#: Rows whose checkpoints are scored; steps of the towers, and steps between checkpoints.
 ROWS = (
     Row("source-only", ("supervised",)),
     Row("full", ("supervised", "domain", "cross_modal", "specific")),
@@ -42,21 +42,21 @@ CLOSED = (
 STEPS, EVERY = 240, 60
 LINEAR_STEPS, LINEAR_EVERY = 40, 20
 
-#: Queries at most that scores are read from; the oracle too, so that both see the same.
-HELD, VAL, FITTED = 400, 200, 200
+#: Maximum number of queries for scores, including the oracle, so that both use the same.
+HELD, VAL, FITTED = 250, 120, 120
 
 
 def checkpoints(
     train: ResidentSplit, val: ResidentSplit, pairs: ResidentSplit, held: ResidentSplit
 ) -> Iterator[dict[str, Any]]:
-    """Each checkpoint with its scores and its answers for ``held``; no moment of the target is read.
+    """Each checkpoint with its scores and its answers for ``held``; moments of the target are not used.
 
-    Towers that learn the source alone, everything, and everything with the target's pairs shuffled; linear forms as
-    they start, with every single module, and along a training of everything.
+    Towers trained on the source only, with all modules, and with all modules and shuffled target pairs; linear forms at
+    their initialisation, with each single module, and during training with all modules.
     """
     few, fitted = some(train, FITTED), {}  # type: ignore[var-annotated]
     for row in CLOSED:
-        own = {} if row.shuffled else fitted  # what rows share is fitted once
+        own = {} if row.shuffled else fitted  # rows share closed-form fits
         yield record("linear", row.name, 0, started(row, train, pairs, own), few, val, held)
     for form, rows in (("linear", ROWS[1:]), ("towers", ROWS)):
         for row in rows:
@@ -65,7 +65,7 @@ def checkpoints(
 
 
 def some(split: ResidentSplit, count: int) -> ResidentSplit:
-    """At most so many pairs, evenly spread."""
+    """At most this many pairs, evenly spaced."""
     take = min(count, len(split))
     return split.select([(at * len(split)) // take for at in range(take)])
 
@@ -90,7 +90,7 @@ def config_of(form: str, split: ResidentSplit) -> MMCDAConfig:
 def started(
     row: Row, train: ResidentSplit, pairs: ResidentSplit, fitted: dict[Hashable, object] | None = None
 ) -> MMCDA:
-    """A linear form as it starts."""
+    """A linear form at its initialisation."""
     model = build_mmcda(config_of("linear", train))
     own = shuffled(pairs, 0) if row.shuffled else pairs
     domain = own if "domain" in row.modules else None
@@ -101,7 +101,7 @@ def started(
 
 
 def trained(form: str, row: Row, train: ResidentSplit, pairs: ResidentSplit) -> list[tuple[int, MMCDA]]:
-    """One training, and copies of the model on its way."""
+    """One training run, and copies of the model during it."""
     torch.manual_seed(0)
     model = build_mmcda(config_of(form, train)) if form == "towers" else started(row, train, pairs)
     own = shuffled(pairs, 0) if row.shuffled else pairs
@@ -133,7 +133,7 @@ def trained(form: str, row: Row, train: ResidentSplit, pairs: ResidentSplit) -> 
 
 @dataclass(frozen=True)
 class Seen:
-    """What a model makes of a split: queries and the frames that look like them in the joint space, and its answers."""
+    """Outputs of a model on a split: queries and their most similar frames in the joint space, and its answers."""
 
     query: Tensor
     video: Tensor
@@ -177,7 +177,7 @@ def seen(model: MMCDA, split: ResidentSplit, *, answers: bool = True) -> Seen:
 def scores(
     model: MMCDA, train: ResidentSplit, val: ResidentSplit, held: ResidentSplit
 ) -> tuple[dict[str, float], Tensor]:
-    """Every validator, so turned that more is better, and the answers; no moment of the target is read."""
+    """Every validator, with signs such that higher is better, and the answers; moments of the target are not used."""
     mine, theirs = seen(model, val), seen(model, held)
     fitted = seen(model, train, answers=False)
     assert val.windows is not None
@@ -210,7 +210,7 @@ def scores(
 
 
 def spearman(a: Sequence[float], b: Sequence[float]) -> float | None:
-    """Correlation of ranks, ties at their mean; ``None`` for fewer than three, or where one side is constant."""
+    """Rank correlation, with ties at their mean rank; ``None`` for fewer than three values or a constant input."""
     if len(a) < 3 or len({*a}) < 2 or len({*b}) < 2:
         return None
     x, y = (_ranks(torch.tensor(values, dtype=torch.float64)) for values in (a, b))

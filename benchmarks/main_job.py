@@ -1,12 +1,12 @@
-"""Where the main job's time goes: ``python -m benchmarks.main_job``.
+"""Profile of the main job: ``python -m benchmarks.main_job``.
 
-The default run of ``mmda table`` in one process (``--workers 1``), with a clock around every part. Clocks do
-not overlap: inside a part that is being timed, others stand still. Parts named "outside" are neither the model nor the
-losses nor the data; what no clock saw (the library's imports, the progress bar, the files) is outside too.
-The first optimiser of a process imports PyTorch's compiler, which takes a second or two: it has a line of its own.
+The default run of ``mmda table`` in one process (``--workers 1``), with a timer around every part. Timers do not
+overlap: inside a timed part, inner timers are paused. Parts named "outside" are not model, losses or data; they include
+everything without a timer (imports of the library, progress bar, files). The first optimiser of a process imports
+PyTorch's compiler, which takes one or two seconds and has its own line.
 
     python -m benchmarks.main_job            # the default run, about three minutes of one core
-    python -m benchmarks.main_job --smoke    # any arguments of the command
+    python -m benchmarks.main_job --smoke    # also takes the arguments of the command
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 
 
 class Clocks:
-    """Seconds by part; the outermost running clock counts."""
+    """Seconds by part; only the outermost running timer counts."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -42,7 +42,7 @@ class Clocks:
         return wrapper
 
     def around(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        """A call that holds timed parts: what is left of it beside them."""
+        """Time a call minus the timed parts inside it."""
 
         @functools.wraps(call)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -56,7 +56,7 @@ class Clocks:
         return wrapper
 
     def iterated(self, part: str, call: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
-        """The same for a generator: each of its steps is timed."""
+        """Time each step of a generator."""
 
         @functools.wraps(call)
         def wrapper(*args: Any, **kwargs: Any) -> Iterator[Any]:
@@ -68,7 +68,7 @@ class Clocks:
 
 
 def profile(arguments: list[str]) -> dict[str, float]:
-    """Seconds by part of one run of the command, and of the whole under ``"whole run"``."""
+    """Seconds by part of one run of the command, with the total as ``"whole run"``."""
     begin = time.perf_counter()
     import torch
 
@@ -114,7 +114,7 @@ def profile(arguments: list[str]) -> dict[str, float]:
 
 
 def report(seconds: dict[str, float]) -> str:
-    """The parts by share, and what is left."""
+    """The parts with their fractions, and the rest."""
     whole = seconds["whole run"]
     parts = {part: spent for part, spent in seconds.items() if part != "whole run"}
     parts["outside: everything else"] = whole - sum(parts.values())

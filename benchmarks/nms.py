@@ -1,9 +1,9 @@
-"""Temporal suppression and recall: all queries at once against the per-query loops of public evaluators.
+"""Temporal NMS and recall: batched over all queries, compared with the per-query loops of public evaluators.
 
-Method. Random spans, one window a query, suppression above IoU 0.5 to the five best, then R@{1,5} at IoU
-{.3, .5, .7}. The loops (``tests/reference/metrics.py``, written from the published evaluators) take a time that
-is linear in the queries: they run on a subset, alternating with ours, and are scaled. Ours runs on all of them.
-CPU time of one thread, medians of repeats; the hits are compared before anything is timed.
+Method. Random spans, one window per query, NMS at IoU 0.5 to the five best, then R@{1,5} at IoU {.3, .5, .7}. The time
+of the loops (``tests/reference/metrics.py``, written from the published evaluators) is linear in the number of queries,
+so they run on a subset, alternating with ours, and their time is scaled. Ours runs on all queries. CPU time of one
+thread, medians of repeats; the hits are compared before timing.
 
     python benchmarks/nms.py                      # 100,000 queries x 100 spans
     python benchmarks/nms.py --queries 10000 --repeats 3 --json out.json

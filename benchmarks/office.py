@@ -1,15 +1,15 @@
-"""Office-Caltech10: do prototypes help on features, with and without their gate? ``python -m benchmarks.office``.
+"""Office-Caltech10: prototypes on fixed features, with and without confidence gate: ``python -m benchmarks.office``.
 
 All twelve transfers between four domains, on SURF counts or on the features of a small network, standardised and
-brought to 128 principal directions of both domains together. A hidden layer and a classifier are trained, and the rows
-differ in one term, whose strength rises over the steps by ``mmda.schedules.dann_ramp``. A row's weight is chosen from
-two by ``mmda.validators.information_maximisation_score`` on the target's rows at seed 0; no label of the target is
-used but to print accuracies.
+reduced to 128 joint principal components of both domains. A hidden layer and a classifier are trained, and the rows
+differ in one term, whose strength is ramped up with ``mmda.schedules.dann_ramp``. A row's weight is selected from two
+by ``mmda.validators.information_maximisation_score`` on the target's rows at seed 0; target labels are only used to
+print accuracies.
 
-    python -m benchmarks.office                 # everything, some five minutes of one core
+    python -m benchmarks.office                 # everything, about five minutes of one core
     python -m benchmarks.office --page          # the table as text for docs/digits.rst; no training
 
-The data is read from ``uda`` under ``$MMDA_DATA`` or ``../shared/data`` beside the checkout:
+The data is read from ``uda`` under ``$MMDA_DATA`` or ``../shared/data`` next to the checkout:
 ``office_caltech10_surf/<domain>_SURF_L10.mat`` (``fts``, ``labels``) and ``office_caltech10_effnetlite0/features.npz``.
 """
 
@@ -44,11 +44,11 @@ WEIGHTS = (0.1, 0.3)
 
 
 def shares_of_the_sure(pseudo: Tensor) -> Tensor:
-    """The probabilities of the rows whose likeliest class has 0.8 of them, and zeros for the others."""
+    """Probabilities of rows with a maximum of at least 0.8, and zeros for other rows."""
     return torch.where(pseudo.amax(1, keepdim=True) >= 0.8, pseudo, 0.0)
 
 
-#: The rows: the assignment of a target row from its predicted probabilities, and the gate; None: no term at all.
+#: The rows: the assignment of a target row from its predicted probabilities, and the gate; None: no term.
 ROWS: dict[str, tuple[Callable[[Tensor], Tensor], float] | None] = {
     "source-only": None,
     "no gate": (lambda pseudo: pseudo, 0.0),
@@ -66,14 +66,14 @@ def load(root: Path, kind: str, domain: str) -> tuple[Tensor, Tensor]:
         counts = torch.from_numpy(found["fts"].astype(np.float32))
         return counts / counts.sum(1, keepdim=True), torch.from_numpy(found["labels"].astype(np.int64)).flatten() - 1
     with np.load(root / "office_caltech10_effnetlite0" / "features.npz", allow_pickle=False) as archive:
-        name = domain if f"{domain}_x" in archive else f"{domain}10"  # Caltech's ten classes go by either name
+        name = domain if f"{domain}_x" in archive else f"{domain}10"  # Caltech's ten classes have either name
         features, labels = archive[f"{name}_x"], archive[f"{name}_y"]
     return torch.from_numpy(features.astype(np.float32)), torch.from_numpy(labels.astype(np.int64))
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One training, as the result file holds it."""
+    """One training run, as stored in the result file."""
 
     kind: str
     source: str
@@ -87,7 +87,7 @@ class Run:
 
 
 def pooled_directions(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Both samples standardised together, in their first principal directions."""
+    """Both samples, standardised jointly and projected to their first joint principal components."""
     rows = torch.cat([x, y])
     rows = (rows - rows.mean(0)) / rows.std(0).clamp(min=1e-6)
     directions = torch.linalg.eigh(rows.T @ rows)[1][:, -WIDTH:]
@@ -123,14 +123,15 @@ def train(
 
 
 def chosen(runs: Sequence[Run], kind: str, source: str, target: str, row: str) -> list[Run]:
-    """The runs of one cell with the weight of the highest score at seed 0."""
+    """The runs of a cell with the weight of the highest score at seed 0."""
     mine = [r for r in runs if (r.kind, r.source, r.target, r.row) == (kind, source, target, row)]
     best = max((r for r in mine if r.seed == 0), key=lambda r: r.score, default=None)
     return [] if best is None else [r for r in mine if r.weight == best.weight]
 
 
 def table(runs: Sequence[Run], kind: str) -> list[list[str]]:
-    """A line a transfer: accuracies of the rows in percent, means over the seeds; then means and transfers hurt."""
+    """One line per transfer: accuracies of the rows in percent, means over the seeds; then means and numbers of
+    losses."""
     lines, gains = [], {row: [] for row in ROWS}  # type: dict[str, list[float]]
     for source, target in itertools.permutations(DOMAINS, 2):
         cells = {row: chosen(runs, kind, source, target, row) for row in ROWS}
@@ -153,7 +154,7 @@ def table(runs: Sequence[Run], kind: str) -> list[list[str]]:
 
 
 def as_page(runs: Sequence[Run]) -> str:
-    """For the documents: a list-table a kind of features."""
+    """For the documentation: one list-table per kind of features."""
     lines: list[str] = []
     for kind in FEATURES:
         lines += [f".. list-table:: Office-Caltech10, {kind}", "   :header-rows: 1", ""]

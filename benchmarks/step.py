@@ -1,16 +1,17 @@
-"""One training step of the reference model, beside the same model on recurrent contexts: ``python -m benchmarks.step``.
+"""Time of a training step of the reference model and of variants with recurrent encoders: ``python -m
+benchmarks.step``.
 
-Method. A step is what :func:`mmda.models.mmcda.fit` does with one batch of each domain: forward of both, the whole
-objective, backward, clipping, AdamW. The peers are the same model but for two parts: a bidirectional ``nn.GRU`` stands
-in the place of the convolutional context of the frames, another before the pooling of the words; over packed sequences,
-or over padded batches. Pairs are random features; a video's number of clips is uniform between a quarter of the longest
-and the longest, and so is a query's number of words. The library's batches hold rows of like length, as
-:mod:`mmda.vmr` gives them; the goals compare with peers on batches in random order, as a plain loader gives them, and
-every model is timed on both kinds. A pass goes over the same pairs for all; rounds go through all contestants in turn;
-a ratio is the median over rounds of the ratio inside a round; processor time of one thread, float32.
+Method. A step is one step of :func:`mmda.models.mmcda.fit` on one batch of each domain: forward of both, the whole
+objective, backward, clipping, AdamW. The peers differ from the model in two parts: a bidirectional ``nn.GRU`` replaces
+the convolutional context of the frames, and another is added before the pooling of the words; over packed sequences or
+padded batches. Pairs are random features; the number of clips of a video is uniform between a quarter of the longest
+and the longest, and so is the number of words of a query. The library's batches contain rows of similar length, as in
+:mod:`mmda.vmr`; the goals compare with peers on batches in random order, as from a plain loader, and every model is
+timed on both kinds. All models process the same pairs; rounds alternate between the contestants; a ratio is the median
+over rounds of the ratio within a round; CPU time of one thread, float32.
 
-Then one pass is profiled: the time of every part of the step, the backward of an operation counted where its forward
-was.
+Then one pass is profiled: the time of every part of the step, with the backward of an operation attributed to the part
+of its forward.
 
     python -m benchmarks.step                     # one to four minutes
     python -m benchmarks.step --rounds 9 --json out.json
@@ -39,7 +40,7 @@ from mmda.layers import AttentionPool
 from mmda.models.mmcda import MMCDA, MMCDAConfig, MMCDAObjective, build_mmcda
 from mmda.vmr import VMRBatch, VMRExample, bucketed_batches, collate
 
-#: A batch of the source and one of the target.
+#: A source batch and a target batch.
 Step = tuple[VMRBatch, VMRBatch]
 GOALS = {"nn.GRU, packed": 2.2, "nn.GRU, padded": 1.8}
 OURS, ALIKE = "ours", ", lengths alike"
@@ -84,7 +85,7 @@ class RecurrentQuery(nn.Module):
 
 
 def build(kind: str, config: MMCDAConfig) -> MMCDA:
-    """The library's model, or the same with recurrences in it."""
+    """The library's model, or a variant with recurrent encoders."""
     torch.manual_seed(0)
     model = build_mmcda(config)
     if kind != OURS:
@@ -95,7 +96,7 @@ def build(kind: str, config: MMCDAConfig) -> MMCDA:
 
 
 def pairs(given: argparse.Namespace, seed: int, offset: float) -> list[VMRExample]:
-    """Random pairs of varied length, one moment each, features around ``offset``."""
+    """Random pairs of varying length, with one moment each and features around ``offset``."""
     generator = torch.Generator().manual_seed(seed)
 
     def length(longest: int) -> int:
@@ -124,14 +125,14 @@ def pairs(given: argparse.Namespace, seed: int, offset: float) -> list[VMRExampl
 
 
 def batches(examples: list[VMRExample], size: int, *, alike: bool) -> list[VMRBatch]:
-    """A pass over the examples, rows of like length together or in random order."""
-    # one length for all: the order within a pool is then the random one
+    """A pass over the examples, grouped by length or in random order."""
+    # equal lengths, so that the order within a pool is random
     lengths = [len(example.frames) if alike else 1 for example in examples]
     return [collate([examples[i] for i in batch]) for batch in bucketed_batches(lengths, size)]
 
 
 class Training:
-    """A contestant: a model with its optimiser, and a pass over its batches."""
+    """A contestant: a model with its optimiser and batches."""
 
     def __init__(self, kind: str, config: MMCDAConfig, steps: list[Step]) -> None:
         self.model, self.objective, self.steps = build(kind, config), MMCDAObjective(), steps
@@ -139,7 +140,7 @@ class Training:
         self.optimizer = torch.optim.AdamW(self.parameters)
 
     def run(self) -> float:
-        """One pass; the last loss."""
+        """Run one pass; returns the last loss."""
         loss = 0.0
         for source, target in self.steps:
             total = self.objective(self.model(source), source, self.model(target), target).total
@@ -152,7 +153,7 @@ class Training:
         return loss
 
     def parts(self) -> Iterator[tuple[str, nn.Module]]:
-        """What the profile tells apart."""
+        """The parts of the profile."""
         model, objective = self.model, self.objective
         yield "projection of frames", model.video_encoder.project
         context = model.video_encoder.context
@@ -166,7 +167,7 @@ class Training:
             yield f"loss: {name}", module
 
     def profiled(self) -> dict[str, dict[str, float]]:
-        """Seconds of one pass by part: its forward, and the backward of what its forward did."""
+        """Seconds of one pass by part: forward and backward."""
         handles, open_parts = [], []
 
         def enter(name: str, *_: Any) -> None:
@@ -191,13 +192,13 @@ class Training:
 def attribute(events: Any) -> dict[str, dict[str, float]]:
     """Self time of every recorded operation, by part and direction.
 
-    A node of the backward graph carries the number of the forward operation that made it; where several operations
-    saw the same number, the last of them made the node.
+    A node of the backward graph has the sequence number of the forward operation that created it; if several operations
+    have the same number, the last of them created the node.
     """
     engine = "autograd::engine::evaluate_function"
     ordered = sorted(events, key=lambda event: event.time_range.start)
     owner: dict[int, str] = {}
-    place: dict[int, tuple[str, str]] = {}  # by event: part and direction; a parent starts before its children
+    place: dict[int, tuple[str, str]] = {}  # part and direction by event; a parent starts before its children
 
     for event in ordered:
         above = place.get(id(event.cpu_parent), ("everything else", "forward"))
@@ -222,7 +223,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def measure(given: argparse.Namespace) -> dict[str, Any]:
-    """All contestants in turn, then the profile of ours."""
+    """Time all contestants, then profile ours."""
     config = MMCDAConfig(
         video_width=given.video_width, query_width=given.query_width, hidden=given.hidden, joint=given.joint
     )
@@ -263,7 +264,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def report(figures: dict[str, Any]) -> str:
-    """The figures as text."""
+    """The results as text."""
     sizes = figures["sizes"]
     lines = [
         f"training step, {sizes['batch']} pairs of each domain, {sizes['frames'] // 4} to {sizes['frames']} clips of "

@@ -1,8 +1,8 @@
-"""What is measured: every contestant of every kind of work, as a function that makes one step.
+"""The measured work: a function per contestant and kind that runs one step.
 
-A builder imports its own library, draws the same inputs as all others and returns a step: forward and backward, the
-loss as a number. Peers are called as their documentation says, with options that make the same number where their
-interface can; where it cannot, the table shows the numbers they make.
+A builder imports its library, draws the same inputs as all others and returns a step: forward and backward, returning
+the loss. Other libraries are called as documented, with options that give the same value if possible; otherwise the
+table shows their values.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from torch import Tensor
 
 Step = Callable[[], float]
 Builder = Callable[[int, int, torch.device], Step]
-#: From a size and a device to the loss of two tensors.
+#: Maps size and device to a loss of two tensors.
 Make = Callable[[int, torch.device], Callable[[Tensor, Tensor], Tensor]]
 
-#: Edge of the products that stand for the limit.
+#: Tile size of the products that define the limit.
 EDGE = 512
 SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
 TEMPERATURE = 0.07
 
 
 def samples(n: int, d: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Two Gaussian samples half a standard deviation apart in one direction."""
+    """Two Gaussian samples, shifted by half a standard deviation in one direction."""
     generator = torch.Generator().manual_seed(n + d)
     x = torch.randn(n, d, generator=generator)
     y = torch.randn(n, d, generator=generator)
@@ -35,7 +35,7 @@ def samples(n: int, d: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def sigma(d: int) -> float:
-    """About the median distance of standard normal rows."""
+    """Approximate median distance of standard normal rows."""
     return math.sqrt(2 * d)
 
 
@@ -59,7 +59,7 @@ def discrepancy(
 
 
 def products(share: float) -> Builder:
-    """The work's matrix products alone, as products of square tiles: ``share`` n^2 d multiplications and additions."""
+    """Only the matrix products, as products of square tiles: ``share`` n^2 d multiplications and additions."""
 
     def build(n: int, d: int, device: torch.device) -> Step:
         edge = min(n, EDGE)
@@ -78,7 +78,7 @@ def products(share: float) -> Builder:
 
 
 def operations_alone(builder: Builder) -> Builder:
-    """Ours as where the loops could not be compiled: in this process they are gone."""
+    """Ours without the compiled loops, which are disabled in this process."""
 
     def build(n: int, d: int, device: torch.device) -> Step:
         from mmda._engine import native
@@ -138,7 +138,7 @@ def mmd_geomloss(d: int, device: torch.device) -> Callable[[Tensor, Tensor], Ten
     from geomloss import SamplesLoss
 
     losses = [SamplesLoss("gaussian", blur=math.sqrt(s) * sigma(d), backend="tensorized") for s in SCALES]
-    # its number is half of the biased squared MMD, one kernel at a time
+    # its value is half of the biased squared MMD, one kernel at a time
     return lambda x, y: sum(2 * loss(x, y) for loss in losses) / len(losses)  # type: ignore[return-value]
 
 
@@ -164,14 +164,14 @@ def clip_ours(n: int, device: torch.device) -> Callable[[Tensor, Tensor], Tensor
 
 
 def clip_ours_normalised(n: int, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
-    """With the division by the rows' lengths inside, which its peers leave to the model."""
+    """With the normalisation of the rows included, which the other libraries leave to the model."""
     from mmda.losses import InfoNCELoss
 
     return InfoNCELoss(temperature=TEMPERATURE)
 
 
 def clip_open_clip(n: int, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
-    """As open_clip documents its loss on one device: logits of both directions, two cross-entropies."""
+    """As in open_clip's documentation for one device: logits of both directions, two cross-entropies."""
     labels = torch.arange(n, device=device)
     cross_entropy = torch.nn.functional.cross_entropy
 

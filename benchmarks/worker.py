@@ -1,7 +1,7 @@
-"""One contestant in a process of its own, told over its standard input when to run.
+"""Process of one contestant, controlled over its standard input.
 
-Commands are lines of JSON, and so are the answers: ``setup`` builds the step, runs it once and reports its peak memory
-beyond what was there before; ``time`` runs it some times.
+Commands and answers are JSON lines: ``setup`` builds the step, runs it once and reports the increase of peak memory;
+``time`` runs it several times.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 
 def status(field: str) -> float:
-    """A line of /proc/self/status in MB, or NaN where there is none."""
+    """A line of /proc/self/status in MB, or NaN if missing."""
     try:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith(field):
@@ -40,7 +40,7 @@ class Contestant:
 
         torch.set_num_threads(threads)
         self.torch, self.cuda = torch, device != "cpu"
-        build(kind, who, 8, 8, device)()  # whatever is loaded on first use
+        build(kind, who, 8, 8, device)()  # for imports on first use
         self.step = build(kind, who, n, d, device)
 
     def first(self) -> dict[str, float]:
@@ -63,7 +63,7 @@ class Contestant:
         return {"value": value, "memory": peak - before, **spent}
 
     def time(self, repeats: int) -> dict[str, float]:
-        """Seconds a step: of the processor, of it in user mode, and on the wall."""
+        """Seconds per step: CPU time, user time, and wall time."""
         if self.cuda:
             self.torch.cuda.synchronize()
         wall, cpu, user = time.perf_counter(), time.process_time(), os.times().user
@@ -81,7 +81,7 @@ class Contestant:
 def main() -> None:
     warnings.simplefilter("ignore")
     out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print does not mix with the answers
+    os.dup2(2, 1)  # keeps output of libraries separate from the answers
     contestant: Contestant | None = None
     for line in sys.stdin:
         command: dict[str, Any] = json.loads(line)

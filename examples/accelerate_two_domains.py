@@ -1,7 +1,7 @@
-"""Two data loaders in Accelerate, bf16, one process or several: the alignment is that of the gathered batch.
+"""Two data loaders in Accelerate, bf16, one process or several: the alignment term uses the gathered batch.
 
 On one process, `python examples/accelerate_two_domains.py`; on several, `accelerate launch --num_processes 2 --cpu
-examples/accelerate_two_domains.py`. Network and losses lie in one module, so that `prepare` wraps them together.
+examples/accelerate_two_domains.py`. Network and losses are in one module, so that `prepare` wraps them together.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class Step(nn.Module):
         self.alignment = DistributedLoss(MMDLoss(estimator="unbiased"))
 
     def forward(self, source: Tensor, labels: Tensor, target: Tensor, ramp: float) -> Tensor:
-        """The loss of one step; the ramp is the loop's."""
+        """The loss of one step; the ramp comes from the training loop."""
         f_source, f_target = self.features(source), self.features(target)
         loss = cross_entropy(self.head(f_source), labels)
         return loss + self.weight * ramp * self.alignment(f_source, f_target)
 
 
 def train(weight: float, epochs: int) -> float:
-    """Accuracy on the target after training; its labels only measure."""
+    """Accuracy on the target after training; its labels are only used for this."""
     accelerator = Accelerator(mixed_precision="bf16", cpu=True)
     torch.manual_seed(0)
     labels, hidden = torch.randint(2, (2, 600))

@@ -1,6 +1,6 @@
 """DistributedDataParallel and FSDP2 on two processes: the gradients are those of one process with the whole batch.
 
-Starts its two processes by itself, on CPUs with gloo. In earnest `torchrun` starts them, with nccl.
+The script starts its two processes itself, on CPUs with gloo. In practice use `torchrun` and nccl.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PROCESSES = 2
 
 
 class Step(nn.Module):
-    """Network and losses in one module, so that one wrapper sees all parameters."""
+    """Network and losses in one module, so that one wrapper handles all parameters."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Step(nn.Module):
         self.pairs = DistributedLoss(InfoNCELoss(temperature=0.1))
 
     def forward(self, source: Tensor, target: Tensor, query: Tensor) -> Tensor:
-        """Pairs of source and query, and the distance of the domains."""
+        """InfoNCE of source and query, plus the discrepancy of the domains."""
         source, target = self.encoder(source), self.encoder(target)
         return self.pairs(source, query) + self.alignment(source, target)
 
@@ -43,13 +43,13 @@ def batch() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def gradient(step: nn.Module) -> Tensor:
-    """All gradients in a row, shards put together."""
+    """All gradients as one vector, with shards gathered."""
     found = [p.grad.full_tensor() if isinstance(p.grad, DTensor) else p.grad for p in step.parameters()]
     return torch.cat([each.flatten() for each in found])
 
 
 def run(wrapper: str) -> Tensor:
-    """One forward and backward of this process's share of the rows."""
+    """One forward and backward pass on this process's part of the rows."""
     torch.manual_seed(0)
     step = Step()
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
@@ -62,7 +62,7 @@ def run(wrapper: str) -> Tensor:
 
 
 def work(rank: int, folder: str) -> None:
-    """What each process does."""
+    """Entry point of each process."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=PROCESSES)
     found = {name: run(name) for name in ("DDP", "FSDP2")}
     if rank == 0:
@@ -72,7 +72,7 @@ def work(rank: int, folder: str) -> None:
 
 
 def compare() -> dict[str, float]:
-    """Largest relative difference from the gradient of one process with the whole batch."""
+    """Largest relative difference to the gradient of one process with the whole batch."""
     alone = run("none")
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.spawn(work, args=(folder,), nprocs=PROCESSES)
@@ -82,7 +82,7 @@ def compare() -> dict[str, float]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--smoke", action="store_true", help="the same: it takes seconds")
+    parser.add_argument("--smoke", action="store_true", help="no effect: the example is fast")
     parser.parse_args()
     found = compare()
     for name, difference in found.items():

@@ -1,8 +1,8 @@
-"""Where in a video a sentence is: frames by PyAV, features by any two callables, moments by votes on their cosines.
+"""Find a sentence in a video: frames from PyAV, features from any two callables, moments by votes on their cosines.
 
-The extractor that is used by default knows the eleven basic colours and nothing else: "a red ball", "the blue screen".
-It shows the path and needs no weights. Pass one of your own as `--extractor module:name`, a callable that gives two
-functions: frames (t, h, w, 3) uint8 -> (t, d), and a sentence -> (d,), both of one space, such as CLIP's.
+The default extractor needs no weights but recognises only the eleven basic colours: "a red ball", "the blue screen".
+Pass your own as `--extractor module:name`, a callable that returns two functions: frames (t, h, w, 3) uint8 -> (t, d),
+and a sentence -> (d,), both in one embedding space, such as CLIP's.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Extractor = tuple[Callable[[Tensor], Tensor], Callable[[str], Tensor]]
 
 
 def colours() -> Extractor:
-    """Shares of a frame's pixels by their nearest colour, and the colours that a sentence names."""
+    """Features of a frame: fractions of pixels by nearest colour; of a sentence: the colours that it names."""
     palette = torch.tensor(list(COLOURS.values()), dtype=torch.float32)
 
     def frames(images: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ def colours() -> Extractor:
 
 
 def read_clips(path: str, seconds: float) -> tuple[list[Tensor], float]:
-    """The first frame of every clip of so many seconds, and where the video ends."""
+    """The first frame of every clip of this many seconds, and the end of the video."""
     clips: dict[int, Tensor] = {}
     end = 0.0
     with av.open(path) as video:
@@ -85,7 +85,7 @@ def find(
 
 
 def write_video(path: str, shots: list[tuple[str, int]], rate: int = 5) -> None:
-    """A video of plain colours, each for so many seconds."""
+    """Write a video of plain colours, each for the given number of seconds."""
     with av.open(path, "w") as video:
         stream = video.add_stream("mpeg4", rate=rate)
         stream.width = stream.height = 64
@@ -100,10 +100,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("video", nargs="?", help="any file that PyAV opens")
     parser.add_argument("sentence", nargs="?", default="the red one")
-    parser.add_argument("--extractor", metavar="MODULE:NAME", help="a callable that gives the two functions")
-    parser.add_argument("--clip-seconds", type=float, default=1.0, help="a frame is taken from each clip (default: 1)")
+    parser.add_argument("--extractor", metavar="MODULE:NAME", help="a callable that returns the two functions")
+    parser.add_argument("--clip-seconds", type=float, default=1.0, help="one frame is read per clip (default: 1)")
     parser.add_argument("--plot", default="", metavar="PATH", help="draw the similarity curve, as .png, .pdf or .svg")
-    parser.add_argument("--smoke", action="store_true", help="on a small video that is made for it")
+    parser.add_argument("--smoke", action="store_true", help="run on a small generated video")
     options = parser.parse_args()
     if not options.smoke and options.video is None:
         parser.error("VIDEO and a sentence must be given")

@@ -1,7 +1,7 @@
-"""A classifier with an alignment term in Lightning: bf16, hyper-parameters that hold a kernel, a checkpoint read again.
+"""A classifier with an alignment term in Lightning: bf16, a kernel among the hyper-parameters, loading a checkpoint.
 
-Nothing is special: the loss is a module with no parameters, it widens bfloat16 features by itself, and a kernel is a
-plain value that Lightning saves and `torch.load(weights_only=True)` reads.
+No special handling is needed: the loss is a module without parameters that converts bfloat16 features to float32, and a
+kernel is a plain value that Lightning saves and `torch.load(weights_only=True)` reads.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ except ImportError:
 
 
 def problem(n: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Two classes; the target is scaled and moved. The target's labels only measure."""
+    """Two classes; the target is scaled and shifted. The target's labels are only used for accuracy."""
     labels, hidden = torch.randint(2, (2, n))
     source = torch.randn(n, 10) + 1.5 * labels[:, None]
     target = 1.3 * (torch.randn(n, 10) + 1.5 * hidden[:, None]) + torch.linspace(2, -1, 10)
@@ -55,13 +55,13 @@ class Adapted(lightning.LightningModule if lightning else nn.Module):
         return torch.optim.Adam(self.parameters(), lr=0.01)
 
     def accuracy(self, x: Tensor, labels: Tensor) -> float:
-        """Share of right answers."""
+        """Fraction of correct predictions."""
         with torch.no_grad():
             return (self.head(self.features(x)).argmax(1) == labels).float().mean().item()
 
 
 def train(weight: float, epochs: int) -> tuple[Adapted, float]:
-    """Train, save, read again; the model that was read and its accuracy on the target."""
+    """Train, save and load; returns the loaded model and its accuracy on the target."""
     lightning.seed_everything(0, verbose=False)
     source, labels, target, hidden = problem(600)
     loader = DataLoader(TensorDataset(source, labels, target), batch_size=100, shuffle=True)

@@ -1,8 +1,8 @@
-"""MMD as one more term in a training loop of your own.
+"""MMD as an additional term in your own training loop.
 
-Two classes, seen by two cameras. The source camera's pictures are labelled; the target camera is brighter and has
-another contrast, and nobody labelled what it saw. The same network is trained twice with the same steps: on the
-source's labels alone, and with the squared MMD between the two cameras' features added.
+Two classes and two cameras. The images of the source camera are labelled; those of the target camera are brighter,
+differ in contrast, and have no labels. The same network is trained twice with the same steps: on the source labels
+only, and with the squared MMD between the features of the two cameras added.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mmda.schedules import dann_ramp
 
 
 def draw(samples: int, *, shifted: bool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Two classes in 20 dimensions; the shift is an offset and a stretch that the labels know nothing of."""
+    """Two classes in 20 dimensions; the shift is an offset and a scaling, independent of the labels."""
     labels = torch.randint(2, (samples,), generator=generator)
     x = torch.randn(samples, 20, generator=generator)
     x[:, :5] += 2.0 * labels[:, None] - 1.0
@@ -52,7 +52,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=400, help="training steps (default: 400)")
     parser.add_argument("--seed", type=int, default=0, help="draws the data and the initial weights (default: 0)")
-    parser.add_argument("--smoke", action="store_true", help="a few steps only, to see that it runs")
+    parser.add_argument("--smoke", action="store_true", help="a few steps, to check that it runs")
     options = parser.parse_args()
     steps = 5 if options.smoke else options.steps
     for name, weight in (("source only", 0.0), ("with MMD", 1.0)):

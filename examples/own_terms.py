@@ -1,4 +1,4 @@
-"""The objective of MMCDA is a list: put another loss in the place of one, append one of your own, train as before."""
+"""The objective of MMCDA is a list of terms: replace a loss, append your own, train as before."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mmda.vmr import ResidentLoader, World, simulate
 
 
 def decorrelation(target: View) -> Tensor:
-    """A term of one's own: squared correlations between the joint dimensions of the target's queries."""
+    """A custom term: squared correlations between the joint dimensions of the target's queries."""
     query = target.output.joint_query
     query = (query - query.mean(0)) / (query.std(0) + 1e-4)
     correlation = query.T @ query / len(query)
@@ -33,7 +33,7 @@ def decorrelation(target: View) -> Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--smoke", action="store_true", help="a few steps, to see that it runs")
+    parser.add_argument("--smoke", action="store_true", help="a few steps, to check that it runs")
     steps = 4 if parser.parse_args().smoke else 300
     draw = simulate(World(videos=400, test_videos=100))
     terms = [term for term in default_terms() if term.role != "cross_modal"]

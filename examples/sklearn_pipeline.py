@@ -1,7 +1,7 @@
 """Closed-form maps in scikit-learn pipelines, and a skorch classifier whose loss has an alignment term.
 
-A map of `mmda.linear` is fitted once from rows; a transformer of ten lines puts it into a pipeline. The target's rows
-are a setting of the transformer, its labels are nowhere.
+A map of `mmda.linear` is fitted once from rows; a transformer of ten lines uses it in a pipeline. The target's rows are
+a parameter of the transformer; its labels are not used.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ except ImportError:
 
 
 class ToTarget(TransformerMixin, BaseEstimator):
-    """The source's rows with the mean and covariance of `target`: fitted on the source, used on the source alone."""
+    """Map the source's rows to the mean and covariance of `target`; fitted and applied only to the source."""
 
     def __init__(self, target: np.ndarray, ridge: float = 1e-3) -> None:
         self.target, self.ridge = target, ridge
@@ -46,14 +46,14 @@ class ToTarget(TransformerMixin, BaseEstimator):
 
 
 class AlignedNet(NeuralNetClassifier):
-    """Cross-entropy, as skorch has it, plus `weight` times the MMD of the batch's and the target's features."""
+    """Cross-entropy as in skorch, plus `weight` times the MMD between the features of the batch and the target."""
 
     def __init__(self, *inputs: Any, target: np.ndarray | None = None, weight: float = 1.0, **settings: Any) -> None:
         self.target, self.weight = target, weight
         super().__init__(*inputs, **settings)
 
     def get_loss(self, y_pred: Tensor, y_true: Tensor, X: Any = None, training: bool = False) -> Tensor:
-        """skorch asks for the loss here."""
+        """Called by skorch for the loss."""
         loss: Tensor = super().get_loss(y_pred, y_true, X=X, training=training)
         if training and self.weight:
             features = self.module_[0]
@@ -63,7 +63,7 @@ class AlignedNet(NeuralNetClassifier):
 
 
 def problem(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Two classes; the target is scaled and moved."""
+    """Two classes; the target is scaled and shifted."""
     generator = np.random.default_rng(seed)
     labels, hidden = generator.integers(2, size=(2, n))
     source = generator.normal(size=(n, 10)) + 1.5 * labels[:, None]
@@ -73,7 +73,7 @@ def problem(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.n
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--smoke", action="store_true", help="the same: it takes seconds")
+    parser.add_argument("--smoke", action="store_true", help="no effect: the example is fast")
     parser.parse_args()
     if make_pipeline is None:
         print("skipped: scikit-learn is not installed (pip install scikit-learn)")
@@ -82,7 +82,7 @@ if __name__ == "__main__":
     alone = LogisticRegression().fit(source, labels)
     mapped = make_pipeline(ToTarget(target), LogisticRegression()).fit(source, labels)
     print(f"source only        {alone.score(target, hidden):.0%} right on the target")
-    print(f"CORAL map          {mapped[-1].score(target, hidden):.0%}")  # the target's rows stay as they are
+    print(f"CORAL map          {mapped[-1].score(target, hidden):.0%}")  # the target's rows are not mapped
     aligned = SubspaceAlignment(5).fit(torch.as_tensor(source), torch.as_tensor(target))
     on_source = aligned.map_source(torch.as_tensor(source)).numpy()
     right = LogisticRegression().fit(on_source, labels).score(aligned.map_target(torch.as_tensor(target)), hidden)

@@ -1,8 +1,8 @@
 """One training loop, several alignments: swap MMD for CORAL or an adversary by one argument.
 
-Three classes, labelled in the source. The target is the same world through another instrument: shifted and stretched,
-without labels. `train` takes any discrepancy, that is, any module with the call `loss(source, target)`, one of your own
-included. Whatever parameters it has (an adversary's discriminator) join the one optimiser; there is one backward pass.
+Three classes, labelled in the source. The target has the same classes, shifted and scaled, without labels. `train`
+takes any discrepancy, that is, any module called as `loss(source, target)`, including your own. Its parameters, if any
+(such as an adversary's discriminator), are passed to the same optimiser; there is one backward pass.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from mmda.layers import DomainDiscriminator
 from mmda.losses import CORALLoss, DomainAdversarialLoss, MMDLoss
 from mmda.schedules import dann_ramp
 
-WIDTH = 16  # of the features that are aligned
-OFFSET = torch.linspace(2.0, -2.0, 20)  # between the two instruments
+WIDTH = 16  # number of features to align
+OFFSET = torch.linspace(2.0, -2.0, 20)  # between source and target
 
-# What to pass, and how much it weighs: the values of these losses have different units.
+# Each loss with its weight: the values of these losses have different units.
 ALIGNMENTS: dict[str, tuple[Callable[[], nn.Module | None], float]] = {
     "none": (lambda: None, 0.0),
     "MMD": (lambda: MMDLoss(estimator="unbiased"), 1.0),
@@ -34,7 +34,7 @@ ALIGNMENTS: dict[str, tuple[Callable[[], nn.Module | None], float]] = {
 
 
 def draw(samples: int, *, shifted: bool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Three classes in 20 dimensions, each away from the origin along four axes of its own."""
+    """Three classes in 20 dimensions, each offset from the origin along four axes."""
     labels = torch.randint(3, (samples,), generator=generator)
     x = torch.randn(samples, 20, generator=generator)
     x[:, :12] += 1.5 * nn.functional.one_hot(labels, 3).repeat_interleave(4, dim=1)
@@ -65,15 +65,15 @@ def train(alignment: nn.Module | None, *, weight: float, steps: int, seed: int) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=400, help="training steps (default: 400)")
-    parser.add_argument("--seeds", type=int, default=3, help="runs a row (default: 3)")
-    parser.add_argument("--smoke", action="store_true", help="a few steps and two seeds, to see that it runs")
+    parser.add_argument("--seeds", type=int, default=3, help="number of runs per row (default: 3)")
+    parser.add_argument("--smoke", action="store_true", help="a few steps and two seeds, to check that it runs")
     options = parser.parse_args()
     steps, seeds = (5, 2) if options.smoke else (options.steps, max(2, options.seeds))
     print(f"{'alignment':18} target accuracy, mean and deviation over {seeds} seeds")
     for name, (build, weight) in ALIGNMENTS.items():
         scores = []
         for seed in range(seeds):
-            torch.manual_seed(seed)  # the initial weights, of the discriminator too
+            torch.manual_seed(seed)  # for the initial weights, including the discriminator's
             scores.append(train(build(), weight=weight, steps=steps, seed=seed))
         print(f"{name:18} {mean(scores):.3f} +- {stdev(scores):.3f}")
 

@@ -1,7 +1,7 @@
 """Recall of moments as a torchmetrics Metric: in a MetricCollection, summed over batches and over processes.
 
-The library's metrics are functions of a batch. What torchmetrics adds is state: hits and queries are summed by
-`update`, and over all ranks by `compute`, so that Lightning's `self.log` and a `MetricCollection` take them.
+The library's metrics are functions of a batch. torchmetrics adds state: `update` sums hits and queries over batches,
+and `compute` over ranks, so they work with Lightning's `self.log` and in a `MetricCollection`.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ class MomentRecall(Metric):
         self.add_state("queries", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, spans: Tensor, windows: Tensor) -> None:
-        """Count a batch."""
+        """Add a batch."""
         self.hits += recall_at_iou(spans, windows, n=(self.n,), iou=(self.iou,)).hits.sum()
         self.queries += len(spans)
 
     def compute(self) -> Tensor:
-        """Share of all queries hit."""
+        """Fraction of queries hit."""
         return self.hits / self.queries
 
 
 class MomentIoU(Metric):
-    """Mean IoU of the first span with its best window."""
+    """Mean IoU of the first span with the best-matching window."""
 
     full_state_update = False
     higher_is_better = True
@@ -53,18 +53,18 @@ class MomentIoU(Metric):
         self.add_state("queries", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, spans: Tensor, windows: Tensor) -> None:
-        """Count a batch."""
+        """Add a batch."""
         self.total += mean_iou(spans[:, :1], windows) * len(spans)
         self.queries += len(spans)
 
     def compute(self) -> Tensor:
-        """The mean over all queries."""
+        """Mean over all queries."""
         return self.total / self.queries
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--smoke", action="store_true", help="the same: it takes no time")
+    parser.add_argument("--smoke", action="store_true", help="no effect: the example is fast")
     parser.parse_args()
     if MetricCollection is None:
         print("skipped: torchmetrics is not installed (pip install torchmetrics)")

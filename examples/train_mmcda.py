@@ -1,6 +1,6 @@
-"""MMCDA in a bare training loop: two loaders, one model, one objective, one backward a step.
+"""MMCDA in a plain training loop: two loaders, one model, one objective, one backward pass per step.
 
-What `fit` does beside this is clip gradients, decay the rate, choose a checkpoint, save, and go on with a run.
+In addition to this, `fit` clips gradients, decays the learning rate, selects a checkpoint, saves, and resumes.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def forever(loader: ResidentLoader) -> Iterator[VMRBatch]:
 
 
 def train(weights: dict[str, float] | None, *, steps: int, seed: int = 0) -> float:
-    """R@1 at IoU 0.5 on the target's test videos; `weights` of None are those of the full objective."""
-    draw = simulate(WORLDS["language"], seed=seed)  # the same videos, other words for the same things
+    """R@1 at IoU 0.5 on the target's test videos; `weights=None` is the full objective."""
+    draw = simulate(WORLDS["language"], seed=seed)  # the domains share videos but use different words
     source = forever(ResidentLoader(draw.source_train, 32, seed=seed, drop_last=True))
     target = forever(ResidentLoader(draw.target_train, 32, seed=seed + 1, labels=False, drop_last=True))
 
@@ -39,7 +39,7 @@ def train(weights: dict[str, float] | None, *, steps: int, seed: int = 0) -> flo
             source_batch,
             model(target_batch) if objective.needs_target else None,
             target_batch if objective.needs_target else None,
-            strength=dann_ramp(step / steps),  # the target's terms come in slowly
+            strength=dann_ramp(step / steps),  # the target's terms ramp up
         )
         optimiser.zero_grad()
         result.total.backward()
@@ -54,7 +54,7 @@ def train(weights: dict[str, float] | None, *, steps: int, seed: int = 0) -> flo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=300, help="training steps (default: 300)")
-    parser.add_argument("--smoke", action="store_true", help="a few steps, to see that it runs")
+    parser.add_argument("--smoke", action="store_true", help="a few steps, to check that it runs")
     options = parser.parse_args()
     steps = 3 if options.smoke else options.steps
     for name, weights in (("source only", {"moment": 1.0}), ("MMCDA", None)):

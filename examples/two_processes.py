@@ -1,10 +1,10 @@
-"""Several processes: each has its share of the batch, and trains on the losses of the whole of it.
+"""Several processes: each has a part of the batch, and trains on the losses of the whole batch.
 
-The mean of the processes' own MMDs is not the MMD of the batch. `DistributedLoss` puts a gather with a gradient in
-front of a loss; with `ring=True` the rows of the others pass by instead, and no process ever holds them all. At the end
-the weights are compared with those of one process that was given the whole batches.
+The mean of the MMDs of each process is not the MMD of the batch. `DistributedLoss` applies a differentiable gather
+before a loss; with `ring=True` blocks of rows are passed between processes instead, and no process ever holds all rows.
+At the end the weights are compared with those of one process trained on the whole batches.
 
-    python examples/two_processes.py                 # starts its processes itself, on CPUs
+    python examples/two_processes.py                 # starts the processes itself, on CPUs
     torchrun --nproc-per-node 2 examples/two_processes.py
 """
 
@@ -27,7 +27,7 @@ WIDTH, ROWS = 16, 48
 
 
 class Step(nn.Module):
-    """Network and losses in one module, so that one wrapper sees every parameter."""
+    """Network and losses in one module, so that one wrapper handles all parameters."""
 
     def __init__(self, *, ring: bool) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ def batch(step: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def train(steps: int, *, ring: bool) -> nn.Module:
-    """Train on this process's share of every batch, or on all of it where it is alone."""
+    """Train on this process's part of every batch, or on all of it without other processes."""
     rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     torch.manual_seed(0)
     step = Step(ring=ring)
@@ -65,8 +65,8 @@ def train(steps: int, *, ring: bool) -> nn.Module:
 
 
 def work(rank: int, size: int, port: int, steps: int) -> None:
-    """One process: train both ways, and compare with the process that is alone."""
-    if port:  # without torchrun, which sets these itself
+    """Entry point of a process: train both ways, and compare with a single process."""
+    if port:  # without torchrun, which sets these variables
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": str(size)}
     torch.set_num_threads(1)
     alone = train(steps, ring=False)
@@ -75,18 +75,18 @@ def work(rank: int, size: int, port: int, steps: int) -> None:
         together = train(steps, ring=ring)
         far = max((a - b).detach().abs().max().item() for a, b in zip(alone.parameters(), together.parameters()))
         if dist.get_rank() == 0:
-            way = "rows pass by" if ring else "rows gathered"
+            way = "ring" if ring else "rows gathered"
             print(f"{dist.get_world_size()} processes, {way:13}: weights of one process to {far:.0e}")
         if far > 1e-4:
-            raise SystemExit("the processes do not train what one process trains")
+            raise SystemExit("the weights differ from those of one process")
     dist.destroy_process_group()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--processes", type=int, default=2, help="where torchrun did not start any (default: 2)")
+    parser.add_argument("--processes", type=int, default=2, help="number of processes without torchrun (default: 2)")
     parser.add_argument("--steps", type=int, default=50, help="training steps (default: 50)")
-    parser.add_argument("--smoke", action="store_true", help="a few steps, to see that it runs")
+    parser.add_argument("--smoke", action="store_true", help="a few steps, to check that it runs")
     options = parser.parse_args()
     steps = 3 if options.smoke else options.steps
     if "RANK" in os.environ:

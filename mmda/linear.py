@@ -17,7 +17,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mmda._core.checks import check_choice, check_count, check_floating, check_number, check_same_width, fail
+from mmda._core.checks import (
+    check_choice,
+    check_count,
+    check_floating,
+    check_number,
+    check_same_device,
+    check_same_width,
+    check_values,
+    fail,
+)
 from mmda._core.masking import full_precision, safe_divide
 from mmda._core.rows import as_rows
 
@@ -83,6 +92,7 @@ class Moments(nn.Module):
         """
         with full_precision(x):
             rows, counts = as_rows("Moments.update", "x", x, mask=mask, weight=weight, dtype=x.dtype)
+            check_values("Moments.update", "x", x)
             if rows.shape[1] != self.mean.shape[0]:
                 fail("Moments.update", "x", f"have {self.mean.shape[0]} features", rows.shape[1])
             for start in range(0, len(rows), _CHUNK):
@@ -154,6 +164,7 @@ class PairMoments(nn.Module):
         """
         check_floating("PairMoments.update", "x", x)
         check_floating("PairMoments.update", "y", y)
+        check_same_device("PairMoments.update", "x", x, "y", y)
         if x.shape[:-1] != y.shape[:-1]:
             fail("PairMoments.update", "y", f"have the rows of `x` {tuple(x.shape[:-1])}", tuple(y.shape[:-1]))
         if x.shape[-1] != self.x_width:
@@ -441,6 +452,8 @@ class CCA(_Fitted):
         """
         for name, side in (("x", x), ("y", y)):
             check_floating("CCA.fit", name, side)
+            if side.ndim == 0:
+                fail("CCA.fit", name, "have an axis of features", "()")
         moments = PairMoments(x.shape[-1], y.shape[-1]).to(x.device).update(x, y, weight=weight, mask=mask)
         return self.fit_moments(moments)
 

@@ -359,7 +359,7 @@ def select_spans(
     Args:
         spans: candidate spans of each query.
         scores: their scores.
-        top_n: how many to return.
+        top_n: number of spans to return.
         preset: its ``clip``, ``round_to``, ``nms_threshold`` and ``nms_union`` are used.
         mask: True where a candidate exists.
         duration: length of each query's video; a preset with ``clip`` clips boundaries to it first.
@@ -475,10 +475,21 @@ def _check_pairs(
             windows.shape[0],
         )
     check_choice(caller, "union", union, _UNIONS)
+    _check_masks(caller, predictions, windows, prediction_mask, window_mask)
+
+
+def _check_masks(
+    caller: str,
+    predictions: Tensor,
+    windows: Tensor,
+    prediction_mask: Tensor | None,
+    window_mask: Tensor | None,
+) -> None:
     if prediction_mask is not None:
-        check_mask(caller, "prediction_mask", prediction_mask, predictions.shape[:2])
+        shape = predictions.shape[:2]
+        check_mask(caller, "prediction_mask", prediction_mask, shape, device=predictions.device)
     if window_mask is not None:
-        check_mask(caller, "window_mask", window_mask, windows.shape[:2])
+        check_mask(caller, "window_mask", window_mask, windows.shape[:2], device=windows.device)
 
 
 @dataclass(frozen=True)
@@ -660,6 +671,7 @@ def recall_at_iou(
     check_number(caller, "tolerance", tolerance, at_least=0)
     check_tensor(caller, "predictions", predictions)
     check_tensor(caller, "windows", windows)
+    _check_masks(caller, predictions, windows, prediction_mask, window_mask)
     batch, ranks = predictions.shape[0] if predictions.ndim else 0, max(n)
     rows = max(1, _TILE // max(1, ranks * (windows.shape[1] if windows.ndim == 3 else 1)))
     rows = max(1, batch) if predictions.device.type != "cpu" else rows
@@ -722,6 +734,8 @@ def mean_iou(
         tensor(0.2500)
     """
     check_tensor("mean_iou", "predictions", predictions)
+    check_tensor("mean_iou", "windows", windows)
+    _check_masks("mean_iou", predictions, windows, prediction_mask, window_mask)
     value = _best_iou(
         "mean_iou",
         predictions[:, :1] if predictions.ndim == 3 else predictions,

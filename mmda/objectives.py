@@ -162,19 +162,19 @@ def cached_backward(
     if not isinstance(value, Tensor) or value.ndim != 0:
         fail(caller, "loss", "return a scalar tensor", getattr(value, "shape", type(value).__name__))
     value.backward()  # type: ignore[no-untyped-call]
-    slopes: list[Tensor] = []
+    gradients: list[Tensor] = []
     for z, side in zip(embeddings, sides):
-        slope = torch.zeros_like(z) if z.grad is None else z.grad
-        slopes += torch.split(slope, [len(rows) for rows in side])
+        gradient = torch.zeros_like(z) if z.grad is None else z.grad
+        gradients += torch.split(gradient, [len(rows) for rows in side])
     last = {id(encoder): position for position, (_, encoder, _) in enumerate(calls)}
     after = _random_state(devices)
-    for position, ((_, encoder, part), state, slope) in enumerate(zip(calls, states, slopes)):
+    for position, ((_, encoder, part), state, gradient) in enumerate(zip(calls, states, gradients)):
         alone = last[id(encoder)] != position and hasattr(encoder, "no_sync")
         with encoder.no_sync() if alone else nullcontext():  # type: ignore[attr-defined]
             _set_random_state(state, devices)
             rows = _encoded(caller, encoder, part)
             if rows.requires_grad:
-                rows.backward(slope)  # type: ignore[no-untyped-call]
+                rows.backward(gradient)  # type: ignore[no-untyped-call]
     _set_random_state(after, devices)
     return value.detach()
 

@@ -30,7 +30,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mmda._core.checks import check_count, check_features, check_same_width, fail, fail_type, shape_text
+from mmda._core.checks import (
+    check_count,
+    check_features,
+    check_same_width,
+    check_tensor,
+    check_values,
+    fail,
+    fail_type,
+    shape_text,
+)
 from mmda._core.components import check_kernel
 from mmda._core.files import MAX_BYTES, open_file, write_file
 from mmda.kernels import Gaussian, Kernel
@@ -322,6 +331,9 @@ def _rows(caller: str, side: str, samples: Samples, max_rows: int, generator: to
     real = samples.dtype.kind in "fiub" if isinstance(samples, np.ndarray) else not samples.is_complex()
     if not real:
         raise TypeError(f"{caller}: `{side}` must hold real numbers, got {samples.dtype}")
+    if isinstance(samples, Tensor):
+        check_tensor(caller, side, samples)
+        check_values(caller, side, samples)
     if samples.ndim != 2:
         fail(caller, side, "have shape (samples, features)", str(tuple(samples.shape)))
     if samples.shape[0] > max_rows:

@@ -23,6 +23,7 @@ from mmda._core.checks import (
     check_choice,
     check_count,
     check_features,
+    check_finite,
     check_number,
     check_same_width,
     check_sequence,
@@ -482,8 +483,7 @@ def _samples(caller: str, source: Tensor, target: Tensor) -> tuple[Tensor, Tenso
         check_features(caller, name, rows)
         if rows.shape[0] < 2:
             fail(caller, name, "have at least 2 rows", shape_text(rows))
-        if not bool(torch.isfinite(rows).all()):
-            fail(caller, name, "be finite", "NaN or infinity")
+        check_finite(caller, name, rows)
     check_same_width(caller, "source", source, "target", target)
     return source.detach().double(), target.detach().double()
 

@@ -73,6 +73,17 @@ def test_tables_say_gains_seed_by_seed() -> None:
     assert second[:2] == ["MMD", "+3.0 ± 0.0"]
 
 
+def test_peers_stand_beside_ours_on_the_same_transfers() -> None:
+    runs = []
+    for at in (0, 1):
+        runs += [run("source-only", 1.0, 0, 0.5, at=at), run("CORAL", 10.0, 0, 0.6, at=at)]
+        runs += [run("CORAL (skada)", 10.0, 0, 0.55 + 0.02 * at, at=at)]
+    runs += [run("source-only", 1.0, 0, 0.5, at=2), run("CORAL", 10.0, 0, 0.9, at=2)]  # theirs was not trained there
+    (line,) = adaptation.beside(runs)[1:]
+    assert line == ["CORAL (skada)", "2", "+6.0 ± 12.7", "+10.0 ± 0.0", "1.00", "1.00"]
+    assert adaptation.beside(runs[:2])[1:] == []
+
+
 def test_pages_are_written_without_training(tmp_path: Path) -> None:
     found = run("source-only", 1.0, 0, 0.5)
     columns = list(adaptation.Run.__dataclass_fields__)

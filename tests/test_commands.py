@@ -105,7 +105,8 @@ def test_what_is_no_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_evaluate_prints_the_public_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """AP by hand: the first span's IoU with its window is 0.75, right at six of the ten thresholds; HIT@1: clip 1."""
+    """AP computed manually: the first span's IoU with its window is 0.75, right at six of the ten thresholds; HIT@1:
+    clip 1."""
     row = {"qid": 7, "query": "a dog", "vid": "v", "duration": 8.0, "relevant_windows": [[0.0, 4.0]]}
     truth = tmp_path / "truth.jsonl"
     scores = {"relevant_clip_ids": [0, 1], "saliency_scores": [[1, 1, 1], [4, 4, 0]]}

@@ -163,7 +163,7 @@ def test_options_that_would_not_be_read_are_refused(here: Path) -> None:
     two = ["table", "--source", "{here}/notes.jsonl", "--target", "{here}/notes.jsonl"]
     code, told = ended(here, [*two, "--durations", "{here}/none.csv"])
     assert code == 2
-    assert "none.csv: must be left out where the annotations hold the lengths of their videos" in told
+    assert "none.csv: must be left out where the annotations contain durations" in told
     code, told = ended(here, [*two, "--glove", "vectors.txt", "--target-query", "query.npz"])
     assert code == 2
     assert "--glove stands in place of query features, --target-query names some" in told

@@ -26,6 +26,7 @@ from mmda.losses import (
     sinkhorn_divergence_loss,
     sliced_wasserstein_loss,
 )
+from mmda.validators import round_trip_accuracy
 from tests.reference import mmd as reference
 
 LABELS = torch.arange(64) % 3
@@ -274,6 +275,13 @@ def test_projections_and_moments_keep_their_digits(name: str) -> None:
         x, y = samples()
         x[31] = far
         assert_as_float64(PROJECTED[name], x, y, torch.arange(64) != 31)
+
+
+def test_neighbours_by_cosine_far_from_the_origin() -> None:
+    x, y = samples()
+    x, y = x + 1e4, y + 1e4
+    right = round_trip_accuracy(x.double(), LABELS, y.double())
+    assert float(round_trip_accuracy(x, LABELS, y)) == pytest.approx(float(right), abs=1e-6)
 
 
 def test_moments_beyond_the_range_of_float32_have_a_gradient() -> None:

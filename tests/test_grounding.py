@@ -47,9 +47,10 @@ def test_few_videos_are_among_the_many(domains: tuple[Domain, Domain], monkeypat
     monkeypatch.setattr(grounding, "SIZES", (0, 5, None))
     monkeypatch.setattr(grounding, "FOLDS", 2)
     records = list(grounding.efficiency(Path(), "N to Q"))
-    assert len(records) == 2 * (2 + 3 + 3)
-    lines = grounding.efficiency_table(records)
+    assert len(records) == 2 * (3 + 3 + 3)
+    lines = grounding.efficiency_table(records, (0, 5, None))
     assert [line[1:3] for line in lines[1:]] == [
+        ["0", "best constant of the source"],
         ["0", "CCA: source"],
         ["0", "full"],
         *([str(size), row] for size in (5, "all") for row in ("CCA: target pairs", "CCA: source + pairs", "full")),
@@ -75,6 +76,16 @@ def test_scores_read_no_moment_of_the_target(domains: tuple[Domain, Domain], mon
         assert ("span_entropy, localizer" in record["scores"]) == (record["family"] == "towers")
 
 
+def test_what_is_done_is_not_done_again(domains: tuple[Domain, Domain], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"FEW": (5, 9), "FOLDS": 2, "FEW_ASKED": 3, "domains": lambda root, direction: domains}.items():
+        monkeypatch.setattr(grounding, name, value)
+    whole = list(grounding.few(Path(), "N to Q"))
+    assert all(len(record["iou"]) == 3 for record in whole)
+    cut = whole[:7]  # two sizes of the first fold, and one row of the next
+    again = list(grounding.few(Path(), "N to Q", cut))
+    assert [r["iou"] for r in again] == [r["iou"] for r in whole[6:]]
+
+
 def test_ranks_correlate_as_scipy_says() -> None:
     draw = np.random.default_rng(0)
     a, b = draw.integers(0, 5, 20).tolist(), draw.standard_normal(20).tolist()
@@ -88,11 +99,13 @@ def test_the_table_says_what_a_choice_costs() -> None:
         oracle = {"mIoU": miou, "R@1, IoU=0.5": miou}
         return {"direction": "N to Q", "family": "linear", "scores": {"good": miou, "bad": score}, "oracle": oracle}
 
-    header, good, bad = grounding.selection_table([record(3, 0.1), record(2, 0.2), record(1, 0.4)])
+    header, counts, random, good, bad = grounding.selection_table([record(3, 0.1), record(2, 0.2), record(1, 0.4)])
     assert good[:2] + good[-4:] == ["good", "+1.00", "+1.00", "+1.00", "0.0", "0.0"]
     assert bad[1] == "-1.00"
     assert bad[-2] == "30.0"
-    assert header[0] == "validator"
+    assert header == ["validator", "N to Q", "mean", "lowest", "mIoU lost", "R@1 lost"]
+    assert counts[1] == "3"
+    assert random[-2:] == ["16.7", "16.7"]
 
 
 def test_spread_pairs_are_the_number_asked_for(domains: tuple[Domain, Domain]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,19 @@ import numpy as np
 import pytest
 import torch
 
-from mmda import distributed, kernels, layers, losses, metrics, migration, objectives, schedules, shift, validators
+from mmda import (
+    distributed,
+    kernels,
+    layers,
+    linear,
+    losses,
+    metrics,
+    migration,
+    objectives,
+    schedules,
+    shift,
+    validators,
+)
 from mmda.kernels import Energy, Gaussian
 from mmda.losses import MMDLoss
 from mmda.models.mmcda import MMCDAObjective
@@ -289,3 +302,59 @@ def test_a_class_that_is_ruled_out_changes_nothing(
     (at,), (by,) = (torch.autograd.grad(loss(x, weight=weight), x) for x in (some, near))
     torch.testing.assert_close(loss(some, weight=weight), loss(near, weight=weight))
     torch.testing.assert_close(at, by)
+
+
+def quantised() -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # newer versions of PyTorch call it deprecated
+        return torch.quantize_per_tensor(torch.ones(8), 0.1, 0, torch.quint8)
+
+
+META = torch.ones(8, device="meta")
+FAR_OFF: list[tuple[Callable[[], Any], str]] = [
+    (lambda: losses.mmd_loss(X, Y, source_weight=META), "`source_weight` must be on the device of the features"),
+    (lambda: losses.coral_loss(X, Y, target_mask=META.bool()), "`target_mask` must be on the device of the features"),
+    (lambda: losses.entropy_loss(X, mask=META.bool()), "`mask` must be on the device of the features"),
+    (lambda: losses.info_nce_loss(X, Y, weight=META), "`weight` must be on the device of the features"),
+    (lambda: losses.hsic_loss(X, Y, mask=META.bool()), "`mask` must be on the device of the features"),
+    (
+        lambda: losses.local_mmd_loss(X, Y, **{**LABELS, "source_labels": META.long()}),
+        "`source_labels` must be on the device of the features",
+    ),
+    (lambda: losses.supervised_contrastive_loss(X, META.long()), "`labels` must be on the device of the features"),
+    (
+        lambda: losses.local_mmd_loss(X, Y, source_labels=INDEX, target_probabilities=torch.ones(8, 0)),
+        "`target_probabilities` must have at least one column",
+    ),
+    (lambda: kernels.mean_bandwidth(X, META), "`weight` must be on the device of the features"),
+    (lambda: validators.pair_retrieval_recall(X, Y, mask=META.bool()), "`mask` must be on the device of the features"),
+    (lambda: permutation_test(X.to("meta"), Y), "`source` must hold values, got a tensor on the meta device"),
+    (lambda: validators.density_ratio(X, Y.to("meta"), X), "`target` must"),
+    (lambda: metrics.mean_iou(SPANS, SPANS, prediction_mask=META.bool()), "`prediction_mask` must have shape"),
+    (lambda: layers.DomainSpecificBatchNorm1d(3, 2)(X, quantised()), "`domain` must not be quantized"),
+    (lambda: layers.DomainSpecificBatchNorm1d(3, 2)(X, META.long()), "`domain` must be on the device of `x`"),
+    (lambda: shift.shift_report({"a": (X.to_mkldnn(), Y)}), "a: `source` must be a dense tensor"),
+    (lambda: shift.shift_report({"a": (X, Y.to("meta"))}), "a: `target` must hold values"),
+    (lambda: linear.Whitening().fit(X.to("meta")), "`x` must hold values"),
+    (lambda: linear.CCA(2).fit(X, Y.to("meta")), "`y` must be on the device of `x`"),
+    (lambda: linear.CCA(2).fit(X, torch.tensor(1.0)), "`y` must have an axis of features"),
+    (lambda: losses.mmd_loss(X, Y, source_weight=quantised()), "`source_weight` must not be quantized"),
+    (lambda: losses.entropy_loss(X, weight=quantised()), "`weight` must not be quantized"),
+    (
+        lambda: metrics.recall_at_iou(SPANS, SPANS, window_mask=torch.ones(2, 3).to_sparse()),
+        "`window_mask` must be a dense tensor",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), FAR_OFF, ids=[message for _, message in FAR_OFF])
+def test_a_tensor_on_no_or_another_device_or_quantised_is_refused_by_name(
+    call: Callable[[], Any], message: str
+) -> None:
+    with pytest.raises((ValueError, TypeError), match=f"^[A-Za-z0-9_.]+: {message}"):
+        call()
+
+
+def test_8_bit_floats_are_tested_in_float64() -> None:
+    rows = X.to(torch.float8_e4m3fn)
+    assert permutation_test(rows, Y).statistic == permutation_test(rows.double(), Y).statistic

@@ -4,8 +4,8 @@ Every message names the caller, the argument, the rule and the value passed::
 
     mmd_loss: `target` must have shape (samples, features), got (4, 8, 2)
 
-The checks read only shapes, dtypes and Python numbers, never the values of a tensor, so they need no device
-synchronisation and do not break a compiled graph.
+The checks (but for :func:`check_finite`) read only shapes, dtypes and Python numbers, never the values of a tensor, so
+they need no device synchronisation and do not break a compiled graph.
 """
 
 from __future__ import annotations
@@ -36,12 +36,14 @@ def shape_text(tensor: Tensor) -> str:
 
 
 def check_tensor(caller: str, argument: str, value: object) -> None:
-    """Require a dense tensor: not sparse, nested or in the layout of another library."""
+    """Require a dense tensor: not sparse, nested, quantized or in the layout of another library."""
     if not isinstance(value, Tensor):
         fail_type(caller, argument, "be a torch.Tensor", value)
     if value.layout is not torch.strided or value.is_nested:
         came = "a nested tensor" if value.is_nested else f"layout {value.layout}"
         raise TypeError(f"{caller}: `{argument}` must be a dense tensor, got {came}")
+    if value.is_quantized:
+        raise TypeError(f"{caller}: `{argument}` must not be quantized, got {value.dtype}")
 
 
 def check_floating(caller: str, argument: str, value: Tensor) -> None:
@@ -62,31 +64,61 @@ def check_features(
         fail(caller, argument, f"have shape {axes} with no empty axis", shape_text(value))
 
 
-def check_mask(caller: str, argument: str, mask: Tensor, shape: Sequence[int]) -> None:
-    """Require a bool tensor of exactly this shape (True = keep)."""
+def check_values(caller: str, argument: str, value: Tensor) -> None:
+    """Require a tensor with values, for functions that read them."""
+    if value.device.type == "meta":
+        fail(caller, argument, "hold values", "a tensor on the meta device")
+
+
+def check_finite(caller: str, argument: str, value: Tensor) -> None:
+    """Require finite values, which are read."""
+    check_values(caller, argument, value)
+    if not bool(torch.isfinite(value.double()).all()):
+        fail(caller, argument, "be finite", "NaN or infinity")
+
+
+def check_mask(
+    caller: str, argument: str, mask: Tensor, shape: Sequence[int], *, device: torch.device | None = None
+) -> None:
+    """Require a bool tensor of exactly this shape (True = keep), on this device if given."""
     check_tensor(caller, argument, mask)
     if str(mask.dtype) != "torch.bool":
         raise TypeError(f"{caller}: `{argument}` must be a bool tensor (True = keep), got {mask.dtype}")
     if tuple(mask.shape) != tuple(shape):
         fail(caller, argument, f"have shape {tuple(shape)}", shape_text(mask))
+    _check_device(caller, argument, mask, device)
 
 
-def check_weight(caller: str, argument: str, weight: Tensor, shape: Sequence[int]) -> None:
-    """Require a real tensor of exactly this shape. Its values must be >= 0, which is not checked."""
+def check_weight(
+    caller: str, argument: str, weight: Tensor, shape: Sequence[int], *, device: torch.device | None = None
+) -> None:
+    """Require a real tensor of exactly this shape, on this device if given.
+
+    Its values must be >= 0, which is not checked.
+    """
     check_tensor(caller, argument, weight)
     if weight.is_complex() or str(weight.dtype) == "torch.bool":
         raise TypeError(f"{caller}: `{argument}` must be a real tensor, got {weight.dtype}")
     if tuple(weight.shape) != tuple(shape):
         fail(caller, argument, f"have shape {tuple(shape)}", shape_text(weight))
+    _check_device(caller, argument, weight, device)
 
 
-def check_integers(caller: str, argument: str, value: Tensor, shape: Sequence[int]) -> None:
-    """Require an integer tensor (labels, indices) of exactly this shape."""
+def check_integers(
+    caller: str, argument: str, value: Tensor, shape: Sequence[int], *, device: torch.device | None = None
+) -> None:
+    """Require an integer tensor (labels, indices) of exactly this shape, on this device if given."""
     check_tensor(caller, argument, value)
     if value.is_floating_point() or value.is_complex() or str(value.dtype) == "torch.bool":
         raise TypeError(f"{caller}: `{argument}` must be an integer tensor, got {value.dtype}")
     if tuple(value.shape) != tuple(shape):
         fail(caller, argument, f"have shape {tuple(shape)}", shape_text(value))
+    _check_device(caller, argument, value, device)
+
+
+def _check_device(caller: str, argument: str, value: Tensor, device: torch.device | None) -> None:
+    if device is not None and value.device != device:
+        fail(caller, argument, f"be on the device of the features ({device})", value.device)
 
 
 def check_same_width(caller: str, first: str, a: Tensor, second: str, b: Tensor, *, axis: str = "features") -> None:

@@ -14,7 +14,7 @@ def _refuse_class(caller: str, argument: str, rule: str, value: object) -> None:
         raise TypeError(f"{caller}: `{argument}` must {rule}, got the class {value.__name__}")
 
 
-#: Last operations of a graph that gives probabilities.
+#: Last operations of a graph that returns probabilities.
 _TO_PROBABILITIES = ("SoftmaxBackward0", "SigmoidBackward0")
 
 
@@ -51,7 +51,7 @@ def check_discriminator(caller: str, value: object) -> None:
 
 
 def check_logits(caller: str, argument: str, logits: object, rule: str = "be logits") -> None:
-    """Reject the output of a softmax or sigmoid, as its graph shows it: the losses take logits. No value is read."""
+    """Reject the output of a softmax or sigmoid, detected from its autograd graph: the losses take logits."""
     if torch.compiler.is_compiling():
         return
     last = getattr(logits, "grad_fn", None)

@@ -19,7 +19,7 @@ def pooled_centre(x: Tensor, y: Tensor, x_weight: Tensor | None, y_weight: Tenso
 
 
 def median_centre(x: Tensor, y: Tensor, x_weight: Tensor | None, y_weight: Tensor | None) -> Tensor:
-    """Median of the kept rows of both samples, feature by feature, detached: far rows do not move it."""
+    """Featurewise median of the kept rows of both samples, detached; robust to outliers."""
     rows = torch.cat([x.detach(), y.detach()])
     if x_weight is not None or y_weight is not None:
         kept = [

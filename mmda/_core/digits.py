@@ -30,9 +30,10 @@ def with_enough_digits(
 
 
 def widened_where_lost(compute: Callable[..., Tensor | None], *tensors: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """``compute(*tensors, look=True)`` where that finds its digits, and does not answer None; else in float64.
+    """``compute(*tensors, look=True)``, or ``look=False`` in float64 if that returns None because float32 is
+    inaccurate.
 
-    There, and wherever nobody can look, ``compute`` is given them in float64, and ``look=False``.
+    Always float64 in compiled graphs and function transforms, where values cannot be inspected.
     """
     if dtype == torch.float32 and values_are_known(*tensors):
         value = compute(*tensors, look=True)

@@ -53,7 +53,7 @@ def write_file(path: str | Path, content: bytes) -> None:
 
 
 def _written_to(path: Path) -> Path:
-    """Where links lead to; a rename would put a file in the place of the link, or of a device."""
+    """Resolve symbolic links, which a rename would replace, and reject devices and pipes."""
     with suppress(FileNotFoundError):
         _check_regular(path, os.stat(path).st_mode)
     return Path(os.path.realpath(path)) if os.path.islink(path) else path
@@ -115,9 +115,9 @@ def read_file(path: str | Path) -> bytes:
 
 
 def text_lines(text: str) -> list[str]:
-    """The lines of a text, without their ends: line feeds alone end one, as in JSON lines and CSV.
+    """The lines of a text, split only at line feeds, as in JSON lines and CSV.
 
-    ``str.splitlines`` also cuts at U+2028, U+0085 and others, which a JSON string may hold as they are.
+    ``str.splitlines`` also splits at U+2028, U+0085 and others, which may occur unescaped in JSON strings.
 
     Example:
         >>> text_lines('{"query": "a\\u2028b"}\\r\\n{}')

@@ -50,6 +50,8 @@ OTHER_NAMES: Mapping[str, str] = {
     "simclr": "losses.NTXentLoss",
     "siglip": "losses.SigmoidContrastiveLoss",
     "supcon": "losses.SupervisedContrastiveLoss",
+    "cka": "losses.KernelAlignmentLoss",
+    "fid": "losses.FrechetDistanceLoss",
     "barlowtwins": "losses.CrossCorrelationLoss",
     "vicreg": "losses.VarianceCovarianceLoss",
     "vat": "losses.VirtualAdversarialLoss",

@@ -114,9 +114,9 @@ def check_rows(
     shape = x.shape if axis is None else x.shape[:-1]
     prefix = argument + "_" if prefix is None else prefix
     if mask is not None:
-        check_mask(caller, prefix + "mask", mask, shape)
+        check_mask(caller, prefix + "mask", mask, shape, device=x.device)
     if weight is not None:
-        check_weight(caller, prefix + "weight", weight, shape)
+        check_weight(caller, prefix + "weight", weight, shape, device=x.device)
 
 
 def zero_uncounted(rows: Tensor, counts: Tensor, mask: Tensor | None) -> Tensor:

@@ -17,9 +17,9 @@ from mmda.kernels import NEAR_FLOAT32, Kernel, distances_about, formula_of
 def kernel_matrix(kernel: Kernel, centre: Tensor, rows: Tensor, bandwidth: Tensor) -> Tensor:
     """k(x_i, x_j) of rows (n, d) with themselves (n, n).
 
-    Equal to ``kernel.evaluate(distances_about(centre, rows, rows, same=True), bandwidth)``, which is also used where
-    that is needed: for kernels without a formula, bandwidths that require a gradient, transforms, compiled graphs,
-    second derivatives, and rows so close to each other that inner products are inaccurate.
+    Equal to ``kernel.evaluate(distances_about(centre, rows, rows, same=True), bandwidth)``, which is used for kernels
+    without a formula, bandwidths that require a gradient, transforms, compiled graphs, second derivatives, and rows so
+    close to each other that inner products are inaccurate.
     """
     formula = formula_of(kernel)
     learns = torch.is_grad_enabled() and bandwidth.requires_grad

@@ -10,8 +10,9 @@ from torch import Tensor
 from mmda._core.counts import pooled_centre
 from mmda._core.digits import with_enough_digits
 from mmda._core.masking import safe_divide
+from mmda._core.transforms import is_plain
 from mmda._engine.kernel_sweep import Samples, can_stream, pair_sum
-from mmda.kernels import Kernel, distances_about, settle_bandwidth
+from mmda.kernels import Kernel, distances_about, formula_of, settle_bandwidth
 
 
 class PairMeans(NamedTuple):
@@ -61,7 +62,7 @@ def squared_mmd(
     block_size: int | None = None,
 ) -> Tensor:
     """``within_x + within_y - 2 across`` of :func:`pair_means`: in tiles if possible, otherwise dense."""
-    bandwidth = settle_bandwidth(kernel, x, y, x_weight, y_weight)
+    x, y, bandwidth = absorb_bandwidth(kernel, x, y, settle_bandwidth(kernel, x, y, x_weight, y_weight))
     if not can_stream(kernel, (x, y), (x_weight, y_weight, bandwidth)):
 
         def by_means(dtype: torch.dtype) -> Tensor:
@@ -84,6 +85,27 @@ def squared_mmd(
         centre = pooled_centre(x, y, x_weight, y_weight)
         samples = samples._replace(left=left, right=right, centre=centre, plus=kernel.at_zero * plus)
     return pair_sum(samples, kernel, estimator="unbiased" if unbiased else "biased", block_size=block_size)
+
+
+def absorb_bandwidth(kernel: Kernel, x: Tensor, y: Tensor, bandwidth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    r"""The same rows and bandwidth, with the gradient for the bandwidth passing through the rows.
+
+    A built-in kernel depends on distances over the bandwidth:
+
+    .. math:: S(x, y, \sigma) = S(\sigma_0 x / \sigma, \sigma_0 y / \sigma, \sigma_0), \qquad
+              \frac{\partial S}{\partial \sigma} = - \frac{1}{\sigma} \sum_i \langle z_i, \nabla_{z_i} S \rangle
+
+    over the rows z of both. With :math:`\sigma_0` the current value the factor is one and the bandwidth a constant, so
+    the sum can be computed in tiles. All derivatives are exact. Nothing changes without a gradient for the bandwidth.
+    """
+    formula = formula_of(kernel)
+    if formula is None or formula.kind == "distance" or not (torch.is_grad_enabled() and bandwidth.requires_grad):
+        return x, y, bandwidth
+    if not (torch.compiler.is_compiling() or is_plain(x, y, bandwidth)):
+        return x, y, bandwidth
+    constant, centre = bandwidth.detach(), pooled_centre(x, y, None, None)
+    more = constant / bandwidth - 1  # zero
+    return x + (x - centre) * more, y + (y - centre) * more, constant
 
 
 def _weighted_coefficients(a: Tensor, b: Tensor, unbiased: bool) -> tuple[Tensor, Tensor, Tensor]:

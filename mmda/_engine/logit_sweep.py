@@ -60,7 +60,7 @@ class Made(NamedTuple):
 class Problem(NamedTuple):
     """Input of a loss: pairs without rows of weight 0; the first ``paired`` anchors and candidates belong together.
 
-    ``scale`` is one over the temperature; ``wanted`` tells whether gradients for anchors and candidates are needed.
+    ``scale`` is one over the temperature; ``wanted``: whether gradients for anchors and candidates are needed.
     """
 
     pairs: Pairs

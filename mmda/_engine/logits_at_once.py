@@ -119,7 +119,7 @@ def logarithm(count: Tensor) -> Tensor:
 
 
 def _at_least_one(count: Tensor) -> bool:
-    """Whether all weights are at least 1; False on accelerators, where the question would synchronise."""
+    """Whether all weights are at least 1; False on accelerators, where the check would synchronise."""
     return count.device.type == "cpu" and bool((count >= 1).all())
 
 
@@ -189,7 +189,7 @@ class Sides:
 
 
 def nt_xent_at_once(problem: Problem, copies: int) -> Made:
-    """NT-Xent of one list of both views, or (``copies`` is 1) of the first alone."""
+    """NT-Xent of one list of both views, or (if ``copies`` is 1) of only the first."""
     pairs, how, scale, _, wanted = problem
     n, x = pairs.a.shape[0], Rows(torch.cat((pairs.a, pairs.b)), how.unit)
     s = torch.mm(x.rows, x.rows.T).mul_(scale)

@@ -1,6 +1,6 @@
 """NT-Xent, each row identifying its positives in one list of rows, as a dense formula.
 
-The list is the concatenation of both views, with masks for the pairs of one view; or the first view alone.
+The list is the concatenation of both views, with masks for the pairs of one view; or only the first view.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from mmda.kernels import Kernel, distances_about
 #: Rows and columns per tile.
 TILE = 1024
 
-#: The value in float64, and the gradient of each input, or none where none is needed.
+#: The value in float64, and the gradient of each input; no gradients if none are needed.
 Swept = tuple[Tensor, Sequence[Tensor]]
 Sweep = Callable[..., Swept]
 
@@ -59,7 +59,7 @@ class Ring:
         return total
 
     def pairs(self) -> int:
-        """Pairs of all ranks; every rank raises where there is none, or where one of them has rows alone."""
+        """Number of pairs of all ranks; every rank raises if there are none, or if the counts differ on some rank."""
         if any(first != second for first, second in self.counts):
             fail("DistributedLoss", "inputs", "have as many rows on both sides of each rank", self.counts)
         total = sum(first for first, _ in self.counts)
@@ -103,7 +103,7 @@ def ring_bandwidth(kernel: Kernel, ring: Ring, z: Tensor) -> tuple[Tensor, Tenso
         width = (2 * squares / (count - 1).clamp(min=1)).sqrt()
         return torch.where(width > 0, width, torch.ones_like(width)).to(z.dtype), centre.to(z.dtype)
     if isinstance(named, str):
-        rule = "have a number or 'mean' as bandwidth for a ring, where no rank has the rows of all"
+        rule = "have a number or 'mean' as bandwidth for a ring, since no rank has all rows"
         fail("DistributedLoss", "loss", rule, repr(named))
     if isinstance(named, Tensor) and named.requires_grad:
         fail("DistributedLoss", "loss", "have a bandwidth without a gradient for a ring", "one with a gradient")
@@ -113,9 +113,9 @@ def ring_bandwidth(kernel: Kernel, ring: Ring, z: Tensor) -> tuple[Tensor, Tenso
 class _OverRing(torch.autograd.Function):
     """A value that is the same on every rank, of this rank's rows and of parameters that all ranks share.
 
-    ``sweep(needed, *inputs)`` gives the value and, where needed, the gradient of each input: of rows what one call on
-    all rows gives, of parameters the same on every rank. As for a loss of gathered rows, each rank's upstream gradient
-    reaches the rows of all of them.
+    ``sweep(needed, *inputs)`` returns the value and, where needed, the gradient of each input: for rows as in one call
+    on the rows of all ranks, for parameters the same on every rank. As for a loss of gathered rows, each rank's
+    upstream gradient reaches the rows of all ranks.
     """
 
     @staticmethod

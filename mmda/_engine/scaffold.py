@@ -161,7 +161,7 @@ class Sweep(Generic[Inputs, Settings]):
 
 
 class _Saved(NamedTuple):
-    """State for the backward pass; ``made`` tells which gradients the pass has computed."""
+    """State for the backward pass; ``made``: which gradients the pass has computed."""
 
     inputs: Any
     settings: Any

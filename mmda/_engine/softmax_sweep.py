@@ -11,7 +11,7 @@ r"""Softmaxes over the rows, or rows and columns, of a logit matrix that is comp
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -122,17 +122,22 @@ class Side:
         slopes = among.sub_(beside.positive / weight).mul_(share).masked_fill_(share <= 0, 0)
         return beside._replace(logits=slopes)
 
-    def parts(self, places: list[slice]) -> list[Side]:
-        """Views of blocks of the side, to which the tiles' sums are added."""
+    def parts(self, places: list[slice], read: frozenset[str]) -> list[Side]:
+        """Views of blocks of the side, of those attributes that are ``read``; the tiles' sums are added to them."""
         if len(places) == 1:
             return [self]
-        whole = [getattr(self, field.name) for field in fields(self)]
-        return [Side(*(_part(each, place) for each in whole)) for place in places]
+        blocks = {name: value for name, value in vars(self).items() if name in read and value is not None}
+        return [replace(self, **{name: _part(value, place) for name, value in blocks.items()}) for place in places]
 
 
-def _part(each: Tensor | Beside | Sums | None, place: slice) -> Any:
-    if each is None or isinstance(each, Tensor):
-        return each if each is None else each[place]
+#: What the first pass over the tiles reads of a side, and what the second.
+FIRST = frozenset({"rows", "count", "offset", "total", "pulled", "sums", "found"})
+SECOND = frozenset({"rows", "slopes", "count", "offset", "pull", "partner", "itself", "sums", "found"})
+
+
+def _part(each: Tensor | Beside | Sums, place: slice) -> Any:
+    if isinstance(each, Tensor):
+        return each[place]
     return type(each)(*(tensor[place] for tensor in each))
 
 
@@ -162,7 +167,7 @@ class Softmaxes:
 
     def value(self) -> Tensor:
         """The loss; also adds the gradients to both sides."""
-        rows, columns = self._parts()
+        rows, columns = self._parts(FIRST)
         for index, (i, j) in enumerate(self.grid.tiles):
             column = columns[j]
             if self.grid.triangle and i == j:
@@ -176,12 +181,14 @@ class Softmaxes:
         value = there.settle(0.5 if both else 1.0)
         value = value + back.settle(0.5) if both else value
         if self.wanted:
-            self._add_slopes(*self._parts())
+            self._add_slopes(*self._parts(SECOND))
         self.tiles.leave()
         return value
 
-    def _parts(self) -> tuple[list[Side], list[Side]]:
-        return self.sides[0].parts(self.grid.rows), self.sides[1].parts(self.grid.columns)
+    def _parts(self, read: frozenset[str]) -> tuple[list[Side], list[Side]]:
+        there, back = self.sides
+        rows = there.parts(self.grid.rows, read)
+        return rows, rows if back is there else back.parts(self.grid.columns, read)
 
     def _logits(self, index: int, rows: Side, columns: Side, *, first: bool) -> tuple[Tensor, Tensor | None]:
         """A tile of logits, and with ``several="sum"`` another with only the positives.
@@ -277,6 +284,6 @@ def _add_sums(sums: Tensor, tile: Tensor, weight: Tensor | None) -> None:
 
 
 def _sum(one: Beside | None, other: Beside | None) -> Tensor:
-    """The slopes by logits that both sides may have beside their tiles."""
+    """The gradients of logits that either side may have in addition to its tiles."""
     assert one is not None
     return one.logits if other is None else one.logits + other.logits

@@ -14,6 +14,7 @@ from mmda._core.digits import with_enough_digits
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import two_samples, zero_uncounted
 from mmda._core.transforms import values_are_known
+from mmda._engine.kernel_sums import absorb_bandwidth
 from mmda._engine.kernel_sweep import Samples, can_stream, pair_sum
 from mmda.kernels import Kernel, distances_about, settle_bandwidth
 
@@ -28,6 +29,8 @@ def count_classes(
         check_tensor(caller, name, labels)
         if labels.is_floating_point() and labels.ndim > 0:
             width = labels.shape[-1]
+            if width == 0:
+                fail(caller, name, "have at least one column, one per class", shape_text(labels))
             if classes is not None and width != classes:
                 fail(caller, name, f"have {classes} columns, one per class", shape_text(labels))
             classes = width
@@ -53,6 +56,8 @@ def memberships(
     classes) or (b, t, classes) are memberships.
     """
     leading = tuple(features.shape[:-1])
+    if labels.device != features.device:
+        fail(caller, argument, f"be on the device of the features ({features.device})", labels.device)
     if labels.is_floating_point():
         if tuple(labels.shape) != (*leading, classes):
             fail(caller, argument, f"have shape {(*leading, classes)} as probabilities", shape_text(labels))
@@ -119,7 +124,7 @@ def class_discrepancy(
         # sum of F_cd (a_c K a_c + b_d K b_d - 2 a_c K b_d), with the normalised weights a_c and b_d of rows in classes
         of_x, across, of_y = a * factors.sum(1), a @ factors, b * factors.sum(0)
         x_weight, y_weight = _belonging(a, x_weight, dtype), _belonging(b, y_weight, dtype)
-        bandwidth = settle_bandwidth(kernel, x, y, x_weight, y_weight)
+        x, y, bandwidth = absorb_bandwidth(kernel, x, y, settle_bandwidth(kernel, x, y, x_weight, y_weight))
         centre = pooled_centre(x, y, x_weight, y_weight)
         if can_stream(kernel, (x, y), (a, b, bandwidth)):
             left = torch.cat((torch.cat((of_x, -across), 1), torch.cat((-b @ factors.T, of_y), 1)))

@@ -116,11 +116,11 @@ def with_masks(
     """Check pair masks and weights (n, m) and add them to ``pairs``; without positives, n = m is required."""
     n, m = pairs.a.shape[0], pairs.b.shape[0]
     if positive_mask is not None:
-        check_mask(caller, "positive_mask", positive_mask, (n, m))
+        check_mask(caller, "positive_mask", positive_mask, (n, m), device=pairs.a.device)
     if negative_mask is not None:
-        check_mask(caller, "negative_mask", negative_mask, (n, m))
+        check_mask(caller, "negative_mask", negative_mask, (n, m), device=pairs.a.device)
     if positive_weight is not None:
-        check_weight(caller, "positive_weight", positive_weight, (n, m))
+        check_weight(caller, "positive_weight", positive_weight, (n, m), device=pairs.a.device)
     if positive_mask is None and positive_weight is None and n != m:
         fail(caller, "positive_mask", f"be given if `anchor` has {n} rows and `positive` another number", m)
     return pairs._replace(positive_mask=positive_mask, positive_weight=positive_weight, negative_mask=negative_mask)

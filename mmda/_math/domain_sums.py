@@ -16,6 +16,7 @@ from mmda._core.counts import pooled_centre
 from mmda._core.masking import safe_divide
 from mmda._core.rows import zero_uncounted
 from mmda._core.transforms import values_are_known
+from mmda._engine.kernel_sums import absorb_bandwidth
 from mmda._engine.kernel_sweep import Samples, can_stream, pair_sum
 from mmda.kernels import Kernel, formula_of
 
@@ -79,7 +80,9 @@ def mean_over_comparisons(
         rows, member = rows.index_select(0, kept), member.index_select(0, kept)
     if rows.shape[0] < 2:
         return None
-    bandwidth = how.kernel.settle(rows)
+    half = rows.shape[0] // 2
+    x, y = torch.split(rows, [half, rows.shape[0] - half])
+    x, y, bandwidth = absorb_bandwidth(how.kernel, x, y, how.kernel.settle(rows))
     if not can_stream(how.kernel, (rows,), (member, bandwidth)):
         return None
     masses = member.sum(0, dtype=torch.float64)
@@ -97,8 +100,6 @@ def mean_over_comparisons(
     if unbiased:
         own = own - (within_s * s_mass + within_t * t_mass).sum()
     left = member @ factors.to(member.dtype)
-    half = rows.shape[0] // 2
-    x, y = torch.split(rows, [half, rows.shape[0] - half])
     centre = pooled_centre(x, y, member[:half].sum(1), member[half:].sum(1))
     plus = how.kernel.at_zero * own
     samples = Samples(x, y, torch.cat((left, left), 1), member, bandwidth.detach(), centre, plus)

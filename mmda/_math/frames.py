@@ -15,4 +15,4 @@ def check_frames_and_queries(caller: str, frames: Tensor, queries: Tensor, frame
     if frames.shape[-1] != queries.shape[-1]:
         fail(caller, "queries", f"have as many features as `frames` ({frames.shape[-1]})", queries.shape[-1])
     if frame_mask is not None:
-        check_mask(caller, "frame_mask", frame_mask, frames.shape[:2])
+        check_mask(caller, "frame_mask", frame_mask, frames.shape[:2], device=frames.device)

@@ -90,7 +90,7 @@ def candidate_mask(caller: str, n: int, negative_mask: Tensor | None, device: to
     """Which off-diagonal pairs may be negatives; all by default."""
     if negative_mask is None:
         return torch.ones(n, n, dtype=torch.bool, device=device)
-    check_mask(caller, "negative_mask", negative_mask, (n, n))
+    check_mask(caller, "negative_mask", negative_mask, (n, n), device=device)
     return negative_mask
 
 
@@ -98,9 +98,9 @@ def pair_counts(caller: str, n: int, mask: Tensor | None, weight: Tensor | None,
     """Pair weights (n,) from a mask and a weight."""
     counts = torch.ones(n, dtype=like.dtype, device=like.device)
     if weight is not None:
-        check_weight(caller, "weight", weight, (n,))
+        check_weight(caller, "weight", weight, (n,), device=like.device)
         counts = weight.to(like.dtype)
     if mask is not None:
-        check_mask(caller, "mask", mask, (n,))
+        check_mask(caller, "mask", mask, (n,), device=like.device)
         counts = torch.where(mask, counts, torch.zeros_like(counts))
     return counts

@@ -45,19 +45,19 @@ class _NuclearNorm(torch.autograd.Function):
         undefined = None if on_cpu and math.isfinite(float(total)) else total - total  # 0, or NaN
         finite = rows if undefined is None else rows.nan_to_num(0.0, 0.0, 0.0)
         decompose = _of_gram if on_cpu and rows.dtype == torch.float32 else _of_rows
-        value, slope = decompose(finite, smoothing, wanted)
-        if slope is not None:
-            ctx.save_for_backward(rows, slope if undefined is None else slope + undefined)
+        value, gradient = decompose(finite, smoothing, wanted)
+        if gradient is not None:
+            ctx.save_for_backward(rows, gradient if undefined is None else gradient + undefined)
             ctx.smoothing = smoothing
         return value if undefined is None else value + undefined
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        rows, slope = ctx.saved_tensors
+        rows, gradient = ctx.saved_tensors
         if torch.is_grad_enabled():
             value = _by_newton(rows, ctx.smoothing)
-            (slope,) = torch.autograd.grad(value, rows, create_graph=True)
-        return gradients[0] * slope, None
+            (gradient,) = torch.autograd.grad(value, rows, create_graph=True)
+        return gradients[0] * gradient, None
 
 
 def _of_rows(rows: Tensor, smoothing: float, wanted: bool) -> tuple[Tensor, Tensor | None]:
@@ -65,8 +65,8 @@ def _of_rows(rows: Tensor, smoothing: float, wanted: bool) -> tuple[Tensor, Tens
     u, sigma, vh = torch.linalg.svd(rows, full_matrices=False)
     squared = sigma.square()
     smooth = squared + smoothing**2
-    slope = (u * (sigma * (smooth + smoothing**2) / smooth.pow(1.5))) @ vh if wanted else None
-    return (squared * smooth.rsqrt()).sum(), slope
+    gradient = (u * (sigma * (smooth + smoothing**2) / smooth.pow(1.5))) @ vh if wanted else None
+    return (squared * smooth.rsqrt()).sum(), gradient
 
 
 def _of_gram(rows: Tensor, smoothing: float, wanted: bool) -> tuple[Tensor, Tensor | None]:
@@ -88,7 +88,7 @@ def _of_gram(rows: Tensor, smoothing: float, wanted: bool) -> tuple[Tensor, Tens
 
 
 def _by_newton(rows: Tensor, smoothing: float) -> Tensor:
-    """The same in differentiable operations."""
+    """The value in differentiable operations."""
     n, k = rows.shape
     u, sigma, vh = torch.linalg.svd(zero_undefined(rows.detach()), full_matrices=False)
     turned = (u.transpose(0, 1) @ rows).transpose(0, 1) if n < k else rows @ vh.transpose(0, 1)

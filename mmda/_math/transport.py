@@ -6,7 +6,7 @@ The dual problem is maximised over one potential g; the other is its soft transf
 
 a concave function with gradient b - S^T a and Hessian -(diag(S^T a) - S^T diag(a) S) / eps, S the row softmax of the
 plan. The regularisation is annealed geometrically from the largest cost to eps, with one Sinkhorn step and one Newton
-step (with a line search on V) at each value. This tracks the solution to small eps, where Sinkhorn steps alone would
+step (with a line search on V) at each value. This tracks the solution to small eps, where only Sinkhorn steps would
 take thousands of iterations.
 """
 
@@ -45,9 +45,9 @@ def transport_cost(cost: Tensor, a: Tensor, b: Tensor, *, regularisation: float,
         cost, a, b = cost.T, b, a  # the linear systems have the size of the smaller sample
     potential, inverse = transport_potential(cost.detach(), a.detach(), b.detach(), regularisation, iterations, True)
     log_b = _log(b)
-    slope = b - a @ torch.softmax(log_b + (potential - cost) / regularisation, 1)
-    settled = slope.detach()
-    shift = inverse @ (slope - settled)
+    gradient = b - a @ torch.softmax(log_b + (potential - cost) / regularisation, 1)
+    settled = gradient.detach()
+    shift = inverse @ (gradient - settled)
     potential = potential + shift
     other = -regularisation * torch.logsumexp(log_b + (potential - cost) / regularisation, 1)
     value: Tensor = a @ other + b @ potential - settled @ shift
@@ -107,11 +107,11 @@ def _followed(cost: Tensor, a: Tensor, b: Tensor, regularisation: float, iterati
         g = -_exponentials((log_a + f).unsqueeze(-1) - scaled, -2)[1]
         potential = eps * g
         soft = _exponentials((log_b + g).unsqueeze(-2) - scaled, -1)[0]
-        slope, factor, scale = _newton_system(soft, a, b)
-        error = slope.abs().sum(-1)
+        gradient, factor, scale = _newton_system(soft, a, b)
+        error = gradient.abs().sum(-1)
         if step > falling and not bool((error > least).any()):
             break
-        move = scale * torch.cholesky_solve((scale * slope).unsqueeze(-1), factor).squeeze(-1)
+        move = scale * torch.cholesky_solve((scale * gradient).unsqueeze(-1), factor).squeeze(-1)
         move = torch.where(b > 0, move, torch.zeros_like(move))
         move = move - move.mean(-1, keepdim=True)
         move = move * (_REACH / move.abs().amax(-1, keepdim=True).clamp(min=_REACH))

@@ -14,9 +14,9 @@ exponentials. There are three solvers:
 
 For large samples M is recomputed tile by tile for each product.
 
-The squared costs of a far row are so large that float64 loses their differences, on which the plan depends. Between two
-samples the parts that a row or a column has in common are therefore subtracted first: squared norms, then minima. They
-do not change the plan.
+The squared costs of an outlier are so large that float64 loses their differences, on which the plan depends. Between
+two samples, terms that are constant over a row or column are therefore subtracted first: squared norms, then minima.
+They do not change the plan.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from mmda.kernels import distances_about, safe_sqrt
 #: Largest number of entries of a stored matrix, and rows and columns per tile for larger ones.
 _KEPT, _TILE = 1 << 22, 1024
 #: Above this ratio of cost to regularisation float64 is not accurate to 1e-3, unless no mass moves at such a cost.
-#: Above the second, common parts of rows and columns are subtracted from squared costs.
+#: Above the second, terms constant over rows and columns are subtracted from squared costs.
 _FLOAT64, _WIDE = 1e12, 1e8
 #: Up to this ratio Sinkhorn steps are tried first.
 _PLAIN = 2000.0
@@ -49,7 +49,7 @@ _CONVERGED = {torch.float32: 2e-6, torch.float64: 1e-12}
 _SETTLED = 1e-4
 #: Steps for a sample with itself: 3^-60 is below any rounding error.
 _SELF = 60
-#: Share of a row's mass below which the cost it pays is not checked.
+#: Fraction of a row's mass below which the cost of its transport is not checked.
 _MOVED = 1e-6
 #: Exponents are clamped to this size, to avoid overflow and slow denormal numbers in float32.
 _REACH = 80.0
@@ -383,11 +383,11 @@ def _run(inputs: Inputs, settings: Settings, needed: Needed) -> tuple[Tensor, tu
         value = value + factor * settings.regularisation * held
         # For a sample with itself both arguments contribute equally.
         wanted = [needed[sides[0]], needed[sides[1]] and sides[0] != sides[1]]
-        for side, slope in zip(sides, _gradients(plan, p, q, *wanted)):
-            if slope is not None:
-                slope = slope * (factor if sides[0] != sides[1] else 2 * factor)
+        for side, gradient in zip(sides, _gradients(plan, p, q, *wanted)):
+            if gradient is not None:
+                gradient = gradient * (factor if sides[0] != sides[1] else 2 * factor)
                 known = gradients[side]
-                gradients[side] = slope if known is None else known.add_(slope)
+                gradients[side] = gradient if known is None else known.add_(gradient)
 
     plan = _Plan(x, y, settings, same=False, rest=rest)
     _solve_across(plan, a, b, ratio)

@@ -1,7 +1,7 @@
-"""The command ``mmda``: one file a subcommand, each of which parses, calls the library and prints.
+"""The command ``mmda``: one module per subcommand, which parses arguments, calls the library and prints.
 
-Exit code 0: done. Exit code 2: bad input, told in one line on standard error that names file and rule. 129, 130
-and 143: ended by SIGHUP, Ctrl-C and SIGTERM; what was being trained is saved and gone on with by ``--resume``.
+Exit code 0: success. 2: invalid input, with one line on standard error that names the file and the rule. 129, 130 and
+143: ended by SIGHUP, Ctrl-C and SIGTERM; the training state is saved, and ``--resume`` continues from it.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import Sequence
 
 from mmda._core.version import __version__
 
-#: Subcommands, each a module of this package with ``main(arguments) -> exit code``.
+#: Subcommands; each is a module of this package with ``main(arguments) -> exit code``.
 COMMANDS = {
     "table": "train every row of a comparison, and print the table with its intervals",
     "train": "train one model",
     "predict": "the best moments for a sentence in a video, or for every query of a file",
     "evaluate": "score a trained model, or a file of predictions",
-    "check": "say what is wrong with annotations and features",
-    "shift": "say how far two domains' features lie apart",
+    "check": "check annotations and features, and report errors",
+    "shift": "measure the shift between the features of two domains",
 }
 
 
@@ -32,7 +32,7 @@ def _help() -> str:
             "",
             *(f"  {name:9} {what}" for name, what in COMMANDS.items()),
             "",
-            "mmda COMMAND --help says what each takes.",
+            "mmda COMMAND --help lists the options of a command.",
         )
     )
 

@@ -8,5 +8,5 @@ from mmda.vmr.check import main as check_main
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Say what is wrong with annotations and features."""
+    """Check annotations and features, and report errors."""
     return check_main(["check", *arguments], program="mmda")

@@ -1,4 +1,4 @@
-"""How a command ends: exit codes, and one line for what the user can mend."""
+"""Exit codes of commands, and one-line messages for errors that the user can fix."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mmda.vmr import ClosedMomentsError, VMRDataError
 
 
 def exit_code(command: Callable[[], None]) -> int:
-    """Run a command: 0 where it ends well, 2 and one clear line for what the user can mend; a bug shows its trace."""
+    """Run a command: 0 on success, 2 with a one-line message for errors of the user; a bug shows its traceback."""
     rank, size = launched()
     error_at = "error:" if size == 1 else f"error: rank {rank}:"
     try:
@@ -28,6 +28,6 @@ def exit_code(command: Callable[[], None]) -> int:
         print(f"{error_at} {error}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, TrainingStopped) as stopped:
-        print("interrupted; --resume keeps the finished rows and goes on with begun ones", file=sys.stderr)
+        print("interrupted; --resume keeps finished rows and resumes unfinished ones", file=sys.stderr)
         return 128 + (getattr(stopped, "signal", 0) or 2)
     return 0

@@ -30,7 +30,7 @@ def _annotations(options: argparse.Namespace) -> Annotations:
         return read_annotations(options.annotations, split=options.split, durations=options.durations)
     except VMRDataError:
         raise
-    except ValueError as error:  # lengths for a layout that holds them
+    except ValueError as error:  # durations for a format that contains them
         raise UnusableError(str(error)) from None
 
 
@@ -41,10 +41,10 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="a model (.pt), or predictions as JSON lines")
     parser.add_argument("--annotations", metavar="PATH", help="the true moments, for predictions")
-    parser.add_argument("--split", help="which file of a folder of annotations: the word in its name, as test")
-    parser.add_argument("--durations", metavar="PATH", help="lengths of the videos (Charades-STA), csv or json")
+    parser.add_argument("--split", help="file of a folder of annotations: a word in its name, such as test")
+    parser.add_argument("--durations", metavar="PATH", help="durations of the videos (Charades-STA), csv or json")
     help_text = (
-        "mAP, R1 and, where the predictions hold saliency, HIT@1, as the public evaluator of QVHighlights prints"
+        "mAP, R1 and, if the predictions contain saliency, HIT@1, as printed by the public QVHighlights evaluator"
     )
     parser.add_argument("--qvhighlights", action="store_true", help=help_text)
     parser.add_argument("--json", action="store_true", help="print the scores as JSON")

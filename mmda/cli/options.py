@@ -1,4 +1,4 @@
-"""Options that several commands share, and the values that they stand for."""
+"""Options shared by several commands, and the objects built from them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mmda.vmr import WORLDS
 OUTPUT = Path("outputs/mmcda_vmr")
 SIDES = ("source", "target")
 
-#: Options that mean nothing on simulated worlds.
+#: Options that do not apply to simulated worlds.
 ONLY_ON_DISK = (
     *(f"{side}_{what}" for side in SIDES for what in ("video", "query", "clip_seconds")),
     *("splits", "glove", "drop", "durations", "clip_seconds"),
@@ -21,67 +21,67 @@ ONLY_ON_DISK = (
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
-    """Two domains: simulated worlds, or places on disk."""
+    """Add the options for the two domains: simulated worlds, or data on disk."""
     data = parser.add_argument_group("data")
     worlds = f"simulated world, may be repeated: {', '.join(WORLDS)} (default: default and language)"
     data.add_argument("--world", action="append", choices=list(WORLDS), metavar="NAME", help=worlds)
     data.add_argument("--source", metavar="PATH", help="folder, file or prefix of the labelled domain")
     data.add_argument("--target", metavar="PATH", help="folder, file or prefix of the other domain")
     for side in SIDES:
-        help_text = "frame features elsewhere; repeat to join several"
+        help_text = "frame features stored elsewhere; repeat to concatenate several"
         data.add_argument(f"--{side}-video", action="append", default=[], metavar="PATH", help=help_text)
-        data.add_argument(f"--{side}-query", metavar="PATH", help="query features elsewhere")
-        help_text = "length of a clip of this domain, where --clip-seconds is not that of both"
+        data.add_argument(f"--{side}-query", metavar="PATH", help="query features stored elsewhere")
+        help_text = "clip length of this domain, if --clip-seconds does not hold for both"
         data.add_argument(f"--{side}-clip-seconds", type=float, metavar="S", help=help_text)
-    help_text = "word vectors, a word and its numbers a line, in place of query features"
+    help_text = "word vectors to use instead of query features: one line per word, the word and its numbers"
     data.add_argument("--glove", metavar="FILE", help=help_text)
-    help_text = "splits by video (default: files of train, val and test where there are some, else 70 / 10 / 20)"
+    help_text = "splits by video (default: files of train, val and test if present, else 70 / 10 / 20)"
     data.add_argument("--splits", metavar="JSON", help=help_text)
-    help_text = "lengths of the videos, csv or json, for annotations that do not hold them (Charades-STA)"
+    help_text = "durations of the videos, csv or json, for annotations that do not contain them (Charades-STA)"
     data.add_argument("--durations", metavar="FILE", help=help_text)
-    help_text = "length of a clip, where the features do not say"
+    help_text = "clip length, if the features do not contain it"
     data.add_argument("--clip-seconds", type=float, metavar="S", help=help_text)
-    help_text = "average-pool longer videos to so many; moments are then as coarse (default: every clip is kept)"
+    help_text = "average-pool longer videos to this many clips; moments become as coarse (default: keep all clips)"
     data.add_argument("--max-clips", type=int, metavar="N", help=help_text)
-    help_text = "leave out videos and queries without usable features, and say which (default: an error)"
+    help_text = "leave out videos and queries without usable features, and list them (default: an error)"
     data.add_argument("--drop", action="store_true", help=help_text)
-    parser.add_argument("--smoke", action="store_true", help="seconds, not minutes: is everything wired?")
+    parser.add_argument("--smoke", action="store_true", help="a run of seconds that checks that everything works")
 
 
 def add_training(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """How to train; returns the group, for what one command has alone."""
+    """Add the training options; returns the group, for options of a single command."""
     training = parser.add_argument_group("training")
-    training.add_argument("--alignment", choices=ALIGNMENTS, default="mmd", help="what (i) aligns with (default: mmd)")
-    help_text = "linear heads started in closed form, or towers learned from scratch (default: linear on real data)"
+    training.add_argument("--alignment", choices=ALIGNMENTS, default="mmd", help="discrepancy of (i) (default: mmd)")
+    help_text = "linear heads initialised in closed form, or towers trained from scratch (default: linear on real data)"
     training.add_argument("--form", choices=("linear", "towers"), help=help_text)
     help_text = "passes over the source (default: 10 simulated, 12 real; none for a linear form)"
     training.add_argument("--epochs", type=int, help=help_text)
-    help_text = "source queries a step (default: 32; 64 for a linear form)"
+    help_text = "source queries per step (default: 32; 64 for a linear form)"
     training.add_argument("--batch-size", type=int, help=help_text)
-    help_text = "target queries a step, of which each is a negative of the others (default: as many)"
+    help_text = "target queries per step, which are in-batch negatives of each other (default: --batch-size)"
     training.add_argument("--target-batch-size", type=int, help=help_text)
-    help_text = "train on the validation videos too; no checkpoint is chosen then, the last weights are kept"
+    help_text = "train on the validation videos too; the last weights are kept instead of a selected checkpoint"
     action = argparse.BooleanOptionalAction
     training.add_argument("--train-on-val", action=action, help=f"{help_text} (default: a linear form does)")
-    help_text = "frames and words come from one encoder: start from their plain similarity"
+    help_text = "frame and word features come from one encoder: start from their cosine similarity"
     training.add_argument("--shared-space", action="store_true", help=help_text)
-    help_text = "share of features hidden while training, in [0, 1) (default: 0 simulated, 0.3 real)"
+    help_text = "dropout probability in [0, 1) (default: 0 simulated, 0.3 real)"
     training.add_argument("--dropout", type=float, metavar="SHARE", help=help_text)
     training.add_argument("--diagnose", action="store_true", help="log each term's gradient norm (JSON)")
     training.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
-    help_text = "keep the finished rows in --output, and go on with begun ones in their middle"
+    help_text = "keep finished rows in --output, and resume unfinished ones"
     training.add_argument("--resume", action="store_true", help=help_text)
-    help_text = "save what is being trained after each so many steps (default: by time alone)"
+    help_text = "save the training state every this many steps (default: by time only)"
     training.add_argument("--save-steps", type=int, metavar="N", help=help_text)
-    help_text = "save it when so many seconds have passed, and at every evaluation (default: 60)"
+    help_text = "save it after this many seconds, and at every evaluation (default: 60)"
     training.add_argument("--save-seconds", type=float, default=60.0, metavar="S", help=help_text)
     help_text = "run the model under autocast; float16 scales the loss, on CUDA or the CPU (default: float32)"
     training.add_argument("--precision", choices=("float32", "bfloat16", "float16"), default="float32", help=help_text)
-    help_text = "scale gradients down to this norm (default: 5)"
+    help_text = "maximum gradient norm (default: 5)"
     training.add_argument("--clip-norm", type=float, default=5.0, metavar="NORM", help=help_text)
-    help_text = "batches of a step, their gradients averaged (default: 1)"
+    help_text = "batches per step, with averaged gradients (default: 1)"
     training.add_argument("--accumulate", type=int, default=1, metavar="N", help=help_text)
-    help_text = "write loss, terms, norms, speed and memory of each so many steps to --output/logs, a line of JSON each"
+    help_text = "write loss, terms, norms, speed and memory to --output/logs every this many steps, as JSON lines"
     training.add_argument("--log-steps", type=int, metavar="N", help=help_text)
     help_text = "write them for TensorBoard too (needs the package tensorboard)"
     training.add_argument("--tensorboard", action="store_true", help=help_text)
@@ -89,21 +89,21 @@ def add_training(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
 
 
 def add_output(parser: argparse._ActionsContainer) -> None:
-    """Where results lie."""
+    """Add the output option."""
     parser.add_argument("--output", type=Path, default=OUTPUT, help=f"folder for all results (default: {OUTPUT})")
 
 
 def add_evaluation(parser: argparse.ArgumentParser) -> None:
-    """How to score."""
+    """Add the evaluation options."""
     evaluation = parser.add_argument_group("evaluation")
     help_text = f"the conventions of a published evaluator: {', '.join(PRESETS)} (default: default)"
     evaluation.add_argument("--preset", choices=list(PRESETS), default="default", metavar="NAME", help=help_text)
-    help_text = "IoU thresholds beside 0.3, 0.5 and 0.7, as 0.1 for short moments"
+    help_text = "IoU thresholds in addition to 0.3, 0.5 and 0.7, such as 0.1 for short moments"
     evaluation.add_argument("--iou", type=float, nargs="+", default=[], metavar="M", help=help_text)
 
 
 def check_data(parser: argparse.ArgumentParser, options: argparse.Namespace, *alone: str) -> None:
-    """End with the usage where options contradict each other; those of ``alone`` need no source and target."""
+    """Exit with a usage error if options contradict each other; those in ``alone`` need no source and target."""
     if (options.source is None) != (options.target is None):
         parser.error("--source and --target go together")
     if options.source is not None and options.world:
@@ -118,7 +118,7 @@ def check_data(parser: argparse.ArgumentParser, options: argparse.Namespace, *al
 
 
 def check_numbers(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """End with the usage where a number is out of range."""
+    """Exit with a usage error if a number is out of range."""
     if any(not 0 < threshold <= 1 for threshold in getattr(options, "iou", ())):
         parser.error(f"--iou must be in (0, 1], got {', '.join(map(str, options.iou))}")
     dropout = getattr(options, "dropout", None)
@@ -139,20 +139,20 @@ def check_numbers(parser: argparse.ArgumentParser, options: argparse.Namespace) 
     counts = ("seeds", "epochs", "batch_size", "target_batch_size", "workers", "max_clips", "top", "save_steps")
     for name in (*counts, "accumulate", "log_steps"):
         value = getattr(options, name, None)
-        least = 2 if name.endswith("batch_size") else 1  # a batch of one has no negatives and no spread
+        least = 2 if name.endswith("batch_size") else 1  # a batch of one has no negatives and no variance
         if value is not None and value < least:
             parser.error(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
 
 
 def clip_seconds(options: argparse.Namespace, side: str) -> float | None:
-    """Length of a clip of one domain, where it is given."""
+    """Clip length of one domain, if given."""
     own: float | None = getattr(options, f"{side}_clip_seconds")
     both: float | None = options.clip_seconds
     return both if own is None else own
 
 
 def problems_of(options: argparse.Namespace) -> list[Problem]:
-    """What to train on."""
+    """The problems to train on."""
     if options.source is None:
         worlds = list(dict.fromkeys(options.world or [])) or (
             ["language"] if options.smoke else ["default", "language"]
@@ -177,7 +177,7 @@ def problems_of(options: argparse.Namespace) -> list[Problem]:
 
 
 def plan_of(options: argparse.Namespace) -> Plan:
-    """What is asked for."""
+    """The plan of a table or training."""
     return Plan(
         rows=tuple(options.rows or ()),
         ablation=options.ablation,

@@ -14,28 +14,28 @@ from mmda.models.mmcda.experiment.jobs import file_stem
 from mmda.models.mmcda.experiment.results import write_lines
 
 DESCRIPTION = """\
-Ask a trained model.
+Predict with a trained model.
 
     mmda predict "the concept07-a of" --video target-test-3          the best moments of one video for a sentence
     mmda predict --all QUERIES.jsonl --target-video VIDEO --target-query QUERY
                                                                      an answer to every query, as JSON lines
     mmda predict "a dog runs" --video NEW --target-video VIDEO --target-query QUERY --clip-seconds 2
-                                                                     a video and a sentence that nobody has seen
+                                                                     a new video and a new sentence
     mmda predict "a dog runs" --corpus VIDEOS --target-query QUERY   which of many videos, and where in them
 """
 
 
 def add_asking(parser: argparse._ActionsContainer) -> None:
-    """Which model, which video, how many moments."""
+    """Add the options for model, video and number of moments."""
     parser.add_argument("--video", metavar="ID", help="a video of the target")
-    help_text = "frame features of many videos, any layout: rank them by how much they look like the sentence"
+    help_text = "frame features of many videos, any format: rank them by similarity to the sentence"
     parser.add_argument("--corpus", metavar="PATH", help=help_text)
     parser.add_argument("--checkpoint", type=Path, help="default: the full model of the first seed in --output")
-    parser.add_argument("--top", type=int, default=5, help="how many moments, or videos of --corpus (default: 5)")
+    parser.add_argument("--top", type=int, default=5, help="number of moments, or of videos with --corpus (default: 5)")
 
 
 def check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """End with the usage where options contradict each other."""
+    """Exit with a usage error if options contradict each other."""
     if options.predict is not None and options.predict_all is not None:
         parser.error("--predict and --predict-all exclude each other")
     if options.predict is not None and (options.video is None) == (options.corpus is None):
@@ -47,7 +47,7 @@ def check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Answer, and print."""
+    """Predict, and print the result."""
     problems, named = shared.problems_of(options), bool(options.world or options.source)
     path = options.checkpoint or ask.default_checkpoint(options.output, problems, options.alignment, named=named)
     checkpoint = open_checkpoint(path, problems if named else ())
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _answer(checkpoint: ask.Checkpoint, options: argparse.Namespace) -> None:
-    alone = options.target is None  # else these features are those of the target
+    alone = options.target is None  # otherwise these are the features of the target
     question = ask.Question(
         sentence=options.predict,
         vid=options.video,
@@ -68,14 +68,14 @@ def _answer(checkpoint: ask.Checkpoint, options: argparse.Namespace) -> None:
         query=options.target_query if alone else None,
         clip_seconds=shared.clip_seconds(options, "target"),
     )
-    pair, told = ask.asked_pair(checkpoint, question, Draws())
+    pair, messages = ask.asked_pair(checkpoint, question, Draws())
     spans = find_moments(checkpoint.model, pair, top=options.top)
-    print("".join(f"{line}\n" for line in told), end="")
+    print("".join(f"{line}\n" for line in messages), end="")
     print(f"{options.video} ({float(pair.duration[0]):.1f} s): {options.predict!r}")
     for (start, end), score, kept in zip(spans.windows[0].tolist(), spans.scores[0].tolist(), spans.mask[0].tolist()):
         if kept:
             print(f"  {start:7.1f} s - {end:7.1f} s   score {score:7.2f}")
-    print("scores order the moments of one video; they are no probabilities")
+    print("scores rank the moments of one video; they are not probabilities")
 
 
 def _search(checkpoint: ask.Checkpoint, options: argparse.Namespace) -> None:
@@ -86,8 +86,8 @@ def _search(checkpoint: ask.Checkpoint, options: argparse.Namespace) -> None:
         query=options.target_query if options.target is None else None,
         clip_seconds=shared.clip_seconds(options, "target"),
     )
-    found, told = ask.find_videos(checkpoint, question, Draws(), top=options.top)
-    print("".join(f"{line}\n" for line in told), end="")
+    found, messages = ask.find_videos(checkpoint, question, Draws(), top=options.top)
+    print("".join(f"{line}\n" for line in messages), end="")
     print(f"{options.corpus}: {options.predict!r}")
     for video in found:
         start, end = video.windows[0].tolist()
@@ -119,12 +119,12 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="mmda predict", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("predict", nargs="?", metavar="SENTENCE", help="what to look for in --video")
+    parser.add_argument("predict", nargs="?", metavar="SENTENCE", help="sentence to find in --video")
     help_text = "answer every query of a file, folder or prefix of annotations; written to --output/predictions"
     parser.add_argument("--all", dest="predict_all", metavar="PATH", help=help_text)
     add_asking(parser)
     shared.add_data(parser)
-    parser.add_argument("--alignment", default="mmd", help="which of the models in --output (default: mmd)")
+    parser.add_argument("--alignment", default="mmd", help="alignment of the model in --output (default: mmd)")
     shared.add_output(parser)
     options = parser.parse_args(arguments)
     if (options.predict is None) == (options.predict_all is None):

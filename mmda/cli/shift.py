@@ -8,5 +8,5 @@ from mmda.shift import main as shift_main
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Say how far two domains' features lie apart."""
+    """Measure the shift between the features of two domains."""
     return shift_main(arguments, program="mmda shift")

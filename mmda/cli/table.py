@@ -12,19 +12,19 @@ from mmda.models.mmcda.experiment import run_table, train_row
 from mmda.models.mmcda.experiment.runs import Recipe
 
 DESCRIPTION = """\
-Cross-domain video moment retrieval: train on one domain, fail on another, and win part of it back with MMCDA.
+Cross-domain video moment retrieval: train on one domain, lose accuracy on another, and recover part of it with MMCDA.
 
     mmda table                                            two simulated worlds, under three minutes on two cores
     mmda table --world noisy --ablation --seeds 5
     mmda table --source DATA/charades --target DATA/tacos --epochs 25
 
-On real data, --source and --target each name a folder that holds annotations (any layout that `mmda check` reads)
+On real data, --source and --target each name a folder that holds annotations (any format that `mmda check` reads)
 beside `video` and `query` features, or the common prefix of three files PREFIX.jsonl, PREFIX_video.npz and
 PREFIX_query.npz, or a file of annotations, with --source-video and so on for its features. Published files of train,
 val and test are the splits; one file alone is split by video. Frames of both domains must have one width, queries too.
 
-The target's boundaries are closed: training and the choice of a checkpoint never look at them, so that nothing in them
-changes a weight. Those of the test split are opened by the evaluation (and others by the rows that say "supervised").
+The target's boundaries are hidden: training and checkpoint selection do not use them. Only the evaluation reads
+those of the test split, and rows named "supervised" read others.
 """
 
 
@@ -34,17 +34,17 @@ def _parser(program: str, description: str, *, asking: bool) -> argparse.Argumen
     )
     shared.add_data(parser)
     training = shared.add_training(parser)
-    training.add_argument("--ablation", action="store_true", help="every row: also each module left out, controls")
-    help_text = "train these rows only: names, or their beginnings"
+    training.add_argument("--ablation", action="store_true", help="all rows: also each module left out, and controls")
+    help_text = "train only these rows: names, or prefixes of names"
     training.add_argument("--rows", nargs="+", metavar="NAME", help=help_text)
+    training.add_argument("--seeds", type=int, help="number of seeds (default: 3 for training on real data, else 1)")
     training.add_argument(
-        "--seeds", type=int, help="number of seeds (default: 3 on real data that is trained on, else 1)"
+        "--workers", type=int, help="number of processes (default: one per core, at most 8; 1 on a GPU)"
     )
-    training.add_argument("--workers", type=int, help="processes (default: one a core, at most 8; 1 on a GPU)")
     shared.add_output(training)
     shared.add_evaluation(parser)
     if asking:
-        group = parser.add_argument_group("asking a trained model")
+        group = parser.add_argument_group("prediction with a trained model")
         group.add_argument("--predict", metavar="SENTENCE", help="print the best moments of --video for a sentence")
         help_text = "answer every query of a file, folder or prefix of annotations, with features as for --target"
         group.add_argument("--predict-all", metavar="PATH", help=f"{help_text}; written to --output/predictions")

@@ -18,9 +18,9 @@ Train one model on two domains and save it.
     mmda train --world language
     mmda train --source DATA/charades --target DATA/tacos --row source-only --seed 3
 
-The data is given as for `mmda table`. Where the target's test split has moments, the model is scored on it.
+The data is given as for `mmda table`. If the target's test split has moments, the model is scored on it.
 
-On several processes, each with its share of every batch (the sizes of batches are those of all together):
+On several processes, each with its part of every batch (batch sizes are totals over all processes):
 
     torchrun --nproc-per-node 4 --max-restarts 3 -m mmda train --source DATA/charades --target DATA/tacos --epochs 25
 """
@@ -33,11 +33,11 @@ def main(arguments: Sequence[str]) -> int:
     )
     shared.add_data(parser)
     training = shared.add_training(parser)
-    training.add_argument("--row", default=FULL, metavar="NAME", help=f"what is on (default: {FULL})")
-    training.add_argument("--seed", type=int, default=0, help="of weights and batches (default: 0)")
-    help_text = "on several processes: each holds a shard of the parameters, not the whole model"
+    training.add_argument("--row", default=FULL, metavar="NAME", help=f"row of the table to train (default: {FULL})")
+    training.add_argument("--seed", type=int, default=0, help="seed of weights and batches (default: 0)")
+    help_text = "on several processes: shard the parameters over them"
     training.add_argument("--fsdp", action="store_true", help=help_text)
-    help_text = f"on several processes: seconds that one waits for another (default: {TIMEOUT:g})"
+    help_text = f"on several processes: timeout of collectives in seconds (default: {TIMEOUT:g})"
     training.add_argument("--timeout", type=float, default=TIMEOUT, metavar="S", help=help_text)
     shared.add_output(training)
     shared.add_evaluation(parser)

@@ -14,6 +14,8 @@ from mmda._core.checks import (
     check_floating,
     check_mask,
     check_number,
+    check_same_device,
+    check_tensor,
     fail,
     fail_type,
     shape_text,
@@ -254,6 +256,8 @@ class DomainSpecificBatchNorm(nn.Module):
         if mask is not None:
             check_mask(name, "mask", mask, (x.shape[0], *x.shape[2:]))
         if isinstance(domain, Tensor):
+            check_tensor(name, "domain", domain)
+            check_same_device(name, "x", x, "domain", domain)
             if domain.is_floating_point() or domain.is_complex() or domain.dtype == torch.bool:
                 raise TypeError(f"{name}: `domain` must be an int or an integer tensor, got {domain.dtype}")
             if domain.shape != x.shape[:1]:

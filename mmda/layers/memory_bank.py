@@ -82,7 +82,7 @@ class MemoryBank(nn.Module):
         check_features(caller, "positive", positive)
         if positive.shape[1] != self.rows.shape[1]:
             fail(caller, "positive", f"have shape (samples, {self.rows.shape[1]})", shape_text(positive))
-        check_integers(caller, "identities", identities, positive.shape[:1])
+        check_integers(caller, "identities", identities, positive.shape[:1], device=positive.device)
 
     def forward(self, positive: Tensor, identities: Tensor) -> MemoryCandidates:
         """Rows of the batch and the bank, with masks of positives and negatives."""

@@ -18,7 +18,7 @@ def _rows_and_mask(caller: str, x: Tensor, mask: Tensor | None) -> tuple[Tensor,
     rows = x.to(working_dtype(x))
     if mask is None:
         return rows, torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
-    check_mask(caller, "mask", mask, x.shape[:2])
+    check_mask(caller, "mask", mask, x.shape[:2], device=x.device)
     return zero_padding(rows, mask), mask
 
 

@@ -38,11 +38,13 @@ from mmda.losses.energy import EnergyDistanceLoss, energy_distance_loss
 from mmda.losses.entropy import EntropyLoss, InformationMaximisationLoss, entropy_loss, information_maximisation_loss
 from mmda.losses.feature_norm import AdaptiveFeatureNormLoss, adaptive_feature_norm_loss
 from mmda.losses.frame_query import FrameQueryLoss, frame_query_loss
+from mmda.losses.frechet import FrechetDistanceLoss, frechet_distance_loss
 from mmda.losses.higher_order_moment import HigherOrderMomentLoss, higher_order_moment_loss
 from mmda.losses.hsic import HSICLoss, hsic_loss
 from mmda.losses.info_nce import InfoNCELoss, info_nce_loss
 from mmda.losses.joint_mmd import JointMMDLoss, joint_mmd_loss
 from mmda.losses.joint_transport import JointTransportLoss, joint_transport_loss
+from mmda.losses.kernel_alignment import KernelAlignmentLoss, kernel_alignment_loss
 from mmda.losses.many_domains import MultiDomainLoss, multi_domain_loss
 from mmda.losses.mmd import MMDLoss, mmd_loss
 from mmda.losses.moment_localization import (
@@ -101,12 +103,14 @@ __all__ = [
     "EnergyDistanceLoss",
     "EntropyLoss",
     "FrameQueryLoss",
+    "FrechetDistanceLoss",
     "HSICLoss",
     "HigherOrderMomentLoss",
     "InfoNCELoss",
     "InformationMaximisationLoss",
     "JointMMDLoss",
     "JointTransportLoss",
+    "KernelAlignmentLoss",
     "LocalMMDLoss",
     "MMDLoss",
     "MarginDisparityLoss",
@@ -155,6 +159,7 @@ __all__ = [
     "energy_distance_loss",
     "entropy_loss",
     "frame_query_loss",
+    "frechet_distance_loss",
     "gradient_penalty",
     "higher_order_moment_loss",
     "hsic_loss",
@@ -162,6 +167,7 @@ __all__ = [
     "information_maximisation_loss",
     "joint_mmd_loss",
     "joint_transport_loss",
+    "kernel_alignment_loss",
     "kernel_mean_matching",
     "known_class_weight",
     "local_mmd_loss",

@@ -48,6 +48,6 @@ class LogitModule(LossModule):
 def of_sides(
     source_weight: Tensor | None, target_weight: Tensor | None, source_mask: Tensor | None, target_mask: Tensor | None
 ) -> dict[str, Any]:
-    """These arguments as a dict, to be passed on as keywords."""
+    """The arguments as a dict of keywords."""
     weights = {"source_weight": source_weight, "target_weight": target_weight}
     return {**weights, "source_mask": source_mask, "target_mask": target_mask}

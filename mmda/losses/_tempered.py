@@ -24,7 +24,7 @@ class TemperedModule(LossModule):
 
 
 class CosineModule(TemperedModule):
-    """With a temperature, of rows that may be divided by their length."""
+    """A loss with a temperature on rows that may be L2-normalised."""
 
     def __init__(self, temperature: float | Tensor | LearnableTemperature, normalize: bool) -> None:
         super().__init__(temperature)

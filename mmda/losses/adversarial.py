@@ -208,7 +208,7 @@ def multi_domain_adversarial_loss(
         rows, count = as_rows(
             caller, "logits", logits, mask=mask, weight=weight, dtype=dtype, prefix="", axis="domains", least=2
         )
-        check_integers(caller, "domain_index", domain_index, logits.shape[:-1])
+        check_integers(caller, "domain_index", domain_index, logits.shape[:-1], device=logits.device)
         return _balanced(rows, domain_index.reshape(-1), count)
 
 
@@ -259,7 +259,7 @@ class MultiDomainAdversarialLoss(DiscriminatorModule):
         dtype = working_dtype(features)
         with full_precision(features):
             x, count = as_rows(caller, "features", features, mask=mask, weight=weight, dtype=dtype, prefix="")
-            check_integers(caller, "domain_index", domain_index, features.shape[:-1])
+            check_integers(caller, "domain_index", domain_index, features.shape[:-1], device=features.device)
             logits = ask(caller, self.discriminator, self.reversal(x), 2, dtype)
             return _balanced(logits, domain_index.reshape(-1), count)
 

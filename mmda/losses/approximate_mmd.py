@@ -35,7 +35,7 @@ def block_mmd_loss(source: Tensor, target: Tensor, *, kernel: Kernel = Gaussian(
     Args:
         source: source features, in random order (as in a shuffled batch).
         target: target features.
-        kernel: any :class:`mmda.kernels.Kernel`; its bandwidth is settled once on the pooled sample of this call.
+        kernel: any :class:`mmda.kernels.Kernel`; its bandwidth is set once from the pooled sample of the call.
         block_rows: B, the rows of a block. More rows, less noise, more time; with ``block_rows >= min(n, m)`` this is
             ``mmd_loss(..., estimator="unbiased")``.
 

@@ -51,8 +51,8 @@ def higher_order_moment_loss(
         target: target features; the number of rows may differ.
         order: p; 1 compares means, 2 second moments about the origin; the paper uses 3 and 4.
         samples: number of entries to draw; ``None`` uses all entries.
-        draws: of the samples: ``"fixed"``, the same ones at every call, or ``"fresh"``, new ones from PyTorch's global
-            generator of the features' device.
+        draws: how to draw the samples: ``"fixed"``, the same ones at every call, or ``"fresh"``, new ones from
+            PyTorch's global generator of the features' device.
         indices: the entries themselves, instead of ``samples``: p feature indices per entry, such as ``torch.randint(d,
             (1000, p), generator=generator)``.
         source_weight, target_weight: row weights: 2 counts a row twice, 0 leaves it out.
@@ -74,8 +74,8 @@ def higher_order_moment_loss(
     Notes:
         Exact: O((n + m)^2 (d + p)) time, O((n + m)^2) memory. Sampled: O((n + m) p samples). Moments are about the
         origin, as in the paper, so a common shift of both samples changes the value. Terms that cancel between the
-        three sums are removed analytically, and the sums are taken in float64, so that float32 features stay accurate
-        far from the origin, and beside a far row the gradient of the others.
+        three sums are removed analytically, and the sums are taken in float64, so that values stay accurate for float32
+        features far from the origin, and gradients in the presence of outliers.
 
     Example:
         >>> import torch
@@ -101,7 +101,7 @@ def higher_order_moment_loss(
                 indices = fresh_integers(samples, order, below=x.shape[1], like=x)
             else:
                 indices = fixed_integers(samples, order, below=x.shape[1], device=x.device)
-        # In float64, and about a point that far rows do not move: beside their powers the others' leave no digit.
+        # In float64, and about a centre robust to outliers, whose powers would dominate those of other rows.
         x, y = x.double(), y.double()
         x_weight, y_weight = (None if weight is None else weight.double() for weight in (x_weight, y_weight))
         x_total, y_total = total_weight(x, x_weight), total_weight(y, y_weight)
@@ -184,7 +184,7 @@ class HigherOrderMomentLoss(DrawnModule):
     evaluation mode they are the same at every call.
 
     Args:
-        order: which moment.
+        order: order of the moment.
         samples: number of entries to take; ``None`` takes all of them.
         draws: ``"fresh"`` as above, or ``"fixed"``: the same samples at every call, in training too.
 

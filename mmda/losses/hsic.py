@@ -10,7 +10,7 @@ from torch import Tensor
 from mmda._core.checks import check_choice, check_mask, check_same_device, check_tensor, check_weight, fail, shape_text
 from mmda._core.components import check_kernel
 from mmda._core.counts import pooled_centre
-from mmda._core.digits import with_enough_digits
+from mmda._core.digits import LOST, widened_where_lost
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows
 from mmda._engine.dense_kernels import kernel_matrix
@@ -51,7 +51,7 @@ def hsic_loss(
         anchor: first row of each pair.
         positive: second row of each pair; its width may differ.
         kernel: any :class:`mmda.kernels.Kernel`; its bandwidth is set from the rows it is applied to.
-        positive_kernel: kernel of the second rows, with a bandwidth of its own; the same kernel by default.
+        positive_kernel: kernel of the second rows, with a separate bandwidth; the same kernel by default.
         estimator: ``"biased"`` (V-statistic) or ``"unbiased"`` (U-statistic).
         weight: pair weights: 2 counts a pair twice, 0 leaves it out.
         mask: bool, True = keep. Padding may hold anything.
@@ -93,9 +93,9 @@ def hsic_loss(
     dtype = working_dtype(anchor, positive)
     with full_precision(anchor):
         if mask is not None:
-            check_mask(caller, "mask", mask, anchor.shape[:-1])
+            check_mask(caller, "mask", mask, anchor.shape[:-1], device=anchor.device)
         if weight is not None:
-            check_weight(caller, "weight", weight, anchor.shape[:-1])
+            check_weight(caller, "weight", weight, anchor.shape[:-1], device=anchor.device)
         if anchor.shape[:-1] != positive.shape[:-1]:
             fail(caller, "positive", f"have the rows of `anchor` {tuple(anchor.shape[:-1])}", shape_text(positive))
         x, w = as_rows(caller, "anchor", anchor, mask=mask, weight=weight, dtype=dtype)
@@ -104,21 +104,31 @@ def hsic_loss(
             fail(caller, "anchor", "have at least 4 samples for estimator='unbiased'", shape_text(x))
         other = kernel if positive_kernel is None else positive_kernel
 
-        def by_matrices(dtype: torch.dtype) -> Tensor:
-            weight = None if w is None else w.to(dtype)
-            k, l = _gram(x.to(dtype), weight, kernel), _gram(z.to(dtype), weight, other)  # noqa: E741
-            if weight is None and estimator == "biased":
-                products: Tensor = torch.linalg.vecdot(_about_means(k).flatten(), _about_means(l).flatten())
-                return products / x.shape[0] ** 2
-            counts = k.new_ones(k.shape[0]) if weight is None else weight
-            if estimator == "unbiased":
-                return _unbiased(k, l, counts, kernel.at_zero, other.at_zero)
-            total = counts.sum()
-            product = counts @ (_centred(k, counts, total) * _centred(l, counts, total)) @ counts
-            return safe_divide(product, total.square())
-
         bounded = kernel.at_zero > 0 and other.at_zero > 0
-        return with_enough_digits(by_matrices, x, z, w, dtype=dtype, bounded=bounded)
+
+        def by_matrices(x: Tensor, z: Tensor, w: Tensor | None, *, look: bool) -> Tensor | None:
+            if look and not bounded:
+                return None
+            k, l = _gram(x, w, kernel), _gram(z, w, other)  # noqa: E741
+            size = 1.0
+            if w is None and estimator == "biased":
+                k, l = _about_means(k).flatten(), _about_means(l).flatten()  # noqa: E741
+                value = torch.linalg.vecdot(k, l) / x.shape[0] ** 2
+                if look:  # rounding is some 1e-7 of one centred matrix times the other
+                    size = (
+                        float(torch.linalg.vector_norm(k.detach()) + torch.linalg.vector_norm(l.detach())) / x.shape[0]
+                    )
+            elif estimator == "unbiased":
+                counts = k.new_ones(k.shape[0]) if w is None else w
+                value = _unbiased(k, l, counts, kernel.at_zero, other.at_zero)
+            else:
+                assert w is not None
+                total = w.sum()
+                product = w @ (_centred(k, w, total) * _centred(l, w, total)) @ w
+                value = safe_divide(product, total.square())
+            return None if look and abs(float(value.detach())) < LOST * size else value
+
+        return widened_where_lost(by_matrices, x, z, w, dtype=dtype)
 
 
 def _gram(rows: Tensor, weight: Tensor | None, kernel: Kernel) -> Tensor:

@@ -103,7 +103,7 @@ def joint_transport_loss(
         )
         check_tensor(caller, "target_logits", target_logits)
         check_same_device(caller, "source", source, "target_logits", target_logits)
-        check_integers(caller, "source_labels", source_labels, source.shape[:-1])
+        check_integers(caller, "source_labels", source_labels, source.shape[:-1], device=source.device)
         logits, _ = as_logit_rows(
             caller,
             "target_logits",
@@ -144,8 +144,8 @@ class JointTransportLoss(LossModule):
     """Module form of :func:`joint_transport_loss` (DeepJDOT), which documents the formula, shapes and errors.
 
     Args:
-        feature_weight: of the squared distance of features.
-        label_weight: of the cross-entropy between label and prediction.
+        feature_weight: weight of the squared distance of features.
+        label_weight: weight of the cross-entropy between label and prediction.
         regularisation: in units of the cost.
         iterations: steps of the solver.
 

@@ -156,9 +156,9 @@ def _shares(counts: Tensor) -> Tensor:
 def _by_one_sum(samples: _Samples, discrepancy: Discrepancy, domains: int, scheme: Scheme) -> Tensor | None:
     """One sum over all pairs of rows, if the discrepancy is a squared MMD with one bandwidth for all."""
     how = kernel_sum_of(discrepancy)
-    slope = samples.weight is not None and samples.weight.requires_grad and torch.is_grad_enabled()
+    needs_gradient = samples.weight is not None and samples.weight.requires_grad and torch.is_grad_enabled()
     few = domains == 2 or (domains == 3 and samples.features.shape[0] < _SMALL)
-    if how is None or slope or few:  # a few small calls cost less
+    if how is None or needs_gradient or few:  # a few small calls cost less
         return None
     dtype = working_dtype(samples.features)
     rows, _ = as_rows("multi_domain_loss", "features", samples.features, mask=None, weight=None, dtype=dtype)

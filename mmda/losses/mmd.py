@@ -73,12 +73,12 @@ def mmd_loss(
     Notes:
         O((n + m)^2 d) time and O((n + m) d) memory: the kernel matrix is processed tile by tile, and the gradient is
         computed in the same pass (see the page on performance). Your own kernel runs in the same tiles, with its
-        gradient from autograd on each tile; inside a compiled graph it is dense. If a bandwidth, a weight or a kernel
-        parameter requires a gradient, and for function transforms, forward-mode and second derivatives, the dense
-        formula is used, with O((n + m)^2) memory. Linear: O((n + m) d) time plus that of the bandwidth. Under autocast
-        everything is computed in float32. The bandwidth has no gradient unless the kernel was given a tensor that
-        requires one. Weights are counts, not shares: with ``"unbiased"``, a sample with a total weight of at most one
-        gives zero.
+        gradient from autograd on each tile; inside a compiled graph it is dense. If a weight or a parameter of your own
+        kernel requires a gradient, and for function transforms, forward-mode and second derivatives, the dense formula
+        is used, with O((n + m)^2) memory; not for a bandwidth that does. Linear: O((n + m) d) time plus that of the
+        bandwidth. Under autocast everything is computed in float32. The bandwidth has no gradient unless the kernel was
+        given a tensor that requires one. Weights are counts, not shares: with ``"unbiased"``, a sample with a total
+        weight of at most one gives zero.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""Open-set adaptation by backpropagation (OSBP): the last class stands for everything absent from the source."""
+"""Open-set adaptation by backpropagation (OSBP): the last class is for everything absent from the source."""
 
 from __future__ import annotations
 

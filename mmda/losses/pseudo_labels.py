@@ -151,7 +151,7 @@ def neighbour_pseudo_labels(
         rows, bank = (normalized_rows(x.detach().to(dtype)) for x in (features, bank_features))
         cosine = rows @ bank.transpose(0, 1)
         if own is not None:
-            check_integers(caller, "own", own, features.shape[:1])
+            check_integers(caller, "own", own, features.shape[:1], device=features.device)
             itself = torch.arange(bank.shape[0], device=bank.device) == own.unsqueeze(1)
             cosine = torch.where(itself, -math.inf, cosine)
         nearest = cosine.topk(neighbours, 1).indices

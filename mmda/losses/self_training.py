@@ -67,7 +67,7 @@ def self_training_loss(
     dtype = working_dtype(logits)
     with full_precision(logits):
         rows, counts = as_logit_rows(caller, "logits", logits, dtype=dtype, mask=mask, weight=weight)
-        check_integers(caller, "labels", labels, logits.shape[:-1])
+        check_integers(caller, "labels", labels, logits.shape[:-1], device=logits.device)
         label = labels.reshape(-1).long()
         labelled = label >= 0
         if mask is not None:

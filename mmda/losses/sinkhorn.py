@@ -64,8 +64,8 @@ def sinkhorn_divergence_loss(
 
     Raises:
         ValueError: wrong shapes, a regularisation that is not positive or below 1e-12 of the largest cost (for
-            ``"squared"``: of the largest cost at which mass moves, so one far row is no error), a marginal error above
-            1e-4 after all iterations, fewer than one iteration.
+            ``"squared"``: of the largest cost at which mass moves, so that single outliers are allowed), a marginal
+            error above 1e-4 after all iterations, fewer than one iteration.
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:

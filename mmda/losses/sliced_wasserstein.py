@@ -21,9 +21,10 @@ from mmda.losses._domain_modules import ProjectedModule
 
 Order = Literal[1, 2]
 
-#: Where most projected values spread over less than this share of the largest one, float32 confuses their order.
+#: If the spread of most projected values is below this fraction of the largest one, float32 may not order them
+#: correctly.
 _LOST = 1 / 32
-#: In about so many steps, and along about so many directions, the spread is taken; fewer rows than steps are widened.
+#: Approximate number of differences and of directions to estimate the spread from; fewer rows use float64.
 _STEPS, _DIRECTIONS = 16, 4
 
 
@@ -76,10 +77,10 @@ def sliced_wasserstein_loss(
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:
-        O(P (n + m) (d + log(n + m))) time and O(P (n + m)) memory: no n x m matrix. Computed in float64 beside far
-        rows, in groups far apart, below 16 rows, and under ``torch.compile`` and function transforms. For tied
-        projected values the order is arbitrary and so is the subgradient; the same holds for the gradient of weights
-        whose cumulative sums coincide, as for equal weights. Differs from libraries that return the p-th root, which is
+        O(P (n + m) (d + log(n + m))) time and O(P (n + m)) memory: no n x m matrix. Computed in float64 with outliers,
+        distant clusters or fewer than 16 rows, and under ``torch.compile`` and function transforms. For tied projected
+        values the order is arbitrary and so is the subgradient; the same holds for the gradient of weights whose
+        cumulative sums coincide, as for equal weights. Differs from libraries that return the p-th root, which is
         ``loss ** (1 / p)``. In training, draw new directions at each step, as the module does: a fixed set trains only
         those directions, and did worse in three of our four comparisons on digits.
 
@@ -147,9 +148,10 @@ def _distance(
 
 
 def _are_scattered(*projected: Tensor) -> bool:
-    """Whether the spread of most sorted values, by the steps between some of them, is so small a share of the largest.
+    """Whether the spread of most values, estimated from differences of some sorted values, is small relative to the
+    largest.
 
-    So it is beside one far value, and in groups far apart. Equal values do not count; of a few nothing can be told.
+    This is the case with outliers and distant clusters. Equal values are ignored; too few values give no estimate.
     """
     steps: list[float] = []
     top = 0.0

@@ -46,7 +46,7 @@ def batch_spectral_penalty_loss(
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:
-        It does not align domains by itself. Adversarial training favours the directions with the largest singular
+        On its own it does not align domains. Adversarial training favours the directions with the largest singular
         values and loses class information in the others; this penalty, with a small weight (1e-4 in the paper), is
         added to an adversarial loss to preserve it. As in the paper it grows with the number of rows and with the
         square of their scale, and rows are not centred. O(n d min(n, d)) time. Derivatives to second order are exact
@@ -78,7 +78,7 @@ class BatchSpectralPenaltyLoss(DiscrepancyModule):
     """Module form of :func:`batch_spectral_penalty_loss` (BSP), which documents the formula, shapes and errors.
 
     Args:
-        singular_values: how many per domain.
+        singular_values: number of singular values per domain.
 
     Example:
         >>> BatchSpectralPenaltyLoss()

@@ -76,7 +76,7 @@ def supervised_contrastive_loss(
     dtype = working_dtype(features)
     with full_precision(features):
         rows, count = as_rows(caller, "features", features, mask=mask, weight=weight, dtype=dtype, prefix="")
-        check_integers(caller, "labels", labels, features.shape[:-1])
+        check_integers(caller, "labels", labels, features.shape[:-1], device=features.device)
         label = labels.reshape(-1)
         alike = (label.unsqueeze(1) == label) & (label >= 0)
         pairs = Pairs(rows, rows.detach()[:0], a_count=count, positive_mask=alike)

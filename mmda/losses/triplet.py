@@ -50,7 +50,7 @@ def triplet_ranking_loss(
         anchor: anchor features x.
         positive: candidates y; without ``positive_mask``, row i belongs to anchor i.
         margin: m > 0.
-        negatives: which negatives are used.
+        negatives: which negatives to use.
         symmetric: average both directions; False scores only anchors against candidates.
         normalize: use cosine similarity (rows of length one); False uses plain inner products.
         weight: pair weights, for the anchor and the candidate alike: 2 counts a pair twice (the copy is a negative,

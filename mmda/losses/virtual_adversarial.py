@@ -153,8 +153,8 @@ def virtual_adversarial_perturbation(
         with torch.enable_grad():
             step = (probe * direction).requires_grad_()
             moved = classifier(x + step.reshape(x.shape))
-            (slope,) = torch.autograd.grad(_divergence(plain, moved.to(plain.dtype)).sum(), step)
-        direction = _unit(slope, direction)
+            (gradient,) = torch.autograd.grad(_divergence(plain, moved.to(plain.dtype)).sum(), step)
+        direction = _unit(gradient, direction)
     return (radius * direction).reshape(x.shape)
 
 

@@ -44,8 +44,8 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], x: Tensor, *, weight: T
         Gulrajani, Ahmed, Arjovsky, Dumoulin & Courville, "Improved Training of Wasserstein GANs", NeurIPS 2017,
         equation 3.
     """
-    slope = torch.func.grad(lambda rows: critic(rows).sum())(x)
-    squared = slope.square().sum(1)
+    gradient = torch.func.grad(lambda rows: critic(rows).sum())(x)
+    squared = gradient.square().sum(1)
     flat = squared == 0  # the norm is not differentiable there
     length = torch.where(flat, torch.zeros_like(squared), torch.where(flat, torch.ones_like(squared), squared).sqrt())
     return weighted_mean((length - 1).square(), weight)

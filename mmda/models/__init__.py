@@ -1,1 +1,1 @@
-"""Reference models, assembled from the parts of the library."""
+"""Reference models, built from the components of the library."""

@@ -19,7 +19,7 @@ def kept_rows(
         rule = "have shape (samples, features)" + ("" if mask is None else " or (batch, time, features)")
         fail(caller, argument, rule, shape_text(x))
     if mask is not None:
-        check_mask(caller, mask_name, mask, x.shape[:-1])
+        check_mask(caller, mask_name, mask, x.shape[:-1], device=x.device)
         x = x[mask]
     if x.shape[0] < least or x.shape[1] == 0:
         fail(caller, argument, f"keep at least {least} row{'s' * (least > 1)} of at least 1 feature", shape_text(x))

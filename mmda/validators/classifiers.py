@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from mmda._core.checks import check_count, check_number
+from mmda._core.checks import check_count, check_number, check_values
 from mmda._core.masking import full_precision
 from mmda._core.unit_rows import normalized_rows
 from mmda._math.spectral import zero_undefined
@@ -62,7 +62,9 @@ def soft_neighbourhood_density(
     check_number(caller, "temperature", temperature, above=0)
     check_count(caller, "block_size", block_size)
     with full_precision(features):
-        u = normalized_rows(kept_rows(caller, "features", features, mask, least=2))
+        rows = kept_rows(caller, "features", features, mask, least=2)
+        check_values(caller, "features", rows)
+        u = normalized_rows(rows)
         n = u.shape[0]
         total = torch.zeros((), dtype=torch.float64)
         for block in blocks(n, block_size):

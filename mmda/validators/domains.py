@@ -12,10 +12,12 @@ from mmda._core.checks import (
     check_choice,
     check_count,
     check_features,
+    check_finite,
     check_integers,
     check_number,
     check_same_shape,
     check_same_width,
+    check_values,
     fail,
     shape_text,
 )
@@ -61,7 +63,7 @@ def mmd_score(
             per sample, or two unless it is biased).
 
     Notes:
-        Constant features score best, so never select by this score alone.
+        Constant features score best, so never use only this score for selection.
 
     Example:
         >>> import torch
@@ -131,11 +133,10 @@ def density_ratio(source: Tensor, target: Tensor, at: Tensor, *, penalty: float 
     for name, rows in (("source", source), ("target", target), ("at", at)):
         check_features(caller, name, rows)
         check_same_width(caller, "source", source, name, rows)
-        if not bool(torch.isfinite(rows).all()):
-            fail(caller, name, "be finite", "NaN or infinity")
+        check_finite(caller, name, rows)
     n, m = source.shape[0], target.shape[0]
     with full_precision(source):
-        x = torch.cat([source, target]).detach().double()
+        x = torch.cat([source.detach().double(), target.detach().double()])
         centre = x.mean(0)
         spread = (x - centre).square().mean(0).sqrt()
         # A feature that varies only by rounding is treated as constant.
@@ -249,7 +250,7 @@ def deep_embedded_validation_risk(
         validation_features: the model's features of those rows.
         source_features: its features of the source rows it was trained on.
         target_features: its features of target rows.
-        penalty: of the logistic regression; see :func:`density_ratio`.
+        penalty: penalty of the logistic regression; see :func:`density_ratio`.
         control_variate: see :func:`importance_weighted_risk`.
 
     Shape:
@@ -281,6 +282,7 @@ def deep_embedded_validation_risk(
     caller = "deep_embedded_validation_risk"
     check_features(caller, "losses", losses, axes="(rows,)", ndim=1)
     check_features(caller, "validation_features", validation_features)
+    check_values(caller, "losses", losses)
     if losses.shape[0] != validation_features.shape[0]:
         fail(caller, "losses", f"have one loss per validation row ({validation_features.shape[0]})", shape_text(losses))
     weight = density_ratio(source_features, target_features, validation_features, penalty=penalty)
@@ -331,14 +333,14 @@ def round_trip_accuracy(source: Tensor, source_labels: Tensor, target: Tensor, *
     check_features(caller, "source", source)
     check_features(caller, "target", target)
     check_same_width(caller, "source", source, "target", target)
-    check_integers(caller, "source_labels", source_labels, source.shape[:1])
+    check_integers(caller, "source_labels", source_labels, source.shape[:1], device=source.device)
     check_count(caller, "block_size", block_size)
     n = source.shape[0]
     if n < 2:
         fail(caller, "source", "have at least 2 samples", shape_text(source))
     with full_precision(source):
-        dtype = working_dtype(source, target)
-        x, z = (normalized_rows(rows.detach().to(dtype)) for rows in (source, target))
+        # in float64: cosines of rows in groups far apart, or far from the origin, are all near one
+        x, z = (normalized_rows(rows.detach().double()) for rows in (source, target))
         right = torch.zeros((), dtype=torch.long, device=x.device)
         for block in blocks(n, block_size):
             there = (x[block] @ z.transpose(0, 1)).argmax(1)
@@ -346,4 +348,4 @@ def round_trip_accuracy(source: Tensor, source_labels: Tensor, target: Tensor, *
             own = torch.arange(block.start, block.stop, device=x.device).unsqueeze(1)
             back.scatter_(1, own, -math.inf)
             right += (source_labels[back.argmax(1)] == source_labels[block]).sum()
-        return right.to(dtype) / n
+        return right.to(working_dtype(source, target)) / n

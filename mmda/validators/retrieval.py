@@ -32,10 +32,10 @@ def _pairs(
     n = anchor.shape[0]
     identity = torch.arange(n, device=anchor.device)
     if duplicates is not None:
-        check_integers(caller, "duplicates", duplicates, (n,))
+        check_integers(caller, "duplicates", duplicates, (n,), device=anchor.device)
         identity = duplicates
     if mask is not None:
-        check_mask(caller, "mask", mask, (n,))
+        check_mask(caller, "mask", mask, (n,), device=anchor.device)
         anchor, positive, identity = anchor[mask], positive[mask], identity[mask]
         if anchor.shape[0] == 0:
             fail(caller, "mask", "keep at least one pair", "none")

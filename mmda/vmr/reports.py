@@ -70,7 +70,7 @@ class ClosedMomentsError(RuntimeError):
 
 @dataclass(frozen=True)
 class Report:
-    """What was read, and how often each rule of :data:`RULES` was found.
+    """Counts of the data read, and of violations of each rule of :data:`RULES`.
 
     Args:
         name: the file, folder or data set.

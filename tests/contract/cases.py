@@ -1,12 +1,11 @@
-"""What the contract suite tests, found by signature.
+"""The cases of the contract suite, discovered by signature.
 
-Every ``nn.Module`` that :mod:`mmda.losses` and :mod:`mmda.layers` export becomes a case, and so does every loss
-function that takes other tensors than its module (logits, where the module asks its discriminator for them). A case
-needs no entry in :mod:`tests.contract.entries` when its constructor has defaults for everything and each required
-argument of its ``forward`` has a name of :data:`tests.contract.vocabulary.ROLES`: the name says which axes the tensor
-has, how to draw it and which rows belong together. So a loss ``forward(source, target, *, source_weight, ...)`` is
-tested the moment it is exported, and one with an argument that nobody described fails with a message that says what
-to add.
+Every ``nn.Module`` exported by :mod:`mmda.losses` and :mod:`mmda.layers` is a case, and so is every loss function that
+takes other tensors than its module (such as logits, which the module gets from its discriminator). A case needs no
+entry in :mod:`tests.contract.entries` if its constructor has defaults for everything and each required argument of its
+``forward`` has a name in :data:`tests.contract.vocabulary.ROLES`, which gives the axes of the tensor, how to draw it
+and which rows belong together. So a loss ``forward(source, target, *, source_weight, ...)`` is tested as soon as it is
+exported, and one with an unknown argument fails with a message that says what to add.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ from tests.contract.entries import ENTRIES
 from tests.contract.entry import Build, Entry, Excuse, Variant
 from tests.contract.vocabulary import ROLES, SIZES, Role
 
-#: Exported modules that are no row of the grid, and why.
+#: Exported modules without a row in the grid, and why.
 NOT_IN_GRID: dict[str, str] = {entry.name: entry.no_row for entry in ENTRIES.values() if entry.no_row}
 
 
 class FunctionLoss(nn.Module):
-    """A loss function as a module, for the conditions that ask for one."""
+    """A loss function as a module, for conditions that need one."""
 
     def __init__(self, function: Callable[..., Tensor]) -> None:
         super().__init__()
@@ -47,12 +46,12 @@ class FunctionLoss(nn.Module):
 
 
 class UnknownSignature(AssertionError):
-    """An exported module asks for an argument that the suite cannot draw."""
+    """An exported module has an argument that the suite cannot draw."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """The arguments of one call by name; a value is a tensor or a nest of tensors with the same axes."""
+    """The arguments of one call by name; a value is a tensor or a nested structure of tensors with the same axes."""
 
     values: dict[str, Any]
 
@@ -141,14 +140,14 @@ class Case:
         return "Sequence" in str(self.signature.parameters[name].annotation)
 
     def make(self, *, settled: bool = False, dtype: torch.dtype = torch.float32, d: int = SIZES["d"]) -> nn.Module:
-        """A fresh module under a fixed seed; its parameters are float64 for float64 problems only."""
+        """A new module with a fixed seed; its parameters are float64 for float64 problems only."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             module = (self.settled if settled else self.build)(d)
         return module.double() if dtype == torch.float64 else module
 
     def call(self, problem: Problem, module: Callable[..., Any] | None = None, *, settled: bool = False) -> Any:
-        """What comes back for this problem, from a fresh module unless one is given."""
+        """The result for this problem, from a new module unless one is given."""
         args, kwargs = self.arguments(problem)
         if module is None:
             width = self.length(problem, "d") if "d" in self.axes else SIZES["d"]
@@ -174,9 +173,9 @@ class Case:
         settled: bool = False,
         front: list[torch.Size] | None = None,
     ) -> Tensor:
-        """One scalar: the loss, or a fixed linear functional of everything that a layer returns.
+        """A scalar: the loss, or a fixed linear functional of the outputs of a layer.
 
-        ``front`` cuts a layer's outputs to these shapes: what it returns for padding is nobody's business.
+        ``front`` crops a layer's outputs to these shapes, since values for padding are unspecified.
         """
         result = self.call(problem, module, settled=settled)
         if front is not None:
@@ -191,7 +190,7 @@ class Case:
     def value_and_gradients(
         self, problem: Problem, module: Callable[..., Any] | None = None, *, front: list[torch.Size] | None = None
     ) -> tuple[Tensor, dict[str, list[Tensor]]]:
-        """The value and the gradient on every differentiable input (zero where none flows)."""
+        """The value and the gradient of every differentiable input (zero if there is none)."""
         problem = self.leaves(problem)
         value = self.value(problem, module, front=front)
         tensors = {name: pytree.tree_leaves(problem.values[name]) for name in self.differentiable}
@@ -202,12 +201,12 @@ class Case:
         return value.detach(), {name: [next(filled) for _ in leaves] for name, leaves in tensors.items()}
 
     def leaves(self, problem: Problem) -> Problem:
-        """The same problem with differentiable inputs as fresh leaves."""
+        """The same problem with differentiable inputs as new leaves."""
         return problem.map(
             lambda name, leaf: leaf.detach().clone().requires_grad_() if name in self.differentiable else leaf
         )
 
-    # Changes of rows: everything that carries the axis changes together.
+    # Changes of rows: all tensors with the axis change together.
 
     def select(self, problem: Problem, axis: str, index: Tensor) -> Problem:
         def change(name: str, leaf: Tensor) -> Tensor:
@@ -220,7 +219,7 @@ class Case:
         return problem.map(change)
 
     def extend(self, problem: Problem, axis: str, count: int, filler: float) -> Problem:
-        """``count`` more entries on the axis: ``filler``, and beside an infinite one a label of -1."""
+        """Append ``count`` entries to the axis: ``filler``, and a label of -1 if it is infinite."""
 
         def change(name: str, leaf: Tensor) -> Tensor:
             for position, own in enumerate(self.roles[name].axes):
@@ -245,12 +244,14 @@ class Case:
         for name in self.drawn:
             axes = self.roles[name].axes
             if axis in axes:
-                position = axes.index(axis) - len(axes)  # from behind: a broken problem may have an axis too many
+                position = axes.index(axis) - len(
+                    axes
+                )  # from the end: an invalid problem may have an extra leading axis
                 return int(pytree.tree_leaves(problem.values[name])[0].shape[position])
         raise KeyError(axis)
 
     def mask(self, problem: Problem, axis: str, keep: int) -> dict[str, Tensor]:
-        """The mask over this axis that keeps the first ``keep`` entries of it."""
+        """The mask over this axis that keeps its first ``keep`` entries."""
         name = self.mask_of(axis)
         assert name is not None
         lengths = [self.length(problem, own) for own in self.roles[name].axes]
@@ -270,7 +271,9 @@ def probe(result: Any) -> Tensor:
     total = None
     for leaf in pytree.tree_leaves(result):
         if isinstance(leaf, Tensor) and leaf.is_floating_point():
-            wide = leaf.double() if leaf.dtype == torch.float64 else leaf.float()  # a sum in half would lose it all
+            wide = (
+                leaf.double() if leaf.dtype == torch.float64 else leaf.float()
+            )  # a sum in half precision would be too inaccurate
             direction = torch.cos(1.0 + torch.arange(leaf.numel(), dtype=wide.dtype, device=leaf.device))
             part = (wide * direction.reshape(leaf.shape)).sum()
             total = part if total is None else total + part
@@ -287,7 +290,7 @@ def exported_modules() -> Iterable[tuple[str, str, type[nn.Module]]]:
 
 
 def function_of(name: str, namespace: str) -> Callable[..., Any] | None:
-    """``MMDLoss`` -> ``mmd_loss``: the exported function whose name is the module's, letter for letter."""
+    """``MMDLoss`` -> ``mmd_loss``: the exported function with the same name as the module."""
     owner = {"mmda.losses": mmda.losses, "mmda.layers": mmda.layers}[namespace]
     for other in owner.__all__:
         if (
@@ -300,7 +303,7 @@ def function_of(name: str, namespace: str) -> Callable[..., Any] | None:
 
 
 def roles_of(name: str, signature: inspect.Signature) -> dict[str, Role]:
-    """The role of each argument of a ``forward``; optional arguments without one are left at their default."""
+    """The role of each argument of a ``forward``; optional arguments without a role keep their default."""
     own = ENTRIES.get(name, Entry(name)).roles
     roles: dict[str, Role] = {}
     unknown = []
@@ -322,7 +325,7 @@ def roles_of(name: str, signature: inspect.Signature) -> dict[str, Role]:
 
 
 def functions_apart(modules: Iterable[tuple[str, str, type[nn.Module]]]) -> Iterable[tuple[str, Callable[..., Any]]]:
-    """Loss functions that ask for an argument which neither the call nor the constructor of their module takes."""
+    """Loss functions with a required argument that neither ``forward`` nor the constructor of their module has."""
     takes: dict[str, set[str]] = {}
     for namespace, name, cls in modules:
         function = function_of(name, namespace)
@@ -380,7 +383,7 @@ def needs(cls: type[nn.Module]) -> list[str]:
 
 
 def discover() -> tuple[list[Case], dict[str, UnknownSignature]]:
-    """All rows of the grid, variants after the module they belong to, and the modules that nobody described."""
+    """All rows of the grid, variants after their module, and the modules with unknown arguments."""
     cases, unknown = [], {}
     for namespace, name, cls in exported_modules():
         try:

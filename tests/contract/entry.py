@@ -1,8 +1,8 @@
-"""What the suite has to be told of a loss or layer beside its signature: one :class:`Entry`, in a file of its own.
+"""What the suite needs to know about a loss or layer beyond its signature: one :class:`Entry`, in its own file.
 
-``tests/contract/entries/<file>.py`` holds what belongs to ``mmda/losses/<file>.py`` (``layers_<file>.py`` to
-``mmda/layers/<file>.py``): how it is made, which conditions of the grid cannot hold and why, how its value is computed
-a second time. A module whose constructor has defaults and whose call speaks the vocabulary needs no more than a
+``tests/contract/entries/<file>.py`` belongs to ``mmda/losses/<file>.py`` (``layers_<file>.py`` to
+``mmda/layers/<file>.py``): how to construct it, which conditions of the grid cannot hold and why, and a reference
+implementation. A module whose constructor has defaults and whose arguments are all in the vocabulary only needs a
 reference.
 """
 
@@ -23,31 +23,31 @@ Value = Callable[[SimpleNamespace, SimpleNamespace], float]
 
 @dataclasses.dataclass(frozen=True)
 class Excuse:
-    """Conditions of the grid that cannot hold, and the reason that the docs print.
+    """Conditions of the grid that cannot hold, and the reason, which is printed in the docs.
 
-    With ``raises`` the suite asserts this error and its text; without, it asserts that the condition really fails, so
-    an excuse that has become needless fails the suite.
+    With ``raises`` the suite asserts this error and its text; otherwise it asserts that the condition fails, so an
+    excuse that is no longer needed fails the suite.
     """
 
     conditions: tuple[str, ...]
     reason: str
     raises: type[Exception] | None = None
     match: str = ""
-    #: False: of the module at its defaults alone, not of its variants.
+    #: False: applies only to the module with default settings, not to its variants.
     variants: bool = True
 
 
 LEFT_OUT = Excuse(
     ("slope_at_weight_zero",),
-    "a row of weight 0 is left out before the sums are made, and what its weight would add is not seen",
+    "rows of weight 0 are removed before the sums, so the gradient of such a weight lacks the terms of its row",
     AssertionError,
-    "slope on `(source_)?weight` at 0",
+    "gradient of `(source_)?weight` at 0",
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Move:
-    """One setting at another value, under other settings where it only counts under them."""
+    """A changed value of one setting, with further settings if it only has an effect with them."""
 
     setting: str
     value: Any
@@ -60,7 +60,7 @@ class Move:
 
     @property
     def ignored(self) -> dict[str, Any]:
-        """What a loss that does not read the setting computes."""
+        """The settings as seen by a loss that ignores the changed one."""
         return dict(self.under)
 
     def __str__(self) -> str:
@@ -74,17 +74,17 @@ def move(setting: str, value: Any, *, sizes: Mapping[str, int] | None = None, **
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """How the loss is computed a second time, in float64 loops from its formula, at every setting it has.
+    """Reference implementation of a loss, in float64 loops from its formula, for all its settings.
 
-    ``value`` gives the same number from :mod:`tests.reference`, from the inputs ``p`` of the call as NumPy arrays and
-    the settings ``s``, both by name; at each of ``moves`` the two must agree and an ignored setting must show;
+    ``value`` computes the loss with :mod:`tests.reference` from the inputs ``p`` of the call as NumPy arrays and the
+    settings ``s``, both by name. At each of ``moves`` the two must agree, and must differ if the setting is ignored.
     ``excused`` are settings that cannot change the value, and why.
     """
 
     value: Value
     moves: tuple[Move, ...] = ()
     excused: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    #: What every call is made with: arguments without a default, and the sample of a randomised loss.
+    #: Arguments of every call: those without a default, and the sample of a randomised loss.
     given: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     rtol: float = 1e-9
@@ -92,13 +92,13 @@ class Reference:
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """A further row of the grid: other settings of the same module that take another path through it."""
+    """A further row of the grid: settings of the same module that use another code path."""
 
     settings: str
     build: Build
     settled: Build | None = None
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    #: Refuses weights and masks: conditions about something else do not bring any.
+    #: Raises for weights and masks, so other conditions do not pass any.
     bare: bool = False
     excuses: tuple[Excuse, ...] = ()
 
@@ -108,23 +108,23 @@ class Entry:
     """One exported module (or a loss function whose module takes other tensors), by name."""
 
     name: str
-    #: Makes it for the width ``d`` of the problem, under a fixed seed, where the constructor asks for something.
+    #: Constructs it for the width ``d`` of the problem, with a fixed seed, if the constructor has required arguments.
     build: Build | None = None
-    #: The same with every detached quantity (a bandwidth by heuristic, say) fixed, so that a finite difference sees
-    #: the function whose gradient is claimed.
+    #: The same with every detached quantity (such as a heuristic bandwidth) fixed, so that finite differences match the
+    #: gradient.
     settled: Build | None = None
-    #: Arguments that mean something else here than in the vocabulary.
+    #: Arguments with another meaning than in the vocabulary.
     roles: Mapping[str, Role] = dataclasses.field(default_factory=dict)
-    #: Sizes that it asks for (equal samples, say).
+    #: Required sizes (such as equal sample sizes).
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    #: Its ``weight`` counts a repeated pair as a duplicate of its twin, hence not as its negative.
+    #: With ``weight``, a repeated pair is not a negative of its duplicate.
     twins_are_duplicates: bool = False
-    #: Claims not to feel a common factor on all features, as every loss of (anchor, positive) does.
+    #: Invariant to a common factor on all features, as every loss of (anchor, positive) is.
     scale_free: bool = False
     excuses: tuple[Excuse, ...] = ()
     variants: tuple[Variant, ...] = ()
     reference: Reference | None = None
-    #: Why it is no row of the grid.
+    #: Why it has no row in the grid.
     no_row: str = ""
-    #: Why it is no row of the digits' benchmark.
+    #: Why it has no row in the digits benchmark.
     no_digits: str = ""

@@ -1,10 +1,9 @@
-"""The grid of promises as pages: ``python -m tests.contract.grid --write docs/grid.rst``.
+"""Write the grid as documentation pages: ``python -m tests.contract.grid --write docs/grid.rst``.
 
-Rows are what :mod:`tests.contract.cases` discovers, columns the conditions, cells what the suite asserts: kept,
-an exception from :mod:`tests.contract.entries`, or not a question for this call. ``docs/grid.rst`` shows a column a
-family, ``docs/grid/`` has a page a family. The pages are a function of these declarations alone; that each cell is
-true is what ``tests/contract/test_contract.py`` runs, that the committed pages are the current ones is what
-``tests/contract/test_grid.py`` compares.
+Rows are the cases of :mod:`tests.contract.cases`, columns the conditions, and cells what the suite asserts: the
+condition holds, it is an exception from :mod:`tests.contract.entries`, or it does not apply. ``docs/grid.rst`` has one
+column per family and ``docs/grid/`` one page per family. ``tests/contract/test_contract.py`` tests each cell, and
+``tests/contract/test_grid.py`` checks that the committed pages are up to date.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ HEAD = """The grid
 
 .. Written by ``{command}``; a test compares.
 
-Every exported loss and layer under every condition people train in. A row is a module, or a setting of it that takes
-another path; a column is a family of conditions, whose page has a column a condition and the promise in words; a cell
-stands for tests that run with the suite:
+Every exported loss and layer under the conditions of training. A row is a module, or a setting of it that uses another
+code path; a column is a family of conditions, whose page has one column per condition and its statement; a cell stands
+for tests of the suite:
 
-- ✓ every promise of the family is kept;
+- ✓ all conditions of the family hold;
 - a number counts documented exceptions: the suite asserts that they behave as the family's page says;
 - · the call has no such argument, or makes no such claim.
 
@@ -47,7 +46,7 @@ PAGE = """{title}
 
 {about}
 
-A family of :doc:`the grid <../grid>`: ✓ the promise is kept, a number is an exception explained below the table, · the
+A family of :doc:`the grid <../grid>`: ✓ the condition holds, a number is an exception explained below the table, · the
 call has no such argument or makes no such claim.
 """
 
@@ -67,7 +66,7 @@ def conditions_of(family: ModuleType) -> list[Condition]:
 
 
 def table(heads: Iterable[str], rows: Iterable[tuple[str, list[str]]]) -> Iterator[str]:
-    """One line a row."""
+    """A ``csv-table`` with one line per row."""
     yield ".. csv-table::"
     yield "   :header-rows: 1"
     yield "   :stub-columns: 1"

@@ -1,4 +1,4 @@
-"""Pieces that the references and exceptions of several losses share."""
+"""References and exceptions shared by several losses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Array = NDArray[np.float64]
 
 
 class Discriminator(nn.Module):
-    """tanh(w . x) for rows of any width, with a w that NumPy makes again; nothing to train."""
+    """tanh(w . x) for rows of any width, with a fixed w that NumPy can reproduce; no parameters."""
 
     def forward(self, rows: Tensor) -> Tensor:
         return torch.tanh(rows @ torch.from_numpy(direction(rows.shape[1])).to(rows.dtype))
@@ -46,7 +46,7 @@ def width(kernel: Gaussian, x: Array, y: Array) -> float:
 
 
 def over_scales(kernel: Gaussian, x: Array, y: Array, value: Callable[[float], float]) -> float:
-    """For what is linear in the kernel: the mean over its single Gaussians."""
+    """The mean over the single Gaussians of a kernel, for values that are linear in the kernel."""
     return float(np.mean([value(width(kernel, x, y) * s**0.5) for s in kernel.scales]))
 
 
@@ -60,7 +60,7 @@ def scaled(p: SimpleNamespace, s: SimpleNamespace) -> Array:
     return np.asarray(alike / s.temperature)
 
 
-# Masks of pairs, that leave each row a positive and a negative.
+# Masks of pairs that leave each row a positive and a negative.
 ROWS = torch.arange(SIZES["b"])
 
 
@@ -70,7 +70,7 @@ NEGATIVE = (ROWS[:, None] + 2 * ROWS) % 3 != 1
 POSITIVE = (ROWS[:, None] - ROWS).abs() % 5 == 0
 
 
-# More candidates than anchors, and the last of them padding.
+# More candidates than anchors; the last candidate is padding.
 CANDIDATES = torch.sin(1.0 + torch.arange(8 * SIZES["d"], dtype=torch.float64)).reshape(8, SIZES["d"])
 
 
@@ -89,13 +89,13 @@ SEVERAL = Gaussian(0.8, scales=(0.5, 2.0))
 EQUAL = {"n": 6, "m": 6}
 
 
-NO_VALUE = "factor of the features' gradient; the value does not know it"
+NO_VALUE = "factor on the gradient of the features, without effect on the value"
 
 
-GIVEN = "counts for drawn directions alone, and the call brings them"
+GIVEN = "only used to draw directions, which the call passes"
 
 
-WIDTH = "the number of classes, which the call shows already; a class without a row adds nothing"
+WIDTH = "the number of classes, known from the call; a class without rows adds nothing"
 
 
 SOLVED = "steps of a solver that has converged on these rows"
@@ -108,7 +108,7 @@ def negatives(p: SimpleNamespace, s: SimpleNamespace) -> NDArray[np.bool_]:
 #: Exceptions of the modules that hold a discriminator.
 ASKS_DISCRIMINATOR = Excuse(
     ("module_is_function",),
-    "the function takes logits, the module asks its discriminator for them",
+    "the function takes logits, which the module gets from its discriminator",
     AssertionError,
     "discriminator",
 )
@@ -117,23 +117,23 @@ ASKS_DISCRIMINATOR = Excuse(
 LEARNED_DISCRIMINATOR = (
     Excuse(
         ("symmetric",),
-        "the discriminator has learned which domain is which; a fresh one learns the other order as well",
+        "the discriminator is trained for one order of the domains",
     ),
-    Excuse(("translation",), "the discriminator is a network on the features as they are"),
+    Excuse(("translation",), "the discriminator is a network on the unshifted features"),
 )
 
 
 #: The exception of the losses that take labels of the source and class probabilities of the target.
 LABELS_AND_PROBABILITIES = Excuse(
     ("symmetric",),
-    "the source brings labels and the target probabilities: the sides take different arguments",
+    "source and target take different arguments: labels and probabilities",
     AssertionError,
     "do not take the same arguments",
 )
 
 
 def of_classes(value: Callable[[Array, Array, Array, Array, float], float]) -> Reference:
-    """The reference of a loss with such classes and a Gaussian; ``value`` takes the bandwidth last."""
+    """The reference of a loss with class labels and a Gaussian kernel; ``value`` takes the bandwidth last."""
     return Reference(
         lambda p, s: over_scales(
             s.kernel,

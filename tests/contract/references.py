@@ -1,8 +1,8 @@
-"""How each exported loss is computed a second time, in float64 loops from its formula, at every setting it has.
+"""Compare each exported loss with a reference in float64 loops, at every setting.
 
-The references stand in :mod:`tests.contract.entries`. A setting is an argument of the constructor (of the call, where
-the case is a function), or an optional input of the call beside weights and masks of rows, which the grid tests by
-repeating and dropping rows.
+The references are in :mod:`tests.contract.entries`. A setting is an argument of the constructor (or of the call, for a
+function), or an optional input of the call other than row weights and masks, which the grid tests by repeating and
+dropping rows.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def constructor(case: Case) -> dict[str, inspect.Parameter]:
 
 
 def settings_of(case: Case) -> dict[str, inspect.Parameter]:
-    """Everything that an entry answers for, the sample of a randomised loss apart."""
+    """All settings that an entry must cover, except the sample of a randomised loss."""
     call = {
         name: p
         for name, p in case.signature.parameters.items()
@@ -50,7 +50,7 @@ def settings_of(case: Case) -> dict[str, inspect.Parameter]:
 
 
 def ours(case: Case, problem: Problem, settings: Mapping[str, Any]) -> dict[str, float]:
-    """The module's value at these settings, and its function's where that takes the same arguments."""
+    """The module's value at these settings, and the function's if it takes the same arguments."""
     built = constructor(case)
     arguments = {**problem.values, **{k: v for k, v in settings.items() if k not in built}}
     options = {k: v for k, v in settings.items() if k in built}
@@ -64,11 +64,11 @@ def ours(case: Case, problem: Problem, settings: Mapping[str, Any]) -> dict[str,
 
 
 def theirs(case: Case, entry: Reference, problem: Problem, settings: Mapping[str, Any]) -> float:
-    """The reference's value at these settings, the defaults of the others read off the signature."""
+    """The reference's value at these settings, with defaults from the signature."""
     known = {name: p.default for name, p in settings_of(case).items()}
     everything = pytree.tree_map(to_numpy, {**known, **settings, **problem.values})
     kept = everything.get("candidate_mask")
-    if kept is not None:  # padding is no candidate: take it out
+    if kept is not None:  # padding is not a candidate: remove it
         everything["positive"] = everything["positive"][kept]
         for name in ("positive_mask", "positive_weight", "negative_mask"):
             if everything.get(name) is not None:

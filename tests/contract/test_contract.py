@@ -42,7 +42,7 @@ def test_cell(case: Case, condition: Condition) -> None:
         with pytest.raises(excuse.raises, match=excuse.match):
             condition.check(case)
     else:
-        with pytest.raises(Exception):  # noqa: B017 - any failure will do; success means a needless entry
+        with pytest.raises(Exception):  # noqa: B017 - any failure; success means the entry is not needed
             condition.check(case)
 
 
@@ -53,7 +53,7 @@ def test_every_exported_module_is_described(name: str) -> None:
 
 
 def test_every_entry_is_asked_for() -> None:
-    """No entry outlives its loss, no excuse its condition."""
+    """Every entry belongs to an exported loss, every excuse to a condition of it."""
     exported = {*mmda.losses.__all__, *mmda.layers.__all__}
     assert not ENTRIES.keys() - exported, f"not exported: take them out of {ENTRIES_FOLDER}"
     for name, entry in ENTRIES.items():

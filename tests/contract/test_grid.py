@@ -1,4 +1,4 @@
-"""The committed pages show the grid that the suite holds."""
+"""The committed pages match the grid of the suite."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_writing_and_printing_agree(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_a_row_fits_on_a_phone() -> None:
-    """The source shows it: a line a row, no more than a dozen narrow columns."""
+    """Each row is one line, with at most a dozen narrow columns."""
     for text in pages().values():
         rows = [line for line in text.splitlines() if line.startswith('   "``')]
         assert rows

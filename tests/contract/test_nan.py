@@ -1,4 +1,4 @@
-"""NaN in a row that counts gives NaN, at settings that are no rows of the grid."""
+"""NaN in a row with weight gives NaN, at settings without a row in the grid."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.contract.conditions.contents import check_nan
 
 CASES = {case.name: case for case in discover()[0]}
 
-#: Settings beside the grid's rows that take another path through roots, powers, maxima and selections.
+#: Settings beyond the grid's rows that use other code paths with roots, powers, maxima and selections.
 SETTINGS: dict[str, Callable[[], nn.Module]] = {
     "AdaptiveFeatureNormLoss(hard)": lambda: AdaptiveFeatureNormLoss(variant="hard"),
     "EnergyDistanceLoss(exponent=1.5)": lambda: EnergyDistanceLoss(exponent=1.5),
@@ -36,7 +36,7 @@ def test_nan_in_nan_out(label: str) -> None:
 
 
 def test_a_weight_of_zero_that_carries_a_gradient_asks_what_the_row_holds() -> None:
-    """The slope on a weight at 0 is the limit of the slope on a small weight."""
+    """The gradient of a weight at 0 is the limit of its gradient at a small weight."""
     rows = torch.randn(9, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
     def slope(at: float) -> float:

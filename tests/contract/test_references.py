@@ -1,4 +1,4 @@
-"""Every exported loss is compared with its formula at every setting, and the comparison sees what it should."""
+"""Every exported loss is compared with its formula at every setting, and the comparison detects ignored settings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FILE = "tests/contract/entries"
 
 
 def missing(cases: Mapping[str, Case], references: Mapping[str, Reference]) -> list[str]:
-    """What no entry answers for, each with what to do about it."""
+    """Losses and settings that no entry covers, each with instructions."""
     found = [
         f"{name} has no reference: write tests/reference/<file>.py (its formula in loops) and an entry in {FILE}"
         for name in cases
@@ -61,7 +61,7 @@ def problem_of(name: str, seed: int, change: Move | None = None) -> Problem:
 def compared(
     name: str, seed: int, change: Move | None, computed: Mapping[str, Any], expected: Mapping[str, Any]
 ) -> tuple[dict[str, float], float]:
-    """Our values at the settings ``computed``, and the reference's at ``expected``."""
+    """The library's values at the settings ``computed``, and the reference's at ``expected``."""
     case, entry, problem = LOSSES[name], REFERENCES[name], problem_of(name, seed, change)
 
     def split(settings: Mapping[str, Any]) -> tuple[Problem, dict[str, Any]]:

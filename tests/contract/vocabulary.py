@@ -1,4 +1,4 @@
-"""The vocabulary of the library's call signatures: what an argument of a name is, and how it is drawn."""
+"""The argument names of the library's calls: the meaning of each, and how to draw it."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from mmda.losses import MomentTargets, RandomMultilinearMap
 Shape = Mapping[str, int]
 Draw = Callable[[torch.Generator, Shape, tuple[str, ...]], Any]
 
-#: Small on purpose: the suite is wide. n source rows, m target rows, b paired rows, t frames, d features (e of
+#: Small, because the suite has many cells. n source rows, m target rows, b paired rows, t frames, d features (e of
 #: another space), c classes, p projections, h and w of an image.
 SIZES: dict[str, int] = {"n": 5, "m": 7, "b": 6, "t": 4, "d": 3, "c": 3, "e": 2, "p": 8, "h": 4, "w": 4}
 
 
 @dataclasses.dataclass(frozen=True)
 class Role:
-    """What an argument of this name is: its axes, how it is drawn, and whether a gradient flows to it."""
+    """An argument of this name: its axes, how to draw it, and whether it is differentiable."""
 
     axes: tuple[str, ...]
     draw: Draw | None
     differentiable: bool = False
-    #: "input" is always drawn when required; "mask" and "weight" are given by the conditions about them;
-    #: "setting" is an optional argument that is drawn too (the sample of a randomised loss).
+    #: "input" is drawn if required; "mask" and "weight" are set by the conditions about them; "setting" is an optional
+    #: argument that is drawn too (the sample of a randomised loss).
     use: str = "input"
-    #: Any number of leading axes is right.
+    #: Any number of leading axes is valid.
     rank_free: bool = False
-    #: Padding may hold anything here too: NaN, infinities, a label of -1.
+    #: Padding may hold any value: NaN, infinities, a label of -1.
     pads: bool = True
 
 
@@ -50,7 +50,7 @@ def simplex(generator: torch.Generator, sizes: Shape, axes: tuple[str, ...]) -> 
 
 
 def classes(generator: torch.Generator, sizes: Shape, axes: tuple[str, ...]) -> Tensor:
-    """Every class is there as soon as there are rows enough."""
+    """All classes occur if there are enough rows."""
     count = 1
     for axis in axes:
         count *= sizes[axis]
@@ -58,7 +58,7 @@ def classes(generator: torch.Generator, sizes: Shape, axes: tuple[str, ...]) -> 
 
 
 def inside(generator: torch.Generator, sizes: Shape, axes: tuple[str, ...]) -> Tensor:
-    """Some frames of every row, never all of them unless there is one."""
+    """Some frames of every row, but not all of them unless there is only one."""
     steps = torch.arange(sizes["t"])
     return ((steps >= 1) | (sizes["t"] == 1)).expand(sizes["b"], -1).clone() & (steps < max(sizes["t"] - 1, 2))
 
@@ -72,7 +72,7 @@ def moment(generator: torch.Generator, sizes: Shape, axes: tuple[str, ...]) -> M
 FEATURES = Role(("b", "d"), normal, differentiable=True)
 SEQUENCES = Role(("b", "t", "d"), normal, differentiable=True)
 
-#: The vocabulary of the library's call signatures. A new name is one line here.
+#: Roles by argument name. A new name is one line here.
 ROLES: dict[str, Role] = {
     # unpaired samples
     "source": Role(("n", "d"), normal, differentiable=True),
@@ -96,7 +96,7 @@ ROLES: dict[str, Role] = {
     "weight": Role(("b",), None, use="weight"),
     "mask": Role(("b",), None, use="mask"),
     "probabilities": Role(("b", "c"), simplex, differentiable=True),
-    "source_class_logits": Role(("n", "c"), normal),  # condition the adversary, without a gradient
+    "source_class_logits": Role(("n", "c"), normal),  # condition for the adversary, without a gradient
     "target_class_logits": Role(("m", "c"), shifted),
     "source_assignment": Role(("n",), classes),
     "target_assignment": Role(("m",), classes),

@@ -37,7 +37,7 @@ def test_a_new_sentence_in_a_new_video(trained: Path, capsys: pytest.CaptureFixt
     told = capsys.readouterr().out.splitlines()
     assert told[0] == "new (20.0 s): 'something else'"
     assert 1 <= len(told[1:-1]) <= 2
-    assert told[-1] == "scores order the moments of one video; they are no probabilities"
+    assert told[-1] == "scores rank the moments of one video; they are not probabilities"
     command = ["predict", "something else", *ask[:2], *ask[4:], *new, "--target-clip-seconds", "2"]
     assert main(command) == 0
     assert capsys.readouterr().out.splitlines() == told
@@ -91,7 +91,7 @@ def test_lengths_are_given_as_to_check(tmp_path: Path, capsys: pytest.CaptureFix
     lengths = charades(tmp_path / "a", 0)
     publish(tmp_path / "b", 1, {"train": 12, "test": 4})
     command = ["--source", str(tmp_path / "a"), "--target", str(tmp_path / "b"), "--smoke", "--rows", "source-only"]
-    assert "have its videos' lengths beside it" in refused(capsys, *command, "--output", str(tmp_path / "none"))
+    assert "have its videos' durations next to it" in refused(capsys, *command, "--output", str(tmp_path / "none"))
     assert run([*command, "--output", str(tmp_path / "out"), "--durations", str(lengths)]) == 0
     capsys.readouterr()
     notes = str(tmp_path / "a" / "charades_sta_train.txt")

@@ -34,7 +34,7 @@ def test_a_trained_model_answers(finished: Path, capsys: pytest.CaptureFixture[s
     *moments, last = lines[1:]
     assert 1 <= len(moments) <= 3
     assert all(" s - " in line and "score" in line for line in moments)
-    assert last == "scores order the moments of one video; they are no probabilities"
+    assert last == "scores rank the moments of one video; they are not probabilities"
     assert "%" not in "".join(lines)
 
 
@@ -97,7 +97,7 @@ def test_every_query_of_a_file_is_answered(tmp_path: Path, capsys: pytest.Captur
     ("arguments", "message"),
     [
         (["--checkpoint", "{here}/none.pt"], "none.pt: the checkpoint must exist"),
-        (["--checkpoint", "{here}/torn.pt"], "torn.pt: the checkpoint must be a file of save_model, whole"),
+        (["--checkpoint", "{here}/torn.pt"], "torn.pt: the checkpoint must be an undamaged file of save_model"),
         (["--video", "nobody"], "`nobody` must be a video of the target"),
         (["--predict", "the dog"], "--predict: encode_sentence: `sentence` must use words such as"),
     ],

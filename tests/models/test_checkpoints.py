@@ -74,7 +74,7 @@ def test_every_flipped_bit_is_found(checkpoint: bytes, tmp_path: Path) -> None:
         damaged = bytearray(checkpoint)
         damaged[place // 8] ^= 1 << place % 8
         path.write_bytes(damaged)
-        with pytest.raises(CheckpointError, match=r"model\.pt: the checkpoint must be a file of save_model, whole"):
+        with pytest.raises(CheckpointError, match=r"model\.pt: the checkpoint must be an undamaged file of save_model"):
             load_model(path)
     path.write_bytes(checkpoint)
     assert load_model(path)[1] == {"seed": 3}
@@ -197,7 +197,7 @@ def test_other_code_is_a_warning(draw: Simulation, tmp_path: Path) -> None:
     whole = encoded(content)
     assert whole is not None
     path.write_bytes(sealed(whole))
-    with pytest.warns(UserWarning, match=r"begun with .*'torch': '1\.0'.*numbers may differ"):
+    with pytest.warns(UserWarning, match=r"started with .*'torch': '1\.0'.*results may differ"):
         train(draw, path)
 
 
@@ -288,7 +288,7 @@ def test_a_step_that_is_not_finite_is_told_and_kept(draw: Simulation, tmp_path: 
         failed = tmp_path / f"{path.stem}.failed.pt"
         assert told[-1].endswith(str(failed))
         failed.rename(tmp_path / "again.pt")
-    assert told[0].partition("; the run")[0] == told[1].partition("; the run")[0]
+    assert told[0].partition("; the state")[0] == told[1].partition("; the state")[0]
 
 
 def test_accumulated_batches_are_one_batch(draw: Simulation) -> None:
@@ -359,7 +359,7 @@ def test_float16_scales_its_loss_and_goes_on_with_the_same_scale(draw: Simulatio
 
 
 def test_tensorboard_has_every_number_of_a_step(tmp_path: Path) -> None:
-    """Run where the package is installed; no extra asks for it."""
+    """Run if the package is installed; no extra requires it."""
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

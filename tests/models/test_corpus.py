@@ -134,7 +134,9 @@ def test_pooled_videos_have_pooled_times() -> None:
 def test_bad_input_says_what() -> None:
     model = built("towers")
     bare = ArrayStore({"a": np.ones((3, 32), dtype=np.float32)})
-    with pytest.raises(ValueError, match="encode_videos: `clip_seconds` must be given for features that do not say it"):
+    with pytest.raises(
+        ValueError, match="encode_videos: `clip_seconds` must be given for features that do not contain it"
+    ):
         encode_videos(model, bare)
     with pytest.raises(ValueError, match="have 32 features, got 7"):
         encode_videos(model, store(7, [3]))

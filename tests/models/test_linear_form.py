@@ -326,15 +326,15 @@ def test_a_term_of_ones_own_is_weighed_scaled_and_trained(draw: Simulation) -> N
 
 def test_lists_that_contradict_themselves_are_told() -> None:
     term = Term("one", "source", 1.0, lambda view: view.output.query.sum())
-    with pytest.raises(ValueError, match=r"MMCDAObjective: `terms` must have a role each, got several of .'one'."):
+    with pytest.raises(ValueError, match=r"MMCDAObjective: `terms` must have different roles, got several of .'one'."):
         MMCDAObjective(terms=[term, term])
-    with pytest.raises(ValueError, match="MMCDAObjective: `weights` must be left out where `terms` are given"):
+    with pytest.raises(ValueError, match="MMCDAObjective: `weights` must be left out if `terms` are given"):
         MMCDAObjective(terms=[term], weights={"moment": 1.0})
     with pytest.raises(ValueError, match="Term: `side` must be one of 'source', 'target', 'both', got 'all'"):
         Term("one", "all", 1.0, term.compute)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="Term: `compute` must be callable"):
         Term("one", "source", 1.0, 3)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"View.labels: `batch` must carry windows"):
+    with pytest.raises(ValueError, match=r"View.labels: `batch` must have windows"):
         _ = View(None, simulate(World(videos=2, test_videos=1)).target_train.without_moments()).labels  # type: ignore[arg-type]
 
 
@@ -375,7 +375,7 @@ def test_a_source_of_strangers_counts_little(splits: tuple[ResidentSplit, Reside
 
 
 def test_few_pairs_weigh_no_map_of_their_own(splits: tuple[ResidentSplit, ResidentSplit]) -> None:
-    """Below 8 videos the maps that know moments count alike; up to 32 the weights are drawn to that in proportion."""
+    """Below 8 videos the maps fitted with moments have equal weights; up to 32 the weights are shrunk towards that."""
     source, pairs = splits[0], splits[1].without_moments()
 
     def shares(videos: int, **change: Any) -> Tensor:

@@ -180,7 +180,7 @@ def test_objective_errors(draw: Simulation) -> None:
     with pytest.raises(ValueError, match=message):
         MMCDAObjective(weights={"momnt": 1.0})
     model = model_for(batch)
-    with pytest.raises(ValueError, match="`source_batch` must carry windows"):
+    with pytest.raises(ValueError, match="`source_batch` must have windows"):
         MMCDAObjective()(model(batch), batch.without_moments())
     with pytest.raises(ValueError, match="`target` must be given"):
         MMCDAObjective()(model(batch), batch)
@@ -344,7 +344,7 @@ def test_a_shared_space_starts_at_the_plain_cosine(draw: Simulation) -> None:
 
 @pytest.mark.parametrize("average", [0.0, 0.9])
 def test_a_resumed_run_is_the_run(draw: Simulation, tmp_path: Path, average: float) -> None:
-    """Stopped at a milestone and gone on with: bit for bit the weights of the uninterrupted run, dropout included."""
+    """Stopped at a milestone and resumed: bitwise the weights of the uninterrupted run, dropout included."""
     config = TrainingConfig(steps=8, evaluations=2, warmup=1, average=average)
 
     class Stop(Exception):
@@ -416,7 +416,7 @@ def test_a_refused_resume_changes_nothing(draw: Simulation, tmp_path: Path, at: 
     write_sealed(path, content)
     model, objective = model_for(draw.source_train, seed=5), MMCDAObjective()
     before, drawn = copy.deepcopy(model.state_dict()), torch.get_rng_state()
-    rule = r"run\.pt: the run must be whole and of the same model and objective, got another or a damaged one"
+    rule = r"run\.pt: the run must be undamaged and of the same model and objective, got another or a damaged one"
     with pytest.raises(CheckpointError, match=rule):
         fit(model, objective, *loaders(draw), config=config, resume=path)
     assert torch.equal(torch.get_rng_state(), drawn)
@@ -510,7 +510,7 @@ def test_model_files_round_trip_and_refuse_damage(draw: Simulation, tmp_path: Pa
     whole = path.read_bytes()
     for damage in (whole[: len(whole) // 2], b"", b"not a checkpoint"):
         path.write_bytes(damage)
-        with pytest.raises(CheckpointError, match=r"model\.pt: the checkpoint must be a file of save_model, whole"):
+        with pytest.raises(CheckpointError, match=r"model\.pt: the checkpoint must be an undamaged file of save_model"):
             load_model(path)
     with pytest.raises(CheckpointError, match=r"none\.pt: the checkpoint must exist"):
         load_model(tmp_path / "none.pt")
@@ -550,7 +550,7 @@ def test_model_files_hold_only_what_can_be_read_again(draw: Simulation, tmp_path
 def test_damage_is_told_without_the_text_of_torch(draw: Simulation, tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     write_sealed(path, {"kind": "mmcda model", "folder": tmp_path})  # needs code to be read
-    rule, came = "be a file of save_model, whole and of this version", "another kind of file or a damaged one"
+    rule, came = "be an undamaged file of save_model of this version", "another kind of file or a damaged one"
     with pytest.raises(CheckpointError) as caught:
         load_model(path)
     assert str(caught.value) == f"{path}: the checkpoint must {rule}, got {came}"
@@ -564,7 +564,7 @@ def test_damage_is_told_without_the_text_of_torch(draw: Simulation, tmp_path: Pa
     write_sealed(path, content)
     with pytest.raises(CheckpointError) as caught:
         load_model(path)
-    assert str(caught.value) == f"{path}: the weights must fit the config beside them, got a damaged file"
+    assert str(caught.value) == f"{path}: the weights must match the config, got a damaged file"
 
 
 def test_another_width_is_named(draw: Simulation) -> None:

@@ -195,7 +195,7 @@ def test_all_ranks_fail_alike(found: dict[int, list[dict[str, Any]]]) -> None:
     assert (first["folder"] / "nan.failed.pt").exists()
     for rank, result in enumerate(found[2]):
         assert result["full"].startswith("OSError: [Errno 28] No space left on device")
-        wanted = f"give rank {rank} of 2 its share (`rank=`, `ranks=` of the loader), got one for rank 0 of 1"
+        wanted = f"give rank {rank} of 2 its part (`rank=`, `ranks=` of the loader), got one for rank 0 of 1"
         assert wanted in result["share"]
 
 

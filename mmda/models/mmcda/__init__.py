@@ -1,10 +1,10 @@
-"""MMCDA, the reference model for cross-domain video moment retrieval, assembled from the library's parts."""
+"""MMCDA, the reference model for cross-domain video moment retrieval, built from the components of the library."""
 
 from torch import serialization
 
 from mmda.models.mmcda.build import build_mmcda
 from mmda.models.mmcda.closed_form import attended_rows, fit_joint_maps, moment_rows, sentence_rows, start_linear
-from mmda.models.mmcda.config import MMCDAConfig
+from mmda.models.mmcda.config import MMCDAConfig, TrainingConfig
 from mmda.models.mmcda.corpus import Corpus, Found, encode_videos
 from mmda.models.mmcda.encoders import (
     FeatureDropout,
@@ -45,7 +45,7 @@ from mmda.models.mmcda.terms import (
     default_terms,
     negative_pairs,
 )
-from mmda.models.mmcda.training import TrainingConfig, TrainingStopped, fit, predict_split
+from mmda.models.mmcda.training import TrainingStopped, fit, predict_split
 from mmda.models.mmcda.voting import high_runs, smoothed, vote_spans
 
 __all__ = [
@@ -113,5 +113,5 @@ __all__ = [
     "vote_spans",
 ]
 
-# Plain values, as kernels are: files that hold them are read with ``weights_only=True``.
+# So that files containing them load with ``weights_only=True``.
 serialization.add_safe_globals([MMCDAConfig, TrainingConfig])

@@ -1,4 +1,4 @@
-"""The one place where a config becomes a model."""
+"""Building a model from a config."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from mmda.models.mmcda.model import MMCDA
 
 
 def build_mmcda(config: MMCDAConfig) -> MMCDA:
-    """The reference model of this size, initialised from torch's global generator.
+    """Build the reference model, initialised from torch's global generator.
 
     Args:
-        config: sizes and choices; they are used here and go no further.
+        config: sizes and options.
 
     Returns:
         :class:`MMCDA` in ``train()`` mode, float32, on torch's default device.

@@ -1,4 +1,4 @@
-"""The joint space in closed form: linear maps from the source's moments and the target's pairs, before any training."""
+"""The joint space in closed form: linear maps from source moments and target pairs, without gradient training."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from mmda.models.mmcda.stacking import pair_scores, stacked_weights
 from mmda.vmr.batch import VMRBatch
 from mmda.vmr.resident import ResidentSplit
 
-#: Pairs whose frames are held at a time.
+#: Pairs whose frames are in memory at a time.
 _CHUNK = 256
 
 #: Ridge of the CORAL map between domains, at least: see :func:`_recolouring`.
 _RECOLOUR = 0.1
 
-#: How the frames of a pair stand for its moment: all, by how much they look like the query; the best; or all alike.
+#: How the frames of a pair are pooled: weighted by similarity to the query, the best ones, or all equally.
 Pooling = Literal["attention", "top", "mean"]
 
-#: Fewer videos than the first say nothing about which map is good; fewer than the second not all.
+#: Number of target videos below which fitted weights are not used, and from which they are used in full.
 _FEW, _ENOUGH = 8, 32
 
-#: Share of a video's frames that are its best.
+#: Fraction of a video's frames used as its best frames.
 _TOP = 0.125
 
 
@@ -42,10 +42,10 @@ def sentence_rows(split: ResidentSplit) -> Tensor:
     """Mean of the words of each query.
 
     Args:
-        split: its words are read.
+        split: pairs, of which the words are used.
 
     Returns:
-        (n, d_q), a row a pair.
+        (n, d_q), one row per pair.
 
     Example:
         >>> from mmda.vmr import ResidentSplit, World, simulate
@@ -60,13 +60,13 @@ def moment_rows(split: ResidentSplit) -> Tensor:
     """Mean of the frames inside each query's moments.
 
     Args:
-        split: with its moments.
+        split: pairs with moments.
 
     Returns:
-        (n, d_v), a row a pair.
+        (n, d_v), one row per pair.
 
     Raises:
-        ValueError: the moments are closed.
+        ValueError: the moments are hidden.
 
     Example:
         >>> from mmda.vmr import ResidentSplit, World, simulate
@@ -81,19 +81,19 @@ def moment_rows(split: ResidentSplit) -> Tensor:
 def attended_rows(
     split: ResidentSplit, maps: CCA | None = None, *, temperature: float = 0.1, pooling: Pooling = "attention"
 ) -> Tensor:
-    r"""Mean of each video's frames, weighted by how much they look like the query under ``maps``.
+    r"""Mean of each video's frames, weighted by their similarity to the query under ``maps``.
 
     .. math:: p_i = \sum_t \operatorname{softmax}_t(\cos(x_{it} B, q_i A) / \tau) \, x_{it}
 
     Args:
-        split: pairs; no moment is read.
-        maps: fitted to (query, frame) rows; ``None`` weighs all frames alike.
+        split: pairs; moments are not used.
+        maps: fitted to (query, frame) rows; ``None`` weights all frames equally.
         temperature: :math:`\tau` > 0.
-        pooling: ``"attention"``, the formula; ``"top"``: the plain mean of the best eighth of the frames, at least one;
-            ``"mean"``: of all frames.
+        pooling: ``"attention"``: the formula; ``"top"``: the mean of the best eighth of the frames, at least one;
+            ``"mean"``: the mean of all frames.
 
     Returns:
-        (n, d_v), a row a pair.
+        (n, d_v), one row per pair.
 
     Raises:
         ValueError: a temperature that is not positive.
@@ -107,7 +107,7 @@ def attended_rows(
     check_choice("attended_rows", "pooling", pooling, get_args(Pooling))
     rows = []
     if maps is not None:
-        maps = copy.deepcopy(maps).to(split.frames.dtype)  # weights of a mean need no double precision
+        maps = copy.deepcopy(maps).to(split.frames.dtype)  # float32 is sufficient for the weights of a mean
     for batch in _pieces(split):
         if maps is None or pooling == "mean":
             weight = batch.frame_mask.to(batch.frames.dtype)
@@ -138,32 +138,33 @@ def fit_joint_maps(
     pooling: Pooling = "attention",
     domain: ResidentSplit | None = None,
 ) -> CCA:
-    r"""Canonical correlation of queries (x) with frames (y), from labelled moments, unlabelled pairs, or both.
+    r"""Canonical correlation analysis of queries (x) and frames (y), from labelled moments, unlabelled pairs, or both.
 
     A source pair is a query and the mean frame of its known moment; a target pair is a query and its video's frames,
-    pooled by the map of the round before (:func:`attended_rows`), at first alike. Both domains weigh the same.
+    pooled with the map of the previous round (:func:`attended_rows`), initially with equal weights. Both domains have
+    the same weight.
 
     Args:
         source: labelled pairs.
-        pairs: pairs whose moments are not known, and are not read.
+        pairs: pairs with unknown moments.
         components: width of the joint space.
-        ridge: of :class:`mmda.linear.CCA`; 1 doubles the mean variance of each side.
-        scale: of :class:`mmda.linear.CCA`.
-        rounds: fits, each with frames pooled anew.
-        temperature: of the pooling.
-        pooling: of :func:`attended_rows`.
-        domain: give the source's rows the mean and covariance of this domain first, on both sides
-            (:class:`mmda.linear.CORALMap`): those of its queries and of its pooled frames, or without ``pairs`` of all
-            its frames. Without it, that the domains' means differ is itself a correlation.
+        ridge: as in :class:`mmda.linear.CCA`; 1 doubles the mean variance of each modality.
+        scale: as in :class:`mmda.linear.CCA`.
+        rounds: number of fits, each with newly pooled frames.
+        temperature: temperature of the pooling.
+        pooling: as in :func:`attended_rows`.
+        domain: first map the source's queries and frames to the mean and covariance of this domain
+            (:class:`mmda.linear.CORALMap`): of its queries and pooled frames, or without ``pairs`` of all its frames.
+            Otherwise the difference of the domains' means would itself count as a correlation.
 
     Returns:
-        The fitted maps: ``map_x`` takes sentences, ``map_y`` frames.
+        The fitted maps: ``map_x`` for sentences, ``map_y`` for frames.
 
     Raises:
-        ValueError: neither side is given, a source without moments, numbers out of range.
+        ValueError: neither ``source`` nor ``pairs``, a source without moments, numbers out of range.
 
     Notes:
-        O(rounds n (t d k + d^2)) time; the frames of 256 pairs are held at a time.
+        O(rounds n (t d k + d^2)) time; the frames of 256 pairs are in memory at a time.
 
     Example:
         >>> from mmda.vmr import ResidentSplit, World, simulate
@@ -173,7 +174,7 @@ def fit_joint_maps(
         8
 
     References:
-        The pooling in rounds is chosen here; for the parts see :mod:`mmda.linear`.
+        The pooling in rounds is our own choice; for the components see :mod:`mmda.linear`.
     """
     check_count("fit_joint_maps", "rounds", rounds)
     if source is None and pairs is None:
@@ -206,12 +207,12 @@ def fit_joint_maps(
 
 
 def _recolouring(x: Tensor, y: Tensor) -> CORALMap:
-    """Rows of one domain as the other's. The fewer rows for the features, the less their covariances can be trusted."""
+    """Map rows of one domain to the other, with a larger ridge for fewer rows per feature."""
     return CORALMap(ridge=max(_RECOLOUR, x.shape[1] / min(len(x), len(y)))).fit(x, y)
 
 
 def _towards(source: ResidentSplit, domain: ResidentSplit) -> CORALMap:
-    """From frames of one domain to those of the other, by the frames of all their videos."""
+    """Map frames of one domain to the other, from the frames of all videos."""
     return CORALMap(ridge=_RECOLOUR).fit(
         source.frames, domain.frames, source_mask=source.frame_mask, target_mask=domain.frame_mask
     )
@@ -233,14 +234,14 @@ def _inside(batch: VMRBatch) -> Tensor:
 
 
 def _best_frames(similarity: Tensor, frame_mask: Tensor) -> Tensor:
-    """1 at the best eighth of the real frames of each row, else 0."""
+    """1 for the best eighth of the valid frames of each row, else 0."""
     ranked = torch.where(frame_mask, similarity, -torch.inf).argsort(1, descending=True).argsort(1)
     count = (_TOP * frame_mask.sum(1, keepdim=True)).ceil().clamp(min=1)
     return ((ranked < count) & frame_mask).to(similarity.dtype)
 
 
 def _weighted(batch: VMRBatch, weight: Tensor) -> Tensor:
-    """Mean of the frames by ``weight`` (b, t); zeros where there is none."""
+    """Mean of the frames with ``weight`` (b, t); zeros if all weights are zero."""
     total = weight.sum(1, keepdim=True)
     share = weight / torch.where(total > 0, total, torch.ones_like(total))
     return torch.bmm(share.unsqueeze(1), zero_padding(batch.frames, batch.frame_mask)).squeeze(1)
@@ -248,7 +249,7 @@ def _weighted(batch: VMRBatch, weight: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Member:
-    """What one map is fitted to."""
+    """The data that one map is fitted to."""
 
     known: bool
     asked: bool
@@ -258,7 +259,7 @@ class _Member:
 
 
 def _members(known: bool, asked: bool, recoloured: bool, pooling: Pooling) -> list[_Member]:
-    """The maps that stand side by side, the first the most needed."""
+    """The members of a linear model, most important first."""
     if not asked or not known:
         return [_Member(known, asked, recoloured, pooling, scale) for scale in (1.0, 0.5)]
     return [
@@ -277,31 +278,30 @@ def start_linear(
     pooling: Pooling = "attention",
     fitted: MutableMapping[Hashable, object] | None = None,
 ) -> None:
-    """Fix the maps of a linear :class:`MMCDA` in closed form; nothing that is learned changes.
+    """Set the linear maps of a linear :class:`MMCDA` in closed form; learned parameters are unchanged.
 
-    The members differ in what they believe. In turn they are fitted to the target's pairs alone, with directions
-    weighed by their correlation; to the source and the pairs, weighed by its square root; and to the source alone,
-    weighed so too. How much each counts is read from the pairs: every map is fitted to half of the target's videos, and
-    :func:`stacked_weights` asks which weights find the videos of the other half's queries best. A far source gets
-    little that way, and no boundary is read. Fewer than 32 videos tell less: their weights are drawn towards those of
-    no pair at hand, which leave the map of the pairs alone out, and with fewer than 8 they are those. Without pairs, or
-    without a source, there are two maps, of either scale, that count alike.
+    The members differ in their training data. In order, they are fitted to only the target's pairs, with directions
+    weighted by their correlation; to the source and the pairs, weighted by its square root; and to only the source,
+    also by the square root. The weight of each member comes from the pairs: every map is fitted to half of the target's
+    videos, and :func:`stacked_weights` finds the weights that best retrieve the videos of the other half's queries. A
+    source far from the target gets a small weight this way; boundaries are not read. With fewer than 32 videos the
+    weights are shrunk towards those used without pairs, which leave out the map of only the pairs; with fewer than 8
+    they equal those. Without pairs, or without a source, there are two maps, one of each scale, with equal weights.
 
     Args:
-        model: of :func:`build_mmcda` with ``form="linear"``; changed in place. Of the maps it takes the first
-            ``members``.
+        model: from :func:`build_mmcda` with ``form="linear"``; changed in place. Uses the first ``members`` maps.
         source: labelled pairs.
-        pairs: the target's pairs; no moment of theirs is read.
-        domain: of :func:`fit_joint_maps`.
-        pooling: of :func:`attended_rows`.
-        fitted: keeps what was fitted, for another call with the same splits.
+        pairs: the target's pairs; their moments are not used.
+        domain: as in :func:`fit_joint_maps`.
+        pooling: as in :func:`attended_rows`.
+        fitted: cache of fitted maps, for further calls with the same splits.
 
     Returns:
-        Nothing; the model's maps, their weights, and the sentences its neighbours are counted among, are set.
+        Nothing; sets the model's maps, their weights, and the reference sentences of its neighbour scaling.
 
     Raises:
-        TypeError: the heads are no :class:`LinearHead`.
-        ValueError: neither side is given; a source without moments.
+        TypeError: the heads are not :class:`LinearHead`.
+        ValueError: neither ``source`` nor ``pairs``; a source without moments.
 
     Example:
         >>> from mmda.models.mmcda import MMCDAConfig, build_mmcda
@@ -370,7 +370,7 @@ def start_linear(
 
 
 def _halves(pairs: ResidentSplit) -> tuple[list[tuple[ResidentSplit, ResidentSplit]], float]:
-    """Every other video and the others, either way round, and how far what they tell is to be trusted, in [0, 1]."""
+    """Both orders of two halves of the videos, and the confidence in weights fitted to them, in [0, 1]."""
     videos, place = torch.unique(pairs.frame_row, return_inverse=True)
     if len(videos) < _FEW:
         return [], 0.0

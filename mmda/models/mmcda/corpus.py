@@ -1,4 +1,4 @@
-"""Many videos, encoded once: which of them, and where in them, a sentence is."""
+"""Retrieval of videos and moments from an encoded corpus."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from mmda.models.mmcda.model import MMCDA
 from mmda.vmr.collation import pad_rows
 from mmda.vmr.features import FeatureStore, clip_bounds, pool_clips
 
-#: A video's score is the mean of so many of its clips, the best ones.
+#: A video's score is the mean over this many of its best clips.
 CLIPS = 5
 
-#: Videos whose frames lie in one matrix: large enough for one product to be worth its call, small enough for a cache.
+#: Videos per matrix of frames: large enough for an efficient product, small enough for the cache.
 _BLOCK = 256
 
-#: Videos that are encoded at a time.
+#: Videos encoded at a time.
 _CHUNK = 64
 
-#: Spans that a table decodes and scores: fewer are the first of these, as a form may choose among what it decodes.
+#: Spans decoded per video, as in a table; fewer are taken from these, since decoding may depend on the number.
 _SPANS = 5
 
 
 class Found(NamedTuple):
-    """A video that a sentence was found in.
+    """A retrieved video.
 
     Attributes:
-        vid: its id.
-        score: how much it looks like the sentence, as :meth:`Corpus.rank` says.
+        vid: id of the video.
+        score: similarity to the sentence, see :meth:`Corpus.rank`.
         windows: (k, 2), its best moments in seconds, best first.
-        scores: (k,), their log-scores, to be compared within the video alone.
+        scores: (k,), their log-scores, comparable only within the video.
     """
 
     vid: str
@@ -44,14 +44,14 @@ class Found(NamedTuple):
 
 
 class Corpus:
-    """Encoded videos; made by :func:`encode_videos`.
+    """Encoded videos, created by :func:`encode_videos`.
 
     Args:
         model: in ``eval()`` mode.
-        vids: the id of each video.
+        vids: ids of the videos.
         lengths: clips of each video.
-        blocks: unit rows of the joint space, transposed, all clips of 256 videos beside one another.
-        common: what to take from each clip's similarity, the videos one after the other.
+        blocks: transposed unit rows of the joint space, concatenated over the clips of 256 videos.
+        common: amount to subtract from each clip's similarity, concatenated over videos.
         clip_times: start and end of every clip in seconds.
 
     Shape:
@@ -93,40 +93,39 @@ class Corpus:
         spans: int = 1,
         preselect: int | None = None,
     ) -> list[Found]:
-        r"""The videos that look most like a sentence, with its best moments in each.
+        r"""Retrieve the videos most similar to a sentence, with its best moments in each.
 
         .. math:: score(v) = \frac{1}{k} \sum_{t \in \text{best } k \text{ clips}} (\cos(f_t, q) - h_t), \quad k = 5
 
-        over the clips of v, with :math:`h_t` of :class:`NeighbourScaling` where the model has one. Every video is
-        scored by every clip, by the numbers that the model gives for this video alone. What spans are read by, votes
-        or logits within a video, does not compare videos.
+        over the clips of v, with :math:`h_t` of :class:`NeighbourScaling` if the model has one. All clips of every
+        video are scored. Span scores (votes or logits) are not comparable between videos and are not used.
 
         Args:
-            words: features of the sentence.
-            word_mask: which words are real; all by default.
-            top: how many videos, at most.
-            spans: how many moments a video, at most; those of :meth:`MMCDA.predict`.
-            preselect: score only the so many videos whose mean frame has the highest cosine with the sentence. Their
-                scores stay exact; a video that is only in part about the sentence may be missed.
+            words: word features of the sentence.
+            word_mask: which words are valid; all by default.
+            top: maximum number of videos.
+            spans: maximum number of moments per video, as in :meth:`MMCDA.predict`.
+            preselect: score only this many videos, those whose mean frame has the highest cosine with the sentence.
+                Their scores are exact, but a video with a short matching part may be missed.
 
         Shape:
             ``words`` (l, d_q), ``word_mask`` (l,).
 
         Returns:
-            :class:`Found`, best first; videos of equal score in the order of the corpus.
+            :class:`Found`, best first; ties in the order of the corpus.
 
         Raises:
             ValueError: a count below 1, words of another shape or width.
             TypeError: words that are not floating-point, a mask that is not bool.
 
         Notes:
-            O(t d) for t clips: one reading of all frames, which is what it takes long for. ``preselect`` reads a row
-            a video and the frames of those that pass. Decoding is O(top). 10,000 videos of 64 clips, top 10, one thread
-            of an AMD EPYC: 44 ms of CPU time in a linear form (joint width 192), 27 ms with towers (64), with
-            ``preselect=200`` 21 ms and 15 ms.
+            O(t d) for t clips, dominated by one pass over all frames. ``preselect`` reads one row per video and the
+            frames of the selected ones. Decoding is O(top). 10,000 videos of 64 clips, top 10, one thread of an AMD
+            EPYC: 44 ms of CPU time in a linear form (joint width 192), 27 ms with towers (64), with ``preselect=200``
+            21 ms and 15 ms.
 
-            On the test queries of QVHighlights' validation captions (1,519 videos, linear form), the right video is
-            among the first ten for 33 % of the sentences; with its best clip alone as score for 25 %, with the mean of
+            On the test queries of QVHighlights' validation captions (1,519 videos, linear form), the correct video is
+            among the first ten for 33 % of the sentences; with only the best clip as score for 25 %, with the mean of
             all clips for 22 %.
 
         Example:
@@ -166,19 +165,19 @@ class Corpus:
         ]
 
     def _all(self, query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Cosines of all clips, what to take from them, and which are real; (v, t) each."""
+        """Cosines of all clips, the amounts to subtract, and the mask of valid clips; (v, t) each."""
         similarity = torch.cat([query @ block for block in self.blocks])
         return self._padded(similarity), self._padded(self.common), self._mask
 
     def _some(self, query: Tensor, rows: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """The same of some videos: each is a slice of its block."""
+        """Similarities for some videos, each a slice of its block."""
         found = [query @ self._frames(row).T for row in rows]
         similarity, known = _stacked(found)
         common, _ = _stacked([self.common[self._clips(row)] for row in rows])
         return similarity, common, known
 
     def _frames(self, row: int) -> Tensor:
-        """Joint rows of a video (t, d), a view."""
+        """Joint rows of a video (t, d), as a view."""
         block = row // _BLOCK
         at = self._starts[row] - self._starts[block * _BLOCK]
         return self.blocks[block][:, at : at + self._sizes[row]].T
@@ -192,7 +191,7 @@ class Corpus:
         return flat.new_zeros(self._mask.numel()).index_copy_(0, self._slots, flat).view(self._mask.shape)
 
     def _decoded(self, rows: Tensor, similarity: Tensor, common: Tensor, known: Tensor, n: int) -> Spans:
-        """The moments in these videos, as :meth:`MMCDA.predict` reads them."""
+        """The moments in these videos, decoded as in :meth:`MMCDA.predict`."""
         longest = int(known.sum(1).max())
         similarity, common, known = (each[:, :longest] for each in (similarity, common, known))
         times = [self.clip_times[self._clips(row)] for row in rows.tolist()]
@@ -207,7 +206,7 @@ class Corpus:
         return Spans(spans.windows[:, :n], spans.scores[:, :n], spans.mask[:, :n])
 
     def _mean_rows(self) -> Tensor:
-        """The mean frame of each video, a unit row."""
+        """The normalised mean frame of each video."""
         means = []
         for k, block in enumerate(self.blocks):
             sizes = self.lengths[k * _BLOCK : (k + 1) * _BLOCK]
@@ -217,28 +216,28 @@ class Corpus:
 
 
 def _stacked(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Rows of several lengths, padded with zeros, and which entries are real."""
+    """Rows of different lengths padded with zeros, and the mask of valid entries."""
     lengths = torch.tensor([len(row) for row in rows], device=rows[0].device)
     step = torch.arange(int(lengths.max()), device=rows[0].device)
     return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True), step < lengths.unsqueeze(1)
 
 
 def _best_means(profile: Tensor, known: Tensor, top: int) -> tuple[Tensor, Tensor]:
-    """Scores and places of the ``top`` rows with the highest mean of their best entries, ties in their order.
+    """Scores and indices of the ``top`` rows with the highest mean of their best entries; ties in order.
 
-    A mean is at most the largest entry, which costs little to find: a row whose largest entry is below the score of
-    the ``top``-th best so far need not be looked at. No row that could be among the best is left out.
+    A mean is at most the largest entry, which is cheap to compute, so rows whose largest entry is below the score of
+    the ``top``-th best so far are skipped. The result is exact.
     """
     most = profile.amax(1)
     first = most.topk(min(len(most), 4 * top + 64)).indices
     floor = _means(profile, known, first).topk(top).values[-1]
-    rows = (most >= floor - 1e-5 * (1 + floor.abs())).nonzero().squeeze(1)  # a mean is rounded
+    rows = (most >= floor - 1e-5 * (1 + floor.abs())).nonzero().squeeze(1)  # tolerance for rounding of the mean
     scores, order = _means(profile, known, rows).sort(descending=True, stable=True)
     return scores[:top], rows[order[:top]]
 
 
 def _means(profile: Tensor, known: Tensor, rows: Tensor) -> Tensor:
-    """Mean of the ``CLIPS`` largest entries of these rows, or of all where there are fewer."""
+    """Mean of the ``CLIPS`` largest entries of these rows, or of all if there are fewer."""
     best = profile[rows].topk(min(CLIPS, profile.shape[1]), dim=1).values
     count = known[rows].sum(1).clamp(max=CLIPS)
     return torch.where(best > -torch.inf, best, torch.zeros_like(best)).sum(1) / count
@@ -248,24 +247,24 @@ def _means(profile: Tensor, known: Tensor, rows: Tensor) -> Tensor:
 def encode_videos(
     model: MMCDA, videos: FeatureStore, *, clip_seconds: float | None = None, max_clips: int | None = None
 ) -> Corpus:
-    """Encode the videos of a store, to be asked for any sentence.
+    """Encode the videos of a store for retrieval.
 
     Args:
         model: in ``eval()`` mode.
         videos: frame features by id (:func:`mmda.vmr.open_features`, :class:`mmda.vmr.ArrayStore`).
-        clip_seconds: length of a clip; what the store says by default.
-        max_clips: average-pool longer videos to so many clips, as the model's training data was.
+        clip_seconds: length of a clip; that of the store by default.
+        max_clips: average-pool longer videos to this many clips, as in the model's training data.
 
     Returns:
         The encoded videos, on the model's device and in its dtype, in the order of the store.
 
     Raises:
-        ValueError: the length of a clip is not known or not above 0; features of another width than the model's.
+        ValueError: the length of a clip is unknown or not above 0; features of another width than the model's.
         VMRDataError: features that cannot be read.
 
     Notes:
-        O(t d) memory for t clips of joint width d: 10,000 videos of 64 clips take 0.5 GB at width 192. 64 videos are
-        held besides, of like length.
+        O(t d) memory for t clips of joint width d: 10,000 videos of 64 clips take 0.5 GB at width 192. Encoding needs
+        64 videos of similar length in addition.
 
     Example:
         >>> from mmda.models.mmcda import MMCDAConfig, build_mmcda
@@ -276,7 +275,7 @@ def encode_videos(
     """
     seconds = videos.clip_seconds if clip_seconds is None else clip_seconds
     if seconds is None:
-        fail("encode_videos", "clip_seconds", "be given for features that do not say it", None)
+        fail("encode_videos", "clip_seconds", "be given for features that do not contain it", None)
     check_number("encode_videos", "clip_seconds", seconds, above=0)
     if max_clips is not None:
         check_count("encode_videos", "max_clips", max_clips)
@@ -304,7 +303,7 @@ def _read(videos: FeatureStore, vid: str, seconds: float, max_clips: int | None)
 
 
 def _encoded(model: MMCDA, videos: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Unit rows of the joint space, and what to take from their similarities, a video each; by like length."""
+    """Unit rows of the joint space and amounts to subtract, per video, encoded in batches of similar length."""
     like = next(model.parameters())
     rows: dict[int, Tensor] = {}
     taken: dict[int, Tensor] = {}

@@ -1,4 +1,4 @@
-"""Encoders of frames and queries. What padding holds never reaches a valid output."""
+"""Encoders of frames and queries. Padding never affects valid outputs."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from mmda.layers import AttentionPool
 
 
 class FeatureDropout(nn.Module):
-    """Dropout of whole features of a sequence: one draw a row and feature, shared by all of its steps.
+    """Dropout of whole features of a sequence: one draw per row and feature, shared by all steps.
 
-    Neighbouring steps are nearly equal, so step-wise draws hide little; this hides a feature from the whole
-    sequence and draws t times fewer numbers.
+    Neighbouring steps are nearly equal, so step-wise dropout hides little information; this drops a feature for the
+    whole sequence and draws t times fewer numbers.
 
     Args:
-        p: probability of dropping, in [0, 1); what is kept is scaled by 1 / (1 - p).
+        p: probability of dropping, in [0, 1); kept values are scaled by 1 / (1 - p).
 
     Shape:
         ``x`` (b, t, d) -> (b, t, d).
@@ -48,19 +48,19 @@ class FeatureDropout(nn.Module):
 
 
 class MaskedConvBlock(nn.Module):
-    """Residual convolution over time, three taps: norm, taps, activation; zeros stand beyond the last valid step.
+    """Residual convolution over time with kernel size three: norm, convolution, activation; zero-padded at the ends.
 
-    The taps are laid side by side and multiplied once: on a CPU one wide matrix product is about twice as fast as
-    a one-dimensional convolution and its backward.
+    The taps are concatenated and multiplied once: on a CPU one wide matrix product is about twice as fast as a
+    one-dimensional convolution, forward and backward.
 
     Args:
         width: features in and out.
         dilation: spacing of the taps in steps.
-        dropout: of :class:`FeatureDropout` on the branch.
+        dropout: dropout (:class:`FeatureDropout`) of the residual branch.
 
     Shape:
-        ``x`` (b, t, width), ``mask`` (b, t) bool, True = keep -> (b, t, width), zero on padding. Padding reaches no
-        valid output; where ``x`` takes part in a backward it must be finite there, as the encoders give it.
+        ``x`` (b, t, width), ``mask`` (b, t) bool, True = keep -> (b, t, width), zero on padding. Padding does not
+        affect valid outputs; for a backward pass it must be finite, as from the encoders.
 
     Raises:
         ValueError: a dilation below 1, a dropout outside [0, 1).
@@ -88,10 +88,10 @@ class MaskedConvBlock(nn.Module):
 
 
 def projection(width: int, hidden: int, dropout: float) -> nn.Module:
-    """From input features of any scale to ``hidden`` ones.
+    """Projection of input features of any scale to ``hidden`` features.
 
-    The input is normalised first: unit-norm features of some hundred dimensions are so small that a fresh linear
-    layer answers with its bias.
+    The input is normalised first, because entries of unit-norm features with some hundred dimensions are so small that
+    the bias of a newly initialised linear layer would dominate.
     """
     return nn.Sequential(
         nn.LayerNorm(width), nn.Linear(width, hidden), nn.LayerNorm(hidden), nn.ReLU(), FeatureDropout(dropout)
@@ -99,19 +99,19 @@ def projection(width: int, hidden: int, dropout: float) -> nn.Module:
 
 
 def check_width(caller: str, argument: str, x: Tensor, width: int) -> None:
-    """The input has the features that the encoder was built for."""
+    """Require the number of features that the encoder was built for."""
     if x.shape[-1] != width:
         fail(caller, argument, f"have {width} features", x.shape[-1])
 
 
 class VideoEncoder(nn.Module):
-    """Projection of frame features and a convolutional context.
+    """Projection of frame features followed by a convolutional context.
 
     Args:
-        width: frame features that come in.
-        hidden: features that go out.
-        layers: context blocks; 0 leaves every frame alone.
-        dropout: inside the encoder.
+        width: number of input features.
+        hidden: number of output features.
+        layers: context blocks; 0 encodes every frame separately.
+        dropout: dropout inside the encoder.
 
     Shape:
         ``frames`` (b, t, width), ``frame_mask`` (b, t) -> (b, t, hidden), zero on padding. Padding may hold anything.
@@ -146,9 +146,9 @@ class QueryEncoder(nn.Module):
     """Projection of word features, then attention pooling to one sentence feature.
 
     Args:
-        width: word features that come in.
-        hidden: features that go out.
-        dropout: inside the encoder.
+        width: number of input word features.
+        hidden: number of output features.
+        dropout: dropout inside the encoder.
 
     Shape:
         ``words`` (b, l, width), ``word_mask`` (b, l) -> (b, hidden). Padding may hold anything; a query without a
@@ -170,7 +170,7 @@ class QueryEncoder(nn.Module):
         self.pool = AttentionPool(hidden)
 
     def forward(self, words: Tensor, word_mask: Tensor) -> Tensor:
-        """One feature a sentence."""
+        """One feature per sentence."""
         check_width("QueryEncoder", "words", words, self.width)
         x = zero_padding(self.project(zero_padding(words, word_mask)), word_mask)
         pooled: Tensor = self.pool(x, mask=word_mask)
@@ -178,12 +178,12 @@ class QueryEncoder(nn.Module):
 
 
 def joint_head(hidden: int, joint: int, *, correction: bool = False) -> nn.Module:
-    """Two layers from encoder features into the joint space; the unit sphere is applied by who compares.
+    """Two-layer head from encoder features to the joint space, without the normalisation.
 
     Args:
         hidden: encoder features.
         joint: width of the joint space.
-        correction: start at zero, as what is added to features that can be compared already.
+        correction: initialise the output at zero, to be added to features that are already comparable.
 
     Returns:
         A module (..., hidden) -> (..., joint): linear, ReLU, linear.
@@ -200,19 +200,19 @@ def joint_head(hidden: int, joint: int, *, correction: bool = False) -> nn.Modul
 
 
 def spread_frames(x: Tensor, mask: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """At most ``count`` valid frames of a batch, evenly spread over time and shared equally by its videos.
+    """At most ``count`` valid frames of a batch, evenly spaced in time with the same number per video.
 
     Args:
         x: frame features.
         mask: bool, True = keep; valid frames come first in every row.
-        count: number of frames over the whole batch; where it is less than b, one a video all the same.
+        count: number of frames over the whole batch, but at least one per video.
 
     Shape:
         ``x`` (b, t, d), ``mask`` (b, t) -> (b, k, d) and (b, k), k = max(1, count // b) or t if that is less.
 
     Returns:
-        The chosen frames and which of them are real. A video of T > k frames gives those at floor((2 j + 1) T / (2 k)),
-        j = 0 ... k - 1; a shorter one gives all, and padding up to k.
+        The selected frames and their mask. For a video of T > k frames those at floor((2 j + 1) T / (2 k)), j = 0 ... k
+        - 1; for a shorter one all frames, padded to k.
 
     Example:
         >>> x, mask = torch.arange(6.0).reshape(1, 6, 1), torch.ones(1, 6, dtype=torch.bool)

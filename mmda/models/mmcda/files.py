@@ -1,4 +1,4 @@
-"""Checkpoints: whole or absent, verified to the last bit when read, and of the kind they say."""
+"""Checkpoint files: written atomically, verified by a checksum and a kind when read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mmda._core.files import digest, open_file, write_file
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message names the file and the rule.
+    """Raised for an unusable checkpoint; the message names file and rule.
 
     Example:
         >>> try:
@@ -29,16 +29,16 @@ class CheckpointError(ValueError):
     """
 
 
-#: Who writes each kind of file.
+#: The function that writes each kind of file.
 WRITERS = {"mmcda model": "save_model", "mmcda run": "fit(resume=...)"}
 
-#: A zip archive may end in a comment. It holds the digest of all that stands before it.
+#: The digest is stored in the comment at the end of the zip archive.
 _LABEL = b"mmda sha256 "
 _COMMENT = len(_LABEL) + 64
 
 
 def encoded(content: object) -> bytes | None:
-    """The bytes of a file that gives this content back without running code; ``None`` where there is none."""
+    """Serialise content so that it can be loaded with ``weights_only=True``; ``None`` if it cannot."""
     whole = io.BytesIO()
     try:
         torch.save(content, whole)
@@ -50,13 +50,13 @@ def encoded(content: object) -> bytes | None:
 
 
 def sealed(archive: bytes) -> bytes:
-    """The archive with its digest as comment; ``torch.load`` and ``unzip`` read it as before."""
+    """Add the digest of an archive as its comment; ``torch.load`` and ``unzip`` can still read it."""
     body = archive[:-2] + _COMMENT.to_bytes(2, "little")  # the last field is the length of the comment
     return body + _LABEL + digest(body).encode()
 
 
 def _is_whole(stream: BinaryIO) -> bool:
-    """Whether every bit is as it was written; leaves the stream at its beginning."""
+    """Whether the digest matches; rewinds the stream."""
     size = stream.seek(0, io.SEEK_END)
     rest = size - _COMMENT
     stream.seek(0)
@@ -75,7 +75,7 @@ def _is_whole(stream: BinaryIO) -> bool:
 
 
 def save_file(path: str | Path, kind: str, content: dict[str, Any]) -> None:
-    """Write a checkpoint with its kind and digest, whole or not at all."""
+    """Write a checkpoint with its kind and digest, atomically."""
     path = Path(path)
     whole = encoded({"kind": kind, **content})
     if whole is None:
@@ -87,8 +87,8 @@ def save_file(path: str | Path, kind: str, content: dict[str, Any]) -> None:
 
 @contextmanager
 def _opened(path: str | Path, kind: str) -> Iterator[BinaryIO]:
-    """The file, verified, at its beginning; what goes wrong with it is a :class:`CheckpointError`."""
-    rule = f"be a file of {WRITERS[kind]}, whole and of this version, got another kind of file or a damaged one"
+    """Open and verify a file; problems raise :class:`CheckpointError`."""
+    rule = f"be an undamaged file of {WRITERS[kind]} of this version, got another kind of file or a damaged one"
     try:
         with open_file(path) as stream:
             if not _is_whole(stream):
@@ -100,18 +100,18 @@ def _opened(path: str | Path, kind: str) -> Iterator[BinaryIO]:
         raise CheckpointError(f"{path}: the checkpoint must be a readable file, got {error.strerror}") from error
     except (
         *(RuntimeError, EOFError, TypeError, LookupError, AttributeError, pickle.UnpicklingError, zipfile.BadZipFile),
-    ) as error:  # PyTorch's own text speaks of running the file's code
+    ) as error:  # PyTorch's message would suggest running the file's code
         raise CheckpointError(f"{path}: the checkpoint must {rule}") from error
 
 
 def check_file(path: str | Path, kind: str) -> None:
-    """Raise :class:`CheckpointError` where any bit of the file was changed."""
+    """Raise :class:`CheckpointError` if the file is damaged or of another kind."""
     with _opened(path, kind):
         pass
 
 
 def load_file(path: str | Path, kind: str) -> dict[str, Any]:
-    """Read a file of :func:`save_file`; tensors and plain values only, no code is run."""
+    """Read a file of :func:`save_file`: only tensors and plain values, without executing code."""
     with _opened(path, kind) as stream:
         content = torch.load(stream, map_location="cpu", weights_only=True)
     if not isinstance(content, dict) or content.get("kind") != kind:
@@ -122,7 +122,7 @@ def load_file(path: str | Path, kind: str) -> dict[str, Any]:
 
 
 def not_finite(content: object, name: str = "") -> Iterator[tuple[str, str]]:
-    """Where tensors hold NaN or infinity, with what came."""
+    """Names of tensors with NaN or infinity, and which of them they contain."""
     if isinstance(content, torch.Tensor):
         if (content.is_floating_point() or content.is_complex()) and not bool(torch.isfinite(content).all()):
             yield name, "NaN" if bool(torch.isnan(content).any()) else "infinity"
@@ -135,7 +135,7 @@ def not_finite(content: object, name: str = "") -> Iterator[tuple[str, str]]:
 
 
 def is_plain(content: object) -> bool:
-    """Numbers, strings, ``None``, and lists and mappings of them: values that ``==`` compares."""
+    """Whether content consists of numbers, strings, ``None``, and lists and mappings of them."""
     if isinstance(content, Mapping):
         return all(isinstance(key, (str, int)) and is_plain(value) for key, value in content.items())
     if isinstance(content, (list, tuple)):

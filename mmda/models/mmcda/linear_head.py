@@ -1,4 +1,4 @@
-"""Heads that are linear maps started in closed form, and what they learn on top, which starts at zero."""
+"""Linear heads initialised in closed form, with learned corrections initialised at zero."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from mmda._core.unit_rows import normalized_rows
 from mmda.models.mmcda.encoders import check_width
 from mmda.models.mmcda.localizer import MomentLogits
 
-#: Clips up to which a width in clips is taken as it is; in longer videos it is as large a share of them.
+#: Number of clips above which widths in clips scale with the length of the video.
 REFERENCE_CLIPS = 75
 
 
 class PlainFrames(nn.Module):
-    """Frame features as they are, zero on padding: the video encoder of linear heads.
+    """Unchanged frame features, zero on padding: the video encoder for linear heads.
 
     Args:
-        width: frame features that come in, and go out.
+        width: number of input and output features.
 
     Shape:
         ``frames`` (b, t, width), ``frame_mask`` (b, t) -> (b, t, width). Padding may hold anything.
@@ -48,10 +48,10 @@ class PlainFrames(nn.Module):
 
 
 class MeanWords(nn.Module):
-    """Mean of the word features: the query encoder of linear heads.
+    """Mean of the word features: the query encoder for linear heads.
 
     Args:
-        width: word features that come in, and go out.
+        width: number of input and output features.
 
     Shape:
         ``words`` (b, l, width), ``word_mask`` (b, l) -> (b, width). Padding may hold anything; a query without a word
@@ -71,13 +71,13 @@ class MeanWords(nn.Module):
         self.width = width
 
     def forward(self, words: Tensor, word_mask: Tensor) -> Tensor:
-        """One feature a sentence."""
+        """One feature per sentence."""
         check_width("MeanWords", "words", words, self.width)
         return masked_mean(words, word_mask.unsqueeze(-1).expand_as(words), 1)
 
 
 class LinearHead(nn.Module):
-    r"""Several linear maps side by side, each onto a unit sphere of its own, with a correction that starts at zero.
+    r"""Several linear maps, each normalised to its own unit sphere, with a correction initialised at zero.
 
     .. math::
 
@@ -85,17 +85,17 @@ class LinearHead(nn.Module):
               \sqrt{w_m} \frac{h_m(x)}{\lVert h_m(x) \rVert} \Big], \qquad
        h_i(x) = (A_i + \Delta_i)^\top x + c_i + \delta_i + r_i(x)
 
-    with :math:`A_i` and :math:`c_i` fixed by :meth:`start`, and :math:`\Delta`, :math:`\delta` and, on request, a
-    two-layer net r learned. All that is learned starts at zero, so weight decay pulls it back to the start. The inner
-    product of two such heads is the mean of the m cosines by the weights w, which sum to 1 and are equal before
-    :meth:`weigh`.
+    with :math:`A_i` and :math:`c_i` set by :meth:`start`, and :math:`\Delta`, :math:`\delta` and optionally a two-layer
+    network r learned. Learned parameters are initialised at zero, so weight decay pulls towards the closed form. The
+    inner product of two such heads is the weighted mean of the m cosines with weights w, which sum to 1 and are equal
+    before :meth:`weigh`.
 
     Args:
-        width: features that come in.
+        width: number of input features.
         joint: width of each map.
         members: m, number of maps.
-        residual: hidden width of r; 0 leaves it out.
-        dropout: inside r.
+        residual: hidden width of r; 0 disables it.
+        dropout: dropout inside r.
 
     Shape:
         (..., width) -> (..., members * joint).
@@ -137,15 +137,15 @@ class LinearHead(nn.Module):
 
     @torch.no_grad()
     def start(self, member: int, mean: Tensor, matrix: Tensor) -> None:
-        r"""Fix a map: :math:`h(x) = (x - \mu) M`, its scale set so that the entries of M are 1 in quadratic mean.
+        r"""Set a map :math:`h(x) = (x - \mu) M`, scaled so that the entries of M have root mean square 1.
 
         Args:
-            member: which map.
+            member: index of the map.
             mean: :math:`\mu` (width,).
-            matrix: M (width, k) with k at most ``joint``; the other directions are zero.
+            matrix: M (width, k) with k at most ``joint``; the remaining directions are zero.
 
         Raises:
-            ValueError: shapes that do not fit, a member that is not there.
+            ValueError: shapes that do not fit, a member out of range.
         """
         if not 0 <= member < self.members:
             fail("LinearHead.start", "member", f"be one of {self.members}", member)
@@ -163,19 +163,19 @@ class LinearHead(nn.Module):
 
     @torch.no_grad()
     def weigh(self, share: Tensor) -> None:
-        """How much each map counts: ``share`` (members,), >= 0; divided by its sum.
+        """Set the weights of the maps: ``share`` (members,), >= 0, normalised to sum to 1.
 
         Raises:
-            ValueError: another number of them, a negative one, or none above 0.
+            ValueError: a wrong number of weights, a negative one, or none above 0.
         """
         if tuple(share.shape) != (self.members,):
             fail("LinearHead.weigh", "share", f"have shape ({self.members},)", tuple(share.shape))
         if not bool((share >= 0).all()) or not bool(share.sum() > 0):
-            fail("LinearHead.weigh", "share", "be at least 0, and one of it above", share.tolist())
+            fail("LinearHead.weigh", "share", "be at least 0, with one above 0", share.tolist())
         self.share.copy_((share / share.sum()).to(self.share))
 
     def forward(self, x: Tensor) -> Tensor:
-        """``x`` (..., width) in the joint space."""
+        """Map ``x`` (..., width) to the joint space."""
         check_width("LinearHead", "x", x, self.width)
         y = nn.functional.linear(x, self.matrix + self.change.weight, self.offset + self.change.bias)
         if self.residual is not None:
@@ -185,7 +185,7 @@ class LinearHead(nn.Module):
         return joined
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
-        """A state without weights is of a version in which all maps counted alike."""
+        """Accept states of earlier versions without weights, in which all maps had equal weights."""
         state_dict.setdefault(f"{prefix}share", torch.full_like(self.share, 1 / self.members))
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
@@ -194,7 +194,7 @@ class LinearHead(nn.Module):
 
 
 class FlatLocalizer(nn.Module):
-    """No localizer: logits of zero, where spans are read from the similarity alone.
+    """Placeholder for the localizer with zero logits, used if spans are decoded only from the similarity.
 
     Example:
         >>> FlatLocalizer()(torch.randn(1, 3), torch.ones(1, 3, dtype=torch.bool)).start
@@ -208,17 +208,16 @@ class FlatLocalizer(nn.Module):
 
 
 class NeighbourScaling(nn.Module):
-    r"""What a frame is to queries in general, to be taken from what it is to one of them.
+    r"""Mean similarity of a frame to its nearest queries, to be subtracted from its similarity to a given query.
 
     .. math:: h_t = \alpha \, \frac{1}{k} \sum_{q \in N_k(f_t)} \cos(f_t, q)
 
-    over the k nearest of a set of reference queries. Some frames are close to every query (hubs): they look like what
-    captions mostly say.
+    over the k nearest of a set of reference queries. This corrects for hubs, frames that are similar to every query.
 
     Args:
-        width: features of a sentence, as the query head takes them.
-        references: at most so many sentences are kept.
-        share: k as a share of them.
+        width: number of sentence features, the input of the query head.
+        references: maximum number of reference sentences.
+        share: k as a fraction of the references.
         strength: :math:`\alpha` >= 0.
 
     Shape:
@@ -235,7 +234,7 @@ class NeighbourScaling(nn.Module):
 
     References:
         Conneau, Lample, Ranzato, Denoyer & Jegou, "Word Translation Without Parallel Data", ICLR 2018, section 2.3
-        (cross-domain similarity local scaling, here of one side).
+        (cross-domain similarity local scaling, here for one modality).
     """
 
     sentences: Tensor
@@ -252,7 +251,7 @@ class NeighbourScaling(nn.Module):
 
     @torch.no_grad()
     def keep(self, sentences: Tensor) -> None:
-        """Remember at most ``references`` of the ``sentences`` (n, width), evenly spread over their order."""
+        """Store at most ``references`` of the ``sentences`` (n, width), evenly spaced in their order."""
         room = len(self.sentences)
         step = torch.arange(min(room, len(sentences)), device=sentences.device)
         chosen = sentences[(step * len(sentences)) // max(1, len(step))]
@@ -261,7 +260,7 @@ class NeighbourScaling(nn.Module):
         self.count.fill_(len(chosen))
 
     def forward(self, frames: Tensor, query_head: nn.Module) -> Tensor:
-        """``frames`` (b, t, d) of the joint space -> what to take from their cosines (b, t)."""
+        """``frames`` (b, t, d) of the joint space -> amounts to subtract from their cosines (b, t)."""
         count = int(self.count)
         if not count or not self.strength:
             return frames.new_zeros(frames.shape[:2])
@@ -272,12 +271,12 @@ class NeighbourScaling(nn.Module):
 
 
 class FrameAgreement(nn.Module):
-    r"""Frames that look alike and lie near one another get like similarities.
+    r"""Smooth the similarities over frames that are similar and near in time (bilateral filter).
 
     .. math:: \bar s_t = \sum_u A_{tu} s_u, \qquad
               A_t = \operatorname{softmax}_u \Big( \frac{\cos(f_t, f_u)}{\tau} - \frac{(t - u)^2}{2 w^2} \Big)
 
-    A running mean blurs the edges of a moment; this one stops where the frames change.
+    Unlike a running mean it preserves the boundaries of a moment, where the frames change.
 
     Args:
         width: w in clips; over T > 75 clips it is T / 75 times as wide.
@@ -309,7 +308,7 @@ class FrameAgreement(nn.Module):
         self.width, self.temperature = width, temperature
 
     def forward(self, similarity: Tensor, frames: Tensor, frame_mask: Tensor) -> Tensor:
-        """The similarities, each a mean over frames that agree with its own."""
+        """The smoothed similarities."""
         step = torch.arange(frames.shape[1], device=frames.device, dtype=frames.dtype)
         width = self.width * (frame_mask.sum(1).to(frames.dtype) / REFERENCE_CLIPS).clamp(min=1.0)
         apart = (step.unsqueeze(1) - step).square() / (2 * width.square()).view(-1, 1, 1)

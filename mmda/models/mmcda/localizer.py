@@ -15,12 +15,12 @@ from mmda.models.mmcda.encoders import MaskedConvBlock
 
 
 class MomentLogits(NamedTuple):
-    """What the localizer says of each clip; zero on padding.
+    """Logits of the localizer for each clip; zero on padding.
 
     Attributes:
-        start: (b, t), logit of a moment's start.
-        end: (b, t), logit of its end.
-        inside: (b, t), logit of lying inside.
+        start: (b, t), logits of a moment's start.
+        end: (b, t), logits of its end.
+        inside: (b, t), logits of being inside.
     """
 
     start: Tensor
@@ -29,16 +29,16 @@ class MomentLogits(NamedTuple):
 
 
 class Localizer(nn.Module):
-    """A dilated convolutional net over the similarity profile of a video and its query.
+    """A dilated convolutional network on the similarity profile of a video and its query.
 
-    It sees, at each clip, the similarity and the same profile standardised over the video, so that a domain whose
-    similarities are all higher or flatter looks the same; and, on request, the clip's relative position.
+    Its inputs per clip are the similarity, the similarity standardised over the video (which is invariant to offset and
+    scale, and so to such differences between domains), and optionally the relative position of the clip.
 
     Args:
         channels: width.
-        layers: depth; layer k = 0, 1, ... looks 2^k steps to both sides.
+        layers: number of layers; layer k = 0, 1, ... has dilation 2^k.
         positions: add the clip's centre in the video, (t + 1/2) / T in (0, 1), as an input.
-        dropout: inside the blocks.
+        dropout: dropout inside the blocks.
 
     Shape:
         ``similarity`` (b, t), ``frame_mask`` (b, t) -> :class:`MomentLogits` of (b, t). Padding may hold anything.
@@ -87,7 +87,7 @@ class Spans(NamedTuple):
     Attributes:
         windows: (b, n, 2), start and end in seconds.
         scores: (b, n), log-scores, highest first.
-        mask: (b, n) bool, False where fewer than n spans are left after suppression.
+        mask: (b, n) bool, False if fewer than n spans are left after suppression.
     """
 
     windows: Tensor
@@ -96,7 +96,7 @@ class Spans(NamedTuple):
 
 
 def span_scores(logits: MomentLogits, similarity: Tensor, frame_mask: Tensor, *, mix: float) -> Tensor:
-    r"""Score of every span of clips: the head's log-probability and how far the span stands out in similarity.
+    r"""Score of every span of clips: the localizer's log-probability plus a z-score of the similarity inside the span.
 
     .. math::
 
@@ -105,19 +105,19 @@ def span_scores(logits: MomentLogits, similarity: Tensor, frame_mask: Tensor, *,
        w = j - i + 1, \quad i \le j
 
     with the softmax of the start and end logits over the T valid clips; :math:`\bar s_{ij}` is the mean of the
-    similarity inside the span, :math:`\bar s` and :math:`\hat\sigma` mean and standard deviation over the video. So
-    z is the span's mean in units of the standard error of a mean of w of the T clips: long spans that are a little
-    better and short ones that are much better compete fairly, where a plain mean always picks a single clip. It does
-    not depend on the offset or scale of a domain's similarities. Spans of over 98 % of the video are scored as 98 %.
+    similarity inside the span, :math:`\bar s` and :math:`\hat\sigma` mean and standard deviation over the video. So z
+    is the excess mean of the span in units of the standard error of the mean of w out of T clips, which makes short and
+    long spans comparable; a plain mean would always select a single clip. It does not depend on the offset or scale of
+    the similarities. Spans of over 98 % of the video are scored as 98 %.
 
     Args:
-        logits: of the localizer.
+        logits: logits of the localizer.
         similarity: s, frame-query similarity.
-        frame_mask: bool, True = a real clip.
+        frame_mask: bool, True = valid clip.
         mix: :math:`\mu`, weight of the similarity.
 
     Shape:
-        (b, t) each -> (b, t, t), minus infinity where j < i or a clip is padding.
+        (b, t) each -> (b, t, t), minus infinity if j < i or a clip is padding.
 
     Returns:
         Log-scores up to a constant, in the dtype of the logits.
@@ -153,7 +153,7 @@ def span_scores(logits: MomentLogits, similarity: Tensor, frame_mask: Tensor, *,
 
 
 def _standardised(similarity: Tensor, frame_mask: Tensor) -> Tensor:
-    """Mean 0 and standard deviation 1 over the valid clips of each row, 0 on padding and for a flat profile."""
+    """Standardise over the valid clips of each row; 0 on padding and for a constant profile."""
     zero = torch.zeros((), dtype=similarity.dtype, device=similarity.device)
     clean = torch.where(frame_mask, similarity, zero)
     length = frame_mask.sum(1, keepdim=True).to(clean.dtype)
@@ -171,14 +171,14 @@ def decode_spans(
     mix: float = 0.4,
     nms_threshold: float = 0.5,
 ) -> Spans:
-    """The n best spans after greedy suppression: every span start <= end is scored, none is sampled or pruned.
+    """The n best spans after greedy non-maximum suppression, from an exhaustive search over all spans.
 
     Args:
-        logits: of the localizer.
+        logits: logits of the localizer.
         similarity: frame-query similarity.
-        frame_mask: bool, True = a real clip.
+        frame_mask: bool, True = valid clip.
         clip_times: start and end of each clip in seconds.
-        n: spans a query.
+        n: spans per query.
         mix: weight of the similarity, see :func:`span_scores`.
         nms_threshold: a span whose temporal IoU with a better one exceeds this is dropped; 1 keeps all.
 
@@ -186,8 +186,8 @@ def decode_spans(
         (b, t) each, ``clip_times`` (b, t, 2) -> :class:`Spans` of (b, n).
 
     Returns:
-        :class:`Spans`, best first, windows in the dtype of ``clip_times``; where fewer than n are left, windows of
-        zeros and scores of minus infinity.
+        :class:`Spans`, best first, windows in the dtype of ``clip_times``; if fewer than n are left, windows of zeros
+        and scores of minus infinity.
 
     Raises:
         ValueError: shapes that differ, ``n`` below 1, a threshold outside [0, 1].

@@ -1,4 +1,4 @@
-"""What a training tells while it runs: the facts of a step, and where they go."""
+"""Logging of training steps: the contents of a log line, and writers."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ class StepFacts(TypedDict):
 
     Attributes:
         step: optimiser steps done.
-        loss: the weighted sum of the terms, at the strength of the step.
-        terms: each term raw, by role; the mean over the batches of the step.
-        gradient_norm: of all parameters, before it was clipped.
-        gradient_norms: of each term by itself, where ``TrainingConfig.gradient_norms`` asks for it.
-        learning_rate: of the step.
-        strength: factor of the terms that read the target.
-        adversaries: of each term with a discriminator, its loss over that of a guess, log 2: near 1 it sees no
-            difference (aligned, or it does not learn), near 0 it tells the domains apart without a fault (nothing
-            reaches the features); beside it the gradient norm of the discriminator.
+        loss: the weighted sum of the terms, at the strength of this step.
+        terms: unweighted terms by role; the mean over the batches of the step.
+        gradient_norm: norm over all parameters, before clipping.
+        gradient_norms: norm of each term separately, with ``TrainingConfig.gradient_norms``.
+        learning_rate: learning rate of the step.
+        strength: factor of the terms that use the target.
+        adversaries: for each term with a discriminator, its loss divided by log 2, the loss of guessing (near 1: it
+            cannot separate the domains, because they are aligned or it does not learn; near 0: it separates them
+            perfectly, and features get no gradient), and its gradient norm.
         pairs_per_second: source and target pairs of all ranks, since the last line.
-        step_seconds: mean of a step since the last line.
-        data_share: share of them that was spent waiting for batches.
-        memory_mb: most memory this process has held so far; on a GPU, most that was allocated there.
+        step_seconds: mean time of a step since the last line.
+        data_share: fraction of it spent waiting for batches.
+        memory_mb: peak memory of this process; on a GPU, peak allocated memory there.
     """
 
     step: int
@@ -56,38 +56,38 @@ class StepFacts(TypedDict):
 
 
 class Clock:
-    """Seconds of steps, of waiting for data, and since the last save."""
+    """Timing of steps, of waiting for data, and since the last save."""
 
     def __init__(self) -> None:
         self._saved = self._began = time.monotonic()
         self._steps, self._total, self._waited, self._last = 0, 0.0, 0.0, 0
 
     def begin(self) -> None:
-        """A step begins."""
+        """Start a step."""
         self._began = time.monotonic()
 
     @contextmanager
     def data(self) -> Iterator[None]:
-        """Inside, the step waits for a batch."""
+        """Context in which the step waits for a batch."""
         began = time.monotonic()
         yield
         self._waited += time.monotonic() - began
 
     def end(self) -> None:
-        """The step is done."""
+        """End a step."""
         self._total += time.monotonic() - self._began
         self._steps += 1
 
     def since_save(self) -> float:
-        """Seconds since the run was saved last."""
+        """Seconds since the run was last saved."""
         return time.monotonic() - self._saved
 
     def saved(self) -> None:
-        """The run was saved."""
+        """Record that the run was saved."""
         self._saved = time.monotonic()
 
     def taken(self) -> tuple[float, float]:
-        """Mean seconds of a step, and the share of waiting, since this was asked last."""
+        """Mean seconds per step and fraction of waiting since the last call."""
         steps, total, waited = max(1, self._steps), self._total, self._waited
         self._steps, self._total, self._waited = 0, 0.0, 0.0
         return total / steps, waited / total if total else 0.0
@@ -107,7 +107,7 @@ def step_facts(
     clock: Clock,
     device: torch.device,
 ) -> StepFacts:
-    """The facts of a step that has just been made, whose gradients are still there."""
+    """The facts of the last step, whose gradients are still stored."""
     seconds, share = clock.taken()
     sides = {term.role: term.side for term in objective.terms}  # type: ignore[union-attr]
     loss = sum(weights[role] * value * (1.0 if sides[role] == "source" else strength) for role, value in terms.items())
@@ -128,7 +128,7 @@ def step_facts(
 
 
 def _adversaries(objective: nn.Module, terms: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """Loss over that of a guess, and gradient norm, of every term's discriminator."""
+    """Loss relative to guessing, and gradient norm, of every term's discriminator."""
     found = {}
     parts: Any = objective.parts
     for role, part in parts.items():
@@ -140,7 +140,7 @@ def _adversaries(objective: nn.Module, terms: Mapping[str, float]) -> dict[str, 
 
 
 def memory_mb(device: torch.device) -> float:
-    """Most memory held so far, in MB of 10^6 bytes: of the GPU, else of the process."""
+    """Peak memory in MB (10^6 bytes) of the GPU, or of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     if sys.platform == "win32":
@@ -150,11 +150,10 @@ def memory_mb(device: torch.device) -> float:
 
 
 class JSONLines:
-    """Each step's facts as a line of JSON, appended; numbers that are not finite are null.
+    """Append the facts of each step as a line of JSON; non-finite numbers become null.
 
     Args:
-        path: the file. A run that goes on from an earlier step leaves out the lines that lie behind it, and what
-            another process left half written.
+        path: the file. A run resumed from an earlier step removes later and incomplete lines first.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -170,7 +169,7 @@ class JSONLines:
         self._begun = False
 
     def __call__(self, facts: Mapping[str, Any]) -> None:
-        """Write a line, which is in the file when this returns."""
+        """Write a line, unbuffered."""
         if not self._begun:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             kept = self._before(facts["step"])
@@ -181,7 +180,7 @@ class JSONLines:
             write_all(file.fileno(), f"{line}\n".encode())
 
     def _before(self, step: int) -> list[str]:
-        """The whole lines of earlier steps."""
+        """The complete lines of earlier steps."""
         if not self.path.exists():
             return []
         lines = []
@@ -195,17 +194,17 @@ class JSONLines:
 
 
 def _plain(value: Any) -> Any:
-    """The same for JSON, which has no NaN and no infinity."""
+    """Replace NaN and infinity, which JSON does not have."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return {key: _plain(item) for key, item in value.items()} if isinstance(value, Mapping) else value
 
 
 class TensorBoardLog:
-    """Each step's numbers as TensorBoard scalars, nested names with slashes (needs the package ``tensorboard``).
+    """Write the numbers of each step as TensorBoard scalars, nested names with slashes (needs ``tensorboard``).
 
     Args:
-        folder: of the event files.
+        folder: folder of the event files.
 
     Raises:
         ImportError: the package is not installed.
@@ -226,7 +225,7 @@ class TensorBoardLog:
 
 
 def scalars(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Numbers by name, those of inner mappings as ``outer/inner``; the step is left out.
+    """Numbers by name, nested ones as ``outer/inner``, without the step.
 
     Example:
         >>> dict(scalars({"step": 3, "loss": 1.5, "terms": {"moment": 2.0}}))
@@ -240,13 +239,13 @@ def scalars(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, f
 
 
 class PlainLines:
-    """Progress where no terminal shows a bar: a line now and then, with the call of ``tqdm``.
+    """Progress as occasional lines, with the interface of ``tqdm``, for output that is not a terminal.
 
     Args:
-        total: steps to come.
-        desc: what is done.
-        seconds: between two lines; the first and the last are always written.
-        out: where to.
+        total: number of steps.
+        desc: description.
+        seconds: seconds between two lines; the first and the last are always written.
+        out: output stream.
 
     Example:
         >>> with PlainLines(4, "train", out=sys.stdout, seconds=100.0) as bar:
@@ -271,15 +270,15 @@ class PlainLines:
         return None
 
     def set_postfix_str(self, text: str) -> None:
-        """What follows the count from now on."""
+        """Set the text after the count."""
         self.postfix = text
 
     def update(self, steps: int) -> None:
-        """So many more steps are done."""
+        """Advance by a number of steps."""
         self.n += steps
         now = time.monotonic()
         if steps > 0 and (self._told is None or self.n >= self.total or now - self._told >= self.seconds):
-            if self._told is None:  # a run that goes on starts in its middle: the rate counts from here
+            if self._told is None:  # a resumed run starts in the middle, so the rate counts from here
                 self._began, self._at_first = now, self.n
             self._told = now
             self._out.write(f"{self.desc}: step {self.n} of {self.total}{self._rate(now)}{self._after()}\n")
@@ -296,7 +295,7 @@ class PlainLines:
 
 
 def several(logs: Sequence[Callable[[StepFacts], None]]) -> Callable[[StepFacts], None] | None:
-    """One call for several logs; ``None`` where there is none."""
+    """Combine several logs into one callable; ``None`` if there are none."""
     if not logs:
         return None
 

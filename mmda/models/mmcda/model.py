@@ -1,4 +1,4 @@
-"""The reference model: a batch goes in, features and logits come out; it knows no loss."""
+"""The reference model: maps a batch to features and logits, without losses."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from mmda.vmr.batch import VMRBatch
 
 
 class MMCDAOutput(NamedTuple):
-    """What :class:`MMCDA` makes of a batch.
+    """Output of :class:`MMCDA` for a batch.
 
     Attributes:
         frames: (b, t, hidden), frame features.
         query: (b, hidden), sentence features.
         joint_frames: (b, t, joint), unit rows in the joint space.
         joint_query: (b, joint), unit rows.
-        similarity: (b, t), cosine of frame and query over the temperature; meaningless on padding.
-        logits: (b, t) each, of start, end and inside.
-        frame_mask: (b, t), that of the batch.
+        similarity: (b, t), cosine of frame and query over the temperature; undefined on padding.
+        logits: (b, t) each: start, end and inside.
+        frame_mask: (b, t), the mask of the batch.
     """
 
     frames: Tensor
@@ -40,12 +40,12 @@ class MMCDAOutput(NamedTuple):
 
 
 class MMCDA(nn.Module):
-    r"""Video and query encoders, heads into one joint sphere, and a localizer on the similarity profile.
+    r"""Video and query encoders, heads to a joint unit sphere, and a localizer on the similarity profile.
 
     .. math:: s_t = \cos(g_v(f_t), g_q(q)) / \tau
 
-    The localizer sees only s: what separates the domains has to be bridged in the joint space, where pairs without
-    boundaries can teach it.
+    The localizer only uses s, so domain shift has to be removed in the joint space, which can be trained on pairs
+    without moments.
 
     Args:
         video_encoder: ``(frames, frame_mask) -> (b, t, hidden)``.
@@ -53,12 +53,12 @@ class MMCDA(nn.Module):
         video_head: :math:`g_v`, ``(..., hidden) -> (..., joint)``.
         query_head: :math:`g_q`, the same for the query.
         localizer: ``(similarity, frame_mask) -> MomentLogits``.
-        shared_space: frames and words have one width and can be compared as they are: a head then gives what is
-            added to the unit row of the frame's own features, or of the mean of the words.
-        neighbours: what :meth:`predict` takes from the similarity of a frame, as much as it looks like other queries.
-        agreement: what :meth:`predict` makes of the similarities after that, by how much frames look alike.
-        votes: :meth:`predict` reads spans from the similarity alone, by :func:`mmda.models.mmcda.vote_spans`, and not
-            from the localizer.
+        shared_space: frames and words have the same feature space; the output of a head is then added to the normalised
+            features of the frame, or to the normalised mean of the words.
+        neighbours: subtracted from the similarities in :meth:`predict`, to correct for frames similar to all queries.
+        agreement: then smooths the similarities in :meth:`predict` over similar frames.
+        votes: decode spans in :meth:`predict` only from the similarity, by :func:`mmda.models.mmcda.vote_spans`,
+            without the localizer.
         temperature: :math:`\tau` > 0.
 
     Shape:
@@ -77,8 +77,8 @@ class MMCDA(nn.Module):
 
     References:
         Fang, Liu, Zhou & Hu, "Multi-Modal Cross-Domain Alignment Network for Video Moment Retrieval", IEEE TMM 25
-        (2022), arXiv 2209.11572: the abstract, which is what this project knows of the paper. Every form is chosen
-        here.
+        (2022), arXiv 2209.11572: only the abstract was available to this project; the exact form of every component is
+        our own choice.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class MMCDA(nn.Module):
         self.temperature = temperature
 
     def forward(self, batch: VMRBatch) -> MMCDAOutput:
-        """Features, joint features, similarities and logits of a batch; it never looks at ``batch.windows``."""
+        """Features, joint features, similarities and logits of a batch; does not use ``batch.windows``."""
         frames, joint_frames = self.embed_frames(batch.frames, batch.frame_mask)
         query, joint_query = self.embed_query(batch.words, batch.word_mask)
         similarity = torch.bmm(joint_frames, joint_query.unsqueeze(2)).squeeze(2) / self.temperature
@@ -137,9 +137,9 @@ class MMCDA(nn.Module):
 
     @torch.no_grad()
     def predict(self, batch: VMRBatch, *, n: int = 5, mix: float = 0.4, nms_threshold: float = 0.5) -> Spans:
-        """The n best spans of every row in seconds. Call it in ``eval()`` mode.
+        """Predict the n best spans of every row in seconds. Call it in ``eval()`` mode.
 
-        By :func:`decode_spans`, or by :func:`vote_spans`, which has no ``mix``, where the model votes.
+        Uses :func:`decode_spans`, or with ``votes`` :func:`vote_spans`, which has no ``mix``.
         """
         output = self(batch)
         return self.decode(
@@ -153,7 +153,8 @@ class MMCDA(nn.Module):
         )
 
     def profile(self, output: MMCDAOutput) -> Tensor:
-        """What spans are read from, (b, t): the similarity, less what a frame is to queries in general, smoothed.
+        """The profile (b, t) from which spans are decoded: the similarity after :class:`NeighbourScaling` and
+        :class:`FrameAgreement`, if the model has them.
 
         The second is :class:`NeighbourScaling`, the third :class:`FrameAgreement`, where the model has them.
         """
@@ -175,7 +176,7 @@ class MMCDA(nn.Module):
         mix: float = 0.4,
         nms_threshold: float = 0.5,
     ) -> Spans:
-        """The n best spans of a :meth:`profile`; ``logits``, of the localizer, are not read where the model votes."""
+        """The n best spans of a :meth:`profile`; with ``votes`` the localizer's ``logits`` are not used."""
         if self.votes:
             return vote_spans(profile, frame_mask, clip_times, n=n, nms_threshold=nms_threshold)
         return decode_spans(logits, profile, frame_mask, clip_times, n=n, mix=mix, nms_threshold=nms_threshold)

@@ -1,4 +1,4 @@
-"""The objective of MMCDA on one screen: a list of terms, each of one domain or of both, summed by role."""
+"""The objective of MMCDA: a weighted sum of terms on one or both domains."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ class MMCDAObjective(nn.Module):
 
     .. math:: L = \sum_{r \in \text{source}} w_r L_r + \lambda \sum_{r \in \text{target, both}} w_r L_r
 
-    with the weights :math:`w_r` of the terms and the strength :math:`\lambda` of the call. The default list is that of
-    :func:`default_terms`; replace a term by passing another list, add one by appending it.
+    with the weights :math:`w_r` of the terms and the strength :math:`\lambda` passed in the call. The default list is
+    :func:`default_terms`; pass another list to replace or add terms.
 
     Args:
-        terms: the list; else it is built from the other arguments, which :func:`default_terms` documents.
-        weights: of the default terms by role; a role that is absent is off.
-        video_discrepancy: of the default terms.
-        query_discrepancy: of the default terms.
-        joint_discrepancy: of the default terms.
-        temperature: of the default terms.
-        frames: of the default terms.
+        terms: the terms; by default built from the other arguments, which are documented in :func:`default_terms`.
+        weights: weights of the default terms by role; missing roles are off.
+        video_discrepancy: passed to :func:`default_terms`.
+        query_discrepancy: passed to :func:`default_terms`.
+        joint_discrepancy: passed to :func:`default_terms`.
+        temperature: passed to :func:`default_terms`.
+        frames: passed to :func:`default_terms`.
 
     Raises:
-        ValueError: two terms of one role, terms beside ``weights``; what :func:`default_terms` refuses.
-        TypeError: a discrepancy that cannot be called.
+        ValueError: two terms of the same role, both ``terms`` and ``weights``; as in :func:`default_terms`.
+        TypeError: a discrepancy that is not callable.
 
     Example:
         >>> from mmda.models.mmcda import MMCDAConfig, Term, build_mmcda, default_terms
@@ -61,7 +61,7 @@ class MMCDAObjective(nn.Module):
     ) -> None:
         super().__init__()
         if terms is not None and weights is not None:
-            fail("MMCDAObjective", "weights", "be left out where `terms` are given, which have their own", weights)
+            fail("MMCDAObjective", "weights", "be left out if `terms` are given, which have their own", weights)
         if terms is None:
             terms = default_terms(
                 weights,
@@ -74,21 +74,21 @@ class MMCDAObjective(nn.Module):
         roles = [term.role for term in terms]
         if len(set(roles)) < len(roles):
             twice = sorted({role for role in roles if roles.count(role) > 1})
-            fail("MMCDAObjective", "terms", "have a role each", f"several of {twice}")
+            fail("MMCDAObjective", "terms", "have different roles", f"several of {twice}")
         self.terms = tuple(term for term in terms if term.weight > 0)
-        #: what the terms are made of: their parameters are trained with the model's
+        #: modules of the terms, whose parameters are trained with the model's
         self.parts = nn.ModuleDict(
             {term.role: term.compute for term in self.terms if isinstance(term.compute, nn.Module)}
         )
 
     @property
     def weights(self) -> dict[str, float]:
-        """Weight of every term by role."""
+        """The weight of every term by role."""
         return {term.role: term.weight for term in self.terms}
 
     @property
     def needs_target(self) -> bool:
-        """Whether any term reads the target."""
+        """Whether any term uses the target."""
         return any(term.side != "source" for term in self.terms)
 
     def forward(
@@ -100,13 +100,14 @@ class MMCDAObjective(nn.Module):
         *,
         strength: float = 1.0,
     ) -> Objective:
-        """Total and raw terms. ``strength`` scales the terms that read the target, whose windows no term is shown.
+        """Total and unweighted terms. ``strength`` scales the terms that use the target; its windows are hidden from
+        them.
 
         Raises:
-            ValueError: the source carries no moments, or a term needs a target that is missing.
+            ValueError: the source has no moments, or a term needs a missing target.
         """
         if source_batch.windows is None or source_batch.window_mask is None:
-            fail("MMCDAObjective", "source_batch", "carry windows", "none")
+            fail("MMCDAObjective", "source_batch", "have windows", "none")
         reading = sorted(term.role for term in self.terms if term.side != "source")
         if reading and (target is None or target_batch is None):
             fail("MMCDAObjective", "target", f"be given for {reading}", "none")

@@ -1,8 +1,8 @@
-"""One training on several processes: the objective of the joined batch on each of them, and one run file.
+"""Training on several processes: every process computes the objective of the joint batch.
 
-Every process takes its share of each batch through the model. The outputs are gathered with their gradient
-(:class:`mmda.distributed.DistributedLoss`), so that every process computes the terms of the whole batch, whatever they
-are made of; the gradients that ``DistributedDataParallel`` or ``fully_shard`` average are those of one process.
+Every process runs the model on its part of each batch. The outputs are gathered with their gradient
+(:class:`mmda.distributed.DistributedLoss`), so every process computes the terms of the whole batch, and the gradients
+averaged by ``DistributedDataParallel`` or ``fully_shard`` are those of training on one process.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from mmda.vmr.batch import VMRBatch
 
 T = TypeVar("T")
 
-#: How several processes hold the model: each the whole of it, or each a shard.
+#: Whether each process has the whole model or a shard.
 Parallel = Literal["ddp", "fsdp"]
 PARALLEL = ("ddp", "fsdp")
 
 
 class Ranks:
-    """The processes that train together; one that trains alone has nobody to ask."""
+    """The processes that train together; a single process needs no communication."""
 
     def __init__(self, *, together: bool, device: torch.device) -> None:
         together = together and dist.is_available() and dist.is_initialized()
@@ -41,15 +41,15 @@ class Ranks:
         self.device = device
 
     def most(self, *numbers: int) -> list[int]:
-        """Of each number the largest that any process has."""
+        """The maximum of each number over processes."""
         if self.size == 1:
             return list(numbers)
-        told = torch.tensor(numbers, dtype=torch.int64, device=self.device)
-        dist.all_reduce(told, op=dist.ReduceOp.MAX)
-        return [int(number) for number in told.tolist()]
+        received = torch.tensor(numbers, dtype=torch.int64, device=self.device)
+        dist.all_reduce(received, op=dist.ReduceOp.MAX)
+        return [int(number) for number in received.tolist()]
 
     def every(self, value: T) -> list[T]:
-        """What each process has, in the order of the ranks."""
+        """The values of all processes in rank order."""
         if self.size == 1:
             return [value]
         found: list[Any] = [None] * self.size
@@ -57,7 +57,7 @@ class Ranks:
         return found
 
     def averaged(self, tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
-        """The mean of each tensor over the ranks; one that is missing here is missing on all."""
+        """The mean of each tensor over ranks; ``None`` must be ``None`` on all ranks."""
         if self.size > 1:
             for tensor in tensors:
                 if tensor is not None:
@@ -66,25 +66,25 @@ class Ranks:
         return list(tensors)
 
     def first(self, action: Callable[[], T]) -> T:
-        """What rank 0 finds or raises when it does this, on every process; the others wait for it."""
+        """Run an action on rank 0 and return its result, or raise its exception, on every process."""
         if self.size == 1:
             return action()
-        told: list[Any] = [None, None]
+        outcome: list[Any] = [None, None]
         if self.rank == 0:
             try:
-                told[0] = action()
+                outcome[0] = action()
             except Exception as error:
-                told[1] = _portable(error)
-                dist.broadcast_object_list(told)
+                outcome[1] = _portable(error)
+                dist.broadcast_object_list(outcome)
                 raise
-        dist.broadcast_object_list(told)
-        if told[1] is not None:
-            raise told[1]
-        return cast(T, told[0])
+        dist.broadcast_object_list(outcome)
+        if outcome[1] is not None:
+            raise outcome[1]
+        return cast(T, outcome[0])
 
 
 def _portable(error: Exception) -> Exception:
-    """The exception, or one that says the same where it cannot be sent."""
+    """The exception, or a RuntimeError with the same message if it cannot be pickled."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
@@ -93,7 +93,7 @@ def _portable(error: Exception) -> Exception:
 
 
 class _Facts(NamedTuple):
-    """The tensors of a batch that terms read; its features only where asked for."""
+    """The tensors of a batch that terms use, with its features on request."""
 
     clip_times: Tensor
     duration: Tensor
@@ -117,7 +117,7 @@ def _facts(batch: VMRBatch, features: bool) -> _Facts:
 
 
 def _batch(facts: _Facts, frame_mask: Tensor) -> VMRBatch:
-    """The joined batch. Its rows are numbered, not named."""
+    """The joint batch, with row numbers as ids."""
     none = facts.duration.new_zeros((*frame_mask.shape, 0))
     frames, words, word_mask = facts.features or (none, none[:, :0], frame_mask[:, :0])
     return VMRBatch(
@@ -136,9 +136,9 @@ def _batch(facts: _Facts, frame_mask: Tensor) -> VMRBatch:
 
 
 class _Joined(nn.Module):
-    """The objective of outputs and facts that were gathered."""
+    """The objective of gathered outputs and facts."""
 
-    draws = "fresh"  # terms may draw: all ranks alike
+    draws = "fresh"  # terms may draw random numbers, the same on all ranks
 
     def __init__(self, objective: MMCDAObjective) -> None:
         super().__init__()
@@ -162,13 +162,13 @@ class _Joined(nn.Module):
 
 
 class Step(nn.Module):
-    """Model and objective in one module: the total of a step; the raw terms stay in ``terms``."""
+    """Model and objective in one module that returns the total of a step; the unweighted terms are in ``terms``."""
 
     def __init__(self, model: MMCDA, objective: MMCDAObjective, *, joined: bool) -> None:
         super().__init__()
         self.model, self.objective = model, objective
         self.gathered = DistributedLoss(_Joined(objective)) if joined else None
-        #: terms of the user's own may read more of the batch, and may leave parameters out of some steps
+        #: custom terms may use more of the batch, and may not use all parameters in every step
         self.own = not all(type(term.compute).__module__.startswith("mmda.") for term in objective.terms)
         self.terms: dict[str, Tensor] = {}
 
@@ -192,7 +192,7 @@ class Step(nn.Module):
         target_batch: VMRBatch | None,
         strength: float,
     ) -> Objective:
-        """The objective of what all ranks have; masks say which axes are padding and may differ."""
+        """The objective of the joint batch; axes with masks may differ in length between ranks."""
         assert self.gathered is not None
         masks = {}
         for side, batch in (("source", source_batch), ("target", target_batch)):
@@ -214,7 +214,7 @@ class Step(nn.Module):
 
 
 def shard(module: nn.Module) -> None:
-    """Spread the parameters over all ranks, those of each child by themselves."""
+    """Shard the parameters over all ranks, separately for each child module."""
     from torch.distributed.fsdp import fully_shard
 
     for child in module.children():
@@ -225,14 +225,15 @@ def shard(module: nn.Module) -> None:
 
 
 def copied_from_first(module: nn.Module, ranks: Ranks) -> None:
-    """Parameters and buffers of rank 0 on every rank."""
+    """Copy parameters and buffers of rank 0 to every rank."""
     if ranks.size > 1:
         for tensor in (*module.parameters(), *module.buffers()):
             dist.broadcast(tensor.detach(), src=0)
 
 
 def spread_seeds(ranks: Ranks) -> None:
-    """Ranks draw their dropout apart: rank 0 goes on as it is, the others from numbers of rank 0's and their own."""
+    """Give ranks different dropout seeds: rank 0 keeps its state, the others derive theirs from rank 0 and their
+    rank."""
     if ranks.size > 1:
         seed = ranks.first(lambda: int(torch.randint(2**62, ())))
         if ranks.rank > 0:
@@ -240,11 +241,11 @@ def spread_seeds(ranks: Ranks) -> None:
 
 
 class Wrapped:
-    """A step as it is called: plain, or averaging gradients over the ranks."""
+    """A callable step, plain or with gradient averaging over ranks."""
 
     def __init__(self, step: Step, parallel: Parallel | None, ranks: Ranks) -> None:
         self.step, self.module = step, cast(nn.Module, step)
-        self.waiting = parallel == "ddp" and ranks.size > 1  # to be wrapped
+        self.waiting = parallel == "ddp" and ranks.size > 1  # wrapped at the first call
 
     def __call__(self, source_batch: VMRBatch, target_batch: VMRBatch | None, strength: float) -> Tensor:
         if self.waiting:
@@ -253,7 +254,7 @@ class Wrapped:
         return total
 
     def _wrap(self, source_batch: VMRBatch, target_batch: VMRBatch | None, strength: float) -> None:
-        """A first look at what a step reads: looking at every step for what it does not read would cost time."""
+        """Determine once which parameters a step uses, because DDP's search for unused ones in every step is slow."""
         devices = [source_batch.frames.device] if source_batch.frames.is_cuda else []
         with torch.random.fork_rng(devices):
             total = self.step(source_batch, target_batch, strength)
@@ -265,14 +266,14 @@ class Wrapped:
         self.waiting = False
 
     def unsynchronised(self) -> AbstractContextManager[object]:
-        """Inside, gradients are added up here and averaged later."""
+        """Context in which gradients are accumulated locally and averaged later."""
         if isinstance(self.module, nn.parallel.DistributedDataParallel):
             return self.module.no_sync()
         return nullcontext()
 
 
 def _read_by(total: Tensor) -> set[Tensor]:
-    """The leaves that have a part in a value."""
+    """The leaf tensors that a value depends on."""
     found, seen, todo = set(), set(), [total.grad_fn]
     while todo:
         node = todo.pop()
@@ -287,7 +288,7 @@ def _read_by(total: Tensor) -> set[Tensor]:
 
 @contextmanager
 def quiet(ranks: Ranks) -> Iterator[None]:
-    """Without remarks on what is as it should be: the model changes none of its parts' outputs in place."""
+    """Suppress an irrelevant FSDP warning: the model does not modify module outputs in place."""
     if ranks.size == 1:
         yield
         return
@@ -297,15 +298,15 @@ def quiet(ranks: Ranks) -> Iterator[None]:
 
 
 def check_share(name: str, loader: object, ranks: Ranks) -> None:
-    """A loader gives this rank its share of each batch."""
+    """Check that a loader gives this rank its part of each batch."""
     came = (getattr(loader, "rank", 0), getattr(loader, "ranks", 1))
     if came != (ranks.rank, ranks.size):
-        rule = f"give rank {ranks.rank} of {ranks.size} its share (`rank=`, `ranks=` of the loader)"
+        rule = f"give rank {ranks.rank} of {ranks.size} its part (`rank=`, `ranks=` of the loader)"
         fail("fit", name, rule, f"one for rank {came[0]} of {came[1]}")
 
 
 def whole(state: Any) -> Any:
-    """A state with every sharded tensor put together; every rank has to ask."""
+    """A state with all sharded tensors gathered; a collective call."""
     if isinstance(state, Tensor):
         return state.full_tensor() if hasattr(state, "full_tensor") else state
     if isinstance(state, Mapping):
@@ -314,12 +315,12 @@ def whole(state: Any) -> Any:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This rank's part of a tensor that may be sharded."""
+    """This rank's part of a possibly sharded tensor."""
     return cast(Tensor, tensor.to_local()) if hasattr(tensor, "to_local") else tensor
 
 
 def cloned(state: Any) -> Any:
-    """A state that later steps do not change."""
+    """A copy of a state that later steps do not change."""
     if isinstance(state, Tensor):
         return state.detach().clone()
     if isinstance(state, Mapping):
@@ -328,7 +329,7 @@ def cloned(state: Any) -> Any:
 
 
 def _shard(value: Any, like: Any) -> Any:
-    """``value`` sharded as ``like`` is."""
+    """``value`` sharded like ``like``."""
     if not isinstance(value, Tensor) or not hasattr(like, "full_tensor") or hasattr(value, "full_tensor"):
         return value
     if value.shape != like.shape:

@@ -1,4 +1,4 @@
-"""Models and runs on disk."""
+"""Saving and loading of models and training runs."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from mmda.models.mmcda.parallel import Ranks, cloned, load_whole, spread_seeds, 
 _MODEL_FILE = "mmcda model"
 _RUN_FILE = "mmcda run"
 
-#: What models did before a field of the config was there to say so.
+#: Defaults of config fields for checkpoints of earlier versions.
 _BEFORE = {"agreement": 0.0}
 
 
 def save_model(path: str | Path, model: MMCDA, config: MMCDAConfig, **facts: object) -> None:
-    """Write a trained model with its config, whole or not at all.
+    """Save a trained model with its config, atomically.
 
     Args:
         path: file to write.
-        model: whose ``state_dict`` is saved.
-        config: that :func:`build_mmcda` made it from.
-        facts: plain values (numbers, strings, lists, mappings) to keep beside it.
+        model: the model whose ``state_dict`` is saved.
+        config: the config it was built from by :func:`build_mmcda`.
+        facts: plain values (numbers, strings, lists, mappings) to store with it.
 
     Returns:
-        Nothing; the file is there, whole.
+        Nothing.
 
     Raises:
         OSError: the file cannot be written.
-        TypeError: a fact, or a value of the config, is not plain: :func:`load_model` would refuse the file.
-        ValueError: the config is not that of the model, or a weight is not finite.
+        TypeError: a fact, or a value of the config, is not plain and could not be loaded by :func:`load_model`.
+        ValueError: the config does not match the model, or a weight is not finite.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -65,8 +65,8 @@ def save_model(path: str | Path, model: MMCDA, config: MMCDAConfig, **facts: obj
 
 
 def _check_fit(model: MMCDA, config: MMCDAConfig) -> None:
-    """``config`` gives a model of the same weights, in which they mean the same."""
-    with torch.device("meta"):  # shapes only: no memory, no random number
+    """Check that ``config`` builds a model with the same weights and settings."""
+    with torch.device("meta"):  # shapes only, without memory or random numbers
         built = build_mmcda(config)
     for name in ("shared_space", "temperature", "agreement.width", "neighbours.strength"):
         came, made = (_setting(each, name) for each in (model, built))
@@ -80,7 +80,7 @@ def _check_fit(model: MMCDA, config: MMCDAConfig) -> None:
 
 
 def _setting(model: MMCDA, name: str) -> Any:
-    """A plain value that no weight shows; ``None`` where its part is left out."""
+    """A setting that is not visible in the weights; ``None`` if its component is disabled."""
     value: Any = model
     for part in name.split("."):
         value = getattr(value, part, None)
@@ -88,17 +88,17 @@ def _setting(model: MMCDA, name: str) -> Any:
 
 
 def load_model(path: str | Path) -> tuple[MMCDA, dict[str, Any]]:
-    """Read a model written by :func:`save_model`, in ``eval()`` mode, and its facts.
+    """Load a model saved by :func:`save_model`, in ``eval()`` mode, and its facts.
 
     Args:
-        path: file to read; no code in it is run.
+        path: file to read; code in it is not executed.
 
     Returns:
-        The model, on the CPU, and the facts as they were given.
+        The model, on the CPU, and the facts.
 
     Raises:
-        CheckpointError: the file is missing, no regular file, damaged in any bit, holds something else, or a weight
-            that is not finite.
+        CheckpointError: the file is missing, not a regular file, damaged, of another kind, or contains a weight that is
+            not finite.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -116,19 +116,19 @@ def load_model(path: str | Path) -> tuple[MMCDA, dict[str, Any]]:
         model = build_mmcda(MMCDAConfig(**{**_BEFORE, **content["config"]}))
         model.load_state_dict(content["model"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: the weights must fit the config beside them, got a damaged file") from error
+        raise CheckpointError(f"{path}: the weights must match the config, got a damaged file") from error
     return model.eval(), content.get("facts", {})
 
 
 @dataclass
 class Progress:
-    """State of a run: enough to go on with it, and its log.
+    """State of a run, sufficient to resume it, and its log.
 
     Attributes:
-        step: optimiser steps done.
-        best_step: step of the chosen checkpoint, 0 before the first.
+        step: completed optimiser steps.
+        best_step: step of the selected checkpoint, 0 before the first.
         best_score: its validation score.
-        log: one entry an evaluation: step, score, terms raw and weighted, gradient norms where asked for.
+        log: one entry per evaluation: step, score, unweighted and weighted terms, gradient norms if requested.
     """
 
     step: int = 0
@@ -138,7 +138,7 @@ class Progress:
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:
-    """States of torch's global generators: the CPU's, and that of a GPU that is trained on."""
+    """States of torch's global generators of the CPU and of the GPU used for training."""
     states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(device)
@@ -146,17 +146,17 @@ def random_state(device: torch.device) -> dict[str, Tensor]:
 
 
 def set_random_state(states: Mapping[str, Tensor], device: torch.device) -> None:
-    """The other way round of :func:`random_state`."""
+    """Restore the states of :func:`random_state`."""
     torch.set_rng_state(states["cpu"])
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], device)
 
 
 class Run:
-    """Everything that a training changes, and what it must be gone on with: saved whole, taken up whole or not at all.
+    """The complete state of a training run, with the settings that must match to resume it; loaded all or nothing.
 
-    Schedules and the order of batches are functions of the number of steps: with the loaders' facts it says where
-    they stand.
+    Schedules and the order of batches are functions of the number of steps, so together with the loaders' facts the
+    number of steps is sufficient.
     """
 
     def __init__(
@@ -172,16 +172,16 @@ class Run:
         scaler: torch.amp.GradScaler | None = None,
     ) -> None:
         self.parts: dict[str, Any] = {"model": model, "objective": objective, "optimizer": optimizer, "mean": mean}
-        self.must, self.device = dict(must), device  # plain values: what a file must agree with
+        self.must, self.device = dict(must), device  # plain values that a file must match
         self.ranks = Ranks(together=False, device=device) if ranks is None else ranks
         self.scaler = scaler
         self.state = Progress()
         self.best: dict[str, Tensor] | None = None
 
     def save(self, path: Path, random: Mapping[str, Tensor] | None = None) -> None:
-        """Write the run as it stands, or as it stood with the generators in these states.
+        """Save the run, optionally with given states of the generators.
 
-        All ranks save together: rank 0 writes, and what keeps it from writing is raised on every rank.
+        All ranks call it: rank 0 writes, and its exceptions are raised on every rank.
         """
         states = {name: whole(part.state_dict()) for name, part in self.parts.items()}
         best = None if self.best is None else whole(self.best)
@@ -203,9 +203,9 @@ class Run:
         self.ranks.first(write)
 
     def load(self, path: Path) -> None:
-        """Go on with a file of :meth:`save`, read by rank 0; where it cannot be used, nothing is changed.
+        """Resume from a file of :meth:`save`, read by rank 0; nothing changes if it is unusable.
 
-        On another number of ranks each batch has the same rows; what dropout draws is other.
+        On another number of ranks batches have the same rows, but dropout draws different numbers.
         """
         content = self.ranks.first(lambda: self._read(path))
         before = {name: cloned(part.state_dict()) for name, part in self.parts.items()}
@@ -216,7 +216,7 @@ class Run:
                 raise ValueError("a step outside the run")
             torch.Generator().set_state(random["cpu"])
             if best is not None:
-                load_whole(self.parts["model"], best)  # a trial: the end of the run needs it
+                load_whole(self.parts["model"], best)  # check that it loads, since the end of the run needs it
                 best = cloned(self.parts["model"].state_dict())
             for name, part in self.parts.items():
                 load_whole(part, content[name])
@@ -225,11 +225,11 @@ class Run:
         except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             for name, part in self.parts.items():
                 part.load_state_dict(before[name])
-            rule = "be whole and of the same model and objective"
+            rule = "be undamaged and of the same model and objective"
             raise CheckpointError(f"{path}: the run must {rule}, got another or a damaged one") from error
         if content.get("code") != _code() and self.ranks.rank == 0:
-            told = f"{path}: begun with {content.get('code')}, gone on with by {_code()}: numbers may differ"
-            warnings.warn(told, stacklevel=3)
+            message = f"{path}: started with {content.get('code')}, resumed with {_code()}: results may differ"
+            warnings.warn(message, stacklevel=3)
         everyone = [random, *others]
         if len(everyone) == self.ranks.size:
             set_random_state(everyone[self.ranks.rank], self.device)
@@ -250,5 +250,5 @@ class Run:
 
 
 def _code() -> dict[str, str]:
-    """The versions that decide what a step computes."""
+    """The versions that affect the results of a step."""
     return {"mmda": __version__, "torch": str(torch.__version__)}

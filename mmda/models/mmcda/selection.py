@@ -1,4 +1,4 @@
-"""Choosing a checkpoint without a boundary of the target."""
+"""Checkpoint selection without target moments."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from mmda.vmr.batch import VMRBatch
 
 
 def source_score(model: MMCDA, loader: Iterable[VMRBatch]) -> float:
-    """Mean IoU of the best span over the labelled rows of (source) batches; higher is better.
+    """Mean IoU of the top span over labelled (source) rows; higher is better.
 
     Args:
         model: in ``eval()`` mode.
-        loader: held-out source batches with their moments; read once, and held in memory.
+        loader: held-out source batches with moments; read once and kept in memory.
 
     Returns:
-        Mean over the rows with a window of the temporal IoU of the first span and the window it fits best, in [0, 1].
+        Mean over rows with a window of the temporal IoU of the first span and its best window, in [0, 1].
 
     Raises:
-        ValueError: a batch carries no windows, no row has one, or there is no batch.
+        ValueError: a batch has no windows, no row has one, or there is no batch.
 
     Example:
         >>> from mmda.models.mmcda import MMCDAConfig, build_mmcda
@@ -57,24 +57,25 @@ def source_score(model: MMCDA, loader: Iterable[VMRBatch]) -> float:
 
 @torch.no_grad()
 def pair_score(model: MMCDA, loader: Iterable[VMRBatch], *, top: float = 0.125) -> float:
-    """Share of queries whose own video is retrieved first among all videos of the loader; higher is better.
+    """Fraction of queries whose video is ranked first among all videos of the loader; higher is better.
 
-    A video scores by the mean of the best ``top`` share of its frames, as in
-    :func:`mmda.losses.multiple_instance_loss`. A video that rows share counts once; windows are never read.
+    A video's score is the mean over its best fraction ``top`` of frames, as in
+    :func:`mmda.losses.multiple_instance_loss`. Videos shared by several rows count once; windows are not used.
 
     Args:
         model: in ``eval()`` mode.
         loader: held-out target pairs.
-        top: share of the frames that stands for the video, in (0, 1], at least one frame.
+        top: fraction of the frames that represents the video, in (0, 1], at least one frame.
 
     Returns:
-        The share, in [0, 1]; chance is one over the number of videos.
+        The fraction, in [0, 1]; chance is one over the number of videos.
 
     Raises:
-        ValueError: a share outside (0, 1], or no batch in the loader.
+        ValueError: ``top`` outside (0, 1], or no batch in the loader.
 
     Notes:
-        One similarity for every video, frame and query of the loader; the joint frames of all videos are held.
+        Computes the similarities of all frames and queries of the loader; the joint frames of all videos are kept in
+        memory.
 
     Example:
         >>> from mmda.models.mmcda import MMCDAConfig, build_mmcda
@@ -102,7 +103,7 @@ def pair_score(model: MMCDA, loader: Iterable[VMRBatch], *, top: float = 0.125) 
     names = list(videos)
 
     def best(frames: torch.Tensor) -> torch.Tensor:
-        count = max(1, math.ceil(len(frames) * top * (1 - 1e-6)))  # as the loss counts: 15 of 100 for 0.15
+        count = max(1, math.ceil(len(frames) * top * (1 - 1e-6)))  # as in the loss: 15 of 100 for 0.15
         return (frames @ q.T).topk(count, dim=0).values.mean(0)
 
     scores = torch.stack([best(videos[name]) for name in names])
@@ -111,20 +112,20 @@ def pair_score(model: MMCDA, loader: Iterable[VMRBatch], *, top: float = 0.125) 
 
 
 def selection_score(model: MMCDA, source: Iterable[VMRBatch], target: Iterable[VMRBatch] | None = None) -> float:
-    """Source validation's mean IoU, plus the retrieval of held-out target pairs where a target is given.
+    """Mean IoU on source validation data, plus the retrieval score of held-out target pairs if given.
 
-    The first guards localisation against collapse, the second sees the target; neither reads a target boundary.
+    The first detects a collapse of localisation, the second measures adaptation; neither uses target moments.
 
     Args:
         model: in ``eval()`` mode.
-        source: held-out source batches with their moments, for :func:`source_score`.
+        source: held-out source batches with moments, for :func:`source_score`.
         target: held-out target pairs, for :func:`pair_score`.
 
     Returns:
         The sum, in [0, 2], or in [0, 1] without a target; higher is better.
 
     Raises:
-        ValueError: a source batch carries no windows.
+        ValueError: a source batch has no windows.
 
     Example:
         >>> from mmda.models.mmcda import MMCDAConfig, build_mmcda

@@ -1,4 +1,4 @@
-"""How much each of several maps is to count: by the target's held-out pairs, without a boundary."""
+"""Weights of several linear maps, estimated from held-out target pairs without moments."""
 
 from __future__ import annotations
 
@@ -14,27 +14,26 @@ from mmda._core.unit_rows import normalized_rows
 from mmda.linear import CCA
 from mmda.vmr.resident import ResidentSplit
 
-#: Videos that a query is to find its own among; more cost time and change little.
+#: Number of candidate videos per query; more take longer and change little.
 _VIDEOS = 256
 
 
 @torch.no_grad()
 def pair_scores(maps: CCA, split: ResidentSplit, *, top: float = 0.125) -> tuple[Tensor, Tensor]:
-    r"""How much each query looks like each video: the mean of its best frames' cosines.
+    r"""Similarity of each query to each video: the mean cosine of the video's best frames.
 
     .. math:: S_{iv} = \frac{1}{k} \sum_{t \in \text{best } k} \cos(x_{vt} B, q_i A)
 
     Args:
         maps: fitted to (query, frame) rows.
-        split: pairs; no moment is read. Of over 256 videos, so many that are evenly spread are taken, with their
-            queries.
-        top: share of a video's frames that stands for it, in (0, 1], at least one frame.
+        split: pairs; moments are not used. Of more than 256 videos, 256 evenly spaced ones are used with their queries.
+        top: fraction of the frames that represents a video, in (0, 1], at least one frame.
 
     Returns:
-        S (n, v), and for each query the column of its own video (n,).
+        S (n, v), and for each query the column of its video (n,).
 
     Raises:
-        ValueError: a share outside (0, 1].
+        ValueError: ``top`` outside (0, 1].
 
     Example:
         >>> from mmda.models.mmcda import fit_joint_maps
@@ -65,25 +64,25 @@ def pair_scores(maps: CCA, split: ResidentSplit, *, top: float = 0.125) -> tuple
 
 @torch.no_grad()
 def stacked_weights(scores: Tensor, own: Tensor, *, ridge: float = 1.0, iterations: int = 50) -> Tensor:
-    r"""Non-negative weights with which several scores together tell best which candidate is the right one.
+    r"""Non-negative weights that combine several scores to identify the correct candidate best.
 
     .. math:: \min_{a \ge 0} \; \frac{1}{n} \sum_i \Big[ \log \sum_v \exp \Big( \sum_m a_m S_{miv} \Big)
               - \sum_m a_m S_{m i y_i} \Big] + \frac{\rho}{2 n} \sum_m \sigma_m^2 a_m^2
 
-    with :math:`\sigma_m^2` the variance of score m over the candidates: a conditional logit with a Gaussian prior. It
-    is convex, so the answer is one; a score that tells nothing beside the others gets 0.
+    with :math:`\sigma_m^2` the variance of score m over the candidates: a conditional logit with a Gaussian prior. The
+    problem is convex; a score that adds nothing to the others gets weight 0.
 
     Args:
-        scores: S, of every member, query and candidate.
-        own: y, the right candidate of each query.
-        ridge: :math:`\rho` > 0, of the prior; with few queries it holds the weights small and alike.
-        iterations: Newton steps at most.
+        scores: S for every member, query and candidate.
+        own: y, the correct candidate of each query.
+        ridge: :math:`\rho` > 0, strength of the prior; with few queries it keeps the weights small and similar.
+        iterations: maximum number of Newton steps.
 
     Shape:
         ``scores`` (m, n, v), ``own`` (n,) -> (m,).
 
     Returns:
-        Weights that sum to 1, float64; all alike where no score tells anything.
+        Weights that sum to 1, float64; all equal if no score is informative.
 
     Raises:
         ValueError: shapes that do not fit, a ridge that is not positive.
@@ -111,7 +110,7 @@ def stacked_weights(scores: Tensor, own: Tensor, *, ridge: float = 1.0, iteratio
         fail("stacked_weights", "own", f"have shape ({scores.shape[1]},)", tuple(own.shape))
     s = scores.double()
     m, n, _ = s.shape
-    s = s - s.mean(2, keepdim=True)  # what all candidates share cancels
+    s = s - s.mean(2, keepdim=True)  # a common offset of all candidates cancels
     own_scores = s.gather(2, own.view(1, n, 1).expand(m, n, 1)).squeeze(2)
     penalty = ridge * s.square().mean((1, 2)).clamp(min=torch.finfo(s.dtype).tiny) / n
     weights = torch.zeros(m, dtype=s.dtype, device=s.device)
@@ -124,9 +123,9 @@ def stacked_weights(scores: Tensor, own: Tensor, *, ridge: float = 1.0, iteratio
     for _ in range(iterations):
         share = torch.einsum("m,mnv->nv", weights, s).softmax(1)
         expected = torch.einsum("nv,mnv->mn", share, s)
-        slope = (expected - own_scores).mean(1) + penalty * weights
+        gradient = (expected - own_scores).mean(1) + penalty * weights
         second = torch.einsum("knv,mnv->km", s * share, s) / n - expected @ expected.T / n + penalty.diag()
-        target = _quadratic_minimum(second, slope - second @ weights)
+        target = _quadratic_minimum(second, gradient - second @ weights)
         step = target - weights
         size = 1.0
         while size > 1e-4 and not loss(weights + size * step) < value:
@@ -139,13 +138,13 @@ def stacked_weights(scores: Tensor, own: Tensor, *, ridge: float = 1.0, iteratio
     return weights / total if total > 0 else torch.full_like(weights, 1 / m)
 
 
-def _quadratic_minimum(second: Tensor, slope: Tensor, sweeps: int = 200) -> Tensor:
-    """The x >= 0 that minimises x'Hx/2 + g'x, by coordinates."""
-    x = torch.zeros_like(slope)
+def _quadratic_minimum(second: Tensor, gradient: Tensor, sweeps: int = 200) -> Tensor:
+    """The x >= 0 that minimises x'Hx/2 + g'x, by coordinate descent."""
+    x = torch.zeros_like(gradient)
     for _ in range(sweeps):
         before = x.clone()
         for i in range(len(x)):
-            rest = slope[i] + second[i] @ x - second[i, i] * x[i]
+            rest = gradient[i] + second[i] @ x - second[i, i] * x[i]
             x[i] = (-rest / second[i, i]).clamp(min=0)
         if torch.equal(before, x) or (x - before).abs().max() <= 1e-12 * x.abs().max():
             break

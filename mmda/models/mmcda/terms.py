@@ -1,4 +1,4 @@
-"""The terms of MMCDA's objective: what each of them computes from the model's view of a domain."""
+"""The terms of MMCDA's objective, each computed from the model's output for one or both domains."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from mmda.vmr.batch import VMRBatch
 
 Side = Literal["source", "target", "both"]
 
-#: Roles by module. A role that is absent from the weights is off and costs nothing.
+#: Roles by module. A role without a weight is off and not computed.
 ROLES: dict[str, tuple[str, ...]] = {
     "supervised": ("moment",),
     "source": ("frame_query", "cross_modal_source"),
@@ -56,10 +56,10 @@ DEFAULT_WEIGHTS: dict[str, float] = {
 
 
 def negative_pairs(batch: VMRBatch) -> Tensor:
-    """Which pairs (i, j) of a batch are negatives: queries of one video and equal texts are not.
+    """Which pairs (i, j) of a batch are negatives; queries of the same video and equal texts are not.
 
     Args:
-        batch: its ``video_index`` and ``text_index`` are read.
+        batch: a batch with ``video_index`` and ``text_index``.
 
     Returns:
         (b, b) bool, symmetric, False on the diagonal.
@@ -77,11 +77,11 @@ def negative_pairs(batch: VMRBatch) -> Tensor:
 
 
 class View:
-    """What a term sees of one domain: the batch, what the model makes of it, and what follows from the two.
+    """Input of a term for one domain: the batch, the model's output, and derived tensors.
 
     Args:
-        output: of the model.
-        batch: that it was given.
+        output: the model's output.
+        batch: the batch.
 
     Example:
         >>> from mmda.models.mmcda import MMCDAConfig, build_mmcda
@@ -100,12 +100,12 @@ class View:
         """Clip-level targets of the known moments (:func:`mmda.losses.moment_targets`)."""
         batch = self.batch
         if batch.windows is None or batch.window_mask is None:
-            raise ValueError("View.labels: `batch` must carry windows, got none: a target's moments are closed")
+            raise ValueError("View.labels: `batch` must have windows, got none: a target's moments are hidden")
         return moment_targets(batch.windows, batch.window_mask, batch.clip_times, batch.frame_mask)
 
     @cached_property
     def negatives(self) -> Tensor:
-        """(b, b) of :func:`negative_pairs`."""
+        """The mask (b, b) of :func:`negative_pairs`."""
         return negative_pairs(self.batch)
 
 
@@ -114,16 +114,16 @@ class Term:
     """One term of the objective.
 
     Args:
-        role: its name, in logs and weights.
-        side: what it reads: ``"source"``, ``"target"`` or ``"both"``. Terms that read the target are scaled by the
+        role: name of the term in logs and weights.
+        side: the domains it uses: ``"source"``, ``"target"`` or ``"both"``. Terms that use the target are scaled by the
             objective's strength.
         weight: >= 0; 0 turns it off.
-        compute: of one :class:`View`, or for ``"both"`` of the source's and the target's, gives a scalar. A module's
-            parameters are trained with the model's.
+        compute: maps one :class:`View`, or for ``"both"`` those of source and target, to a scalar. Parameters of a
+            module are trained with the model's.
 
     Raises:
         ValueError: an unknown side, a negative weight, an empty role.
-        TypeError: what cannot be called.
+        TypeError: ``compute`` is not callable.
 
     Example:
         >>> Term("size", "target", 0.1, lambda target: target.output.joint_query.square().mean()).role
@@ -161,13 +161,13 @@ class MomentTerm(nn.Module):
         self.loss = loss
 
     def forward(self, view: View) -> Tensor:
-        """Start, end and inside of the logits against the labels."""
+        """The loss of start, end and inside logits against the labels."""
         value: Tensor = self.loss(*view.output.logits, view.labels, frame_mask=view.output.frame_mask)
         return value
 
 
 class FrameQueryTerm(nn.Module):
-    """(iii) with labels: frames inside the known moment against the rest of the video.
+    """(iii) with labels: contrast of frames inside the known moment with the rest of the video.
 
     Args:
         loss: called as :class:`mmda.losses.FrameQueryLoss`.
@@ -182,19 +182,19 @@ class FrameQueryTerm(nn.Module):
         self.loss = loss
 
     def forward(self, view: View) -> Tensor:
-        """Similarity of the frames of each video with its query, against the labels."""
+        """The loss of frame-query similarities against the labels."""
         out = view.output
         value: Tensor = self.loss(out.joint_frames, out.joint_query, view.labels.inside, frame_mask=out.frame_mask)
         return value
 
 
 class PairTerm(nn.Module):
-    """(ii) or (iii): known pairs of videos and queries against the other pairs of the batch.
+    """(ii) or (iii): contrast of paired videos and queries with the other pairs of the batch.
 
     Args:
-        loss: of frames (b, t, d), queries (b, d), ``frame_mask`` and ``negative_mask``, as
+        loss: called with frames (b, t, d), queries (b, d), ``frame_mask`` and ``negative_mask``, such as
             :class:`mmda.losses.AttendedContrastiveLoss` and :class:`mmda.losses.MultipleInstanceLoss`.
-        known_moment: only the frames of the known moment stand for the video.
+        known_moment: use only the frames of the known moment.
 
     Example:
         >>> PairTerm(MultipleInstanceLoss()).known_moment
@@ -214,12 +214,12 @@ class PairTerm(nn.Module):
 
 
 class PooledPairTerm(nn.Module):
-    """(ii) by any loss of paired rows: each video's frames are pooled by its query, then compared with all queries.
+    """(ii) with any loss on paired rows: pools each video's frames by its query and compares with all queries.
 
     Args:
-        loss: of anchors (b, d), positives (b, d) and ``negative_mask``, as
+        loss: called with anchors (b, d), positives (b, d) and ``negative_mask``, such as
             :class:`mmda.losses.SigmoidContrastiveLoss`, :class:`mmda.losses.InfoNCELoss`.
-        temperature: of the attention, > 0; no gradient passes it.
+        temperature: temperature of the attention, > 0; the attention is detached.
 
     Example:
         >>> from mmda.losses import SigmoidContrastiveLoss
@@ -245,7 +245,7 @@ class JointDistributionTerm(nn.Module):
 
     Args:
         discrepancy: any :class:`mmda.losses.Discrepancy`.
-        temperature: of the attention, > 0; no gradient passes it.
+        temperature: temperature of the attention, > 0; the attention is detached.
 
     Example:
         >>> from mmda.losses import CORALLoss
@@ -271,7 +271,7 @@ class DomainTerm(nn.Module):
     Args:
         discrepancy: any :class:`mmda.losses.Discrepancy`.
         level: ``"frames"`` or ``"query"``.
-        frames: at most so many frames a domain enter.
+        frames: maximum number of frames per domain.
 
     Example:
         >>> from mmda.losses import CORALLoss
@@ -296,10 +296,9 @@ class DomainTerm(nn.Module):
 
 
 class PseudoMomentTerm(nn.Module):
-    """Mean over the rows of confidence times the moment loss on the model's own best span.
+    """Confidence-weighted moment loss on the model's own best spans, averaged over rows.
 
-    The confidence is the probability that the start and end logits give that span: a batch in which every row is
-    unsure weighs little.
+    The confidence is the predicted probability of that span, so unconfident batches have a small loss.
 
     Args:
         loss: called as :class:`mmda.losses.MomentLocalizationLoss`.
@@ -314,7 +313,7 @@ class PseudoMomentTerm(nn.Module):
         self.loss = loss
 
     def forward(self, view: View) -> Tensor:
-        """The loss on the target's own spans."""
+        """The loss on the predicted spans."""
         out, batch = view.output, view.batch
         with torch.no_grad():
             clips = batch.clip_times.to(out.similarity.dtype)
@@ -336,7 +335,7 @@ def default_terms(
     temperature: float = 0.1,
     frames: int = 256,
 ) -> list[Term]:
-    """The terms of the reference model as a list, to be changed or added to.
+    """The terms of the reference model as a list, which can be modified or extended.
 
     ============================  ===============================================================================
     role                          term
@@ -353,19 +352,19 @@ def default_terms(
     ============================  ===============================================================================
 
     Args:
-        weights: by role; a role that is absent, or 0, is not in the list. Default: :data:`DEFAULT_WEIGHTS`.
+        weights: weights by role; roles that are missing or 0 are not in the list. Default: :data:`DEFAULT_WEIGHTS`.
         video_discrepancy: any :class:`mmda.losses.Discrepancy`; unbiased MMD by default.
         query_discrepancy: the same for sentences.
         joint_discrepancy: the same in the joint space.
-        temperature: of the contrastive terms and the similarity.
-        frames: at most so many frames a domain enter ``domain_video``.
+        temperature: temperature of the contrastive terms and the similarity.
+        frames: maximum number of frames per domain in ``domain_video``.
 
     Returns:
         The terms, in the order of the table.
 
     Raises:
         ValueError: an unknown role, a negative weight, a temperature that is not positive, ``frames`` below 1.
-        TypeError: a discrepancy that cannot be called.
+        TypeError: a discrepancy that is not callable.
 
     Example:
         >>> [(term.role, term.side) for term in default_terms({"moment": 1.0, "cross_modal": 0.5})]

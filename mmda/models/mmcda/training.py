@@ -1,22 +1,21 @@
-"""One training run: two loaders, one objective, one optimiser, one backward; and the choice of a checkpoint."""
+"""The training loop: two loaders, one objective and one optimiser, with checkpoint selection."""
 
 from __future__ import annotations
 
 import copy
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from mmda._core.checks import check_choice, check_count, check_number, fail
+from mmda.models.mmcda.config import TrainingConfig
 from mmda.models.mmcda.localizer import Spans
-from mmda.models.mmcda.logs import Clock, StepFacts, step_facts
+from mmda.models.mmcda.logs import Clock, StepFacts
 from mmda.models.mmcda.model import MMCDA
 from mmda.models.mmcda.objective import MMCDAObjective
 from mmda.models.mmcda.parallel import (
@@ -28,19 +27,17 @@ from mmda.models.mmcda.parallel import (
     check_share,
     cloned,
     copied_from_first,
-    local,
     quiet,
     shard,
     spread_seeds,
-    whole,
 )
 from mmda.models.mmcda.saving import Progress, Run, random_state
-from mmda.schedules import cosine_decay, dann_ramp
+from mmda.models.mmcda.steps import Made, make_step
 from mmda.vmr.batch import VMRBatch
 
 
 class Loader(Protocol):
-    """What training asks of a loader: passes over batches, each with its own order."""
+    """Interface of a loader: iteration over batches, in a new order in each epoch."""
 
     epoch: int
 
@@ -49,66 +46,11 @@ class Loader(Protocol):
     def __len__(self) -> int: ...
 
 
-@dataclass(frozen=True)
-class TrainingConfig:
-    """How long and how fast.
-
-    Args:
-        steps: optimiser steps.
-        learning_rate: peak of AdamW's rate; a short warm-up leads to it, half a cosine away from it.
-        weight_decay: of AdamW.
-        warmup: steps of the linear warm-up.
-        clip_norm: gradients are scaled down to this norm.
-        gamma: steepness of the ramp on the target's terms, :func:`mmda.schedules.dann_ramp`.
-        average: decay of the running mean of the weights, in [0, 1); 0 turns it off. Where it is on, the mean is what
-            is weighed, kept and left behind. At step k the decay is at most (1 + k) / (10 + k): the first steps are
-            forgotten soon.
-        evaluations: candidates for the checkpoint, spread over the second half of the run.
-        gradient_norms: also log each term's gradient norm at every evaluation (one more backward a term).
-        precision: ``"float32"``, or ``"bfloat16"`` or ``"float16"`` to run the model under autocast; losses stay in
-            float32. ``"float16"`` scales the loss (``torch.amp.GradScaler``), on CUDA or the CPU: a step whose scaled
-            gradient overflows is left out and the scale halved.
-        accumulate: batches of a step. Their gradients are averaged; the pairs of a contrastive term and the samples of
-            a discrepancy are those of one batch.
-
-    Raises:
-        ValueError: a value out of range.
-    """
-
-    steps: int = 300
-    learning_rate: float = 3e-3
-    weight_decay: float = 1e-2
-    warmup: int = 20
-    clip_norm: float = 5.0
-    gamma: float = 10.0
-    average: float = 0.0
-    evaluations: int = 4
-    gradient_norms: bool = False
-    precision: str = "float32"
-    accumulate: int = 1
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "warmup", "evaluations", "accumulate"):
-            check_count("TrainingConfig", name, getattr(self, name))
-        for name in ("learning_rate", "clip_norm", "gamma"):
-            check_number("TrainingConfig", name, getattr(self, name), above=0)
-        check_number("TrainingConfig", "weight_decay", self.weight_decay, at_least=0)
-        check_choice("TrainingConfig", "precision", self.precision, ("float32", "bfloat16", "float16"))
-        check_number("TrainingConfig", "average", self.average, at_least=0, below=1)
-
-    def milestones(self) -> tuple[int, ...]:
-        """Steps after which a checkpoint is weighed: evenly over the second half, the last step included."""
-        half = self.steps // 2
-        return tuple(
-            sorted({self.steps - (self.steps - half) * k // self.evaluations for k in range(self.evaluations)})
-        )
-
-
 class TrainingStopped(Exception):
-    """A run was asked to stop: its step is finished and, where it has a file, saved.
+    """Raised when a run was asked to stop, after finishing its step and saving it if it has a file.
 
     Args:
-        signal: the number of the signal that asked, 0 for none.
+        signal: the signal number, 0 for none.
 
     Example:
         >>> TrainingStopped(15).signal
@@ -121,10 +63,10 @@ class TrainingStopped(Exception):
 
 
 def forever(loader: Loader, *, skip: int = 0) -> Iterator[VMRBatch]:
-    """Pass after pass over a loader; ``skip`` batches are left out as a run that made that many steps would."""
+    """Iterate over epochs of a loader, skipping the first ``skip`` batches."""
     passes, rest = divmod(skip, len(loader))
     while True:
-        if hasattr(loader, "epoch"):  # whoever else goes over the loader moves its own count
+        if hasattr(loader, "epoch"):  # other iterations over the loader must not change the count
             loader.epoch = passes
         for at, batch in enumerate(loader):
             if at >= rest:
@@ -149,55 +91,55 @@ def fit(
     device: torch.device | str = "cpu",
     parallel: Parallel | None = None,
 ) -> Progress:
-    """Train ``model`` in place and leave it at the chosen checkpoint.
+    """Train ``model`` in place and load the selected checkpoint.
 
-    The checkpoint with the highest ``validate(model)`` among ``config.evaluations`` candidates is kept; without
-    ``validate`` it is the last. What ``validate`` may look at is its affair: :func:`selection_score` reads no
-    target boundary.
+    The checkpoint with the highest ``validate(model)`` among ``config.evaluations`` candidates is selected; without
+    ``validate`` the last one. :func:`selection_score` is a validation score without target moments.
 
     Args:
-        model: trained in place, in ``train()`` mode; returned to ``eval()`` mode.
-        objective: the terms; its parameters (an adversary's, say) are trained with the model's.
+        model: trained in place in ``train()`` mode; left in ``eval()`` mode.
+        objective: the terms; its parameters (such as a discriminator's) are trained with the model's.
         source: batches with moments.
-        target: batches; their moments are never read.
-        config: steps and rates.
+        target: batches; their moments are not used.
+        config: settings.
         validate: score of a checkpoint, higher is better.
-        on_step: called after each step with its number (progress bars). It may raise :class:`TrainingStopped`: the
-            run is saved to ``resume`` first, as it stands after this step.
-        log: called with the :class:`StepFacts` of every ``log_steps``-th step, on rank 0.
+        on_step: called after each step with its number (for progress bars). It may raise :class:`TrainingStopped`; the
+            run is then saved to ``resume`` first.
+        log: called on rank 0 with the :class:`StepFacts` of every ``log_steps``-th step.
         log_steps: see ``log``.
-        resume: a file that holds the run: read where it exists, written at every evaluation and as the next two say.
-        save_steps: write it after each so many steps; ``None`` for never.
-        save_seconds: write it when so many seconds have passed since it was last written; ``None`` for never.
-        device: where batches go; the model and objective are expected there.
+        resume: file of the run: resumed from if it exists, written at every evaluation and according to the next two.
+        save_steps: write it every this many steps; ``None`` for never.
+        save_seconds: write it if this many seconds have passed since the last write; ``None`` for never.
+        device: device for batches, on which model and objective must be.
         parallel: train with all processes of torch.distributed's default group, each with the whole model (``"ddp"``)
-            or with a shard of its parameters (``"fsdp"``). The loaders then give each rank its share (``rank=`` and
-            ``ranks=``), and rank 0 reads and writes ``resume``. ``None``: this process alone.
+            or with a shard of its parameters (``"fsdp"``). The loaders must then give each rank its part (``rank=`` and
+            ``ranks=``), and rank 0 reads and writes ``resume``. ``None``: only this process.
 
     Returns:
         :class:`Progress`.
 
     Raises:
-        ValueError: the objective needs a target and none is given; a loader that does not give this rank its share;
-            ``float16`` on other devices than CUDA and the CPU; gradient norms by term of sharded parameters.
-        CheckpointError: ``resume`` is damaged, or of another config, model, objective or other loaders; nothing is
-            changed then.
-        TrainingStopped: from ``on_step``, of any rank.
-        FloatingPointError: the loss or its gradient is not finite; the step, the terms and the queries are named. With
-            ``resume``, the run as it stood before this step lies beside it in ``NAME.failed.pt``.
-        OSError: ``resume`` cannot be written; the file that was there before is still whole.
+        ValueError: the objective needs a target and none is given; a loader that does not give this rank its part of
+            each batch; ``float16`` on devices other than CUDA and the CPU; gradient norms by term of sharded
+            parameters.
+        CheckpointError: ``resume`` is damaged, or of another config, model, objective or loaders; nothing is changed
+            then.
+        TrainingStopped: raised by ``on_step`` on any rank.
+        FloatingPointError: the loss or its gradient is not finite, with the step, the terms and the queries. With
+            ``resume``, the state before this step is saved as ``NAME.failed.pt`` in the same folder.
+        OSError: ``resume`` cannot be written; an existing file stays intact.
 
     Notes:
-        Dropout and random terms draw from torch's global generators, whose states (the CPU's, and that of the GPU that
-        is trained on, of every rank) are kept in the file with the versions of the code; another version is a warning.
-        A run that is gone on with equals the uninterrupted one bit for bit on the CPU, wherever it was saved; on
-        another number of ranks it sees the same batches.
+        Dropout and random terms draw from torch's global generators, whose states (of CPU and GPU, for every rank) are
+        saved in the file with the versions of the code; another version gives a warning. On the CPU a resumed run
+        equals the uninterrupted one bit for bit, wherever it was saved; on another number of ranks it uses the same
+        batches.
 
-        With several ranks each computes every term of the joined batch, from the gathered outputs of the model: the
-        weights are those of one process that trains on the joined batches, to rounding, dropout apart. All ranks stop,
-        save and fail together. A rank that dies ends the others with a ``RuntimeError`` of torch.distributed, at the
-        latest after the group's timeout. ``validate`` is called on every rank, and rank 0's score counts. A term of
-        your own that reads features from its batch has them gathered too.
+        With several ranks each computes every term of the joint batch from the gathered outputs of the model: up to
+        rounding and dropout, the weights equal those of one process trained on the joint batches. All ranks stop, save
+        and fail together. If a rank dies, the others fail with a ``RuntimeError`` of torch.distributed, at the latest
+        after the group's timeout. ``validate`` is called on every rank, and rank 0's score is used. For custom terms,
+        features of the batch are gathered too.
 
     Example:
         >>> from mmda.models.mmcda import MMCDAConfig, build_mmcda
@@ -225,11 +167,33 @@ def fit(
             forever(target, skip=skip) if target is not None and objective.needs_target else itertools.repeat(None),
         )
         model.train()
-        _train(run, call, config, batches, validate, on_step, log, log_steps, path, save_steps, save_seconds)
+        between = _Between(validate, on_step, log, log_steps, path, save_steps, save_seconds)
+        _train(run, call, config, batches, between)
         if run.best is not None:
             model.load_state_dict(run.best)
     model.eval()
     return run.state
+
+
+@dataclass(frozen=True)
+class _Between:
+    """Validation, callbacks, logging and saving between steps."""
+
+    validate: Callable[[MMCDA], float] | None
+    on_step: Callable[[int], None] | None
+    log: Callable[[StepFacts], None] | None
+    log_steps: int
+    path: Path | None
+    save_steps: int | None
+    save_seconds: float | None
+
+    def logs(self, step: int) -> bool:
+        """Whether this step is logged."""
+        return self.log is not None and step % self.log_steps == 0
+
+    def saves(self, step: int) -> bool:
+        """Whether the run is saved after this step, whatever the time."""
+        return self.save_steps is not None and step % self.save_steps == 0
 
 
 def _train(
@@ -237,37 +201,30 @@ def _train(
     call: Wrapped,
     config: TrainingConfig,
     batches: Iterator[tuple[VMRBatch, VMRBatch | None]],
-    validate: Callable[[MMCDA], float] | None,
-    on_step: Callable[[int], None] | None,
-    log: Callable[[StepFacts], None] | None,
-    log_steps: int,
-    path: Path | None,
-    save_steps: int | None,
-    save_seconds: float | None,
+    between: _Between,
 ) -> None:
-    """The steps that are left, with what is due after each."""
-    state, ranks, clock = run.state, run.ranks, Clock()
+    """Run the remaining steps, with evaluation, saving and logging."""
+    state, ranks, clock, path = run.state, run.ranks, Clock(), between.path
     milestones = set(config.milestones())
     while state.step < config.steps:
         random = random_state(run.device)
-        weighing = state.step + 1 in milestones
-        logging = log is not None and (state.step + 1) % log_steps == 0
+        weighing, logging = state.step + 1 in milestones, between.logs(state.step + 1)
         try:
-            made = _step(run, call, config, batches, clock, norms=config.gradient_norms and (weighing or logging))
+            made = make_step(run, call, config, batches, clock, norms=config.gradient_norms and (weighing or logging))
         except FloatingPointError as error:
             if path is None:
                 raise
             failed = path.with_name(f"{path.stem}.failed{path.suffix}")
             run.save(failed, random)
-            raise FloatingPointError(f"{error}; the run as it stood before this step is in {failed}") from None
-        stopped = _told(on_step, state.step)
-        if log is not None and logging and ranks.rank == 0:
-            log(made.facts(run, clock))
+            raise FloatingPointError(f"{error}; the state before this step is saved in {failed}") from None
+        stopped = _told(between.on_step, state.step)
+        if between.log is not None and logging and ranks.rank == 0:
+            between.log(made.facts(run, clock))
         if weighing:
-            _weigh(run, validate, made)
-        late = save_seconds is not None and clock.since_save() >= save_seconds
+            _weigh(run, between.validate, made)
+        late = between.save_seconds is not None and clock.since_save() >= between.save_seconds
         stop, due = ranks.most(0 if stopped is None else 1 + stopped.signal, int(late and ranks.rank == 0))
-        due |= weighing or stop > 0 or (save_steps is not None and state.step % save_steps == 0)
+        due |= weighing or stop > 0 or between.saves(state.step)
         if path is not None and due:
             run.save(path)
             clock.saved()
@@ -290,7 +247,7 @@ def _check_fit(
         fail("fit", "target", "be given for this objective", "none")
     for name, loader in (("source", source), ("target", target)):
         if loader is not None and len(loader) == 0:
-            fail("fit", name, "give at least one batch a pass (is the split smaller than a batch?)", "none")
+            fail("fit", name, "give at least one batch per epoch (is the split smaller than a batch?)", "none")
     if save_steps is not None:
         check_count("fit", "save_steps", save_steps)
     if save_seconds is not None:
@@ -301,7 +258,7 @@ def _check_fit(
     if config.precision == "float16" and device.type not in ("cuda", "cpu"):
         fail("fit", "device", "be CUDA or the CPU for float16 (bfloat16 needs no scaling and runs anywhere)", device)
     if config.gradient_norms and parallel == "fsdp":
-        fail("fit", "config.gradient_norms", "be False where parameters are sharded", True)
+        fail("fit", "config.gradient_norms", "be False if parameters are sharded", True)
 
 
 def _prepared(
@@ -312,7 +269,7 @@ def _prepared(
     ranks: Ranks,
     parallel: Parallel | None,
 ) -> tuple[Run, Wrapped]:
-    """The run at its beginning, and the step as it is called: on every rank with the weights of rank 0."""
+    """The initial run and the wrapped step, with the weights of rank 0 on every rank."""
     for module in (model, objective):
         copied_from_first(module, ranks)
     spread_seeds(ranks)
@@ -322,7 +279,7 @@ def _prepared(
             shard(part)
     call = Wrapped(Step(model, objective, joined=ranks.size > 1), parallel, ranks)
     parameters = [p for p in (*model.parameters(), *objective.parameters()) if p.requires_grad]
-    # one sweep over all parameters, not a dozen each
+    # fused: one pass over all parameters instead of a dozen
     fused = parallel != "fsdp" and all(p.device.type in ("cpu", "cuda") for p in parameters)
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused)
     must = {
@@ -336,124 +293,13 @@ def _prepared(
 
 
 def _facts(loader: Loader) -> dict[str, int]:
-    """What decides the order of a loader's batches, as far as it says."""
-    told = {name: getattr(loader, name, None) for name in ("batch_size", "seed")}
-    return {"batches": len(loader), **{name: value for name, value in told.items() if isinstance(value, int)}}
+    """The attributes that determine the order of a loader's batches."""
+    settings = {name: getattr(loader, name, None) for name in ("batch_size", "seed")}
+    return {"batches": len(loader), **{name: value for name, value in settings.items() if isinstance(value, int)}}
 
 
-@dataclass
-class _Made:
-    """What a step computed: terms of every batch, norms, and how many pairs went in."""
-
-    rate: float
-    strength: float
-    found: list[dict[str, Tensor]] = field(default_factory=list)
-    qids: list[str] = field(default_factory=list)
-    norms: dict[str, float] = field(default_factory=dict)
-    norm: float = math.nan
-
-    def terms(self) -> dict[str, float]:
-        """The mean of each term over the step's batches."""
-        return {role: sum(each[role].item() for each in self.found) / len(self.found) for role in self.found[0]}
-
-    def facts(self, run: Run, clock: Clock) -> StepFacts:
-        """For the log."""
-        weights = run.must["weights"]
-        return step_facts(
-            step=run.state.step,
-            terms=self.terms(),
-            weights=weights,
-            gradient_norm=self.norm,
-            gradient_norms=self.norms,
-            rate=self.rate,
-            strength=self.strength,
-            objective=run.parts["objective"],
-            pairs=len(self.qids) * run.ranks.size,
-            clock=clock,
-            device=run.device,
-        )
-
-
-def _step(
-    run: Run,
-    call: Wrapped,
-    config: TrainingConfig,
-    batches: Iterator[tuple[VMRBatch, VMRBatch | None]],
-    clock: Clock,
-    *,
-    norms: bool,
-) -> _Made:
-    """One optimiser step on ``config.accumulate`` batches; gradient norms by role, of the last, if asked for."""
-    model, _, optimizer, mean = run.parts.values()
-    state, scaler = run.state, run.scaler
-    done = state.step / config.steps
-    rate = config.learning_rate * cosine_decay(done, floor=0.02) * min(1, (state.step + 1) / config.warmup)
-    made = _Made(rate, dann_ramp(done, gamma=config.gamma))
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    optimizer.zero_grad(set_to_none=True)
-    clock.begin()
-    for at in range(config.accumulate):
-        last = at + 1 == config.accumulate
-        with clock.data():
-            source_batch, target_batch = next(batches)
-            source_batch = source_batch.to(run.device)
-            target_batch = None if target_batch is None else target_batch.without_moments().to(run.device)
-        made.qids += [*source_batch.qids, *(() if target_batch is None else target_batch.qids)]
-        with nullcontext() if last else call.unsynchronised():
-            with _precision(config, run.device):
-                total = call(source_batch, target_batch, made.strength)
-            made.found.append(call.step.terms)
-            if norms and last:
-                made.norms = _gradient_norms(call.step.terms, parameters, run.ranks)
-            total = total if config.accumulate == 1 else total / config.accumulate
-            torch.autograd.backward(total if scaler is None else scaler.scale(total))
-    if scaler is not None:
-        scaler.unscale_(optimizer)
-    norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
-    made.norm = float(whole(norm))
-    if not math.isfinite(made.norm) and not (scaler is not None and _overflow(made.found, scaler)):
-        optimizer.zero_grad(set_to_none=True)
-        qids = [qid for share in run.ranks.every(made.qids) for qid in share]
-        raise FloatingPointError(_not_finite(state.step + 1, made.found, qids))
-    if scaler is None:
-        optimizer.step()
-    else:
-        scaler.step(optimizer)
-        scaler.update()
-    call.step.terms = {}
-    state.step += 1
-    if mean is not model:
-        _move_towards(mean, model, 1 - min(config.average, (1 + state.step) / (10 + state.step)))
-    clock.end()
-    return made
-
-
-def _overflow(found: Sequence[Mapping[str, Tensor]], scaler: torch.amp.GradScaler) -> bool:
-    """Whether the scale alone made a gradient infinite: the terms are finite, and there is a scale to halve."""
-    finite = all(bool(torch.isfinite(term)) for terms in found for term in terms.values())
-    return finite and scaler.get_scale() >= 1
-
-
-def _precision(config: TrainingConfig, device: torch.device) -> AbstractContextManager[object]:
-    """Autocast, where it is asked for. The losses compute in float32 inside it too."""
-    if config.precision == "float32":
-        return nullcontext()
-    return torch.autocast(device.type, dtype=getattr(torch, config.precision))
-
-
-def _not_finite(step: int, found: Sequence[dict[str, Tensor]], qids: Sequence[str]) -> str:
-    """What is told of a step that cannot be made: the terms at fault, all terms, and the queries."""
-    values = {role: [float(terms[role].detach()) for terms in found] for role in found[0]}
-    bad = [role for role, numbers in values.items() if not all(map(math.isfinite, numbers))]
-    which = f"term {', '.join(bad)}" if bad else "their gradient, and no term"
-    shown = {role: numbers[0] if len(numbers) == 1 else numbers for role, numbers in values.items()}
-    return f"fit: loss or gradient not finite at step {step}: {shown}; at fault: {which}; queries {', '.join(qids)}"
-
-
-def _weigh(run: Run, validate: Callable[[MMCDA], float] | None, made: _Made) -> None:
-    """Score the weights as they stand, log it, and keep them if no earlier ones were better."""
+def _weigh(run: Run, validate: Callable[[MMCDA], float] | None, made: Made) -> None:
+    """Evaluate the current weights, log the score, and keep them if they are the best so far."""
     state, mean = run.state, run.parts["mean"]
     own = float(state.step if validate is None else validate(mean.eval()))
     score = run.ranks.first(lambda: own)
@@ -470,7 +316,7 @@ def _weigh(run: Run, validate: Callable[[MMCDA], float] | None, made: _Made) -> 
 
 
 def _told(on_step: Callable[[int], None] | None, step: int) -> TrainingStopped | None:
-    """Whether whoever is told of this step asks to stop."""
+    """Call ``on_step`` and return its request to stop, if any."""
     try:
         if on_step is not None:
             on_step(step)
@@ -480,31 +326,15 @@ def _told(on_step: Callable[[int], None] | None, step: int) -> TrainingStopped |
 
 
 @torch.no_grad()
-def _move_towards(mean: MMCDA, model: MMCDA, share: float) -> None:
-    """``mean`` goes ``share`` of the way to ``model``; buffers are taken as they are."""
-    torch._foreach_lerp_([local(p) for p in mean.parameters()], [local(p) for p in model.parameters()], share)
-    for kept, now in zip(mean.buffers(), model.buffers()):
-        kept.copy_(now)
-
-
-def _gradient_norms(terms: Mapping[str, Tensor], parameters: Sequence[Tensor], ranks: Ranks) -> dict[str, float]:
-    norms = {}
-    for role, term in terms.items():
-        gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
-        norms[role] = sum(float(g.square().sum()) for g in ranks.averaged(gradients) if g is not None) ** 0.5
-    return norms
-
-
-@torch.no_grad()
 def predict_split(
     model: MMCDA, loader: Iterable[VMRBatch], *, n: int = 5, mix: float = 0.4, nms_threshold: float = 0.5
 ) -> tuple[Spans, tuple[str, ...]]:
-    """The n best spans of every row of a loader, in its order, on the CPU, and the rows' names.
+    """Predict the n best spans of every row of a loader, in order, on the CPU; also returns the query ids.
 
     Args:
         model: in ``eval()`` mode.
-        loader: batches; windows are not read.
-        n: spans a query.
+        loader: batches; windows are not used.
+        n: spans per query.
         mix: see :func:`mmda.models.mmcda.span_scores`.
         nms_threshold: see :func:`mmda.models.mmcda.decode_spans`.
 

@@ -1,4 +1,4 @@
-"""Spans from a similarity profile without a learned part: runs of high similarity, and a vote among them."""
+"""Decoding of spans from a similarity profile without learned parameters: runs of high similarity and voting."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from mmda.metrics import temporal_iou
 from mmda.models.mmcda.linear_head import REFERENCE_CLIPS
 from mmda.models.mmcda.localizer import Spans
 
-#: Widths of the smoothing in clips, and levels of the run, that vote.
+#: Smoothing widths in clips and levels of the voting runs.
 WIDTHS = (5, 7, 9, 11)
 LEVELS = (0.15, 0.2, 0.25, 0.3, 0.4)
 
 
 def smoothed(similarity: Tensor, frame_mask: Tensor, width: int) -> Tensor:
-    """Mean over a window of ``width`` clips, cut where the video ends; longer windows in videos of over 75 clips.
+    """Moving mean over ``width`` clips, truncated at the ends, with longer windows for videos of over 75 clips.
 
     Args:
-        similarity: s, a number a clip.
-        frame_mask: bool, True = a real clip.
-        width: clips a window, rounded down to an odd number; over T > 75 clips it is T / 75 times as wide.
+        similarity: s, one number per clip.
+        frame_mask: bool, True = valid clip.
+        width: window size in clips, rounded down to an odd number; for T > 75 clips it is T / 75 times as wide.
 
     Shape:
         (b, t) each -> (b, t).
@@ -48,17 +48,17 @@ def smoothed(similarity: Tensor, frame_mask: Tensor, width: int) -> Tensor:
 
 
 def high_runs(similarity: Tensor, frame_mask: Tensor, clip_times: Tensor, *, width: int, level: float) -> Tensor:
-    r"""The run of clips around the best one in which the smoothed similarity stays high.
+    r"""The run of clips around the best clip in which the smoothed similarity stays high.
 
     .. math:: \bar s_t \ge \mu + \lambda (\max_u \bar s_u - \mu)
 
     with the profile :math:`\bar s` of :func:`smoothed` and its mean :math:`\mu` over the video.
 
     Args:
-        similarity: s, a number a clip.
-        frame_mask: bool, True = a real clip; real clips come first.
+        similarity: s, one number per clip.
+        frame_mask: bool, True = valid clip; valid clips come first.
         clip_times: start and end of each clip in seconds.
-        width: clips a window.
+        width: window size in clips.
         level: :math:`\lambda` in [0, 1].
 
     Shape:
@@ -95,7 +95,7 @@ def _check_runs(
 def _runs(
     similarity: Tensor, frame_mask: Tensor, clip_times: Tensor, widths: Sequence[int], levels: Sequence[float]
 ) -> Tensor:
-    """The runs of every width and level, all levels of the first width first; (b, widths * levels, 2)."""
+    """The runs for every width and level, grouped by width; (b, widths * levels, 2)."""
     profile = torch.stack([smoothed(similarity, frame_mask, width) for width in widths], 1)
     mask, length = frame_mask.unsqueeze(1), frame_mask.sum(1).clamp(min=1).unsqueeze(1)
     mean = torch.where(mask, profile, torch.zeros_like(profile)).sum(2) / length
@@ -121,38 +121,38 @@ def vote_spans(
     levels: Sequence[float] = LEVELS,
     nms_threshold: float = 0.5,
 ) -> Spans:
-    r"""The span that the runs of several widths and levels agree on most, then the same beside it.
+    r"""The span on which the runs of several widths and levels agree most, then further spans in the remaining clips.
 
-    Every width and level proposes a span c by :func:`high_runs`. Chosen is the one with the largest mean temporal IoU
-    with all of them,
+    Every width and level proposes a span c by :func:`high_runs`. The one with the largest mean temporal IoU with all
+    proposals is selected,
 
     .. math:: \hat c = \arg\max_c \frac{1}{|C|} \sum_{c' \in C} \operatorname{IoU}(c, c'),
 
-    the least expected loss where every proposal is as likely as the next (minimum Bayes risk). The next span comes from
-    the clips that no chosen one covers.
+    which minimises the expected loss if all proposals are equally likely (minimum Bayes risk). The next span is found
+    in the clips not covered by selected spans.
 
     Args:
-        similarity: s, a number a clip.
-        frame_mask: bool, True = a real clip; real clips come first.
+        similarity: s, one number per clip.
+        frame_mask: bool, True = valid clip; valid clips come first.
         clip_times: start and end of each clip in seconds.
-        n: spans a query.
-        widths: clips a window, of :func:`high_runs`.
-        levels: of :func:`high_runs`.
-        nms_threshold: a span whose temporal IoU with a better one exceeds this is passed over; 1 keeps all.
+        n: spans per query.
+        widths: window sizes of :func:`high_runs`.
+        levels: levels of :func:`high_runs`.
+        nms_threshold: a span whose temporal IoU with a better one exceeds this is skipped; 1 keeps all.
 
     Shape:
         ``similarity`` and ``frame_mask`` (b, t), ``clip_times`` (b, t, 2) -> :class:`Spans` of (b, n).
 
     Returns:
-        :class:`Spans` in the order of choice, so that the first of them are those of a smaller ``n``; a span's score is
-        the log of its mean IoU, less 1 for each span before it, and no more than that of the span before. Windows of
-        zeros and scores of minus infinity where chosen spans cover all clips, or no other differs enough from them.
+        :class:`Spans` in order of selection, so a smaller ``n`` gives the first of them; a span's score is the log of
+        its mean IoU minus the number of spans before it, and at most that of the span before. Windows of zeros and
+        scores of minus infinity if selected spans cover all clips or no other differs enough.
 
     Raises:
-        ValueError: ``n`` below 1, no width or level, or values that :func:`high_runs` refuses.
+        ValueError: ``n`` below 1, no width or level, or values invalid for :func:`high_runs`.
 
     Notes:
-        O(b k (t c + c^2)) time for c proposals and k spans, those passed over included.
+        O(b k (t c + c^2)) time for c proposals and k spans, including skipped ones.
 
     Example:
         >>> times = torch.arange(10.0).unfold(0, 2, 1).unsqueeze(0)
@@ -183,7 +183,7 @@ def vote_spans(
         scores[rows, place] = torch.where(kept, value, scores[rows, place])
         chosen = chosen + kept
         free_of_it = left & ~((centre >= window[:, :1]) & (centre <= window[:, 1:]))
-        # A vote that covers none of the clips that are left would come again: its best clip is given up instead.
+        # A span that covers no remaining clip would be selected again, so its best clip is removed instead.
         stuck = (free_of_it == left).all(1, keepdim=True)
         best = torch.where(left, similarity, torch.full_like(similarity, -torch.inf)).argmax(1, keepdim=True)
         left = free_of_it & ~(stuck & (torch.arange(left.shape[1], device=device) == best))

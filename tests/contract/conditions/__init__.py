@@ -1,10 +1,9 @@
-"""The conditions of the grid: plain functions ``check_<condition>(case)`` that raise when the promise is broken.
+"""The conditions of the grid: functions ``check_<condition>(case)`` that raise if the condition does not hold.
 
-Both the contract tests and the mutation tests call them. A condition knows from the call's signature whether it
-speaks of this case at all; where it does and cannot hold, its entry in :mod:`tests.contract.entries` says why.
+Used by the contract tests and the mutation tests. Whether a condition applies to a case follows from the call's
+signature; if it applies but cannot hold, the entry in :mod:`tests.contract.entries` gives the reason.
 
-Identities are checked in float64 (tolerance 1e-9), where nothing but a mistake separates the two sides.
-One module a family.
+Identities are checked in float64 (tolerance 1e-9), where rounding is negligible. One module per family.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from __future__ import annotations
 from tests.contract.conditions import contents, derivatives, errors, graphs, laws, objects, precision, purity, weights
 from tests.contract.conditions._shared import DOUBLE, REGISTER, Condition
 
-#: In the order of the page.
+#: In the order of the documentation page.
 FAMILIES = (contents, precision, weights, derivatives, graphs, objects, purity, laws, errors)
 
 CONDITIONS: dict[str, Condition] = {

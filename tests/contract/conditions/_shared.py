@@ -1,4 +1,4 @@
-"""The register of conditions, and what their checks share."""
+"""The registry of conditions, and helpers for their checks."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def is_function(case: Case) -> bool:
 def condition(
     family: str, title: str, *, applies: Callable[[Case], bool] = always, needs_gpu: bool = False
 ) -> Callable[[Callable[[Case], None]], Callable[[Case], None]]:
-    """Register a check; its docstring's first line is the promise printed under the grid."""
+    """Register a check; the first line of its docstring is printed below the grid."""
 
     def register(check: Callable[[Case], None]) -> Callable[[Case], None]:
         name = check.__name__.removeprefix("check_")
@@ -80,7 +80,7 @@ def assert_same_gradients(
 
 
 def assert_defined(case: Case, problem: Problem) -> None:
-    """Value and gradients are finite."""
+    """Assert that value and gradients are finite."""
     value, gradients = case.value_and_gradients(problem)
     assert bool(torch.isfinite(value)), f"the value is {value.item()}"
     for name, leaves in gradients.items():
@@ -89,7 +89,7 @@ def assert_defined(case: Case, problem: Problem) -> None:
 
 
 def assert_same_on(case: Case, actual: Problem, expected: Problem) -> None:
-    """Both problems have the same value."""
+    """Assert that both problems have the same value."""
     assert_close(case.value(actual), case.value(expected))
 
 
@@ -100,7 +100,7 @@ def outputs(result: Any) -> list[Tensor]:
 def differentiable_function(
     case: Case, problem: Problem, module: nn.Module
 ) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]]:
-    """The value as a function of the differentiable tensors alone, and these tensors."""
+    """The value as a function of only the differentiable tensors, and these tensors."""
     parts = [(name, *pytree.tree_flatten(problem.values[name])) for name in case.differentiable]
 
     def function(*tensors: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ def differentiable_function(
 
 
 def padded(case: Case, problem: Problem, axis: str, filler: float) -> Problem:
-    """The same problem with three pads behind the axis and the mask that hides them."""
+    """The same problem with three padding entries at the end of the axis, and the mask that excludes them."""
     keep = case.length(problem, axis)
     longer = case.extend(problem, axis, 3, filler)
     return longer.with_values(**case.mask(longer, axis, keep))
@@ -174,7 +174,7 @@ def has_features(case: Case) -> bool:
 
 
 def constructor(module: nn.Module) -> dict[str, inspect.Parameter]:
-    """The arguments of the module's own constructor."""
+    """The arguments of the module's constructor."""
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return {name: p for name, p in inspect.signature(type(module)).parameters.items() if p.kind not in variadic}
 

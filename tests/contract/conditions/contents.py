@@ -1,4 +1,4 @@
-"""Sizes and contents: how many rows, what they hold, how they lie in memory."""
+"""Sizes and contents: number of rows, values, and memory layout."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from torch.utils import _pytree as pytree
 from tests.contract.cases import Case, Problem
 from tests.contract.conditions._shared import DOUBLE, all_counted, assert_close, assert_defined, condition, is_loss
 
-#: How the overview heads this family's column.
+#: Heading of this family's column in the overview.
 HEAD = "size"
 
 
 @condition("Sizes and contents", "unequal batches", applies=lambda case: {"n", "m"} <= case.axes)
 def check_unequal_batches(case: Case) -> None:
-    """Source and target may have different numbers of rows, either way round; value and gradients are finite."""
+    """Source and target may have different numbers of rows, in either order; value and gradients are finite."""
     assert_defined(case, case.draw(n=4, m=9))
     assert_defined(case, case.draw(n=9, m=4))
 
 
 @condition("Sizes and contents", "n = 1")
 def check_one_row(case: Case) -> None:
-    """One row a side gives a finite value and finite gradients."""
+    """One row per sample gives a finite value and finite gradients."""
     assert_defined(case, case.draw(**dict.fromkeys(case.row_axes, 1)))
 
 
 @condition("Sizes and contents", "n = 2")
 def check_two_rows(case: Case) -> None:
-    """Two rows a side give a finite value and finite gradients."""
+    """Two rows per sample give a finite value and finite gradients."""
     assert_defined(case, case.draw(**dict.fromkeys(case.row_axes, 2)))
 
 
 @condition("Sizes and contents", "duplicates")
 def check_duplicates(case: Case) -> None:
-    """Repeated rows, all of a side included, give a finite value and finite gradients."""
+    """Repeated rows, including all rows of a sample, give a finite value and finite gradients."""
     problem = case.draw()
     for axis in case.row_axes:
         index = torch.arange(case.length(problem, axis)) // 2
@@ -46,7 +46,7 @@ def check_duplicates(case: Case) -> None:
 
 @condition("Sizes and contents", "constant features")
 def check_constant(case: Case) -> None:
-    """Features that are the same number everywhere, zero included, give a finite value and finite gradients."""
+    """Constant features, including all zeros, give a finite value and finite gradients."""
     for number in (0.0, 3.0):
         problem = case.draw().map(
             lambda name, leaf, number=number: torch.full_like(leaf, number) if name in case.differentiable else leaf
@@ -56,7 +56,7 @@ def check_constant(case: Case) -> None:
 
 @condition("Sizes and contents", "NaN in, NaN out", applies=is_loss)
 def check_nan(case: Case) -> None:
-    """One NaN in a row that counts makes the value NaN, beside masks and weights of one too."""
+    """A NaN in any row that is not masked makes the value NaN, also with masks and weights of one."""
     plain = case.draw()
     for problem in [plain] if case.bare else [plain, all_counted(case, plain)]:
         for name in case.differentiable:
@@ -72,13 +72,13 @@ def _with_nan(leaf: Tensor) -> Tensor:
 
 @condition("Sizes and contents", "one feature", applies=lambda case: "d" in case.axes)
 def check_one_feature(case: Case) -> None:
-    """One feature a row is enough."""
+    """Rows with a single feature are valid."""
     assert_defined(case, case.draw(d=1))
 
 
 @condition("Sizes and contents", "strided input")
 def check_strided(case: Case) -> None:
-    """Transposed and sliced storage gives the value and gradients of the contiguous copy."""
+    """Transposed and sliced inputs give the value and gradients of a contiguous copy."""
     problem = case.draw(dtype=DOUBLE)
 
     def spread(name: str, leaf: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ def check_strided(case: Case) -> None:
 
 @condition("Sizes and contents", "expanded input")
 def check_expanded(case: Case) -> None:
-    """Rows made by ``expand`` (stride zero) give the value and gradients of the copy."""
+    """Rows made by ``expand`` (stride zero) give the value and gradients of a copy."""
     problem = case.draw(dtype=DOUBLE).map(lambda name, leaf: leaf[:1].expand_as(leaf))
     copy = problem.map(lambda name, leaf: leaf.clone())
     _assert_views_agree(case, copy, problem)
@@ -114,7 +114,7 @@ def _assert_views_agree(case: Case, contiguous: Problem, view: Problem) -> None:
 
 @condition("Sizes and contents", "negated view")
 def check_negated_view(case: Case) -> None:
-    """A view that negates on reading (``torch._neg_view``) counts as the numbers that it shows."""
+    """A lazily negated view (``torch._neg_view``) gives the value of a copy."""
     problem = case.draw()
     for name in case.differentiable:
         shown = problem.map(lambda own, leaf, n=name: -leaf if own == n else leaf)
@@ -128,7 +128,7 @@ def has_integers(case: Case) -> bool:
 
 @condition("Sizes and contents", "integer types", applies=has_integers)
 def check_integer_types(case: Case) -> None:
-    """Labels and indices of any integer type count as those of int64 do."""
+    """Labels and indices of any integer dtype give the value of int64."""
     for problem in (case.draw(dtype=DOUBLE), case.draw(dtype=DOUBLE, **dict.fromkeys(case.row_axes, 3))):
         expected = case.value(problem)
         for dtype in (torch.uint8, torch.int8, torch.int16, torch.int32):

@@ -25,13 +25,13 @@ from tests.contract.conditions._shared import (
     weighted_axes,
 )
 
-#: How the overview heads this family's column.
+#: Heading of this family's column in the overview.
 HEAD = "grad"
 
 
 @condition("Derivatives", "reaches all inputs")
 def check_reaches_inputs(case: Case) -> None:
-    """Every differentiable input gets a gradient that is not zero when the inputs differ."""
+    """Every differentiable input gets a nonzero gradient if the inputs differ."""
     _, gradients = case.value_and_gradients(case.draw())
     for name, leaves in gradients.items():
         for leaf in leaves:
@@ -40,7 +40,7 @@ def check_reaches_inputs(case: Case) -> None:
 
 @condition("Derivatives", "gradcheck")
 def check_gradcheck(case: Case) -> None:
-    """The gradient is the finite difference's, weights and masks included where they exist."""
+    """Gradients agree with finite differences, also with weights and masks."""
     for problem in _problems_for_derivatives(case):
         function, tensors = differentiable_function(case, problem, case.make(settled=True, dtype=DOUBLE, d=2))
         assert torch.autograd.gradcheck(function, tuple(t.requires_grad_() for t in tensors), atol=1e-6, rtol=1e-4)
@@ -48,7 +48,7 @@ def check_gradcheck(case: Case) -> None:
 
 @condition("Derivatives", "gradgradcheck")
 def check_gradgradcheck(case: Case) -> None:
-    """Double backward is the finite difference's, weights and masks included where they exist."""
+    """Double backward agrees with finite differences, also with weights and masks."""
     for problem in _problems_for_derivatives(case):
         function, tensors = differentiable_function(case, problem, case.make(settled=True, dtype=DOUBLE, d=2))
         leaves = tuple(t.requires_grad_() for t in tensors)
@@ -76,12 +76,12 @@ def check_func_grad(case: Case) -> None:
 
 @condition("Derivatives", "vmap")
 def check_vmap(case: Case) -> None:
-    """``torch.func.vmap`` over a stack of problems gives the stack of values; of gradients, composed with grad."""
+    """``torch.func.vmap`` over stacked problems gives the stacked values, and gradients when composed with grad."""
     pairs = list(zip(*(problems_dressed(case, seed=seed) for seed in range(3))))
     for problems in pairs:
         module = case.make(dtype=DOUBLE)
         functions = [differentiable_function(case, problem, module) for problem in problems]
-        function = functions[0][0]  # every other argument as in the first problem
+        function = functions[0][0]  # all other arguments as in the first problem
         stacked = [torch.stack(leaves) for leaves in zip(*(tensors for _, tensors in functions))]
         found = torch.func.vmap(function)(*stacked)
         expected = torch.stack([function(*tensors) for _, tensors in functions])
@@ -100,7 +100,7 @@ def check_jvp(case: Case) -> None:
         generator = torch.Generator().manual_seed(3)
         tangents = tuple(torch.randn(t.shape, generator=generator, dtype=t.dtype) for t in tensors)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's own, on its first use of forward mode
+            warnings.simplefilter("ignore")  # warning of torch on the first use of forward mode
             value, slope = torch.func.jvp(function, tensors, tangents)
         assert_close(value, case.value(problem))
         _, gradients = case.value_and_gradients(problem)
@@ -110,15 +110,15 @@ def check_jvp(case: Case) -> None:
         )
 
 
-@condition("Derivatives", "slope at weight 0", applies=lambda case: is_loss(case) and takes_weights(case))
+@condition("Derivatives", "gradient at weight 0", applies=lambda case: is_loss(case) and takes_weights(case))
 def check_slope_at_weight_zero(case: Case) -> None:
-    """Reverse and forward mode give the one-sided slope on a weight that is 0."""
+    """Reverse and forward mode give the one-sided derivative with respect to a weight of 0."""
     problem = case.draw(dtype=DOUBLE)
     for axis in require(weighted_axes(case), case, "weight"):
         name = case.weight_of(axis)
         assert name is not None
         module = case.make(settled=True, dtype=DOUBLE)
-        generator = torch.Generator().manual_seed(4)  # no sums that agree: there a quantile function has a kink
+        generator = torch.Generator().manual_seed(4)  # no equal sums, where a quantile function has a kink
         weight = 0.5 + torch.rand(case.length(problem, axis), generator=generator, dtype=DOUBLE)
         step = torch.zeros_like(weight)
         weight[1], step[1] = 0.0, 1e-6
@@ -136,14 +136,14 @@ def check_slope_at_weight_zero(case: Case) -> None:
             "func.grad": torch.func.grad(function)(weight)[1],
         }
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's own, on its first use of forward mode
+            warnings.simplefilter("ignore")  # warning of torch on the first use of forward mode
             found["forward"] = torch.func.jvp(function, (weight,), (step / step[1],))[1]
         for mode, value in found.items():
-            assert_close(value, slope, rtol=1e-4, atol=1e-5, what=f"{mode} slope on `{name}` at 0")
+            assert_close(value, slope, rtol=1e-4, atol=1e-5, what=f"{mode} gradient of `{name}` at 0")
 
 
 def _call_forms(case: Case) -> list[Problem]:
-    """The ways to call: bare, with every weight and mask, and with one integer where one a row is the other way."""
+    """The ways to call: without options, with all weights and masks, and with an integer instead of one per row."""
     forms = problems_dressed(case)
     whole = [n for n, p in case.signature.parameters.items() if "int | Tensor" in str(p.annotation)]
     for name in whole:
@@ -153,13 +153,13 @@ def _call_forms(case: Case) -> list[Problem]:
 
 @condition("Derivatives", "one backward")
 def check_one_backward(case: Case) -> None:
-    """Calls in every form, in training and in evaluation, then one backward through all: the gradients of each."""
+    """One backward through several calls, of every form and in training and evaluation mode, gives their gradients."""
     forms = _call_forms(case)
     module, left = case.make(dtype=DOUBLE), []
     for training in (True, False, True) if case.is_layer else (True,):
         for form in forms:
             form = case.leaves(form)
-            alone = copy.deepcopy(module).train(training)  # with the state of this moment
+            alone = copy.deepcopy(module).train(training)  # with the current state
             left.append((form, case.value(form, module.train(training)), case.value_and_gradients(form, alone)[1]))
     torch.stack([value for _, value, _ in left]).sum().backward()
     for form, _, expected in left:

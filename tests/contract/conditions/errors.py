@@ -1,4 +1,4 @@
-"""Errors: what is wrong is refused in one line that names caller, argument and rule."""
+"""Errors: invalid arguments raise a one-line error with caller, argument and rule."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from tests.contract.cases import Case
 from tests.contract.conditions._shared import condition, constructor
 
-#: How the overview heads this family's column.
+#: Heading of this family's column in the overview.
 HEAD = "err"
 
 
@@ -23,7 +23,7 @@ HOUSE = re.compile(r"^\w+: `[\w.\[\]]+` must .+, got .+$", re.DOTALL)
 
 
 def assert_refused(case: Case, call: Callable[[], Any], what: str) -> None:
-    """ValueError or TypeError in the house format, raised by this loss or layer."""
+    """Assert a ValueError or TypeError in the library's format, raised by this loss or layer."""
     try:
         call()
     except (ValueError, TypeError) as error:
@@ -33,12 +33,13 @@ def assert_refused(case: Case, call: Callable[[], Any], what: str) -> None:
         callers |= {case.function.__name__} if case.function is not None else set()
         assert text.split(":")[0] in callers, f"{what}: {text!r} names another caller"
         return
-    raise AssertionError(f"{what} is taken without a word")
+    raise AssertionError(f"{what} raises no error")
 
 
 @condition("Errors", "wrong tensors")
 def check_error_tensors(case: Case) -> None:
-    """Wrong rank, width or dtype, wrong masks and weights: one line that names caller, argument, rule, what came."""
+    """Wrong rank, width or dtype, or wrong masks and weights raise a one-line error with caller, argument, rule,
+    value."""
     problem = case.draw()
     for name in case.differentiable:
         role = case.roles[name]
@@ -65,7 +66,7 @@ def check_error_tensors(case: Case) -> None:
 
 @condition("Errors", "no dense tensor")
 def check_error_layouts(case: Case) -> None:
-    """Sparse, nested, quantised and foreign layouts, and a tensor on another device, are refused in one line."""
+    """Sparse, nested, quantised and other layouts, and a tensor on another device, raise a one-line error."""
     problem = case.draw()
     quantised = functools.partial(torch.quantize_per_tensor, scale=0.1, zero_point=0, dtype=torch.qint8)
     for name in case.differentiable:
@@ -81,7 +82,7 @@ def check_error_layouts(case: Case) -> None:
             others["meta"] = lambda leaf: leaf.to("meta")
         for what, change in others.items():
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # PyTorch's word on what is in beta
+                warnings.simplefilter("ignore")  # PyTorch warns about beta features
                 odd = problem.map(lambda own, leaf, c=change, n=name: c(leaf) if own == n else leaf)
             assert_refused(case, functools.partial(case.call, odd, case.make()), f"a {what} `{name}`")
 
@@ -97,7 +98,7 @@ def constructor_numbers(case: Case) -> list[str]:
 
 @condition("Errors", "wrong settings", applies=lambda case: bool(constructor_numbers(case)))
 def check_error_settings(case: Case) -> None:
-    """A setting that is no finite number, or no known choice, is refused when the module is made."""
+    """A setting that is not a finite number, or not a known choice, raises in the constructor."""
     module = case.make()
     own = constructor(module)
     given = {name: getattr(module, name) for name in own if hasattr(module, name)}

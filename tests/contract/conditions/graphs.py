@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from tests.contract.cases import Case
 from tests.contract.conditions._shared import assert_close, assert_same_gradients, condition, outputs, problems_dressed
 
-#: How the overview heads this family's column.
+#: Heading of this family's column in the overview.
 HEAD = "graph"
 
 
 @contextlib.contextmanager
 def _compiler() -> typing.Iterator[None]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the compiler's own
+        warnings.simplefilter("ignore")  # warnings of the compiler
         torch._dynamo.reset()
         try:
             yield
@@ -46,14 +46,14 @@ SETTINGS = ("strength", "temperature")
 
 
 def settings_of(case: Case) -> list[str]:
-    """Numbers that a training loop changes while it runs."""
+    """Numbers that a training loop may change during training."""
     module = case.make()
     return [name for name in SETTINGS if isinstance(getattr(module, name, None), (float, Tensor))]
 
 
 @condition("Graphs", "no recompile", applies=lambda case: bool(settings_of(case)))
 def check_no_recompile(case: Case) -> None:
-    """A strength or temperature that moves at every step compiles no further graph after the second step."""
+    """A strength or temperature that changes at every step compiles no new graph after the second step."""
     problem = case.draw()
     with _compiler():
         graphs: list[nn.Module] = []
@@ -82,14 +82,15 @@ def check_no_recompile(case: Case) -> None:
         assert seen[-1] == seen[1], f"graphs compiled after each step: {seen}"
 
 
-#: Rows of the batches that a compiled module is given, and how many graphs it may make of them: one for the first
-#: size, one for any size, one for a size that is special.
+#: Batch sizes for a compiled module, and the maximum number of graphs: one for the first size, one for dynamic sizes,
+#: one for a specialised size.
 BATCHES, GRAPHS = (9, 12, 10, 17, 8, 23, 31, 16, 40, 11, 29, 50), 3
 
 
 @condition("Graphs", "batch sizes")
 def check_batch_sizes(case: Case) -> None:
-    """Twelve batch sizes compile at most three graphs; four with ``dynamic=True``, rows marked as dynamic, too."""
+    """Twelve batch sizes compile at most three graphs, and so do four with ``dynamic=True`` and rows marked as
+    dynamic."""
     for dynamic in (None, True):
         with _compiler():
             graphs: list[nn.Module] = []
@@ -101,14 +102,14 @@ def check_batch_sizes(case: Case) -> None:
             compiled = torch.compile(case.make(), backend=backend, fullgraph=True, dynamic=dynamic)
             for k, rows in enumerate(BATCHES[:4] if dynamic else BATCHES):
                 problem = case.leaves(case.draw(seed=k, **_sizes_of_batch(case, rows)))
-                if dynamic:  # marked: a graph that holds for one number of rows is an error
+                if dynamic:  # marked: a graph specialised to one number of rows is an error
                     problem.map(functools.partial(_mark_rows, case))
                 case.call(problem, compiled)
             assert len(graphs) <= GRAPHS, f"{len(graphs)} graphs for batches of other sizes, dynamic={dynamic}"
 
 
 def _sizes_of_batch(case: Case, rows: int) -> dict[str, int]:
-    """Rows of both sides, unequal where they may be."""
+    """Rows of both samples, unequal if allowed."""
     equal = case.sizes.get("n") is not None and case.sizes.get("n") == case.sizes.get("m")
     sizes = {"n": rows, "m": rows if equal else rows + 3, "b": rows}
     if equal:
@@ -125,7 +126,7 @@ def _mark_rows(case: Case, name: str, leaf: Tensor) -> Tensor:
 
 @condition("Graphs", "export")
 def check_export(case: Case) -> None:
-    """``torch.export`` takes the module; the exported program returns the same."""
+    """``torch.export`` exports the module; the exported program returns the same."""
     problem = problems_dressed(case, torch.float32)[-1]
     args, kwargs = case.arguments(problem)
     module = case.make()

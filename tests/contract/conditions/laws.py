@@ -1,4 +1,4 @@
-"""Laws: what a value must not depend on."""
+"""Laws: invariances of the value."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.contract.conditions._shared import (
     outputs,
 )
 
-#: How the overview heads this family's column.
+#: Heading of this family's column in the overview.
 HEAD = "law"
 
 
@@ -32,16 +32,16 @@ def mirrored(name: str) -> str | None:
 
 @condition("Laws", "symmetric", applies=lambda case: case.kind in ("discrepancy", "pair"))
 def check_symmetric(case: Case) -> None:
-    """Source and target (anchor and positive) may change places."""
+    """Swapping source and target (anchor and positive) does not change the value."""
     problem = case.draw(dtype=DOUBLE)
     swapped = {mirrored(name) or name: value for name, value in problem.values.items()}
-    assert swapped.keys() == problem.values.keys(), "the two sides do not take the same arguments"
+    assert swapped.keys() == problem.values.keys(), "source and target do not take the same arguments"
     assert_same_on(case, Problem(swapped), problem)
 
 
 @condition("Laws", "order of rows")
 def check_order(case: Case) -> None:
-    """The order of rows does not matter; rows that belong together move together."""
+    """Permuting rows does not change the value; paired rows are permuted together."""
     problem = case.draw(dtype=DOUBLE)
     generator = torch.Generator().manual_seed(5)
     for axis in case.row_axes:
@@ -56,7 +56,7 @@ def check_order(case: Case) -> None:
 
 @condition("Laws", "translation", applies=has_features)
 def check_translation(case: Case) -> None:
-    """A common shift of source and target features changes nothing."""
+    """A common shift of source and target features does not change the value."""
     problem = case.draw(dtype=DOUBLE)
     shift = torch.linspace(
         -2, 5, case.draw().values["source"].shape[-1] if isinstance(problem.values["source"], Tensor) else 3
@@ -69,7 +69,7 @@ def check_translation(case: Case) -> None:
 
 @condition("Laws", "scale", applies=lambda case: case.kind == "pair" or case.scale_free)
 def check_scale(case: Case) -> None:
-    """A common positive factor on all features changes nothing."""
+    """A common positive factor on all features does not change the value."""
     problem = case.draw(dtype=DOUBLE)
     scaled = problem.map(
         lambda name, leaf: 3.7 * leaf if name in case.differentiable and "d" in case.roles[name].axes else leaf

@@ -1,4 +1,4 @@
-"""Objects: modules are copied, saved, printed and called as functions."""
+"""Objects: copying, saving and printing modules, and their functions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import nn
 from tests.contract.cases import Case
 from tests.contract.conditions._shared import condition, constructor, is_function, is_loss, outputs, problems_dressed
 
-#: How the overview heads this family's column.
+#: Heading of this family's column in the overview.
 HEAD = "obj"
 
 
@@ -27,7 +27,7 @@ def _assert_equal_results(case: Case, module: Callable[..., Any]) -> None:
 
 @condition("Objects", "deepcopy")
 def check_deepcopy(case: Case) -> None:
-    """A deep copy computes the same and shares no parameter."""
+    """A deep copy computes the same and shares no parameters."""
     module = case.make()
     twin = copy.deepcopy(module)
     _assert_equal_results(case, twin)
@@ -36,7 +36,7 @@ def check_deepcopy(case: Case) -> None:
 
 @condition("Objects", "pickle")
 def check_pickle(case: Case) -> None:
-    """Through ``pickle`` and back the module computes the same and prints the same."""
+    """After a ``pickle`` round trip the module computes and prints the same."""
     module = case.make()
     back = pickle.loads(pickle.dumps(module))
     _assert_equal_results(case, back)
@@ -45,7 +45,7 @@ def check_pickle(case: Case) -> None:
 
 @condition("Objects", "state_dict")
 def check_state_dict(case: Case) -> None:
-    """``state_dict`` survives saving with ``weights_only`` and restores a module with other parameters."""
+    """``state_dict`` can be saved and loaded with ``weights_only``, and restores a module with other parameters."""
     module, other = case.make(), case.make()
     generator = torch.Generator().manual_seed(11)
     with torch.no_grad():
@@ -61,7 +61,7 @@ def check_state_dict(case: Case) -> None:
 
 @condition("Objects", "meta device")
 def check_meta(case: Case) -> None:
-    """On the meta device, where no number can be read, shape and dtype come out right."""
+    """On the meta device, which has no values, shape and dtype are correct."""
     problem = problems_dressed(case, torch.float32)[-1]
     expected = outputs(case.call(problem))
     found = outputs(case.call(problem.map(lambda name, leaf: leaf.to("meta")), case.make().to("meta")))
@@ -72,7 +72,7 @@ def check_meta(case: Case) -> None:
 
 @condition("Objects", "module = function", applies=lambda case: is_loss(case) and not is_function(case))
 def check_module_is_function(case: Case) -> None:
-    """The module is the function: same value, same arguments in the constructor and the call together."""
+    """Module and function agree: same value, and the same arguments over constructor and call."""
     function = case.function
     assert function is not None, f"no exported function belongs to {case.module}"
     module = case.make()
@@ -83,7 +83,7 @@ def check_module_is_function(case: Case) -> None:
     positional = [n for n, p in wanted.items() if p.kind is not inspect.Parameter.KEYWORD_ONLY]
     assert positional == [n for n, p in call.items() if p.kind is not inspect.Parameter.KEYWORD_ONLY]
     for name in {*own} & {*wanted}:
-        if name == "draws":  # a module knows whether it trains, a function does not
+        if name == "draws":  # a module has a training mode, a function does not
             assert (own[name].default, wanted[name].default) == ("fresh", "fixed")
             continue
         assert own[name].default is wanted[name].default or own[name].default == wanted[name].default, name
@@ -95,7 +95,7 @@ def check_module_is_function(case: Case) -> None:
 
 @condition("Objects", "repr")
 def check_repr(case: Case) -> None:
-    """``repr`` names the class and every setting that the module holds."""
+    """``repr`` shows the class and every setting of the module."""
     module = case.make()
     text = repr(module)
     assert text.startswith(type(module).__name__ + "(")

@@ -1,4 +1,4 @@
-"""Precision: dtypes in and out, autocast, features far from the origin."""
+"""Precision: input and output dtypes, autocast, features far from the origin."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.contract.conditions._shared import (
     outputs,
 )
 
-#: How the overview heads this family's column.
+#: Heading of this family's column in the overview.
 HEAD = "prec"
 
 
@@ -31,7 +31,7 @@ def check_float64(case: Case) -> None:
 
 @condition("Precision", "float32")
 def check_float32(case: Case) -> None:
-    """float32 in, float32 out, within float32 rounding of float64 (1e-5), gradients too (1e-4)."""
+    """float32 in, float32 out, within 1e-5 of float64, gradients within 1e-4."""
     problem = case.draw(dtype=torch.float32)
     assert_dtype(case, case.call(problem), torch.float32)
     exact = problem.map(lambda name, leaf: leaf.double() if leaf.is_floating_point() else leaf)
@@ -65,13 +65,13 @@ def _check_half(case: Case, dtype: torch.dtype) -> None:
 
 @condition("Precision", "bfloat16")
 def check_bfloat16(case: Case) -> None:
-    """bfloat16 input is widened: a loss has the value of the widened input, in float32; gradients are bfloat16."""
+    """bfloat16 input is converted to float32: a loss has the value of the float32 input; gradients are bfloat16."""
     _check_half(case, torch.bfloat16)
 
 
 @condition("Precision", "float16")
 def check_float16(case: Case) -> None:
-    """float16 input is widened: a loss has the value of the widened input, in float32; gradients are float16."""
+    """float16 input is converted to float32: a loss has the value of the float32 input; gradients are float16."""
     _check_half(case, torch.float16)
 
 
@@ -81,7 +81,7 @@ def has_parameters(case: Case) -> bool:
 
 @condition("Precision", "bfloat16 module", applies=has_parameters)
 def check_half_module(case: Case) -> None:
-    """A module converted to bfloat16 takes bfloat16 input: its value is that of the same numbers in float32."""
+    """A module converted to bfloat16 takes bfloat16 input and computes in float32."""
     dtype = torch.bfloat16
     problem = case.draw().map(lambda name, leaf: leaf.to(dtype) if leaf.is_floating_point() else leaf)
     wide = problem.map(lambda name, leaf: leaf.float() if leaf.is_floating_point() else leaf)
@@ -113,13 +113,13 @@ def _check_autocast(case: Case, device: str) -> None:
 
 @condition("Precision", "CPU autocast")
 def check_cpu_autocast(case: Case) -> None:
-    """Inside ``torch.autocast("cpu")``, bfloat16 and float16: float32, within rounding of the value outside."""
+    """Inside ``torch.autocast("cpu")``, bfloat16 and float16, results are float32, within rounding of those outside."""
     _check_autocast(case, "cpu")
 
 
 @condition("Precision", "CUDA autocast", needs_gpu=True)
 def check_cuda_autocast(case: Case) -> None:
-    """Inside ``torch.autocast("cuda")``: the same, and the value on the GPU is the value on the CPU."""
+    """Inside ``torch.autocast("cuda")``: the same, and the value on the GPU equals the value on the CPU."""
     _check_autocast(case, "cuda")
     problem = case.draw()
     there = case.value(problem.map(lambda name, leaf: leaf.cuda()), case.make().cuda())

@@ -1,4 +1,4 @@
-"""Purity: a call changes nothing but what it returns."""
+"""Purity: calls have no side effects."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch.utils import _pytree as pytree
 from tests.contract.cases import Case, probe
 from tests.contract.conditions._shared import condition, problems_dressed
 
-#: How the overview heads this family's column.
+#: Heading of this family's column in the overview.
 HEAD = "pure"
 
 
 @condition("Purity", "inputs unchanged")
 def check_inputs_unchanged(case: Case) -> None:
-    """Forward and backward leave every input as it was, bit for bit."""
+    """Forward and backward do not modify any input."""
     for problem in problems_dressed(case, torch.float32):
         before = problem.map(lambda name, leaf: leaf.clone())
         tracked = problem.map(lambda name, leaf: leaf.requires_grad_() if name in case.differentiable else leaf)
@@ -28,7 +28,7 @@ def check_inputs_unchanged(case: Case) -> None:
 
 @condition("Purity", "state unchanged")
 def check_state_unchanged(case: Case) -> None:
-    """Nothing in the module changes in ``forward``: no buffer, no counter, no schedule."""
+    """``forward`` does not change the module: no buffer, counter or schedule."""
     module = case.make()
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     plain = {name: held for name, held in vars(module).items() if isinstance(held, (int, float, str))}
@@ -40,7 +40,7 @@ def check_state_unchanged(case: Case) -> None:
 
 @condition("Purity", "global RNG")
 def check_global_rng(case: Case) -> None:
-    """The global random states of torch, numpy and Python are neither used nor moved."""
+    """The global random states of torch, numpy and Python are neither used nor changed."""
     module, problem = case.make(), case.draw()
     states = (torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate())  # noqa: NPY002
     value, _ = case.value_and_gradients(problem, module)
@@ -55,7 +55,8 @@ def check_global_rng(case: Case) -> None:
 
 @condition("Purity", "deterministic")
 def check_deterministic(case: Case) -> None:
-    """Same input, same value and gradients, bit for bit; a generator of the same seed gives the same draw."""
+    """The same input gives bitwise the same value and gradients; a generator with the same seed gives the same
+    sample."""
     problem = case.draw()
     value, gradients = case.value_and_gradients(problem)
     again, more = case.value_and_gradients(problem)

@@ -1,4 +1,4 @@
-"""Masks and weights: padding counts nothing, a weight of k counts a row k times."""
+"""Masks and weights: padding is ignored, and a weight of k equals k copies of a row."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.contract.conditions._shared import (
     weighted_axes,
 )
 
-#: How the overview heads this family's column.
+#: Heading of this family's column in the overview.
 HEAD = "mask"
 
 
@@ -44,18 +44,18 @@ def _check_padding(case: Case, fillers: tuple[float, ...]) -> None:
 
 @condition("Masks and weights", "masked = unpadded", applies=takes_masks)
 def check_masked_is_unpadded(case: Case) -> None:
-    """The masked loss on padded input is the loss on the unpadded samples, gradients too."""
+    """The masked loss on padded input equals the loss on unpadded input, gradients too."""
     _check_padding(case, (0.5,))
 
 
 @condition("Masks and weights", "pads of NaN, inf", applies=takes_masks)
 def check_inert_padding(case: Case) -> None:
-    """Whatever padding holds, NaN and infinities included: same value, gradient on padding exactly zero."""
+    """Values in padding, including NaN and infinities, have no effect; the gradient of padding is exactly zero."""
     _check_padding(case, (math.nan, math.inf, -math.inf, 1e300))
 
 
 def _assert_front(case: Case, longer: dict[str, list[Tensor]], expected: dict[str, list[Tensor]]) -> None:
-    """Equal where both have entries, exactly zero behind."""
+    """Assert equal leading entries, and exact zeros in the padding."""
     for name in expected:
         for long, short in zip(longer[name], expected[name]):
             front = long
@@ -68,7 +68,7 @@ def _assert_front(case: Case, longer: dict[str, list[Tensor]], expected: dict[st
 
 @condition("Masks and weights", "(batch, time)", applies=folds)
 def check_batch_time(case: Case) -> None:
-    """Rows laid out as (batch, time, features) with a mask count like the kept rows."""
+    """Rows of shape (batch, time, features) with a mask give the value of the kept rows."""
     problem = case.draw(dtype=DOUBLE)
     value = case.value(problem)
     for axes in (["n"], ["m"], ["n", "m"]):
@@ -79,7 +79,7 @@ def check_batch_time(case: Case) -> None:
 
 
 def _fold(case: Case, problem: Problem, axis: str) -> Problem:
-    """Rows 0 .. n - 1 dealt to two sequences of different length, NaN between."""
+    """Split rows 0 .. n - 1 into two sequences of different length, padded with NaN."""
     count = case.length(problem, axis)
     first = (count + 1) // 2
     longer = case.extend(problem, axis, 2 * first + 2 - count, math.nan)
@@ -98,7 +98,8 @@ def _fold(case: Case, problem: Problem, axis: str) -> Problem:
 
 @condition("Masks and weights", "all masked", applies=takes_masks)
 def check_all_masked(case: Case) -> None:
-    """With nothing kept, of a discrepancy on one side, a loss is a zero with a graph; gradients there are zeros."""
+    """If a mask keeps no rows (for a discrepancy, of one sample), the loss is a differentiable zero with zero
+    gradients."""
     problem = case.draw()
     axes = require(masked_axes(case), case, "mask")
     sides = [[axis] for axis in axes] + ([axes] if len(axes) > 1 else [])
@@ -138,25 +139,25 @@ def _check_counts(case: Case, counts: Callable[[int], list[int]]) -> None:
 
 @condition("Masks and weights", "weight 1", applies=takes_weights)
 def check_weight_one(case: Case) -> None:
-    """Weights of one change nothing."""
+    """Weights of one do not change the value."""
     _check_counts(case, lambda rows: [1] * rows)
 
 
 @condition("Masks and weights", "weight 2", applies=takes_weights)
 def check_weight_two(case: Case) -> None:
-    """A weight of 2 equals a repeated row."""
+    """A weight of 2 equals repeating the row."""
     _check_counts(case, lambda rows: [2, 1, 2] + [1] * (rows - 3))
 
 
 @condition("Masks and weights", "weight 0", applies=takes_weights)
 def check_weight_zero(case: Case) -> None:
-    """A weight of 0 equals the row's absence."""
+    """A weight of 0 equals removing the row."""
     _check_counts(case, lambda rows: [1, 0] + [1] * (rows - 2))
 
 
 @condition("Masks and weights", "weight 0, NaN", applies=takes_weights)
 def check_weight_zero_nan(case: Case) -> None:
-    """A row of weight 0 may hold NaN: value and gradients of an ordinary row there, exactly zero on the row itself."""
+    """A row of weight 0 may contain NaN: it has no effect, and its gradient is exactly zero."""
     problem = case.draw(dtype=DOUBLE)
     for axis in require(weighted_axes(case), case, "weight"):
         name = case.weight_of(axis)

@@ -1,4 +1,4 @@
-"""What is particular to each loss and layer, a file each: see :mod:`tests.contract.entry`."""
+"""The entries of losses and layers, one file each: see :mod:`tests.contract.entry`."""
 
 from __future__ import annotations
 

@@ -23,19 +23,19 @@ ENTRIES = (
         excuses=(
             Excuse(
                 ("one_row",),
-                "an unbiased estimator has no pair to average over",
+                "an unbiased estimator has no pairs to average over",
                 ValueError,
                 "`source` must have at least 2 samples",
             ),
             Excuse(
                 ("masked_is_unpadded", "inert_padding", "all_masked"),
-                "leaving a row out moves the rows after it into other blocks",
+                "leaving a row out moves later rows into other blocks",
                 AssertionError,
                 "takes no mask",
             ),
             Excuse(
                 ("weight_one", "weight_two", "weight_zero", "weight_zero_nan", "slope_at_weight_zero"),
-                "counting a row twice moves the rows after it into other blocks",
+                "counting a row twice moves later rows into other blocks",
                 AssertionError,
                 "takes no weight",
             ),
@@ -55,7 +55,7 @@ ENTRIES = (
         excuses=(
             Excuse(
                 ("one_row",),
-                "an unbiased estimator has no pair to average over",
+                "an unbiased estimator has no pairs to average over",
                 ValueError,
                 "`source` must have at least 2 samples",
             ),

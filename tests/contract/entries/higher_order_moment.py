@@ -19,7 +19,7 @@ def higher_moment(p: SimpleNamespace, s: SimpleNamespace) -> float:
 ENTRIES = (
     Entry(
         "HigherOrderMomentLoss",
-        excuses=(Excuse(("translation",), "moments about the origin, as in the paper, see where the origin is"),),
+        excuses=(Excuse(("translation",), "moments about the origin, as in the paper, depend on the origin"),),
         reference=Reference(
             higher_moment,
             (

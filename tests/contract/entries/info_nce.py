@@ -31,7 +31,7 @@ ENTRIES = (
                 excuses=(
                     Excuse(
                         ("module_is_function",),
-                        "the module asks its learnable temperature for the number that the function takes",
+                        "the module passes its learnable temperature to the function as a number",
                         TypeError,
                         "`temperature` must be a finite number",
                     ),

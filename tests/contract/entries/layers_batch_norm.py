@@ -16,7 +16,7 @@ RUNNING = Excuse(
 TRANSFORMED = Excuse(
     ("func_grad", "vmap", "jvp"),
     "running statistics cannot be updated under a function transform, as in torch.nn.BatchNorm1d; "
-    "track_running_stats=False and evaluation can",
+    "it works with track_running_stats=False and in evaluation mode",
     RuntimeError,
     "in-place operation|inplace arithmetic",
     variants=False,
@@ -30,7 +30,7 @@ ENTRIES = (
         excuses=(
             Excuse(
                 ("one_row",),
-                "one row has no variance to normalise by in training",
+                "one row has no variance for normalisation in training",
                 ValueError,
                 "`x` must hold more than one value per channel in training",
             ),

@@ -24,7 +24,7 @@ ENTRIES = (
             ),
             Excuse(
                 ("repr",),
-                "the layers inside are printed instead of the widths that made them",
+                "the inner layers are printed instead of their widths",
                 AssertionError,
                 "repr hides `domains`",
             ),

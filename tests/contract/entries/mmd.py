@@ -10,7 +10,7 @@ from tests.contract.pieces import EQUAL, SEVERAL, SINGLE, similarity
 from tests.contract.vocabulary import FIXED
 from tests.reference import mmd
 
-SPEED = "how the sums are cut up, not what they are"
+SPEED = "sets how the sums are split, not their value"
 
 
 def mmd_value(p: SimpleNamespace, s: SimpleNamespace) -> float:
@@ -32,7 +32,7 @@ ENTRIES = (
                 excuses=(
                     Excuse(
                         ("one_row",),
-                        "the linear estimator has no pair to average over",
+                        "the linear estimator has no pairs to average over",
                         ValueError,
                         "`source` must have at least 2 samples for estimator='linear'",
                     ),
@@ -53,7 +53,7 @@ ENTRIES = (
                             "weight_zero",
                             "weight_zero_nan",
                         ),
-                        "the linear estimator pairs neighbouring rows, so a row cannot be left out or counted twice",
+                        "the linear estimator pairs adjacent rows, so rows cannot be left out or repeated",
                         ValueError,
                         "`estimator` must be 'biased' or 'unbiased' with weights or masks",
                     ),
@@ -73,7 +73,7 @@ ENTRIES = (
                 excuses=(
                     Excuse(
                         ("one_row",),
-                        "the U-statistic has no pair to average over",
+                        "the U-statistic has no pairs to average over",
                         ValueError,
                         "`source` must have at least 2 samples for estimator='unbiased'",
                     ),

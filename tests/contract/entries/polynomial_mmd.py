@@ -11,11 +11,11 @@ ENTRIES = (
         excuses=(
             Excuse(
                 ("translation",),
-                "singular values and inner products of the rows as they are, as in the paper, see where the origin is",
+                "uncentred singular values and inner products, as in the paper, depend on the origin",
             ),
             Excuse(
                 ("one_row",),
-                "the U-statistic has no pair to average over",
+                "the U-statistic has no pairs to average over",
                 ValueError,
                 "`source` must have at least 2 samples for estimator='unbiased'",
             ),

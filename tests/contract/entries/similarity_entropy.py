@@ -11,7 +11,7 @@ ENTRIES = (
         "SimilarityEntropyLoss",
         excuses=(
             LEFT_OUT,
-            Excuse(("symmetric",), "each anchor chooses among the candidates, and not the other way round"),
+            Excuse(("symmetric",), "each anchor has a distribution over the candidates, not vice versa"),
         ),
         reference=Reference(
             lambda p, s: entropies.similarity_entropy(p.anchor, p.positive, s.temperature, s.normalize),

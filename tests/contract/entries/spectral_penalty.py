@@ -11,7 +11,7 @@ ENTRIES = (
         excuses=(
             Excuse(
                 ("translation",),
-                "singular values and inner products of the rows as they are, as in the paper, see where the origin is",
+                "uncentred singular values and inner products, as in the paper, depend on the origin",
             ),
         ),
         reference=Reference(

@@ -8,7 +8,7 @@ from tests.reference import redundancy
 ENTRIES = (
     Entry(
         "VarianceCovarianceLoss",
-        excuses=(Excuse(("scale",), "asks for a standard deviation of the margin"),),
+        excuses=(Excuse(("scale",), "penalises standard deviations below the margin"),),
         reference=Reference(
             lambda p, s: redundancy.variance_covariance(
                 p.anchor, p.positive, s.invariance, s.variance, s.covariance, s.margin, s.eps

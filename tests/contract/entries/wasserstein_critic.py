@@ -21,20 +21,20 @@ ENTRIES = (
         excuses=(
             Excuse(
                 ("symmetric",),
-                "the critic has learned which domain is which; a fresh one learns the other order as well",
+                "the critic is trained for one order of the domains",
             ),
-            Excuse(("translation",), "the critic is a network on the features as they are"),
+            Excuse(("translation",), "the critic is a network on the unshifted features"),
             Excuse(
                 ("export",),
-                "the slopes of the critic are taken inside, which torch.export does not trace; torch.compile does",
+                "the critic's input gradients are computed inside, which torch.export cannot trace; torch.compile can",
             ),
             Excuse(
                 ("module_is_function",),
-                "the loss asks its critic at points of its own; gradient_penalty is the function inside",
+                "the loss evaluates its critic at interpolated points; gradient_penalty is the function",
                 AssertionError,
                 "no exported function belongs to WassersteinCriticLoss",
             ),
-            Excuse(("weight_two", "order"), "points between the domains pair their rows in turn"),
+            Excuse(("weight_two", "order"), "interpolated points pair the rows of both domains in order"),
         ),
         reference=Reference(
             lambda p, s: wasserstein_critic.wasserstein_critic(

@@ -1,9 +1,9 @@
 """Experiments with MMCDA: rows times seeds on two domains, and the table with its intervals.
 
-A :class:`Problem` names two domains, a :class:`Plan` what is asked for; :func:`plan_jobs` makes the jobs,
-:func:`train_all` trains them in worker processes, :func:`run_table` does all of it and writes the table. What trains a
-job is a recipe, :func:`train_row` or a function of one's own with the same call. The command ``mmda`` is a thin layer
-over these functions.
+A :class:`Problem` names two domains, a :class:`Plan` holds the options; :func:`plan_jobs` makes the jobs,
+:func:`train_all` trains them in worker processes, :func:`run_table` does all of it and writes the table. The function
+that trains a job is a recipe: :func:`train_row`, or your own function with the same signature. The command ``mmda`` is
+a thin layer over these functions.
 """
 
 from mmda.models.mmcda.experiment.domains import Domain, Draws, Place, Problem, load_problem

@@ -1,4 +1,4 @@
-"""Rows without training: linear maps in closed form with the plain decoder, and rows that see the target's labels."""
+"""Rows without training: closed-form linear maps with the plain decoder, and rows that use the target's labels."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ CCA_SOURCE, CCA_PAIRS, CCA_BOTH = "CCA: source", "CCA: target pairs", "CCA: sour
 CCA_SHUFFLED, CCA_TRUE = "CCA: pairs shuffled", "CCA: target moments"
 TARGET_CONSTANT, BEST_CLIPS = "best constant of the target", "best span of clips"
 
-#: Rows that no boundary of the target enters.
+#: Rows that use no boundaries of the target.
 UNSUPERVISED = (CCA_SOURCE, CCA_PAIRS, CCA_BOTH)
 
-#: Rows that see labels of the target: bounds, not results.
+#: Rows that use labels of the target: upper bounds, not results.
 SEES_LABELS = (CCA_TRUE, TARGET_CONSTANT, BEST_CLIPS)
 
-#: Width and level of the one run of high similarity that is the plain decoder.
+#: Width and level of the plain decoder, which returns one run of high similarity.
 _WIDTH, _LEVEL = 7, 0.3
 
 
@@ -37,7 +37,7 @@ def plain_spans(maps: CCA, split: ResidentSplit) -> Tensor:
 
     Args:
         maps: fitted to (query, frame) rows.
-        split: what is asked.
+        split: videos and queries.
 
     Returns:
         (n, 1, 2) in seconds.
@@ -59,16 +59,16 @@ def plain_spans(maps: CCA, split: ResidentSplit) -> Tensor:
 
 
 def best_clip_spans(split: ResidentSplit) -> Tensor:
-    """The span of whole clips that fits a moment of each query best: what the clips allow.
+    """The span of whole clips with the highest IoU to a moment of each query: the best that the clip length allows.
 
     Args:
-        split: with its moments.
+        split: a labelled split.
 
     Returns:
         (n, 1, 2) in seconds.
 
     Notes:
-        The best edge is one of the two beside a moment's own: further ones only lose.
+        Only the two clip edges next to each boundary of a moment are tried; edges further away have a lower IoU.
 
     Example:
         >>> from mmda.vmr import World, simulate
@@ -95,21 +95,21 @@ def best_clip_spans(split: ResidentSplit) -> Tensor:
 def untrained_rows(
     problem: Problem, seed: int, preset: str, iou: Sequence[float], data: Draws, *, on_val: bool = True
 ) -> list[Evaluation]:
-    """Linear maps in closed form with the plain decoder, and what the target's own labels give without a model.
+    """Closed-form linear maps with the plain decoder, and baselines from the target's own labels without a model.
 
     Args:
         problem: the two domains.
-        seed: of the draw of a simulated world, and of the shuffled control.
-        preset: the evaluation's conventions.
-        iou: its thresholds.
-        data: where the domains are read from.
-        on_val: fit to the validation videos too.
+        seed: seed of a simulated world and of the shuffled control.
+        preset: evaluation conventions.
+        iou: IoU thresholds.
+        data: loads and caches the domains.
+        on_val: also fit to the validation videos.
 
     Returns:
-        An evaluation a row: canonical correlation of queries with the source's moments, with the target's pairs, with
-        both, with both and the pairs shuffled, and with the target's moments; the best constant of the target's
-        training videos; the best span of clips. The rows between the shuffled pairs and the last see labels of the
-        target's training videos, and are left out where there are none.
+        One evaluation per row: canonical correlation of queries with the source's moments, with the target's pairs,
+        with both, with both and the pairs shuffled, and with the target's moments; the best constant of the target's
+        training videos; the best span of clips. The rows between the shuffled pairs and the last use labels of the
+        target's training videos and are left out without them.
 
     Example:
         >>> rows = untrained_rows(Problem("small", world="language", videos=40), 0, "default", (0.5,), Draws())

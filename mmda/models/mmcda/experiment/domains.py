@@ -1,6 +1,6 @@
 """The two domains: simulated worlds, or annotations and features on disk, as splits in memory.
 
-The moments of a domain are never among its pairs: ``Domain.opened`` reads those of one split.
+The pairs of a domain contain no moments: ``Domain.opened`` reads the moments of one split.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ BESIDE_NOTES = re.compile(r"Charades_v1|gsub_|valid_videos|.*durations")  # publ
 
 @dataclass(frozen=True)
 class Place:
-    """Where a domain's data lies.
+    """Paths of a domain's data, and how to read it.
 
     Args:
         path: folder of annotations and features, file of annotations, or the common prefix of three files.
-        video: frame features elsewhere; several are joined on the feature axis.
-        query: query features elsewhere.
+        video: paths of frame features stored elsewhere; several are concatenated on the feature axis.
+        query: path of query features stored elsewhere.
         splits: file that lists the videos of each split.
-        max_clips: average-pool longer videos to so many.
-        drop: leave out what has no usable features.
-        glove: word vectors in place of query features.
-        durations: file of the videos' lengths, for annotations that do not hold them (Charades-STA).
-        clip_seconds: length of a clip, where the features do not say.
+        max_clips: average-pool longer videos to this many clips.
+        drop: leave out videos and queries without usable features.
+        glove: word vectors to use instead of query features.
+        durations: file of video durations, for annotations that do not contain them (Charades-STA).
+        clip_seconds: clip length, if the features do not contain it.
     """
 
     path: str
@@ -68,12 +68,12 @@ class Place:
 
     @property
     def name(self) -> str:
-        """What the data set is called: the folder, or the file without its suffix."""
+        """Name of the data set: the folder, or the file without its suffix."""
         path = Path(os.path.abspath(self.path))
         return path.stem if path.is_file() else path.name
 
     def absolute(self) -> Place:
-        """The same place, named so that it is found from any folder."""
+        """The same place with absolute paths."""
 
         def whole(path: str | None) -> str | None:
             return None if path is None else os.path.abspath(path)
@@ -91,12 +91,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is trained on: a simulated world, or two places on disk.
+    """The two domains of an experiment: a simulated world, or two places on disk.
 
     Args:
-        name: what tables and files call it.
+        name: name in tables and files.
         world: key of :data:`mmda.vmr.WORLDS`.
-        videos: size of the world, if not its own.
+        videos: number of videos, if not the world's default.
         source: place of the labelled domain.
         target: place of the other one.
     """
@@ -110,15 +110,15 @@ class Problem:
 
 @dataclass(frozen=True)
 class Domain:
-    """One domain in memory. No moment is among its pairs: ``opened`` reads those of one split.
+    """One domain in memory. Its pairs contain no moments: ``opened`` reads the moments of one split.
 
     Args:
         pairs: videos and queries of each split.
-        opened: a split by name, with its moments; queries without any are left out.
-        texts: every query's text, by query id.
-        videos: every query's video, by query id.
-        told: what was left out or decided while reading, a line each.
-        numbers: the query ids that are numbers in the file of annotations.
+        opened: returns a split by name, with its moments; queries without any are left out.
+        texts: text of each query, by query id.
+        videos: video of each query, by query id.
+        told: messages about what was left out or chosen while reading, one line each.
+        numbers: the query ids that are numbers in the annotation file.
     """
 
     pairs: dict[str, ResidentSplit]
@@ -134,10 +134,10 @@ def load_problem(problem: Problem, seed: int = 0) -> tuple[Domain, Domain]:
 
     Args:
         problem: a simulated world, or two places on disk.
-        seed: of the draw of a simulated world; data on disk stays the same.
+        seed: seed of a simulated world; no effect on data on disk.
 
     Returns:
-        The two domains; of a domain on disk no moment has been looked at.
+        The two domains; the moments of domains on disk are not read.
 
     Raises:
         VMRDataError: the data cannot be used; the message names file, id and rule.
@@ -187,14 +187,14 @@ class Draws:
         self._fitted: dict[Hashable, dict[Hashable, object]] = {}
 
     def fitted(self, *of: Hashable) -> dict[Hashable, object]:
-        """What was fitted in closed form to the same data before; rows share most of it. The last four are kept."""
+        """Cache of closed-form fits to the same data, which rows share; the last four are kept."""
         if of not in self._fitted:
             self._fitted = dict([*self._fitted.items()][-3:])
             self._fitted[of] = {}
         return self._fitted[of]
 
     def load(self, problem: Problem, seed: int) -> tuple[Domain, Domain]:
-        """:func:`load_problem`. A simulated world is a new draw for each seed; real data stays the same."""
+        """:func:`load_problem`. Each seed draws a new simulated world; real data stays the same."""
         key = (problem, 0 if problem.world is None else seed)
         if key not in self._kept:
             self._kept = dict([*self._kept.items()][-1:])
@@ -203,7 +203,7 @@ class Draws:
 
 
 def read_domain(place: Place, names: Sequence[str]) -> Domain:
-    """Annotations and features of one domain, checked, split by video, padded once; no moment is looked at."""
+    """Annotations and features of one domain, checked, split by video, and padded; moments are not read."""
     files = annotation_files(place)
     data = read_datasets(place, files)
     told = [str(part.report) for part in data.values() if not part.report.ok]  # only with --drop
@@ -264,22 +264,22 @@ def split_by_video(place: Place, data: VMRDataset, told: list[str]) -> dict[str,
 
 
 def splits_name(place: Place, known: list[str]) -> str:
-    """Which of the data sets of --splits this one is: of the same name, else the one whose name begins so, or it."""
+    """Name of this data set in --splits: the same name, else the one name that is a prefix of the other."""
     found = [name for name in known if name == place.name]
     found = found or [name for name in known if name.startswith(place.name) or place.name.startswith(name)]
     if len(found) != 1:
-        rule = f"name the data set {place.name!r}, or one alone that begins so"
+        rule = f"name the data set {place.name!r}, or exactly one with that prefix"
         raise VMRDataError(place.splits or "", None, rule, ", ".join(found or known) or "none")
     return found[0]
 
 
 def in_order(vids: Sequence[str]) -> list[str]:
-    """Videos in an order that depends on nothing but their names."""
+    """Videos in an order that depends only on their names."""
     return sorted(vids, key=hash_text)
 
 
 def hash_text(text: str) -> int:
-    """A hash that does not change from run to run."""
+    """A hash that is the same in every process."""
     value = 0
     for byte in text.encode():
         value = (value * 1_000_003 + byte) % (1 << 61)
@@ -287,7 +287,7 @@ def hash_text(text: str) -> int:
 
 
 def annotation_files(place: Place) -> dict[str, Path]:
-    """The one file of annotations, under no name, or the published files of train, val and test under theirs."""
+    """The one annotation file, with the key "", or the published files of train, val and test by split."""
     path = Path(place.path)
     if not path.is_dir():
         file = path if path.is_file() else Path(f"{path}.jsonl")
@@ -299,7 +299,7 @@ def annotation_files(place: Place) -> dict[str, Path]:
         return {"": found[0]}
     words = [[word for word in SPLITS if word in re.split(r"[._-]", file.name)] for file in found]
     files = {word[0]: file for word, file in zip(words, found) if len(word) == 1}
-    if set(files) == {"train", "val"}:  # the labels of the test split are kept back: QVHighlights
+    if set(files) == {"train", "val"}:  # the labels of the test split are not published: QVHighlights
         files = {"train": files["train"], "test": files["val"]}
     if not (len(files) == len(found) > 1 and {"train", "test"} <= set(files)):
         rule = "hold one file of annotations, or one each with `train` and `test` or `val` in its name"
@@ -311,10 +311,10 @@ def annotation_files(place: Place) -> dict[str, Path]:
 
 
 def check_durations(*places: Place) -> None:
-    """Lengths of videos are given only where a file of annotations does not hold them: they would not be read."""
+    """Raise if durations are given but no annotation file needs them."""
     given = [place for place in places if place.durations is not None]
     if given and not any(_needs_durations(file) for place in given for file in annotation_files(place).values()):
-        rule = "be left out where the annotations hold the lengths of their videos, as all but Charades-STA do"
+        rule = "be left out where the annotations contain durations, as all but Charades-STA do"
         raise VMRDataError(given[0].durations or "", None, rule, ", ".join(place.path for place in given))
 
 
@@ -323,13 +323,13 @@ def _needs_durations(file: Path) -> bool:
 
 
 def read_place(place: Place, file: Path, *, closed: bool = False) -> Annotations:
-    """The annotations in one file of a place."""
+    """The annotations of one file of a place."""
     needed = place.durations is not None and _needs_durations(file)
     return read_annotations(file, durations=place.durations if needed else None, closed=closed)
 
 
 def numbered(file: Path) -> dict[str, int]:
-    """The query ids that a file of JSON lines holds as numbers; public evaluators want them back as such."""
+    """The query ids that are numbers in a JSON lines file; public evaluators need them as numbers again."""
     if file.suffix != ".jsonl":
         return {}
     lines = text_lines(read_file(file).decode("utf-8-sig"))
@@ -338,7 +338,7 @@ def numbered(file: Path) -> dict[str, int]:
 
 
 def read_datasets(place: Place, files: dict[str, Path]) -> dict[str, VMRDataset]:
-    """Annotations, their moments closed, with features: `video*` and `query*` in the folder or PREFIX_*.npz."""
+    """Annotations with their moments hidden, and features: `video*` and `query*` in the folder or PREFIX_*.npz."""
     path = Path(place.path)
     notes = {split: read_place(place, file, closed=True) for split, file in files.items()}
     video, query = place.video, place.query

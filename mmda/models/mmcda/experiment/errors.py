@@ -1,10 +1,10 @@
-"""What ends a command with one line instead of a trace."""
+"""The error that ends a command with one line instead of a traceback."""
 
 from __future__ import annotations
 
 
 class UnusableError(ValueError):
-    """Something the user asked for cannot be done; the message says what, and which rule.
+    """The requested options or files cannot be used; the message names the option or file and the rule.
 
     Example:
         >>> try:

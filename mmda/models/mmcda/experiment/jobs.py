@@ -1,4 +1,4 @@
-"""Jobs: one row, one seed, with every setting that its result depends on; and what was already done of them."""
+"""Jobs: one row and one seed, with every setting that the result depends on; and reading finished results."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmda.models.mmcda.config import MMCDAConfig
+from mmda.models.mmcda.config import MMCDAConfig, TrainingConfig
 from mmda.models.mmcda.experiment.domains import SPLITS, Domain, Draws, Problem
 from mmda.models.mmcda.experiment.errors import UnusableError
 from mmda.models.mmcda.experiment.results import Result, read_record
 from mmda.models.mmcda.experiment.rows import ABLATION, REAL_ROWS, ROWS, TRAINED_ONLY, Row, chosen_rows
 from mmda.models.mmcda.files import check_file
 from mmda.models.mmcda.parallel import Parallel
-from mmda.models.mmcda.training import TrainingConfig
 from mmda.vmr import VMRDataError
 
 IOU = (0.3, 0.5, 0.7)
 
-#: Sizes for some thousand real queries. Real moments have habits that both domains share: the localizer sees positions.
+#: Sizes for a few thousand real queries. Moments of real data sets have similar priors over position, so the localizer
+#: gets positions.
 REAL: dict[str, Any] = {"hidden": 64, "joint": 64, "localizer_channels": 32, "dropout": 0.3, "positions": True}
 
-#: Linear heads started in closed form, for real data.
+#: Linear heads initialised in closed form, for real data.
 LINEAR: dict[str, Any] = {"form": "linear", "joint": 64}
 
-#: Enough for the simulated worlds.
+#: Sizes for the simulated worlds.
 SMALL: dict[str, Any] = {
     "hidden": 64,
     "joint": 32,
@@ -40,36 +40,36 @@ SMALL: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Plan:
-    """What is asked of a table; ``None`` stands for the default of the problem at hand, simulated or real.
+    """Options of a table; ``None`` is the default of the problem, which differs between simulated and real data.
 
     Args:
-        rows: names of rows, or their beginnings; none for the usual ones.
-        ablation: every row instead: also each module left out, and controls.
-        seeds: number of seeds; 1 on simulated worlds and where nothing is trained, 3 on real data.
-        alignment: what (i) aligns with, one of ``ALIGNMENTS``.
+        rows: names of rows, or prefixes of them; empty for the default rows.
+        ablation: all rows instead: also each module left out, and controls.
+        seeds: number of seeds; by default 1 on simulated worlds and if nothing is trained, 3 on real data.
+        alignment: discrepancy of (i), one of ``ALIGNMENTS``.
         form: ``"linear"`` or ``"towers"`` (:class:`mmda.models.mmcda.MMCDAConfig`); linear on real data in two spaces.
-        epochs: passes over the source; 10 on simulated worlds, 12 on real data. A linear form is left at its start
-            unless a number is given.
-        batch_size: source queries a step; 32, or 64 in a linear form.
-        target_batch_size: target queries a step; as many.
-        train_on_val: train on the validation videos too; no checkpoint is chosen then. So does a linear form.
-        shared_space: frames and words come from one encoder.
-        dropout: share of features hidden while training; 0 on simulated worlds, 0.3 on real data.
+        epochs: passes over the source; by default 10 on simulated worlds, 12 on real data. A linear form keeps its
+            closed-form initialisation unless a number is given.
+        batch_size: source queries per step; by default 32, or 64 in a linear form.
+        target_batch_size: target queries per step; by default ``batch_size``.
+        train_on_val: train on the validation videos too; then no checkpoint is selected. Default for a linear form.
+        shared_space: frame and word features come from one encoder.
+        dropout: dropout probability; by default 0 on simulated worlds, 0.3 on real data.
         gradient_norms: log each term's gradient norm.
         preset: key of :data:`mmda.metrics.PRESETS`.
-        iou: thresholds beside 0.3, 0.5 and 0.7.
-        device: where to train.
+        iou: IoU thresholds in addition to 0.3, 0.5 and 0.7.
+        device: device to train on.
         output: folder for all results.
-        resume: keep finished rows, and go on with begun ones.
-        save_steps: save what is being trained after each so many steps.
-        save_seconds: and when so many seconds have passed.
-        precision: of :class:`mmda.models.mmcda.TrainingConfig`.
-        clip_norm: the same.
-        accumulate: the same.
-        log_steps: write the facts of each so many steps to ``logs/NAME.jsonl`` in ``output``.
-        tensorboard: and to a TensorBoard folder beside it.
-        fsdp: where several processes train one model, each holds a shard of its parameters.
-        smoke: as few steps as show that everything is wired.
+        resume: keep finished rows, and resume unfinished ones.
+        save_steps: save the training state every this many steps.
+        save_seconds: save also after this many seconds.
+        precision: as in :class:`mmda.models.mmcda.TrainingConfig`.
+        clip_norm: as in the same class.
+        accumulate: as in the same class.
+        log_steps: write a log line to ``logs/NAME.jsonl`` in ``output`` every this many steps.
+        tensorboard: write the logs to a TensorBoard folder next to it too.
+        fsdp: if several processes train one model, shard its parameters over them.
+        smoke: a very short run that checks that everything works.
     """
 
     rows: tuple[str, ...] = ()
@@ -105,11 +105,12 @@ class Plan:
         return tuple(sorted({*IOU, *self.iou}))
 
     def form_of(self, problem: Problem) -> str:
-        """The model's form for this problem."""
+        """Form of the model for this problem."""
         return self.form or ("towers" if problem.world is not None or self.shared_space else "linear")
 
     def learns(self, problem: Problem) -> bool:
-        """Whether anything is trained: a linear form is left at its start, the same for every seed, by default."""
+        """Whether anything is trained: by default a linear form keeps its initialisation, which is the same for every
+        seed."""
         return self.form_of(problem) == "towers" or bool(self.epochs)
 
     def trains_on_val(self, problem: Problem) -> bool:
@@ -117,7 +118,7 @@ class Plan:
         return self.form_of(problem) == "linear" if self.train_on_val is None else self.train_on_val
 
     def seeds_of(self, problem: Problem) -> int:
-        """How many seeds this problem gets."""
+        """Number of seeds for this problem."""
         return self.seeds or (3 if problem.world is None and not self.smoke and self.learns(problem) else 1)
 
 
@@ -127,26 +128,26 @@ class Job:
 
     Args:
         problem: the two domains.
-        row: which modules are on.
-        seed: of weights, batches, and the draw of a simulated world.
-        alignment: what (i) aligns with.
-        training: steps and rates.
-        batch_size: source queries a step.
-        target_batch_size: target queries a step.
+        row: the modules to train.
+        seed: seed of weights, batches, and a simulated world.
+        alignment: discrepancy of (i).
+        training: number of steps and learning rates.
+        batch_size: source queries per step.
+        target_batch_size: target queries per step.
         model: fields of :class:`mmda.models.mmcda.MMCDAConfig`, without the widths.
-        pair_weight: weight of the terms that learn from the target's pairs.
-        learns: anything is trained on top of where the model starts.
+        pair_weight: weight of the terms on the target's pairs.
+        learns: whether the model is trained after its initialisation.
         train_on_val: train on the validation split too.
-        preset: conventions of the evaluation.
-        iou: thresholds of the evaluation.
-        device: where to train.
-        folder: where everything is written.
-        resume: keep what is finished or begun.
-        save_steps: save after each so many steps.
-        save_seconds: and when so many seconds have passed.
-        log_steps: write the facts of each so many steps to :attr:`log_path`.
-        tensorboard: and to a folder beside it.
-        parallel: of :func:`mmda.models.mmcda.fit`: how several processes train this job together.
+        preset: evaluation conventions.
+        iou: IoU thresholds.
+        device: device to train on.
+        folder: output folder.
+        resume: keep finished results and resume unfinished training.
+        save_steps: save every this many steps.
+        save_seconds: save also after this many seconds.
+        log_steps: write a log line to :attr:`log_path` every this many steps.
+        tensorboard: write the logs to a TensorBoard folder next to it too.
+        parallel: as in :func:`mmda.models.mmcda.fit`, if several processes train this job together.
     """
 
     problem: Problem
@@ -173,7 +174,7 @@ class Job:
 
     @property
     def stem(self) -> str:
-        """File name of everything this job writes."""
+        """File name, without suffix, of all files of this job."""
         return job_stem(self.problem, self.row.name, self.seed, self.alignment)
 
     @property
@@ -183,27 +184,27 @@ class Job:
 
     @property
     def result_path(self) -> Path:
-        """The finished job's numbers."""
+        """File of the result."""
         return self.folder / "jobs" / f"{self.stem}.json"
 
     @property
     def model_path(self) -> Path:
-        """The trained model."""
+        """File of the trained model."""
         return self.folder / "models" / f"{self.stem}.pt"
 
     @property
     def run_path(self) -> Path:
-        """The run as far as it has come."""
+        """File of the training state of an unfinished run."""
         return self.folder / "runs" / f"{self.stem}.pt"
 
     @property
     def log_path(self) -> Path:
-        """The facts of its steps."""
+        """File of the training log."""
         return self.folder / "logs" / f"{self.stem}.jsonl"
 
     @property
     def weights(self) -> dict[str, float]:
-        """Weights of the objective's roles; none where nothing is trained."""
+        """Weights of the objective's roles; empty if nothing is trained."""
         return self.row.weights(self.pair_weight, self.form) if self.learns else {}
 
     @property
@@ -222,7 +223,7 @@ class Job:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Everything that a result depends on, as JSON gives it back: with other settings it is another result."""
+        """Every setting that the result depends on, as values that survive JSON."""
         outside = ("device", "folder", "resume", "save_steps", "save_seconds", "log_steps", "tensorboard", "parallel")
         plain = {name: value for name, value in asdict(self).items() if name not in outside}
         for side in ("source", "target"):
@@ -233,7 +234,7 @@ class Job:
 
 
 def job_stem(problem: Problem, row: str, seed: int, alignment: str) -> str:
-    """File name of a job; what aligns is named where it is not the default."""
+    """File name of a job; includes the alignment if it is not the default."""
     return file_stem(f"{problem.name} {row} {seed} {'' if alignment == 'mmd' else alignment}")
 
 
@@ -247,8 +248,8 @@ def plan_jobs(problem: Problem, plan: Plan, data: Draws | None = None) -> list[J
 
     Args:
         problem: the two domains.
-        plan: what is asked for.
-        data: where the domains are read from.
+        plan: the options.
+        data: loads and caches the domains.
 
     Returns:
         The jobs, seed by seed.
@@ -317,22 +318,22 @@ def plan_jobs(problem: Problem, plan: Plan, data: Draws | None = None) -> list[J
 
 
 def usual_rows(plan: Plan, problem: Problem) -> Sequence[Row]:
-    """The rows where none are named."""
+    """The default rows."""
     return ABLATION if plan.ablation else ROWS if problem.world is not None else REAL_ROWS
 
 
 def _rows(plan: Plan, problem: Problem, target: Domain) -> Sequence[Row]:
-    """The rows asked for, or of the usual ones those that the data has labels for."""
+    """The requested rows, or the default rows that the data has labels for."""
     if plan.rows:
         return chosen_rows(plan.rows)
     rows = usual_rows(plan, problem)
-    if not plan.learns(problem):  # these would equal their neighbours
+    if not plan.learns(problem):  # these would equal other rows
         rows = [row for row in rows if row.name not in TRAINED_ONLY]
     return rows if unlabelled(rows, target) is None else [row for row in rows if row.train_on == "source"]
 
 
 def unlabelled(rows: Sequence[Row], target: Domain) -> VMRDataError | None:
-    """Why rows that learn from the target's moments cannot be trained; ``None`` where they can or there are none."""
+    """Error if rows need moments of the target that are missing, else ``None``."""
     try:
         for split in SPLITS[:2] if any(row.train_on != "source" for row in rows) else ():
             target.opened(split)
@@ -342,7 +343,7 @@ def unlabelled(rows: Sequence[Row], target: Domain) -> VMRDataError | None:
 
 
 def unlabelled_test(target: Domain) -> VMRDataError | None:
-    """Why the target cannot be scored on; ``None`` where it can."""
+    """Error if the target's test split has no moments to score against, else ``None``."""
     try:
         target.opened("test")
     except VMRDataError as error:
@@ -351,7 +352,7 @@ def unlabelled_test(target: Domain) -> VMRDataError | None:
 
 
 def finished(job: Job) -> Result | None:
-    """The result of a job that need not run again; raises where what is there is of other settings."""
+    """The stored result of a finished job; raises if it was made with other settings."""
     if not job.resume:
         return None
     if job.result_path.exists():
@@ -372,7 +373,7 @@ def finished(job: Job) -> Result | None:
 
 
 def check_settings(path: Path, content: Any, settings: dict[str, Any]) -> None:
-    """What lies at ``path`` was made with these settings."""
+    """Raise if the file at ``path`` was made with other settings."""
     rule = f"--resume: {path} must be of the settings asked for"
     kept = content.get("settings") if isinstance(content, dict) else None
     if not isinstance(kept, dict):
@@ -385,7 +386,7 @@ def check_settings(path: Path, content: Any, settings: dict[str, Any]) -> None:
 
 
 def flat_settings(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted names."""
+    """Flatten nested settings to dotted names."""
     found: dict[str, Any] = {}
     for name, value in settings.items():
         found |= flat_settings(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}

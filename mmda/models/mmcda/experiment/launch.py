@@ -1,4 +1,4 @@
-"""Processes that ``torchrun`` started to train one model together."""
+"""Process group of a command started by ``torchrun``."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ import torch.distributed as dist
 from mmda.models.mmcda.experiment.errors import UnusableError
 from mmda.models.mmcda.parallel import Ranks
 
-#: Seconds that a process waits for another one in an exchange.
+#: Timeout of a collective in seconds.
 TIMEOUT = 600.0
 
-#: How gloo, NCCL and their store say that a process is gone or silent.
+#: Words in the errors of gloo, NCCL and their store when a process died or timed out.
 _LOST = re.compile(r"gloo|nccl|connection|socket|timed out|timeout|peer|broken pipe|store", re.IGNORECASE)
 
 
 def launched() -> tuple[int, int]:
-    """Rank and number of the processes that a launcher started with this command."""
+    """Rank and world size set by the launcher."""
     if "RANK" not in os.environ:
         return 0, 1
     return int(os.environ["RANK"]), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def restarted() -> bool:
-    """Whether an elastic launcher started this command anew, after a process of it had died."""
+    """Whether an elastic launcher restarted this command after a process died."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 def _join(backend: str, timeout: datetime.timedelta) -> None:
-    """Make the default group.
+    """Create the default process group.
 
-    Elastic launchers of one machine keep their store over restarts, with the addresses of the dead in it: each start
-    has a part of the store to itself.
+    Elastic launchers on one machine keep their store across restarts, with the addresses of dead processes in it, so
+    each start uses its own prefix.
     """
     if os.environ.get("LOCAL_WORLD_SIZE") != os.environ.get("WORLD_SIZE") or not restarted():
         dist.init_process_group(backend, timeout=timeout)
@@ -52,10 +52,10 @@ def _join(backend: str, timeout: datetime.timedelta) -> None:
 
 @contextmanager
 def joined(device: str, timeout: float = TIMEOUT) -> Iterator[tuple[Ranks, str]]:
-    """The processes of this command as one group, and this one's device; alone where no launcher is at work.
+    """Process group of this command and the device of this process; a single process without a launcher.
 
-    On GPUs (``"cuda"``) each process of a machine takes its own and the group is NCCL's; on CPUs it is gloo's. A
-    process that dies, or is silent for ``timeout`` seconds, ends the others with one line.
+    With ``"cuda"`` each process of a machine uses its own GPU, with the NCCL backend; on CPUs the backend is gloo. If a
+    process dies or does not respond for ``timeout`` seconds, the others end with a one-line error.
     """
     rank, size = launched()
     if size == 1:

@@ -1,4 +1,4 @@
-"""One run in one folder: a lock that the system releases when its process ends, by whatever death."""
+"""One run per folder: a file lock that the system releases when its process ends, even if it is killed."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ NAME = ".running"
 
 @contextmanager
 def only_run(folder: Path, *, together: bool = False) -> Iterator[None]:
-    """Hold ``folder`` for this process; the file that a dead process left there holds nobody up.
+    """Lock ``folder`` for this process; a lock file left by a dead process does not block.
 
-    What a write that was killed left half done is removed. Processes that train ``together`` hold it through rank 0.
+    Temporary files of interrupted writes are removed. For processes that train ``together``, rank 0 holds the lock.
     """
     if not together:
         _check_alone()
@@ -37,7 +37,7 @@ def only_run(folder: Path, *, together: bool = False) -> Iterator[None]:
 
 
 def _check_alone() -> None:
-    """Not one of several processes that a launcher started with the same command."""
+    """Raise if a launcher started several processes with this command."""
     world = os.environ.get("WORLD_SIZE", "1")
     if "RANK" in os.environ and world != "1":
         rule = "must be started once, without torchrun; --workers trains several rows at a time"
@@ -45,14 +45,14 @@ def _check_alone() -> None:
 
 
 def _locked(path: Path) -> int:
-    """The locked file, which says who holds it."""
+    """Descriptor of the locked file, which names its holder."""
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         if not lock(handle):
-            told = _holder(path)
+            holder_text = _holder(path)
             os.close(handle)
             rule = "the folder must not be in use by another run (--output names another folder)"
-            raise UnusableError(f"{path.parent}: {rule}, got {told}")
+            raise UnusableError(f"{path.parent}: {rule}, got {holder_text}")
         with suppress(OSError):
             if os.fstat(handle).st_ino == os.stat(path).st_ino:  # else its holder has just removed it
                 break

@@ -1,6 +1,6 @@
-"""One HTML file that holds all it shows: no script, no network, no font or picture beside it; light and dark.
+"""A self-contained HTML page: no scripts, network, fonts or image files; light and dark colours.
 
-Every function takes text as it is and escapes it; what comes back is HTML.
+Every function escapes the text it is given and returns HTML.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
-#: Everything that is coloured takes its colour from here, so that one rule makes the page dark.
+#: All colours are variables, so that one rule sets the dark colours.
 _STYLE = """\
 :root{color-scheme:light dark;--ink:#1b1f24;--soft:#59636e;--back:#fff;--panel:#f4f6f8;--line:#d3d9df;
 --blind:#9aa4af;--closed:#5d9272;--labels:#b3a477;--trained:#3b7dd8;--full:#d26a1e;--truth:#e07b39;--answer:#2a9d62}
@@ -40,7 +40,7 @@ figure{margin:1rem 0}svg{display:block;width:100%;height:6rem;background:var(--p
 
 
 def page(title: str, parts: Iterable[str]) -> bytes:
-    """A whole document of ``parts``, which are HTML."""
+    """An HTML document with ``parts``, which are HTML, as its body."""
     head = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -51,7 +51,7 @@ def page(title: str, parts: Iterable[str]) -> bytes:
 
 
 def element(name: str, text: str, kind: str = "") -> str:
-    """``<name>`` around a text."""
+    """Text inside ``<name>``."""
     return f"<{name}{_class(kind)}>{escape(text)}</{name}>"
 
 
@@ -60,14 +60,14 @@ def _class(kind: str) -> str:
 
 
 def listed(lines: Sequence[str]) -> str:
-    """A line an item; nothing for none."""
+    """A list of lines; an empty string without lines."""
     return f"<ul>{''.join(element('li', line) for line in lines)}</ul>" if lines else ""
 
 
 def table(
     head: Sequence[str], rows: Iterable[Sequence[str]], *, caption: str = "", strong: str = "", kind: str = ""
 ) -> str:
-    """A table that scrolls within itself where it is wider than the screen; the row named ``strong`` stands out."""
+    """A table that scrolls horizontally if wider than the screen; the row named ``strong`` is highlighted."""
     body = "".join(
         f"<tr{_class('full' if strong and row[0] == strong else '')}>"
         f'<th scope="row">{escape(row[0])}</th>{"".join(element("td", cell) for cell in row[1:])}</tr>'
@@ -82,7 +82,7 @@ def table(
 
 
 def settings(values: Mapping[str, object], caption: str) -> str:
-    """Names and values, in the order they came."""
+    """A table of names and values, in the given order."""
     return table((), [(name, _plain(value)) for name, value in values.items()], caption=caption, kind="words")
 
 
@@ -91,12 +91,12 @@ def _plain(value: object) -> str:
 
 
 def folded(summary: str, inside: str) -> str:
-    """HTML that opens where its summary is tapped."""
+    """A collapsed section, opened by a click on its summary."""
     return f"<details>{element('summary', summary)}{inside}</details>"
 
 
 def keys(names: Mapping[str, str]) -> str:
-    """What colours stand for: variable of the style sheet by name."""
+    """A legend: label to colour variable of the style sheet."""
     marks = (
         f'<span class="key"><i style="background:var(--{colour})"></i>{escape(name)}</span>'
         for name, colour in names.items()
@@ -105,7 +105,7 @@ def keys(names: Mapping[str, str]) -> str:
 
 
 def bars(rows: Sequence[tuple[str, str, float, tuple[float, float] | None, str]]) -> str:
-    """A bar a row: name, colour (of the style sheet), share in [0, 1], ends of its interval, and its text."""
+    """Horizontal bars, each with name, colour variable, length in [0, 1], ends of its interval, and text."""
     return "".join(
         f'<div class="bar"><span>{escape(name)}</span><span class="track">'
         f'<span class="fill" style="width:{_percent(share)};background:var(--{colour})"></span>'
@@ -131,7 +131,8 @@ def curve(
     truth: Sequence[tuple[float, float]] = (),
     answer: tuple[float, float] | None = None,
 ) -> str:
-    """A step curve over time, true moments as bands, the answer as a bar below; ``label`` is read in its place."""
+    """A step curve over time, true moments as bands, the answer as a bar below; ``label`` is its text for screen
+    readers."""
     start, span = edges[0], (edges[-1] - edges[0]) or 1.0
     low, high = min(heights), max(heights)
     x = [1000 * (edge - start) / span for edge in edges]
@@ -159,7 +160,7 @@ def _line(path: str) -> str:
 
 
 def _drawing(label: str, inside: str) -> str:
-    """The drawing stretches to the width there is; lines keep their width, and no text stands in it."""
+    """An SVG that stretches to the available width; line widths stay constant and it contains no text."""
     return (
         f'<svg viewBox="0 0 1000 100" preserveAspectRatio="none" role="img" aria-label="{escape(label)}">{inside}</svg>'
     )
@@ -184,7 +185,7 @@ def panel(name: str, steps: Sequence[float], values: Sequence[float]) -> str:
         broken = False
     if len(finite) == 1:
         path += "h1000"
-    told = f"{values[0]:.3g} at step {steps[0]:g}, {values[-1]:.3g} at step {steps[-1]:g}"
+    text = f"{values[0]:.3g} at step {steps[0]:g}, {values[-1]:.3g} at step {steps[-1]:g}"
     return (
-        f"<figure>{element('b', name)}{_drawing(f'{name}: {told}', _line(path))}{element('figcaption', told)}</figure>"
+        f"<figure>{element('b', name)}{_drawing(f'{name}: {text}', _line(path))}{element('figcaption', text)}</figure>"
     )

@@ -1,4 +1,4 @@
-"""Jobs one after the other or in worker processes: progress, a request to stop, and one end for all."""
+"""Run jobs in this process or in worker processes, with progress and a clean stop."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ from mmda.models.mmcda.logs import PlainLines
 from mmda.models.mmcda.parallel import Ranks
 from mmda.models.mmcda.training import TrainingStopped
 
-#: Trains a job: :func:`mmda.models.mmcda.experiment.run_job`, or what does the same with another recipe.
+#: Trains a job: :func:`mmda.models.mmcda.experiment.run_job`, or the same with another recipe.
 Run = Callable[[Job, Draws, "OnStep | None"], Result]
 
-#: Seconds that workers get to finish their step and save it.
+#: Seconds for workers to finish and save their step.
 GRACE = 20.0
 
 
 def train_all(jobs: Sequence[Job], workers: int, run: Run, *, ranks: Ranks | None = None) -> list[Result]:
-    """Run all jobs; a bar counts their steps.
+    """Run all jobs, with a progress bar over their steps.
 
     Args:
-        jobs: what to train.
-        workers: processes; 1 trains in this one.
-        run: trains a job. It must be importable by name, for workers.
-        ranks: the processes that train each job together, all with this call and one worker.
+        jobs: jobs to train.
+        workers: number of worker processes; 1 trains in this process.
+        run: trains a job. Must be importable by name with several workers.
+        ranks: the processes that train each job together; all make the same call, with one worker.
 
     Returns:
         The results, in the order of the jobs.
 
     Raises:
-        TrainingStopped: SIGINT or SIGTERM came; what was being trained finished its step and saved it.
+        TrainingStopped: on SIGINT or SIGTERM, after the current step was finished and saved.
         UnusableError: a worker was killed.
 
     Example:
@@ -75,37 +75,37 @@ def train_all(jobs: Sequence[Job], workers: int, run: Run, *, ranks: Ranks | Non
 
 
 def _bar(total: int, desc: str, *, shown: bool) -> Any:
-    """A bar on a terminal; in a file, a plain line now and then."""
+    """A progress bar on a terminal, occasional plain lines otherwise."""
     if shown and not sys.stderr.isatty():
         return PlainLines(total, desc)
     return tqdm(total=total, unit="step", desc=desc, dynamic_ncols=True, mininterval=0.2, disable=not shown)
 
 
 class Progress:
-    """Steps of all jobs on one bar; a job that goes on with an earlier run starts in its middle."""
+    """One progress bar for the steps of all jobs; a resumed job starts at its saved step."""
 
     def __init__(self, jobs: Sequence[Job], bar: Any) -> None:
         self.jobs, self.bar = jobs, bar
         self.steps = [0] * len(jobs)
 
     def reached(self, at: int, step: int) -> None:
-        """Job ``at`` has come to ``step``."""
+        """Record that job ``at`` has reached ``step``."""
         self.bar.update(step - self.steps[at])
         self.steps[at] = step
 
     def ended(self, at: int, result: Result) -> None:
-        """Job ``at`` is done."""
+        """Record that job ``at`` is done."""
         self.reached(at, self.jobs[at].training.steps)
         if HEADLINE in result["metrics"]:
             self.bar.set_postfix_str(f"{self.jobs[at].row.name} {100 * result['metrics'][HEADLINE]:.1f}")
 
 
 def _here(jobs: Sequence[Job], run: Run, progress: Progress, *, together: bool = False) -> list[Result]:
-    """One after the other in this process; a launcher of several ends them itself, after its own grace."""
+    """Run the jobs in this process, in order; a launcher ends its processes itself after its own grace period."""
     results: list[Result] = []
     data = Draws()
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as workers do: more of them gain nothing on models of this size
+    torch.set_num_threads(1)  # as in workers: more threads are not faster for models of this size
     try:
         with stop_on_signals(patient=together) as stop:
             for at, job in enumerate(jobs):
@@ -126,21 +126,22 @@ def _here(jobs: Sequence[Job], run: Run, progress: Progress, *, together: bool =
 
 @dataclass
 class _Failure:
-    """An exception of a worker, and its trace as text."""
+    """An exception of a worker, with its traceback as text."""
 
     error: BaseException
     trace: str
 
 
 class _RemoteTraceError(Exception):
-    """Shows a worker's trace above the exception that it caused here."""
+    """Shows the traceback of a worker above the exception raised here."""
 
     def __str__(self) -> str:
         return f"\n{self.args[0]}"
 
 
 def _work(line: Connection, run: Run) -> None:
-    """A worker's life: take a job, tell its steps, send its result. Anything sent meanwhile asks it to stop."""
+    """Main loop of a worker: receive a job, send its steps, send its result. Any message received meanwhile stops
+    it."""
     _end_with_parent()
     torch.set_num_threads(1)
     data = Draws()
@@ -164,12 +165,12 @@ def _work(line: Connection, run: Run) -> None:
                 answer = _Failure(_portable(error), traceback.format_exc())
             try:
                 line.send(answer)
-            except OSError:  # nobody listens any more
+            except OSError:  # the parent has closed the connection
                 return
 
 
 def _portable(error: BaseException) -> BaseException:
-    """The exception, or one that says the same where it cannot be sent to another process."""
+    """The exception, or a ``RuntimeError`` with its message if it cannot be pickled."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
@@ -178,7 +179,7 @@ def _portable(error: BaseException) -> BaseException:
 
 
 def _end_with_parent() -> None:
-    """End this process when the one that started it ends, by whatever death: the system closes its pipe then."""
+    """End this process when its parent ends, even if killed: the system then closes the pipe."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -190,17 +191,17 @@ def _end_with_parent() -> None:
 
 
 class _Pool:
-    """Worker processes, each with a line to this one."""
+    """Worker processes, each with a connection to this process."""
 
     def __init__(self, workers: int, jobs: Sequence[Job], run: Run, bar: Any) -> None:
         self.workers, self.jobs, self.run = workers, jobs, run
         self.progress = Progress(jobs, bar)
         self.waiting = deque(range(len(jobs)))
-        self.lines: dict[Connection, tuple[BaseProcess, int | None]] = {}  # with the job at work
+        self.lines: dict[Connection, tuple[BaseProcess, int | None]] = {}  # and the current job
         self.found: dict[int, Result] = {}
 
     def results(self) -> list[Result]:
-        """Train all jobs; whatever ends one with an error ends the others: nobody waits for jobs that nobody wants."""
+        """Train all jobs; an error in one ends the others."""
         context = multiprocessing.get_context("spawn")
         with stop_on_signals() as stop:
             try:
@@ -220,12 +221,12 @@ class _Pool:
         ours, theirs = context.Pipe()
         process = context.Process(target=_work, args=(theirs, self.run), daemon=True)
         process.start()
-        theirs.close()  # else the line would not end with the worker
+        theirs.close()  # else the connection would stay open after the worker ends
         self.lines[ours] = (process, None)
         self._give(ours)
 
     def _give(self, line: Connection) -> None:
-        """The next job to the worker of this line, if there is one."""
+        """Send the next job, if any, to the worker of this connection."""
         process, _ = self.lines[line]
         at = self.waiting.popleft() if self.waiting else None
         self.lines[line] = (process, at)
@@ -233,33 +234,33 @@ class _Pool:
             line.send(self.jobs[at])
 
     def _listen(self, seconds: float) -> None:
-        """Take what workers have to tell."""
+        """Receive messages of the workers."""
         busy = {line: at for line, (_, at) in self.lines.items() if at is not None}
         ready = wait(list(busy), seconds)
         for line, at in busy.items():
             if line not in ready:
                 continue
             try:
-                told = line.recv()
+                received = line.recv()
             except (EOFError, OSError) as error:
                 rule = "a worker process must live until its job is done"
                 came = "one that was killed (by the system, out of memory? then fewer --workers)"
                 raise UnusableError(f"--workers {self.workers}: {rule}, got {came}") from error
-            if isinstance(told, _Failure):
-                raise told.error from _RemoteTraceError(told.trace)
-            if isinstance(told, int):
-                self.progress.reached(at, told)
+            if isinstance(received, _Failure):
+                raise received.error from _RemoteTraceError(received.trace)
+            if isinstance(received, int):
+                self.progress.reached(at, received)
             else:
-                self.found[at] = told["result"]
+                self.found[at] = received["result"]
                 self.progress.ended(at, self.found[at])
                 self._give(line)
 
     def _stop(self) -> None:
-        """Ask all workers to finish their step, and wait for them a while."""
+        """Tell all workers to stop after their step, and wait for them."""
         self.waiting.clear()
         busy = {line for line, (_, at) in self.lines.items() if at is not None}
         for line in busy:
-            with suppress(OSError):  # it has just died
+            with suppress(OSError):  # the worker has just died
                 line.send(None)
         deadline = time.monotonic() + GRACE
         while busy and time.monotonic() < deadline:
@@ -272,11 +273,11 @@ class _Pool:
                     busy.discard(line)
 
     def _end(self) -> None:
-        """End the processes; none outlives this call."""
+        """End all worker processes before returning."""
         for line, (process, at) in self.lines.items():
-            line.close()  # an idle worker ends by this
+            line.close()  # ends an idle worker
             if at is not None and process.is_alive():
-                process.kill()  # whatever it does is wanted no more, and its files are whole or absent
+                process.kill()  # its result is not needed, and file writes are atomic
         for process, _ in self.lines.values():
             process.join(5.0)
             if process.is_alive():

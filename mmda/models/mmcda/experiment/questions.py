@@ -1,4 +1,4 @@
-"""Asking a trained model: the best moments of a sentence in a video, and of every query of a file."""
+"""Predictions of a trained model: the best moments for a sentence in a video, or for every query of a file."""
 
 from __future__ import annotations
 
@@ -48,19 +48,20 @@ from mmda.vmr import (
 )
 from mmda.vmr.features import as_sequence, check_finite
 
-#: Spans a query that a table decodes and scores. Fewer are the first of these: a form may choose among what it decodes.
+#: Spans per query that a table decodes and scores. Fewer spans are the first of these, since a form may select among
+#: what it decodes.
 AS_SCORED = 5
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained model, and what it was trained on.
+    """A trained model and the problem it was trained on.
 
     Args:
         path: its file.
         model: in ``eval()`` mode.
         problem: the two domains.
-        seed: of the draw of a simulated world.
+        seed: seed of a simulated world.
 
     Example:
         >>> from torch import nn
@@ -75,18 +76,18 @@ class Checkpoint:
 
 
 def open_checkpoint(path: Path, asked: Sequence[Problem] = ()) -> Checkpoint:
-    """Read a trained model; its problem must be one of those ``asked`` for, if any are.
+    """Read a trained model; if ``asked`` is given, its problem must be one of them.
 
     Args:
         path: a file that :func:`mmda.models.mmcda.experiment.run_job` wrote.
-        asked: problems that the user named; a place on disk may be another one than at the time of training.
+        asked: problems that the user named; paths on disk may differ from those at training time.
 
     Returns:
         The model and its problem.
 
     Raises:
         CheckpointError: the file cannot be used.
-        UnusableError: it is of another problem, or does not say of which.
+        UnusableError: the model is of another problem, or the file does not name one.
 
     Example:
         >>> try:
@@ -100,7 +101,7 @@ def open_checkpoint(path: Path, asked: Sequence[Problem] = ()) -> Checkpoint:
 
 
 def _problem_of(path: Path, facts: Mapping[str, Any], asked: Sequence[Problem]) -> Problem:
-    """What the checkpoint was trained on; it must be one of those asked for, if any are."""
+    """The problem of the checkpoint; it must be one of ``asked``, if any."""
     name = facts.get("problem")
     try:
         kept = dict(facts["settings"]["problem"])
@@ -121,12 +122,12 @@ def _problem_of(path: Path, facts: Mapping[str, Any], asked: Sequence[Problem]) 
             return same[0]
     if trained is None:
         rule = "name what it was trained on"
-        raise UnusableError(f"{path}: the checkpoint must {rule} (write it anew with this program), got {name!r} only")
+        raise UnusableError(f"{path}: the checkpoint must {rule} (save it again with this version), got {name!r} only")
     return trained
 
 
 def default_checkpoint(folder: Path, problems: Sequence[Problem], alignment: str, *, named: bool) -> Path:
-    """The full model of the first seed; where no problem is ``named``, of the only other one that is there."""
+    """Path of the full model with the first seed; if no problem is ``named``, the only one in the folder."""
     models = folder / "models"
     known: list[Path] = [models / f"{job_stem(each, FULL, 0, alignment)}.pt" for each in problems]
     there = [path for path in known if path.exists()]
@@ -144,14 +145,14 @@ def default_checkpoint(folder: Path, problems: Sequence[Problem], alignment: str
 
 @dataclass(frozen=True)
 class Question:
-    """A sentence to be found in a video.
+    """A sentence to find in a video.
 
     Args:
-        sentence: what to look for.
-        vid: the video; one of the target's, or of ``video``.
-        video: frame features of a new video; several are joined.
-        query: features of the sentence, by the encoder of the target's queries.
-        clip_seconds: length of a clip of the new video, where its features do not say.
+        sentence: the text.
+        vid: id of the video, in the target or in ``video``.
+        video: files of frame features of a new video; several are concatenated.
+        query: file of features of the sentence, from the encoder of the target's queries.
+        clip_seconds: clip length of the new video, if its features do not contain it.
 
     Example:
         >>> Question("a man cuts an onion", "NEW", video=("new/video",), query="new/query", clip_seconds=2.0).vid
@@ -166,12 +167,12 @@ class Question:
 
 
 def asked_pair(checkpoint: Checkpoint, question: Question, data: Draws) -> tuple[VMRBatch, list[str]]:
-    """Video and sentence as a batch of one, and what is to be told about the sentence."""
-    words, told = sentence_words(checkpoint, question, data)
+    """Video and sentence as a batch of one, and messages about the sentence."""
+    words, messages = sentence_words(checkpoint, question, data)
     if not question.video:
         batch = _known_video(checkpoint, question.vid, data)
         mask = torch.ones(words.shape[:2], dtype=torch.bool)
-        return replace(batch, words=words, word_mask=mask), told
+        return replace(batch, words=words, word_mask=mask), messages
     store = open_features(question.video if len(question.video) > 1 else question.video[0])
     if question.vid not in store:
         known = ", ".join(list(store.ids)[:3]) + (", ..." if len(store) > 3 else "")
@@ -190,7 +191,7 @@ def asked_pair(checkpoint: Checkpoint, question: Question, data: Draws) -> tuple
         max_clips=None if trained is None else trained.max_clips,
         clip_seconds=seconds,
     )
-    return ResidentSplit.from_dataset(dataset).slice([0]), told
+    return ResidentSplit.from_dataset(dataset).slice([0]), messages
 
 
 def _target(checkpoint: Checkpoint, data: Draws) -> Domain:
@@ -208,7 +209,7 @@ def _target(checkpoint: Checkpoint, data: Draws) -> Domain:
 
 
 def _known_video(checkpoint: Checkpoint, vid: str, data: Draws) -> VMRBatch:
-    """One pair of this video of the target."""
+    """A pair with this video of the target."""
     problem = checkpoint.problem
     target = _target(checkpoint, data)
     for split in reversed(target.pairs.values()):
@@ -246,7 +247,7 @@ def answer(checkpoint: Checkpoint, question: Question, *, top: int = 5) -> Spans
 
 
 def sentence_words(checkpoint: Checkpoint, question: Question, data: Draws) -> tuple[torch.Tensor, list[str]]:
-    """Features of the sentence: given, by its words, or those that the target's queries have for this text."""
+    """Features of the sentence: given, from word vectors, or those of a target query with the same text."""
     problem, sentence = checkpoint.problem, question.sentence
     if question.query is not None:
         return torch.from_numpy(_given_words(question.query)).unsqueeze(0), []
@@ -259,8 +260,8 @@ def sentence_words(checkpoint: Checkpoint, question: Question, data: Draws) -> t
     if problem.target.glove is not None:
         vectors = read_glove(problem.target.glove, tokenize(sentence))
         unknown = vectors.unknown(sentence)
-        told = [f"no vector for {', '.join(map(repr, unknown))}: left out"] if unknown else []
-        return torch.from_numpy(vectors.encode(sentence)).unsqueeze(0), told
+        messages = [f"no vector for {', '.join(map(repr, unknown))}: left out"] if unknown else []
+        return torch.from_numpy(vectors.encode(sentence)).unsqueeze(0), messages
     target = _target(checkpoint, data)
     plain = " ".join(sentence.lower().split())
     for split in reversed(target.pairs.values()):
@@ -272,7 +273,7 @@ def sentence_words(checkpoint: Checkpoint, question: Question, data: Draws) -> t
 
 
 def _given_words(path: str) -> NDArray[np.float32]:
-    """The one array of a file of query features."""
+    """The single array in a file of query features."""
     if path.endswith(".npy"):
         try:
             with open_file(path) as stream:
@@ -293,14 +294,14 @@ def find_moments(model: MMCDA, pair: VMRBatch, *, top: int = 5) -> Spans:
 
     Args:
         model: in ``eval()`` mode.
-        pair: of video and sentence, a batch of one.
-        top: how many moments.
+        pair: a batch of one video and sentence.
+        top: number of moments.
 
     Returns:
-        Spans of (1, top).
+        Spans of shape (1, top).
 
     Raises:
-        UnusableError: frames or words have another width than those the model was trained on.
+        UnusableError: the feature widths differ from those the model was trained on.
 
     Example:
         >>> from mmda.models.mmcda import MMCDAConfig, build_mmcda
@@ -320,11 +321,11 @@ def find_moments(model: MMCDA, pair: VMRBatch, *, top: int = 5) -> Spans:
 def find_videos(
     checkpoint: Checkpoint, question: Question, data: Draws, *, top: int = 5, preselect: int | None = None
 ) -> tuple[list[Found], list[str]]:
-    """The videos of ``question.video`` that look most like the sentence, with the best moment of each.
+    """The videos of ``question.video`` most similar to the sentence, with the best moment of each.
 
-    Beside them what is to be told about the sentence.
+    Also returns messages about the sentence.
     """
-    words, told = sentence_words(checkpoint, question, data)
+    words, messages = sentence_words(checkpoint, question, data)
     store = open_features(question.video if len(question.video) > 1 else question.video[0])
     seconds = store.clip_seconds if question.clip_seconds is None else question.clip_seconds
     if seconds is None:
@@ -335,7 +336,7 @@ def find_videos(
         corpus = encode_videos(
             checkpoint.model, store, clip_seconds=seconds, max_clips=None if trained is None else trained.max_clips
         )
-        return corpus.rank(words[0], top=top, preselect=preselect), told
+        return corpus.rank(words[0], top=top, preselect=preselect), messages
     except VMRDataError:
         raise
     except ValueError as error:
@@ -345,9 +346,9 @@ def find_videos(
 def answer_queries(
     checkpoint: Checkpoint, data: VMRDataset, *, top: int = 5, numbers: Mapping[str, int] | None = None
 ) -> list[dict[str, Any]]:
-    """The best moments of every query, in the layout of QVHighlights' submissions.
+    """The best moments of every query, in the format of QVHighlights submissions.
 
-    ``numbers``: the query ids that go out as numbers.
+    ``numbers``: the query ids to write as numbers.
     """
     pairs = ResidentSplit.from_dataset(data)
     loader = ResidentLoader(pairs, 128, shuffle=False, labels=False)
@@ -368,9 +369,9 @@ def answer_queries(
 
 
 def queries_of(checkpoint: Checkpoint, place: Place) -> list[tuple[VMRDataset, dict[str, int]]]:
-    """Annotations with features to be answered, pooled and embedded as the checkpoint's target was unless named.
+    """Annotations and features to predict for, pooled and embedded like the checkpoint's target unless given.
 
-    Beside each, the query ids that are numbers in the file.
+    Each comes with the query ids that are numbers in the file.
     """
     trained = checkpoint.problem.target
     place = replace(

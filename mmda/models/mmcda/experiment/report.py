@@ -1,7 +1,7 @@
-"""The report: tables, example answers with their similarity curves, training, settings and versions, in one HTML file.
+"""HTML report: tables, example answers with their similarity curves, training curves, settings and versions.
 
-The pictures are drawn here and not by matplotlib: they take the page's colours, light or dark, stretch to the screen,
-weigh a few kilobytes, and are the same where matplotlib is missing. :mod:`mmda.plots` draws for papers.
+The charts are inline SVG rather than matplotlib images: they follow the light or dark colours of the page, scale with
+the screen, take a few kilobytes, and need no extra package. :mod:`mmda.plots` is for papers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from mmda.models.mmcda.experiment.rows import FULL
 from mmda.models.mmcda.experiment.tables import HEADLINE, Table, columns, half_widths, notes_of, shown
 from mmda.models.mmcda.saving import load_model
 
-#: An answer is right from this IoU on: the threshold of the table's headline.
+#: IoU from which an answer counts as right: the threshold of the table's main metric.
 RIGHT = 0.5
 
 #: Example answers of each kind.
@@ -42,16 +42,16 @@ _KINDS = {"sees neither video nor query": "blind", "closed form": "closed", "use
 
 @dataclass(frozen=True)
 class Example:
-    """An answer of a model, with what it was read from.
+    """An answer of a model, with the curve it was decoded from.
 
     Args:
         query: the sentence.
         vid: the video.
-        edges: of the video's clips in seconds, one more than clips.
-        profile: a number a clip: what the spans were read from.
+        edges: edges of the video's clips in seconds, one more than clips.
+        profile: the value per clip that the spans were decoded from.
         truth: true moments in seconds.
-        answer: the model's first span in seconds; ``None`` where it gave none.
-        iou: of the answer with the truth.
+        answer: the model's first span in seconds, if any.
+        iou: IoU of the answer with the truth.
     """
 
     query: str
@@ -64,7 +64,7 @@ class Example:
 
 
 def environment() -> dict[str, str | int]:
-    """Versions, system and threads, as plain values."""
+    """Versions, system and number of threads, as plain values."""
     return {
         "mmda": __version__,
         "torch": torch.__version__,
@@ -78,9 +78,9 @@ def environment() -> dict[str, str | int]:
 
 
 def examples_of(job: Job, target: Domain) -> list[Example]:
-    """Right and wrong answers of a finished job, three each where there are so many, drawn by lot; none if unscored.
+    """Up to three right and three wrong answers of a finished job, chosen at random; none if unscored.
 
-    Spans and IoU are those of the file of answers that the job wrote; the model is asked again for the curves alone.
+    Spans and IoU are read from the job's file of answers; the model is run only for the curves.
     """
     path = job.folder / "predictions" / f"{job.stem}.jsonl"
     if not path.exists() or not job.model_path.exists():
@@ -90,11 +90,11 @@ def examples_of(job: Job, target: Domain) -> list[Example]:
     except ValueError as error:  # another digest, or no JSON
         raise UnusableError(f"{error}; delete it and the result in jobs to train the row again") from error
     test = target.opened("test")
-    told = [(i, answers.get(str(target.numbers.get(qid, qid)))) for i, qid in enumerate(test.qids)]
+    stored = [(i, answers.get(str(target.numbers.get(qid, qid)))) for i, qid in enumerate(test.qids)]
     lot = random.Random(0)
     chosen: list[tuple[int, dict[str, Any]]] = []
     for right in (True, False):
-        kind = [(i, row) for i, row in told if row is not None and (row["iou"] >= RIGHT) == right]
+        kind = [(i, row) for i, row in stored if row is not None and (row["iou"] >= RIGHT) == right]
         chosen += sorted(lot.sample(kind, min(EXAMPLES, len(kind))), key=lambda pair: pair[0])
     if not chosen:
         return []
@@ -130,10 +130,10 @@ def table_report(
     """The report of a run of :func:`run_table`.
 
     Args:
-        tables: a table a problem.
-        content: what ``table.json`` holds.
-        results: of all jobs.
-        examples: answers by problem.
+        tables: one table per problem.
+        content: content of ``table.json``.
+        results: results of all jobs.
+        examples: example answers by problem.
 
     Returns:
         The HTML file.
@@ -150,7 +150,7 @@ def table_report(
 
 
 def training_report(result: Result, facts: Mapping[str, Any], examples: Sequence[Example]) -> bytes:
-    """The report of one trained model: its scores where it was scored, answers, training, settings and versions."""
+    """The report of one trained model: scores if any, answers, training, settings and versions."""
     parts = []
     if result["metrics"]:
         rows = [(metric, f"{100 * value:.1f}") for metric, value in result["metrics"].items()]
@@ -164,7 +164,7 @@ def training_report(result: Result, facts: Mapping[str, Any], examples: Sequence
 
 
 def _shown_run(results: Sequence[Result]) -> Result | None:
-    """The run that examples and curves are of: the full model with the first seed, else the last."""
+    """The run whose examples and curves are shown: the full model with the first seed, else the last."""
     full = [result for result in results if result["row"] == FULL]
     return min(full, key=lambda r: r["seed"]) if full else results[-1] if results else None
 
@@ -225,15 +225,15 @@ def _example_parts(examples: Sequence[Example], result: Result | None) -> list[s
         for example in kind:
             truth = ", ".join(map(_moment, example.truth))
             answer = "none" if example.answer is None else _moment(example.answer)
-            told = f"answer {answer}, truth {truth}, IoU {example.iou:.2f}; {example.vid}"
+            summary = f"answer {answer}, truth {truth}, IoU {example.iou:.2f}; {example.vid}"
             drawing = curve(
                 example.edges,
                 example.profile,
-                label=f"similarity over time to {example.query!r}; {told}",
+                label=f"similarity over time to {example.query!r}; {summary}",
                 truth=example.truth,
                 answer=example.answer,
             )
-            parts.append(f"<figure>{element('b', example.query)}{drawing}{element('figcaption', told)}</figure>")
+            parts.append(f"<figure>{element('b', example.query)}{drawing}{element('figcaption', summary)}</figure>")
     return parts
 
 
@@ -272,7 +272,7 @@ def _by_role(log: Sequence[Mapping[str, Any]], what: str) -> dict[str, list[floa
 
 
 def _number(value: float | None) -> float:
-    """JSON has no NaN: a result that was read again has ``None`` there."""
+    """The value, or NaN for ``None``, which represents NaN in JSON."""
     return math.nan if value is None else float(value)
 
 

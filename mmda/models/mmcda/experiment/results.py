@@ -1,4 +1,4 @@
-"""What a job leaves behind, typed, and its files: JSON without NaN, and JSON lines."""
+"""Types of a job's results, and their files: JSON without NaN, and JSON lines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mmda.vmr.evaluation import Evaluation
 
 
 class Scores(TypedDict):
-    """One evaluation: means, the value of every query, and the query's video."""
+    """One evaluation: means, the values per query, and the video of each query."""
 
     metrics: dict[str, float]
     values: dict[str, list[float]]
@@ -35,7 +35,7 @@ class Result(Scores):
 
 
 def as_scores(evaluation: Evaluation) -> Scores:
-    """What is kept of an evaluation."""
+    """The parts of an evaluation that are stored."""
     return {
         "metrics": evaluation.as_dict(),
         "values": {metric: evaluation.values(metric).tolist() for metric in evaluation.metrics},
@@ -44,7 +44,7 @@ def as_scores(evaluation: Evaluation) -> Scores:
 
 
 def plain(value: Any) -> Any:
-    """The same for JSON, which has no NaN and no infinity: they become ``None``."""
+    """The value for JSON: NaN and infinity become ``None``."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -53,29 +53,29 @@ def plain(value: Any) -> Any:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a file, whole or not at all, and the folder it lies in."""
+    """Write a file atomically, and create its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, content)
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write plain values as JSON, to be read by people and other programs."""
+    """Write plain values as JSON."""
     write(path, json.dumps(plain(content), indent=1, allow_nan=False).encode())
 
 
 def write_record(path: Path, content: Mapping[str, Any]) -> None:
-    """Write plain values as JSON that :func:`read_record` verifies."""
+    """Write plain values as JSON with a checksum for :func:`read_record`."""
     write(path, sealed_json(json.dumps(plain(content), allow_nan=False)))
 
 
 def read_record(path: Path) -> Any:
-    """The content of a file of :func:`write_record`; ``None`` where any bit of it was changed."""
+    """The content of a file of :func:`write_record`; ``None`` if the checksum does not match."""
     text = unsealed_json(read_file(path))
     return None if text is None else json.loads(text)
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """JSON, a line each, with the digest in a file beside."""
+    """Write JSON lines, with the checksum in a separate file."""
     lines = (json.dumps(plain(row), ensure_ascii=False, allow_nan=False) for row in rows)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_lines_file(path, "".join(f"{line}\n" for line in lines).encode())

@@ -1,4 +1,4 @@
-"""The rows of a table: which modules are on, and what stands in for the source."""
+"""The rows of a table: the modules in training, and the domain whose moments are used."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Row:
     """One trained row of the table.
 
     Args:
-        name: what the table calls it.
-        modules: keys of :data:`mmda.models.mmcda.ROLES` that are on.
-        train_on: whose moments it learns from: ``"source"``, ``"target"`` or ``"both"``.
-        shuffled: the target's videos carry other videos' queries (a control).
+        name: name in the table.
+        modules: keys of :data:`mmda.models.mmcda.ROLES` to train.
+        train_on: domain whose moments are used: ``"source"``, ``"target"`` or ``"both"``.
+        shuffled: pair the target's videos with queries of other videos (a control).
     """
 
     name: str
@@ -41,14 +41,14 @@ class Row:
 
     @property
     def uses_pairs(self) -> bool:
-        """Whether anything is learned from which query belongs to which video of the target."""
+        """Whether the pairing of queries and videos of the target is used."""
         return bool({"cross_modal", "specific"} & set(self.modules))
 
     def weights(self, pair_weight: float, form: str = "towers") -> dict[str, float]:
-        """Weights of the roles that are on; (ii) and (iii) bring their own term on the source along.
+        """Weights of the trained roles; (ii) and (iii) add their own term on the source.
 
-        ``pair_weight`` is that of the terms which learn from the target's pairs. A linear form has no localizer and no
-        encoder: the roles that train these are left out, and (i) and the known moments are in its closed form.
+        ``pair_weight`` is the weight of the terms on the target's pairs. A linear form has no localizer or encoder: the
+        roles that train them are left out, and (i) and the source moments enter through its closed form.
         """
         on = [role for module in self.modules for role in ROLES[module]]
         on += ["cross_modal_source"] if "cross_modal" in self.modules else []
@@ -59,13 +59,13 @@ class Row:
         return {role: pair_weight if role in pairs else DEFAULT_WEIGHTS[role] for role in on}
 
 
-#: Roles that a linear form learns from.
+#: Roles that train a linear form.
 _LINEAR = ("frame_query", "cross_modal_source", "cross_modal", "frame_query_target")
 
 _LABELS = ("supervised", "source")
 _EVERY = ("supervised", "domain", "cross_modal", "specific")
 
-#: The rows on simulated worlds, on real data, and with every module left out once.
+#: The rows on simulated worlds, on real data, and with each module left out.
 ROWS = (
     Row(SOURCE_ONLY, ("supervised",)),
     Row("(i) domain alignment", ("supervised", "domain")),
@@ -85,12 +85,12 @@ ABLATION = (
     Row("source + target supervised", _LABELS, train_on="both"),
 )
 
-#: Rows that differ from others by what is trained alone: the source's own terms.
+#: Rows that differ from others only by training: the terms on the source.
 TRAINED_ONLY = (CONTROL,)
 
 
 def chosen_rows(names: Sequence[str]) -> tuple[Row, ...]:
-    """The rows of these names, or whose names begin so, in the table's order."""
+    """The rows with these names or prefixes, in the order of the table."""
     chosen = set()
     for name in names:
         found = [row for row in ABLATION if row.name == name] or [
@@ -104,11 +104,11 @@ def chosen_rows(names: Sequence[str]) -> tuple[Row, ...]:
 
 
 def alignment_of(name: str, width: int) -> Discrepancy:
-    """The domain alignment by name. An adversary has parameters of its own; one optimiser trains them too.
+    """The domain alignment by name. The parameters of an adversary are trained by the same optimiser.
 
     Args:
         name: one of ``ALIGNMENTS``.
-        width: of the features that are aligned.
+        width: number of features to align.
 
     Returns:
         The module.

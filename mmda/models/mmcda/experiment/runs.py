@@ -1,4 +1,4 @@
-"""One job from data to result: the recipe of a row, its evaluation, and the files it leaves."""
+"""One job from data to result: the recipe of a row, its evaluation, and its files."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ OnStep = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Trained:
-    """What a recipe gives back.
+    """What a recipe returns.
 
     Args:
-        model: at the chosen checkpoint, in ``eval()`` mode.
-        config: that it was built from.
-        progress: of :func:`mmda.models.mmcda.fit`.
+        model: the model at the selected checkpoint, in ``eval()`` mode.
+        config: config of the model.
+        progress: returned by :func:`mmda.models.mmcda.fit`.
     """
 
     model: MMCDA
@@ -54,13 +54,13 @@ class Trained:
 
 Pairs = TypeVar("Pairs", ResidentSplit, VMRBatch)
 
-#: A recipe: a job, where its data is read from, and what to call after each step.
+#: A recipe, called with a job, its data, and a callback for each step.
 Recipe = Callable[[Job, Draws, "OnStep | None"], Trained]
 
 
 @dataclass(frozen=True)
 class Batches:
-    """The batches of a job: labelled ones and the target's pairs to train on, and those a checkpoint is chosen by.
+    """The batches of a job: labelled batches and target pairs to train on, and held-out ones to select a checkpoint.
 
     Args:
         source: labelled batches.
@@ -76,13 +76,13 @@ class Batches:
 
     @property
     def widths(self) -> tuple[int, int]:
-        """Widths of frames and words."""
+        """Feature widths of frames and words."""
         split = self.source.split
         return split.frames.shape[-1], split.words.shape[-1]
 
 
 def batches_of(job: Job, source: Domain, target: Domain) -> Batches:
-    """The loaders of a job: what stands in for the source, and the target's pairs, shuffled among videos if asked.
+    """The loaders of a job: the labelled batches, and the target's pairs, shuffled among videos for the control.
 
     Args:
         job: row, seed and batch sizes.
@@ -90,7 +90,7 @@ def batches_of(job: Job, source: Domain, target: Domain) -> Batches:
         target: the other one.
 
     Returns:
-        The loaders; none of the target's carries a moment.
+        The loaders; those of the target's pairs contain no moments.
 
     Example:
         >>> from mmda.models.mmcda.experiment import Plan, plan_jobs
@@ -123,29 +123,32 @@ def _ranks(job: Job) -> Ranks:
 
 
 def joined(splits: Iterable[ResidentSplit]) -> ResidentSplit:
-    """Splits as one; all with their moments, or all without."""
+    """Splits concatenated; either all or none of them with moments."""
     return reduce(ResidentSplit.join, splits)
 
 
 def shuffled(split: Pairs, seed: int) -> Pairs:
-    """Every video gets the queries of others: none keeps one of its own, unless it has more than half of all."""
+    """Every video gets queries of other videos; it keeps none of its own, unless it has more than half of all
+    queries."""
     generator = torch.Generator().manual_seed(seed)
     videos, index, counts = torch.unique(split.video_index, return_inverse=True, return_counts=True)
     place = torch.randperm(len(videos), generator=generator)[index]  # the videos in random order
     rows = torch.randperm(len(split), generator=generator)
     ranked = rows[place[rows].argsort(stable=True)]
     order = torch.empty_like(ranked)
-    order[ranked] = ranked.roll(-int(counts.max()))  # rows of one video lie together: beyond them are others
+    order[ranked] = ranked.roll(
+        -int(counts.max())
+    )  # rows of one video are adjacent, so rolling by the largest group gives another video
     return replace(
         split, words=split.words[order], word_mask=split.word_mask[order], text_index=split.text_index[order]
     )
 
 
 def pooling_of(modules: Sequence[str]) -> Pooling:
-    """How the frames of a pair are pooled in a linear form.
+    """Frame pooling of a pair in a linear form.
 
-    (ii) alone pairs whole videos with queries, their frames alike; (iii) alone the best frames, as multiple instances;
-    both together all frames, weighed by how much they look like the query.
+    (ii) alone uses the mean of all frames; (iii) alone the best frames, as in multiple-instance learning; both together
+    all frames, weighted by their similarity to the query.
     """
     if "specific" not in modules and "cross_modal" in modules:
         return "mean"
@@ -153,10 +156,10 @@ def pooling_of(modules: Sequence[str]) -> Pooling:
 
 
 def start_model(model: MMCDA, job: Job, data: Draws) -> None:
-    """Fix the maps of a linear form in closed form, from what the row may see; towers start as they were drawn.
+    """Initialise a linear form in closed form from the data that the row may use; towers keep their random weights.
 
-    Known moments are the source's, or what stands in for it. (i) gives the source's features the target's mean and
-    covariance. (ii) and (iii) let in the target's pairs: see :func:`pooling_of`.
+    Moments are those of the row's labelled domains. (i) gives the source's features the target's mean and covariance.
+    (ii) and (iii) add the target's pairs: see :func:`pooling_of`.
     """
     if job.form != "linear":
         return
@@ -180,15 +183,15 @@ def start_model(model: MMCDA, job: Job, data: Draws) -> None:
 
 
 def train_row(job: Job, data: Draws, on_step: OnStep | None = None) -> Trained:
-    """The recipe of a row: two domains, a model, its terms, one training; no boundary of the target is read.
+    """The recipe of a row: builds the model and its terms and trains it. Boundaries of the target are not read.
 
     Args:
         job: row, seed and settings.
-        data: where the domains are read from.
+        data: loads and caches the domains.
         on_step: called after each step with its number.
 
     Returns:
-        The model at the checkpoint that held-out source moments and target pairs choose.
+        The model at the checkpoint selected on held-out source moments and target pairs.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -205,7 +208,7 @@ def train_row(job: Job, data: Draws, on_step: OnStep | None = None) -> Trained:
     config = job.config(*batches.widths)
     model = build_mmcda(config).to(job.device)
     start_model(model, job, data)
-    if not job.weights:  # nothing on top of the closed form
+    if not job.weights:  # nothing to train after the closed form
         return Trained(model.eval(), config, Progress())
     objective = MMCDAObjective(
         weights=job.weights,
@@ -230,7 +233,7 @@ def train_row(job: Job, data: Draws, on_step: OnStep | None = None) -> Trained:
         device=job.device,
         parallel=job.parallel,
     )
-    if job.parallel == "fsdp":  # whole again
+    if job.parallel == "fsdp":  # gather the full parameters
         state = whole(model.state_dict())
         model = build_mmcda(config).to(job.device).eval()
         model.load_state_dict(state)
@@ -238,7 +241,7 @@ def train_row(job: Job, data: Draws, on_step: OnStep | None = None) -> Trained:
 
 
 def _log(job: Job) -> Callable[[StepFacts], None] | None:
-    """Where the facts of a job's steps go."""
+    """The callback that writes the training log of a job, if any."""
     if job.log_steps is None:
         return None
     logs: list[Callable[[StepFacts], None]] = [JSONLines(job.log_path)]
@@ -253,17 +256,17 @@ def _log(job: Job) -> Callable[[StepFacts], None] | None:
 def run_job(
     job: Job, data: Draws, on_step: OnStep | None = None, *, recipe: Recipe = train_row, test: bool = True
 ) -> Result:
-    """Train one row with one seed, open the target's test split once, and write model, answers and numbers.
+    """Train one row with one seed, evaluate it on the target's test split, and write model, answers and scores.
 
     Args:
         job: row, seed and settings.
-        data: where the domains are read from.
+        data: loads and caches the domains.
         on_step: called after each step with its number.
-        recipe: what trains.
-        test: score the model; else the result has no scores, and only the model is written.
+        recipe: function that trains.
+        test: score the model; otherwise the result has no scores and no answers are written.
 
     Returns:
-        The result, which lies in ``job.folder`` too; read from there where ``job.resume`` finds it.
+        The result, also written to ``job.folder``; with ``job.resume`` a finished one is read from there.
 
     Raises:
         UnusableError: ``job.resume`` finds results of other settings.
@@ -318,13 +321,13 @@ def run_job(
 
 
 def _forget(*paths: Path) -> None:
-    """Remove the files of a run that is over, or that is not gone on with."""
+    """Remove the files of a run that is finished or not resumed."""
     for path in paths:
         path.unlink(missing_ok=True)
 
 
 def _tested(job: Job, data: Draws, model: MMCDA) -> tuple[Scores, float]:
-    """Scores on the target's test split and the share of equal relative spans; writes the answers."""
+    """Scores on the target's test split and the fraction of equal relative spans; writes the answers."""
     target = data.load(job.problem, job.seed)[1]
     test = target.opened("test")
     asked, ranks = ResidentLoader(test, 128, shuffle=False, labels=False), _ranks(job)
@@ -337,7 +340,7 @@ def _tested(job: Job, data: Draws, model: MMCDA) -> tuple[Scores, float]:
 
 
 def _predicted(model: MMCDA, loader: ResidentLoader, ranks: Ranks, *, nms_threshold: float) -> Spans:
-    """The spans of every row, each batch answered by one of the ranks."""
+    """The predicted spans of every row; each batch is run on one of the ranks."""
     if ranks.size == 1:
         return predict_split(model, loader, nms_threshold=nms_threshold)[0]
     own = {
@@ -350,7 +353,7 @@ def _predicted(model: MMCDA, loader: ResidentLoader, ranks: Ranks, *, nms_thresh
 
 
 def suppression(preset: Preset) -> float:
-    """Spans that overlap more than this with a better one are not decoded."""
+    """NMS threshold for decoding."""
     return 0.5 if preset.nms_threshold is None else preset.nms_threshold
 
 
@@ -363,7 +366,7 @@ def evaluated(
     mask: torch.Tensor | None = None,
     name: str,
 ) -> Evaluation:
-    """Spans against the moments of the target's test split."""
+    """Evaluation of spans against the moments of the target's test split."""
     test = target.opened("test")
     assert test.windows is not None
     return evaluate_windows(
@@ -394,17 +397,17 @@ def answers(spans: Spans, target: Domain, test: ResidentSplit, evaluation: Evalu
 
 
 def blind_rows(problem: Problem, seed: int, preset: str, iou: Sequence[float], data: Draws) -> list[Evaluation]:
-    """Rows that see neither video nor query, and where frames and queries share a space the plain cosine.
+    """Rows that use neither video nor query, and the cosine similarity if frames and queries share a space.
 
     Args:
         problem: the two domains.
-        seed: of random spans.
+        seed: seed of the random spans.
         preset: the evaluation's conventions.
         iou: its thresholds.
-        data: where the domains are read from.
+        data: loads and caches the domains.
 
     Returns:
-        An evaluation a row.
+        One evaluation per row.
 
     Example:
         >>> rows = blind_rows(Problem("small", world="language", videos=40), 0, "default", (0.5,), Draws())

@@ -26,7 +26,7 @@ from mmda.vmr.evaluation.files import by_query
 
 
 def score_checkpoint(checkpoint: Checkpoint, preset: str, iou: Sequence[float], data: Draws) -> Evaluation:
-    """A model on the test split of the target that it was trained for."""
+    """Evaluate a model on the test split of its target."""
     _, target = data.load(checkpoint.problem, checkpoint.seed)
     asked = ResidentLoader(target.opened("test"), 128, shuffle=False, labels=False)
     spans, _ = predict_split(checkpoint.model, asked, nms_threshold=suppression(PRESETS[preset]))
@@ -34,9 +34,9 @@ def score_checkpoint(checkpoint: Checkpoint, preset: str, iou: Sequence[float], 
 
 
 def score_predictions(file: Path, annotations: Annotations, preset: str, iou: Sequence[float]) -> Evaluation:
-    """Predictions in QVHighlights' layout, or as a table writes them, against annotations; aligned by query id.
+    """Evaluate predictions in the QVHighlights format, or as a table writes them, matched by query id.
 
-    The order of the file is the rank. A file that a table wrote is verified against the digest beside it.
+    Spans are ranked by their order in the file. The checksum next to a file written by a table is verified.
     """
     labelled, found = _read(file, annotations)
     spans, _, mask = align_predictions(found, labelled, source=file)
@@ -44,9 +44,9 @@ def score_predictions(file: Path, annotations: Annotations, preset: str, iou: Se
 
 
 def score_as_published(file: Path, annotations: Annotations, path: str) -> dict[str, float]:
-    """The brief table of the public evaluator of QVHighlights, its highlights where the predictions hold saliency.
+    """The "brief" metrics of the public QVHighlights evaluator, with highlights if the predictions contain saliency.
 
-    ``path``: the file of the annotations, which holds those of the highlights.
+    ``path``: the annotation file, which contains the highlights.
     """
     labelled, found = _read(file, annotations)
     has_saliency = all(query.qid in found and found[query.qid].saliency is not None for query in labelled)
@@ -59,7 +59,7 @@ def score_as_published(file: Path, annotations: Annotations, path: str) -> dict[
 
 
 def _read(file: Path, annotations: Annotations) -> tuple[list[VMRQuery], dict[str, Prediction]]:
-    """The labelled queries, and what was predicted, by query; verified where a digest lies beside the file."""
+    """The labelled queries and the predictions by query id; verified if there is a checksum file."""
     labelled = [query for query in annotations if query.windows]
     if not labelled:
         raise VMRDataError(annotations.source, None, "hold a query with a moment", "unlabelled ones only")

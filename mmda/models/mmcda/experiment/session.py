@@ -1,4 +1,4 @@
-"""A whole table: what is asked for is checked before hours are spent on it, then trained, compared and written."""
+"""A whole table: check the options before training, then train, compare and write."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Tell = Callable[[str], None]
 
 
 def check_writable(folder: Path) -> None:
-    """The output folder can be made and written to: found out before hours of training, not after."""
+    """Raise if the output folder cannot be created or written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder):
@@ -42,7 +42,7 @@ def check_writable(folder: Path) -> None:
 
 
 def check_device(name: str) -> None:
-    """The device exists here."""
+    """Raise if the device does not exist on this machine."""
     try:
         torch.zeros(1, device=name).item()  # "meta" holds no numbers
     except (RuntimeError, AssertionError) as error:
@@ -51,7 +51,8 @@ def check_device(name: str) -> None:
 
 
 def found_in(problem: Problem, data: Draws, *, test: bool = True) -> list[str]:
-    """What reading the data left out or found, a line each; ``test``: the target's test split must have moments."""
+    """Messages about what reading the data left out, one line each; ``test``: the target's test split must have
+    moments."""
     source, target = data.load(problem, 0)
     lines: list[str] = []
     for domain, splits in ((source, ("train", "val")), (target, ("test",) if test else ())):
@@ -65,7 +66,7 @@ def found_in(problem: Problem, data: Draws, *, test: bool = True) -> list[str]:
 
 
 def prepare(problems: Sequence[Problem], plan: Plan, data: Draws, tell: Tell = print) -> list[Job]:
-    """The jobs of all problems, after everything that can be checked before training has been."""
+    """The jobs of all problems, after all checks that need no training."""
     check_device(plan.device)
     for problem in problems:
         for line in found_in(problem, data):
@@ -77,12 +78,12 @@ def prepare(problems: Sequence[Problem], plan: Plan, data: Draws, tell: Tell = p
         if why is not None:
             tell(f"no rows with the target's labels: {why}")
     for job in jobs:
-        finished(job)  # all that would be taken over is of these settings
+        finished(job)  # raises if a result to keep was made with other settings
     return jobs
 
 
 def usual_workers(plan: Plan, jobs: Sequence[Job]) -> int:
-    """One process a core, at most 8, no more than jobs; one on a GPU."""
+    """One process per core, at most 8 and at most the number of jobs; one on a GPU."""
     return 1 if plan.device != "cpu" else max(1, min(8, os.cpu_count() or 1, len(jobs)))
 
 
@@ -95,28 +96,28 @@ def run_table(
     arguments: Sequence[str] = (),
     tell: Tell = print,
 ) -> list[Table]:
-    """Train every row of every problem, and write report, tables as text and JSON, and a plot to ``plan.output``.
+    """Train every row of every problem, and write a report, tables as text and JSON, and a plot to ``plan.output``.
 
     Args:
-        problems: what to train on.
-        plan: what is asked for.
-        workers: processes; by default one a core, at most 8, and one on a GPU.
-        recipe: what trains a row.
-        arguments: kept beside the tables.
-        tell: takes each line that is to be told.
+        problems: problems to train on.
+        plan: the options.
+        workers: number of processes; by default one per core, at most 8, and one on a GPU.
+        recipe: function that trains a row.
+        arguments: command line, stored with the tables.
+        tell: called with each line of output.
 
     Returns:
-        A table a problem.
+        One table per problem.
 
     Raises:
-        UnusableError: something asked for cannot be done.
+        UnusableError: the options cannot be used.
         VMRDataError: the data cannot be used.
-        TrainingStopped: SIGINT or SIGTERM came.
-        OSError: a file cannot be written; it is named, and the one that was there before is whole.
+        TrainingStopped: on SIGINT or SIGTERM.
+        OSError: a file cannot be written; the error names it, and an existing file there is unchanged.
 
     Notes:
-        The folder is locked while this runs: a second run there is refused. Without matplotlib the report's own
-        pictures are all there are.
+        The folder is locked while this runs: a second run in it raises an error. Without matplotlib no plot file is
+        written.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -159,7 +160,7 @@ def _run_table(
                 problem.name,
                 blind,
                 mine,
-                one_test=problem.world is None or seeds == 1,  # each seed of a world draws videos of its own
+                one_test=problem.world is None or seeds == 1,  # each seed of a simulated world draws different videos
                 alignment=plan.alignment,
                 preset=plan.preset,
                 iou=plan.thresholds,
@@ -193,7 +194,7 @@ def _run_table(
 
 
 def _shown_job(jobs: Sequence[Job], problem: Problem) -> Job | None:
-    """The job whose answers the report shows: the full model with the first seed, else the last."""
+    """The job whose answers are shown in the report: the full model with the first seed, else the last."""
     mine = [job for job in jobs if job.problem.name == problem.name]
     full = [job for job in mine if job.row.name == FULL]
     return full[0] if full else mine[-1] if mine else None
@@ -208,29 +209,29 @@ def run_training(
     tell: Tell = print,
     timeout: float = TIMEOUT,
 ) -> Path:
-    """Train one model, and score it where the target's test split has moments.
+    """Train one model, and score it if the target's test split has moments.
 
-    Processes that ``torchrun`` started with the same call train it together.
+    Processes started by ``torchrun`` with the same call train it together.
 
     Args:
         problem: the two domains.
-        plan: what is asked for; ``plan.rows`` names one row.
-        seed: of weights, batches, and the draw of a simulated world.
-        recipe: what trains.
-        tell: takes each line that is to be told, on rank 0.
-        timeout: seconds that a process waits for another.
+        plan: the options; ``plan.rows`` names one row.
+        seed: seed of weights, batches, and a simulated world.
+        recipe: function that trains.
+        tell: called with each line of output, on rank 0.
+        timeout: timeout of collectives in seconds.
 
     Returns:
-        The model's file.
+        Path of the model file.
 
     Raises:
-        UnusableError: something asked for cannot be done.
+        UnusableError: the options cannot be used.
         VMRDataError: the data cannot be used.
-        TrainingStopped: SIGINT or SIGTERM came.
+        TrainingStopped: on SIGINT or SIGTERM.
 
     Notes:
-        Rank 0 holds the folder and writes. A start after a process died (``torchrun --max-restarts``) goes on from
-        what was saved last, as with ``plan.resume``.
+        Rank 0 locks the folder and writes. A restart after a process died (``torchrun --max-restarts``) resumes from
+        the last save, as with ``plan.resume``.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -252,7 +253,7 @@ def run_training(
 
 
 def _hush(line: str) -> None:
-    """What other ranks than the first tell."""
+    """Ignore the line: output of ranks other than 0."""
 
 
 def _run_training(problem: Problem, plan: Plan, seed: int, recipe: Recipe, tell: Tell, ranks: Ranks) -> Path:

@@ -1,4 +1,4 @@
-"""A request to stop, by Ctrl-C, SIGTERM or a terminal that is closed, as a value that a loop looks at."""
+"""Ctrl-C, SIGTERM and SIGHUP as a flag that a loop can check."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-#: SIGHUP: the terminal was closed. Where it is ignored (``nohup``) it stays so.
+#: SIGHUP is sent when the terminal is closed; it stays ignored if it is (``nohup``).
 STOPPING = (signal.SIGINT, signal.SIGTERM, *((signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()))
 
 
 class StopRequest:
-    """Whether the process was asked to stop, and by which signal.
+    """True once the process has received a signal to stop.
 
     Attributes:
-        signal: its number, 0 before.
+        signal: number of the signal, 0 before.
     """
 
     def __init__(self) -> None:
@@ -28,12 +28,12 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals(*, patient: bool = False) -> Iterator[StopRequest]:
-    """While it lasts, the first signal only asks to stop; the second ends the process as it would without.
+    """Inside the context the first signal only sets the flag; a second one ends the process as usual.
 
-    A ``patient`` process leaves the end to the one that started it: no signal does more than ask.
+    In a ``patient`` process, which its parent ends, signals only ever set the flag.
     """
     request = StopRequest()
-    if threading.current_thread() is not threading.main_thread():  # signals arrive elsewhere
+    if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
         yield request
         return
 
@@ -53,7 +53,7 @@ def stop_on_signals(*, patient: bool = False) -> Iterator[StopRequest]:
 
 @contextmanager
 def deferred_interrupt() -> Iterator[None]:
-    """Ctrl-C waits, and processes started meanwhile never see it: the one that started them ends them."""
+    """Defer Ctrl-C; processes started inside the context ignore it, and their parent ends them."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

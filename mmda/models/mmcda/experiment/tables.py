@@ -1,4 +1,4 @@
-"""The table of a problem: means and intervals of its rows, comparisons, and the same as text and plot."""
+"""The table of a problem: means and intervals of its rows, and comparisons, as values, text and plot."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ HEADLINE, MIOU = "R@1, IoU=0.5", "mIoU"
 
 
 class TableRow(TypedDict, total=False):
-    """A row of the table: means, and intervals by what they are over, ``"seeds"`` or ``"videos"``.
+    """A row of the table: means, and intervals over ``"seeds"`` or ``"videos"``.
 
-    An interval is ``None`` where one seed gives none. The last three entries are those of trained rows.
+    An interval is ``None`` if there is only one seed. Only trained rows have the last three entries.
     """
 
     row: str
@@ -55,7 +55,7 @@ class Table(TypedDict):
 
 
 def columns(iou: Sequence[float]) -> tuple[str, ...]:
-    """What the text shows: recall of the first span at each threshold, of five spans at 0.5, and the mean IoU."""
+    """Metrics of the text table: recall of the first span at each threshold, of five spans at 0.5, and the mean IoU."""
     return (*(f"R@1, IoU={m:g}" for m in iou), "R@5, IoU=0.5", MIOU)
 
 
@@ -73,17 +73,17 @@ def make_table(
     """The rows of a problem as plain values, ready for :func:`as_text`, JSON and :func:`plot_tables`.
 
     Args:
-        problem: its name.
-        blind: for each seed, the rows that see neither video nor query.
-        results: of the trained rows.
-        one_test: all seeds share their test split, so that intervals by video can be told.
-        alignment: what (i) aligned with.
-        preset: the evaluation's conventions.
-        iou: thresholds to show.
+        problem: name of the problem.
+        blind: for each seed, the rows that use neither video nor query.
+        results: results of the trained rows.
+        one_test: all seeds share one test split, so that intervals by video can be computed.
+        alignment: discrepancy of (i).
+        preset: evaluation conventions.
+        iou: IoU thresholds to show.
         closed: for each seed, the rows of :func:`untrained_rows`.
 
     Returns:
-        Means with intervals, the share of the gap won back, and what the full model gains over other rows.
+        Means with intervals, the fraction of the gap recovered, and the gain of the full model over other rows.
 
     Example:
         >>> from mmda.models.mmcda.experiment import Draws, Plan, Problem, plan_jobs, run_job
@@ -117,7 +117,9 @@ def make_table(
         low, high = (trained[name]["mean"] for name in (SOURCE_ONLY, CEILING))
         for metric in (HEADLINE, MIOU):
             gains = differences(by_row[CEILING], by_row[SOURCE_ONLY], metric, one_test)
-            there = all(gain.low > 0 for gain in gains.values())  # else it may be none, and a share of it is noise
+            there = all(
+                gain.low > 0 for gain in gains.values()
+            )  # else the gap may be zero, and a fraction of it is noise
             if not there:
                 gap[metric] = _told(gains)
             for row in trained.values():
@@ -136,7 +138,7 @@ def make_table(
 
 
 def summarise(results: Sequence[Scores], metric: str, one_test: bool) -> dict[str, Interval]:
-    """Mean over seeds, with the t-interval over seeds, and by video where all have ``one_test`` split."""
+    """Mean over seeds, with the t-interval over seeds, and one over videos if all seeds share ``one_test`` split."""
     values = [r["metrics"][metric] for r in results]
     summary = {"seeds": seed_interval(values)}
     if metric in results[0]["values"] and one_test:
@@ -148,7 +150,7 @@ def summarise(results: Sequence[Scores], metric: str, one_test: bool) -> dict[st
 def compare(
     rows: Mapping[str, Sequence[Result]], one_test: bool, untrained: Mapping[str, Sequence[Scores]]
 ) -> dict[str, str]:
-    """The full model less closed forms, less source-only, its fair control, and itself without a module."""
+    """Differences of the full model to closed forms, source-only, its control, and itself without each module."""
     others = [name for name in rows if name in (SOURCE_ONLY, CONTROL) or name.startswith("full without")]
     full = sorted(rows[FULL], key=lambda r: r["seed"])
     told = {
@@ -167,16 +169,16 @@ def compare(
 def differences(
     a: Sequence[Result], b: Sequence[Result], metric: str, one_test: bool
 ) -> dict[str, Interval | PairedTest]:
-    """One row less another: query by query where all seeds share the test split, seed by seed where there are several.
+    """Difference of two rows: paired by query if all seeds share the test split, and by seed if there are several.
 
-    The first says how other videos might have decided, the second how other seeds might have.
+    The first interval is over the choice of videos, the second over the choice of seeds.
     """
     first, second = (sorted(row, key=lambda r: r["seed"]) for row in (a, b))
     return _paired(first, second, metric, one_test)
 
 
 def _paired(a: Sequence[Scores], b: Sequence[Scores], metric: str, one_test: bool) -> dict[str, Interval | PairedTest]:
-    """Row a less row b, both in the order of their seeds."""
+    """Row a minus row b, both in the order of their seeds."""
     found: dict[str, Interval | PairedTest] = {}
     if one_test:
         means = [torch.tensor([r["values"][metric] for r in row]).mean(0).numpy() for row in (a, b)]
@@ -187,7 +189,7 @@ def _paired(a: Sequence[Scores], b: Sequence[Scores], metric: str, one_test: boo
 
 
 def _told(found: dict[str, Interval | PairedTest]) -> str:
-    """Intervals and what they are over."""
+    """Intervals as text, with what they are over."""
     return "; ".join(f"{interval} {over}" for over, interval in found.items())
 
 
@@ -206,13 +208,13 @@ def _row(name: str, kind: str, results: Sequence[Scores], one_test: bool) -> Tab
 
 
 def _ends(interval: Interval) -> list[float] | None:
-    """Low and high; ``None`` where one seed gives no interval."""
+    """Low and high; ``None`` with one seed, which gives no interval."""
     ends = [interval.low, interval.high]
     return ends if all(map(math.isfinite, ends)) else None
 
 
 def half_widths(row: TableRow, metric: str) -> list[float]:
-    """Half-widths of the intervals there are."""
+    """Half-widths of the row's intervals."""
     return [(ends[1] - ends[0]) / 2 for ends in row["interval"][metric].values() if ends is not None]
 
 
@@ -227,10 +229,10 @@ def as_text(tables: Sequence[Table]) -> str:
     """All tables as text.
 
     Args:
-        tables: of :func:`make_table`.
+        tables: tables of :func:`make_table`.
 
     Returns:
-        A heading, a line a row, and what is compared and to be noted, for each table.
+        For each table a heading, one line per row, comparisons and notes.
 
     Example:
         >>> mean = {metric: 0.5 for metric in columns((0.5,))}
@@ -261,7 +263,7 @@ def as_text(tables: Sequence[Table]) -> str:
 
 
 def notes_of(table: Table) -> list[str]:
-    """What a reader has to know beside the numbers, a line each."""
+    """Notes below the table, one line each."""
     lines = []
     if HEADLINE in table["no_gap"]:
         why = f"the interval of {CEILING} less {SOURCE_ONLY} must lie above 0, got {table['no_gap'][HEADLINE]}"
@@ -274,7 +276,7 @@ def notes_of(table: Table) -> list[str]:
 
 
 def _beaten_by(row: TableRow, rows: Sequence[TableRow]) -> list[str]:
-    """A note for each kind of untrained row whose best a trained row does not beat."""
+    """A note for each kind of untrained row with a best score that a trained row does not exceed."""
     kinds = {
         "blind": [other["mean"] for other in rows if other["kind"] == "blind"],
         "closed-form": [other["mean"] for other in rows if other["row"] in UNSUPERVISED and row["row"] == FULL],
@@ -288,14 +290,14 @@ def _beaten_by(row: TableRow, rows: Sequence[TableRow]) -> list[str]:
 
 
 def plot_tables(tables: Sequence[Table], path: Path) -> None:
-    """A bar a row, one panel a problem, with intervals (needs matplotlib).
+    """Bar chart with one bar per row and one panel per problem, with intervals (needs matplotlib).
 
     Args:
-        tables: of :func:`make_table`.
+        tables: tables of :func:`make_table`.
         path: a .png file to write.
 
     Returns:
-        Nothing; the file is there, whole.
+        ``None``; the file is written atomically.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -319,7 +321,7 @@ def plot_tables(tables: Sequence[Table], path: Path) -> None:
         rows = each["rows"][::-1]
         means = [100 * r["mean"][HEADLINE] for r in rows]
         halves = [100 * max(half_widths(r, HEADLINE), default=0.0) for r in rows]
-        # two seeds can have an interval of several hundred points: a whisker ends where shares do
+        # an interval over two seeds can be several hundred points wide: clip whiskers to [0, 1]
         whiskers = [[min(m, h) for m, h in zip(means, halves)], [min(100 - m, h) for m, h in zip(means, halves)]]
         ends = [mean + right for mean, right in zip(means, whiskers[1])]
         tints = ["#e08a2e" if r["row"] == FULL else colours[r["kind"]] for r in rows]
