@@ -17,7 +17,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def data_root() -> Path:
-    """The folder of real data sets: ``$MMDA_DATA``, else ``../shared/data`` beside the checkout."""
+    """The folder of real data sets: ``$MMDA_DATA``, else ``../shared/data`` next to the checkout."""
     root = Path(os.environ.get("MMDA_DATA", ROOT.parent / "shared" / "data"))
     if not root.is_dir():
         pytest.skip(f"real data not found at {root}; set MMDA_DATA to run this test")

@@ -75,7 +75,9 @@ def test_predictions_are_scored_by_query(tmp_path: Path, capsys: pytest.CaptureF
 def test_checks_and_shifts(tmp_path: Path) -> None:
     row = {"qid": 0, "query": "a dog", "duration": 10.0, "vid": "v", "relevant_windows": [[2.0, 6.0]]}
     (tmp_path / "notes.jsonl").write_text(json.dumps(row))
-    assert mmda("check", "--annotations", "notes.jsonl", cwd=tmp_path).endswith("ready for training\n")
+    assert mmda("check", "--annotations", "notes.jsonl", cwd=tmp_path).endswith(
+        "no fault found; not looked at without --video and --query or --glove\n"
+    )
     for name in ("a", "b"):
         np.save(tmp_path / f"{name}.npy", np.random.default_rng(0).standard_normal((30, 3)))
     assert "MMD^2" in mmda("shift", "a.npy", "b.npy", "--permutations", "10", cwd=tmp_path)
@@ -103,7 +105,8 @@ def test_what_is_no_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_evaluate_prints_the_public_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """AP by hand: the first span's IoU with its window is 0.75, right at six of the ten thresholds; HIT@1: clip 1."""
+    """AP computed manually: the first span's IoU with its window is 0.75, right at six of the ten thresholds; HIT@1:
+    clip 1."""
     row = {"qid": 7, "query": "a dog", "vid": "v", "duration": 8.0, "relevant_windows": [[0.0, 4.0]]}
     truth = tmp_path / "truth.jsonl"
     scores = {"relevant_clip_ids": [0, 1], "saliency_scores": [[1, 1, 1], [4, 4, 0]]}

@@ -149,7 +149,7 @@ def test_nan_and_infinity_are_not_lost(instructions: str) -> None:
 
 
 def test_far_apart_and_equal_rows(instructions: str) -> None:
-    """Powers below the smallest number are zero, not garbage; equal rows have similarity one and slope zero."""
+    """Powers that underflow are zero; equal rows have similarity one and gradient zero."""
     x = torch.tensor([[0.0], [1e2], [2e2], [2e2]]).repeat(5, 1).requires_grad_()
     y = torch.tensor([[5e1], [1e2]]).repeat(9, 1).requires_grad_()
     found = mmd_loss(x, y, kernel=Gaussian(1.0), block_size=7)
@@ -159,7 +159,7 @@ def test_far_apart_and_equal_rows(instructions: str) -> None:
 
 
 def test_logits_far_apart(instructions: str) -> None:
-    """Logits of 1e5 either way: the loss is their difference, the slopes are those of the largest alone."""
+    """Logits of +-1e5: the loss is their difference, and only the largest has a gradient."""
     a = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]).repeat(100, 1)[:256].requires_grad_()
     b = a.detach().flip(0).clone().requires_grad_()
     for block in (None, 100):
@@ -171,7 +171,7 @@ def test_logits_far_apart(instructions: str) -> None:
 
 
 def test_rows_that_lie_otherwise_in_memory() -> None:
-    """Transposed, strided and expanded rows, parameters, and float64 beside float32."""
+    """Transposed, strided and expanded rows, parameters, and mixed float64 and float32."""
     wide = rows(40, 30, torch.float32)
     others = rows(40, 15, torch.float32, seed=1)
     for x in (wide[:, ::2], wide[:, :15], wide.T[:15].T, wide[:1, :15].expand(40, 15), torch.nn.Parameter(others * 2)):

@@ -94,7 +94,7 @@ def ids(rank: int) -> Tensor:
 
 
 def gathered(name: str) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """The batch of both ranks, by hand."""
+    """The batch of both ranks, concatenated."""
     parts = [inputs(name, rank) for rank in range(WORLD)]
     if name == "mmd weights and masks":
         longest = max(part[0].shape[1] for part in parts)

@@ -1,4 +1,4 @@
-"""The sweep over logits with counts and masks of pairs: the numbers of the dense formulas, and of the papers' loops."""
+"""The tiled logit losses with weights and pair masks equal the dense formulas and loops from the papers."""
 
 from __future__ import annotations
 
@@ -99,7 +99,8 @@ SETTINGS = itertools.cycle(((True, 0.5, True), (False, 0.004, True), (False, 0.7
 @pytest.mark.parametrize("form", ["", "n", "sn", "p", "pn", "sp", "spn", "w", "wn", "pw", "pwn"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_combination(kind: str, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counts of either side, masks of pairs, equal sizes or not, logits small and large, tiles kept or made twice."""
+    """Weights of both inputs, pair masks, equal and unequal sizes, small and large logits, tiles stored or
+    recomputed."""
     if "w" in form and kind not in ("info_nce", "symmetric"):
         pytest.skip("no weights of positives here")
     sizes = [(8, 8)] + ([(7, 11), (9, 4)] if "p" in form or "w" in form else [])
@@ -130,7 +131,7 @@ def drawn(n: int = 9) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
 
 
 def repeated(x: Tensor, y: Tensor, known: dict[str, Tensor]) -> tuple[Any, Any, dict[str, Any]]:
-    """The same problem without counts: rows, and rows and columns of masks, as often as they count."""
+    """The same problem without weights: rows, and rows and columns of masks, are repeated instead."""
     count = known["weight"]
     masks = {
         name: known[name].repeat_interleave(count, 0).repeat_interleave(count, 1).numpy()
@@ -231,7 +232,7 @@ def test_second_derivatives_and_learned_counts() -> None:
 
 
 def test_no_matrix_of_pairs_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Masks are read tile by tile: nothing of the size of the matrix is made beside them."""
+    """Masks are read tile by tile, without temporaries of the size of the matrix."""
     monkeypatch.setattr(tiles, "KEEP_BYTES", 0)
     monkeypatch.setattr("mmda._engine.logit_loops.CPU_BLOCK", 256)
     monkeypatch.setattr("mmda._engine.nt_xent_sweep.BLOCK", 256)

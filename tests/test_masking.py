@@ -170,7 +170,7 @@ def test_padding_becomes_zero(filler: float) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_many_numbers_on_padding_become_zero_too(dtype: torch.dtype) -> None:
-    """By bits and not by a choice; slopes that are NaN on padding are zeros as well, at any order."""
+    """Masking by bits instead of selection; NaN gradients of padding become zero, at any order."""
     x = torch.randn(40, 2000, generator=torch.Generator().manual_seed(0)).to(dtype)
     mask = torch.arange(40) % 3 != 1
     filled = x.masked_fill(~mask.unsqueeze(1), math.nan).requires_grad_()
@@ -187,7 +187,7 @@ def test_many_numbers_on_padding_become_zero_too(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("scale", [1.0, 1e-30, 1e25, 1e-13])
 def test_unit_rows_and_their_slopes_at_any_scale(scale: float) -> None:
-    """A zero row stays and hands its slope on; rows of every length are unit rows, their slopes across them."""
+    """A zero row stays zero and passes its gradient; rows of any length become unit rows with orthogonal gradients."""
     x = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(0))
     x[0, 1] = 0
     x[1, 2] *= scale

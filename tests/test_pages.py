@@ -1,4 +1,4 @@
-"""Each fault that the look over the built pages knows is seen, and a sound page has none."""
+"""The check of the built pages detects each known fault, and reports none on a valid page."""
 
 from __future__ import annotations
 

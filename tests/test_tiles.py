@@ -1,4 +1,4 @@
-"""The tiled paths: equal to the dense formulas in value and every derivative, whatever asks for them.
+"""The tiled paths equal the dense formulas in value and all derivatives.
 
 The dense formulas are held to independent references in the tests of the losses; here they are the oracle, in float64,
 for tiles small enough that several are needed.
@@ -274,7 +274,7 @@ class Mine(Gaussian):
 
 
 class Learned(torch.nn.Module):
-    """A kernel with a parameter beside the bandwidth."""
+    """A kernel with a parameter in addition to the bandwidth."""
 
     at_zero = 1.0
 
@@ -430,7 +430,7 @@ DEPENDENT: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("second", DEPENDENT)
 @pytest.mark.parametrize("name", CASES)
 def test_gradient_with_a_graph_where_one_side_depends_on_the_other(name: str, second: str, compiled: bool) -> None:
-    """Each path from an input to the loss counts once, whoever asks for the gradient."""
+    """Each path from an input to the loss contributes once to the gradient, for any way to compute it."""
     z, tau = pairs()[0], torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
 
     def loss(z: Tensor, tau: Tensor) -> Tensor:
@@ -601,6 +601,25 @@ def test_the_space_of_the_last_sweep() -> None:
     with ThreadPoolExecutor(4) as pool:
         for found, rows in zip(pool.map(loss, many), many):
             assert_same(found, dense("symmetric", rows, rows.flip(1), None).expand(8), 1e-12)
+
+
+class _OwnFormula(Gaussian):
+    def evaluate(self, squared: Tensor, bandwidth: Tensor) -> Tensor:
+        return torch.exp(-squared / (2 * bandwidth**2))
+
+
+def test_own_kernel_keeps_the_digits_of_near_pairs() -> None:
+    """Rows in tight groups far apart: products of float32 know nothing of the distances within a group."""
+    generator = torch.Generator().manual_seed(0)
+    groups = 30 * torch.randn(8, 16, generator=generator)
+    x, y = (groups.repeat(k, 1) + 0.01 * torch.randn(8 * k, 16, generator=generator) for k in (40, 35))
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        rows = x.to(dtype).requires_grad_()
+        value = mmd_loss(rows, y.to(dtype), kernel=_OwnFormula(0.05), block_size=100)
+        found.append((value.detach().double(), torch.autograd.grad(value, rows)[0].double()))
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-5, atol=0)
+    assert (found[0][1] - found[1][1]).norm() < 1e-5 * found[1][1].norm()
 
 
 def test_block_size_is_checked() -> None:

@@ -149,7 +149,7 @@ def test_ties_are_those_of_the_enumeration(setting: str, kernel: Kernel, estimat
 
 
 def test_far_rows_break_no_ties() -> None:
-    """Two far rows beside zeros and ones, both in the large sample: the ties of the others stay."""
+    """Zeros and ones with two outliers, both in the large sample: other rows stay tied."""
     x = torch.cat([torch.zeros(200, 2), torch.ones(20, 2), torch.tensor([[1e7, 0.0], [3e6, -4e6]])]).double()
     values = np.unique(x.numpy(), axis=0)
     gram = ONE.evaluate(torch.cdist(*(torch.from_numpy(values),) * 2).square(), torch.tensor(1.0)).numpy()

@@ -1,7 +1,8 @@
-"""Sums over all pairs of rows, a tile at a time: kernel values and logits, with their gradients, in memory O(n d).
+"""Sums over all pairs of rows, tile by tile: kernel values and logits, with their gradients, in O(n d) memory.
 
-The contrastive losses are dense formulas (``*_formula.py``). Here each gets the pass that computes the same numbers
-faster, and the passes use the compiled loops in addition to PyTorch's operations.
+The contrastive losses are dense formulas (``*_formula.py``). This module registers for each a tiled implementation with
+the same value that is faster, and the compiled loops that it uses. In this package a *sweep* is one pass over all
+tiles, and *slopes* are the derivatives of the summed function at the entries of a tile.
 """
 
 from mmda._engine import info_nce_sweep, logit_loops, native_logits, nt_xent_sweep, sigmoid_sweep

@@ -31,10 +31,10 @@ class Ring:
 
     Args:
         group: the ranks.
-        sides: rows of this rank, of one or two kinds.
+        sides: rows of this rank, of one or two inputs.
 
     Attributes:
-        counts: rows of each kind on each rank.
+        counts: number of rows of each input on each rank.
         sent: bytes sent by this rank.
     """
 
@@ -103,7 +103,7 @@ def ring_bandwidth(kernel: Kernel, ring: Ring, z: Tensor) -> tuple[Tensor, Tenso
         width = (2 * squares / (count - 1).clamp(min=1)).sqrt()
         return torch.where(width > 0, width, torch.ones_like(width)).to(z.dtype), centre.to(z.dtype)
     if isinstance(named, str):
-        rule = "have a number or 'mean' as bandwidth for a ring, where no rank has the rows of all"
+        rule = "have a number or 'mean' as bandwidth for a ring, since no rank has all rows"
         fail("DistributedLoss", "loss", rule, repr(named))
     if isinstance(named, Tensor) and named.requires_grad:
         fail("DistributedLoss", "loss", "have a bandwidth without a gradient for a ring", "one with a gradient")

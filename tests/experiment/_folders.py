@@ -89,7 +89,7 @@ def job_files(folder: Path) -> set[str]:
 
 
 def publish(folder: Path, seed: int, splits: dict[str, int]) -> None:
-    """Annotations as ActivityNet Captions has them, a file a split, with features beside."""
+    """Annotations in the format of ActivityNet Captions, one file per split, with features."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     videos, queries = {}, {}

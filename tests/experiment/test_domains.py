@@ -171,7 +171,7 @@ def test_every_split_of_few_videos_holds_one(tmp_path: Path, videos: int, sizes:
 
 
 def test_a_domain_of_few_videos_is_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Six videos: every row, no warning; two are too few to split, and that is told."""
+    """Six videos: every row, no warning; two are too few to split, with an error."""
     arguments = [*folders(tmp_path, videos=6), "--workers", "1", "--output", str(tmp_path / "out")]
     assert run(arguments) == 0
     rows = {row["row"] for row in json.loads((tmp_path / "out" / "table.json").read_text())["tables"][0]["rows"]}

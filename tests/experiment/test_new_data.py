@@ -91,7 +91,7 @@ def test_lengths_are_given_as_to_check(tmp_path: Path, capsys: pytest.CaptureFix
     lengths = charades(tmp_path / "a", 0)
     publish(tmp_path / "b", 1, {"train": 12, "test": 4})
     command = ["--source", str(tmp_path / "a"), "--target", str(tmp_path / "b"), "--smoke", "--rows", "source-only"]
-    assert "have its videos' lengths beside it" in refused(capsys, *command, "--output", str(tmp_path / "none"))
+    assert "have its videos' durations next to it" in refused(capsys, *command, "--output", str(tmp_path / "none"))
     assert run([*command, "--output", str(tmp_path / "out"), "--durations", str(lengths)]) == 0
     capsys.readouterr()
     notes = str(tmp_path / "a" / "charades_sta_train.txt")

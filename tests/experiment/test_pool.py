@@ -121,7 +121,7 @@ def test_a_killed_worker_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("workers", "rows"), [("1", ["source-only"]), ("2", ["source-only", "full: "])])
 def test_a_run_that_was_terminated_goes_on_to_the_same_numbers(tmp_path: Path, workers: str, rows: list[str]) -> None:
-    """SIGTERM finishes the step, saves it and ends; --resume gives the table of a run that nobody stopped."""
+    """On SIGTERM the step is finished and saved; --resume gives the table of an uninterrupted run."""
     options = ["--smoke", "--rows", *rows, "--epochs", "30", "--workers", workers]
     with started(tmp_path / "a", *options, "--save-steps", "5") as process:
         wait_for(lambda: list((tmp_path / "a" / "runs").glob("*.pt")))

@@ -1,4 +1,4 @@
-"""What cannot be done is told in one line, and leaves nothing behind."""
+"""Unusable input gives a one-line error and leaves no files."""
 
 from __future__ import annotations
 

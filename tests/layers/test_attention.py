@@ -60,7 +60,7 @@ def test_temperature_from_the_best_frame_to_the_mean() -> None:
 
 
 def test_detached_weights_are_constants_of_the_gradient() -> None:
-    """With the weights held fixed, pooled = sum of a_t f_t / |f_t|, whose slope loops can give; queries get none."""
+    """With fixed weights, pooled = sum of a_t f_t / |f_t|, whose gradient is computed in loops; queries get none."""
     videos = draw_videos((3,), d=2)
     frames, queries, _ = videos.padded()
     frames.requires_grad_(), queries.requires_grad_()

@@ -11,7 +11,7 @@ from mmda.losses import MultiDomainAdversarialLoss, domain_adversarial_loss
 
 
 def test_is_the_perceptron_it_says() -> None:
-    """Against the weights multiplied out by hand."""
+    """Compared with explicit products of the weights."""
     net = DomainDiscriminator(5, hidden=[7, 4]).double()
     x = torch.randn(6, 5, dtype=torch.float64)
     first, second, last = (m for m in net.modules() if isinstance(m, nn.Linear))

@@ -1,4 +1,4 @@
-"""A memory bank against a list by hand."""
+"""A memory bank compared with a plain list."""
 
 from __future__ import annotations
 

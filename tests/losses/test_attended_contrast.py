@@ -64,7 +64,8 @@ def test_against_loops_whatever_padding_holds(lengths, seed, setting, filler) ->
 @settings(max_examples=25, deadline=None)
 @given(counts=st.lists(st.integers(0, 3), min_size=4, max_size=4).filter(any), setting=st.sampled_from(SETTINGS))
 def test_weights_are_counts(counts, setting) -> None:
-    """A pair that counts twice is given twice, its twin no negative of it; one that counts 0 is nobody's negative."""
+    """A pair of weight 2 equals two copies that are not negatives of each other; one of weight 0 is never a
+    negative."""
     videos = draw_videos()
     allowed = np.random.default_rng(1).random((4, 4)) < 0.7
     frames, queries, mask = videos.padded()

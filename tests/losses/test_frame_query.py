@@ -58,7 +58,7 @@ def test_least_value_is_log_of_the_moments_length() -> None:
 
 
 def test_equal_frames_in_closed_form() -> None:
-    """All scores alike: -log 1/5, whatever the moment and the temperature."""
+    """Equal scores: -log 1/5 for any moment and temperature."""
     frames = torch.ones(1, 5, 3)
     for inside in ([True, False, False, False, False], [True, True, False, True, False]):
         value = frame_query_loss(frames, torch.randn(1, 3), torch.tensor([inside]))

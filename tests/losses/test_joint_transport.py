@@ -29,7 +29,7 @@ def test_equals_sinkhorn_steps(settings: tuple[float, float, float]) -> None:
 
 
 def test_labels_decide_where_features_cannot() -> None:
-    """All features alike: the target's predictions are pulled to the source's share of labels."""
+    """Equal features: the target's predictions are pulled to the label frequencies of the source."""
     logits = torch.zeros(4, 2, requires_grad=True)
     rows = torch.zeros(4, 2)
     joint_transport_loss(rows, rows, torch.tensor([0, 0, 0, 1]), logits).backward()

@@ -1,4 +1,4 @@
-"""Several domains against the discrepancy of the rows picked by hand."""
+"""Several domains, compared with the discrepancies of selected rows."""
 
 from __future__ import annotations
 

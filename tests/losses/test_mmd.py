@@ -272,7 +272,8 @@ def test_constant_batches(kernel, estimator) -> None:
 
 
 def test_equal_samples() -> None:
-    """The biased value is 0 at its minimum, so is its slope; the unbiased one is 2 (U_xx - V_xx) = 2 (U_xx - 1) / n."""
+    """The biased value is 0 at its minimum, and so is its gradient; the unbiased one is 2 (U_xx - V_xx) = 2 (U_xx - 1)
+    / n."""
     x, _ = unequal_sample()
     x.requires_grad_()
     value = mmd_loss(x, x.detach().clone(), kernel=SINGLE)

@@ -1,4 +1,4 @@
-"""Unbiased estimators on a side where masks or weights leave no pair: a zero with a graph."""
+"""Unbiased estimators with no pair left by masks or weights give a zero with a graph."""
 
 from __future__ import annotations
 

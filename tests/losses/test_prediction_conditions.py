@@ -1,4 +1,4 @@
-"""Losses on predictions and features under the conditions people train in: masks, weights, dtypes, transforms."""
+"""Losses on predictions and features under training conditions: masks, weights, dtypes, transforms."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ def test_partial_and_open_set_weights() -> None:
 
 
 def test_kernel_mean_matching_meets_the_conditions_of_the_minimum() -> None:
-    """At the minimum the slope is equal where weights are free, larger at 0, smaller at the bound."""
+    """At the minimum the gradient is equal for free weights, larger at 0, smaller at the bound."""
     x = torch.from_numpy(RNG.standard_normal((15, 2)))
     y = torch.from_numpy(0.6 * RNG.standard_normal((20, 2)) + 0.7)
     kernel = Gaussian(1.0, scales=(1.0,))

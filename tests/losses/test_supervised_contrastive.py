@@ -43,7 +43,7 @@ def test_a_repeated_row_is_a_weight_of_two() -> None:
 
 @pytest.mark.parametrize("watched", [False, True])
 def test_tiles_give_the_formula_in_little_memory(watched: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Large batches: value and gradient, with counts of 0 to 3, and no matrix of logits beside its tiles.
+    """Large batches: value and gradient, with weights of 0 to 3, and no logit matrix larger than a tile.
 
     What watches takes PyTorch's operations, in the place of the compiled loops.
     """

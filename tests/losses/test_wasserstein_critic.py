@@ -1,4 +1,4 @@
-"""Wasserstein critic: its number by hand, where its gradients go, masks, and what a trained one sees."""
+"""Wasserstein critic: value, gradients, masks, and the distance found by a trained critic."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def critic(width: int = 3) -> nn.Module:
 
 
 def by_hand(net: nn.Module, x: torch.Tensor, y: torch.Tensor, mixing: torch.Tensor, penalty: float) -> float:
-    """Row by row, the slope by the chain rule of the two layers."""
+    """Row by row, with the gradient by the chain rule of the two layers."""
     first, last = net[0], net[2]
     points = [*x, *y, *(a * x[i % len(x)] + (1 - a) * y[i % len(y)] for i, a in enumerate(mixing))]
     slopes = [(last.weight[0] * (1 - torch.tanh(first(p)) ** 2)) @ first.weight for p in points]

@@ -359,7 +359,7 @@ def test_float16_scales_its_loss_and_goes_on_with_the_same_scale(draw: Simulatio
 
 
 def test_tensorboard_has_every_number_of_a_step(tmp_path: Path) -> None:
-    """Run where the package is installed; no extra asks for it."""
+    """Run if the package is installed; no extra requires it."""
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

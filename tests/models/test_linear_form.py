@@ -375,7 +375,7 @@ def test_a_source_of_strangers_counts_little(splits: tuple[ResidentSplit, Reside
 
 
 def test_few_pairs_weigh_no_map_of_their_own(splits: tuple[ResidentSplit, ResidentSplit]) -> None:
-    """Below 8 videos the maps that know moments count alike; up to 32 the weights are drawn to that in proportion."""
+    """Below 8 videos the maps fitted with moments have equal weights; up to 32 the weights are shrunk towards that."""
     source, pairs = splits[0], splits[1].without_moments()
 
     def shares(videos: int, **change: Any) -> Tensor:

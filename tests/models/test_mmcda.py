@@ -344,7 +344,7 @@ def test_a_shared_space_starts_at_the_plain_cosine(draw: Simulation) -> None:
 
 @pytest.mark.parametrize("average", [0.0, 0.9])
 def test_a_resumed_run_is_the_run(draw: Simulation, tmp_path: Path, average: float) -> None:
-    """Stopped at a milestone and gone on with: bit for bit the weights of the uninterrupted run, dropout included."""
+    """Stopped at a milestone and resumed: bitwise the weights of the uninterrupted run, dropout included."""
     config = TrainingConfig(steps=8, evaluations=2, warmup=1, average=average)
 
     class Stop(Exception):

@@ -56,7 +56,7 @@ def linear(k: Similarity, x: Array, y: Array) -> float:
 
 
 def gaussian_gradient(x: Array, y: Array, sigma: float) -> tuple[Array, Array]:
-    """Derivative of :func:`biased` by each row: the slope of the Gaussian k(a, b) at a is -k (a - b) / sigma^2."""
+    """Gradient of :func:`biased` for each row: that of the Gaussian k(a, b) at a is -k (a - b) / sigma^2."""
     k, n, m = gaussian(sigma), len(x), len(y)
 
     def slope(a: Array, b: Array) -> Array:

@@ -1,4 +1,4 @@
-"""The losses on frames, queries and moments by loops in float64: no padding, no masks, every row written out.
+"""The losses on frames, queries and moments in float64 loops, without padding and masks.
 
 Videos are a list of (frames, features) arrays of their own lengths. A pair that counts twice is given twice, and what
 may serve as a negative is a matrix that says so.

@@ -1,4 +1,4 @@
-"""Wasserstein critic with gradient penalty (WDGRL) for the critic f(x) = tanh(w . x), whose slope is known."""
+"""Wasserstein critic with gradient penalty (WDGRL) for the critic f(x) = tanh(w . x), whose gradient is known."""
 
 from __future__ import annotations
 

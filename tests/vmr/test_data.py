@@ -147,7 +147,7 @@ class TestJoin:
 
 
 class TestFaultsOfTime:
-    """Clips, lengths and moments that contradict one another are told, not trained on."""
+    """Contradictory clips, durations and moments raise errors."""
 
     @staticmethod
     def joined(rows: dict[str, int], durations: dict[str, float], seconds: float | None, **options: Any) -> VMRDataset:

@@ -1,4 +1,4 @@
-"""Files that nobody means well with, or that were saved by mistake: one line of the library's own, no hang, no bomb."""
+"""Malicious or mistakenly saved files give a one-line error, without hanging or exhausting memory."""
 
 from __future__ import annotations
 

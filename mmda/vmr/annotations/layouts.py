@@ -61,7 +61,7 @@ def _charades_durations(file: Path, given: str | Path | Mapping[str, float] | No
         word = _split_word(file).rstrip("_")
         beside = file.parent / f"Charades_v1_{word}.csv"
         if not beside.is_file():
-            rule = f"have its videos' lengths beside it ({beside.name}) or in `durations`"
+            rule = f"have its videos' durations next to it ({beside.name}) or in `durations`"
             raise VMRDataError(file, None, rule, "neither")
         given = beside
     table = Path(given)

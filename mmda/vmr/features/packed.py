@@ -51,7 +51,7 @@ class MappedStore(IndexedStore):
             index = _read_index(index_file)
             ids, offsets = [str(id) for id in index["ids"]], index["offsets"]
             if not all(type(offset) is int for offset in offsets):
-                raise TypeError("offsets that are no whole numbers")
+                raise TypeError("offsets that are not integers")
             clip_seconds = None if index["clip_seconds"] is None else float(index["clip_seconds"])
             shape = tuple(index["shape"])
             self._offsets = np.asarray(offsets, dtype=np.int64)

@@ -268,7 +268,7 @@ def splits_name(place: Place, known: list[str]) -> str:
     found = [name for name in known if name == place.name]
     found = found or [name for name in known if name.startswith(place.name) or place.name.startswith(name)]
     if len(found) != 1:
-        rule = f"name the data set {place.name!r}, or one alone that begins so"
+        rule = f"name the data set {place.name!r}, or exactly one with that prefix"
         raise VMRDataError(place.splits or "", None, rule, ", ".join(found or known) or "none")
     return found[0]
 
