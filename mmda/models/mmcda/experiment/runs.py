@@ -147,8 +147,8 @@ def shuffled(split: Pairs, seed: int) -> Pairs:
 def pooling_of(modules: Sequence[str]) -> Pooling:
     """Frame pooling of a pair in a linear form.
 
-    (ii) alone uses the mean of all frames; (iii) alone the best frames, as in multiple-instance learning; both together
-    all frames, weighted by their similarity to the query.
+    (ii) without (iii) uses the mean of all frames; (iii) without (ii) the best frames, as in multiple-instance
+    learning; both together all frames, weighted by their similarity to the query.
     """
     if "specific" not in modules and "cross_modal" in modules:
         return "mean"
