@@ -101,7 +101,9 @@ def runs_of(name: str) -> dict[str, list[dict[str, Any]]]:
     path = ROOT / "benchmarks" / "results" / name
     found: dict[str, list[dict[str, Any]]] = {}
     if path.exists():
-        for run in json.loads(path.read_text(encoding="utf-8"))["runs"]:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        for each in held["runs"]:
+            run = dict(zip(held["columns"], each)) if "columns" in held else each
             found.setdefault(run.get("adapter", run.get("row")), []).append(run)
     return found
 
@@ -112,9 +114,13 @@ def weights_and_gains(runs: Mapping[str, Sequence[Mapping[str, Any]]], row: str 
     transfers = dict.fromkeys(transfer(run) for run in runs.get(row or "", []) if run.get("kind", "digits") in kinds)
     for each in transfers:
         mine = [run for run in runs[row or ""] if transfer(run) == each]
+        if not any(run["seed"] == 0 for run in mine):
+            continue
         weight = max((run for run in mine if run["seed"] == 0), key=lambda run: run["score"])["weight"]
         alone = {run["seed"]: run["accuracy"] for run in runs["source-only"] if transfer(run) == each}
         chosen = [run for run in mine if run["weight"] == weight and run["seed"] in alone]
+        if not chosen:
+            continue
         gains.append(statistics.mean(100 * (run["accuracy"] - alone[run["seed"]]) for run in chosen))
         weights.add(weight)
     if not gains:
