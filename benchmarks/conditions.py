@@ -385,7 +385,7 @@ def measure(trees: dict[str, Path], rounds: int, seconds: float) -> dict[str, An
 
 
 def processor() -> str:
-    """As the system names it."""
+    """Name of the processor."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     found = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

@@ -58,7 +58,7 @@ DIRECTIONS = ("N to Q", "C to Q", "Q to C", "N to C", "Q to N", "C to N")
 FOLDS = 3
 #: Number of target videos for fitting; None: all videos of the fold.
 SIZES = (0, 50, 200, None)
-#: Where everything is small: videos of the target and the source, known moments, queries asked.
+#: Sizes of the small setting: target and source videos, source moments, test queries.
 FEW, FEW_SOURCE, FEW_KNOWN, FEW_ASKED = (5, 10, 20, 40), 80, 300, 250
 #: Names of the committed tables of a direction, which contain the gains of the modules.
 TABLES = ROOT / "benchmarks" / "results"
@@ -144,7 +144,7 @@ def efficiency(root: Path, direction: str, done: Sequence[Record] = ()) -> Itera
 
 
 def few(root: Path, direction: str, done: Sequence[Record] = ()) -> Iterator[Record]:
-    """The same where everything is small: some 80 videos of the source, 5 to 40 of the target, 250 queries asked."""
+    """As :func:`efficiency` with small data: about 80 source videos, 5 to 40 target videos, 250 test queries."""
     source, target = domains(root, direction)
     known = some(of_videos(labelled(source), source, lambda at: at < FEW_SOURCE), FEW_KNOWN)
     yield from by_size(source, target, known, direction, FEW, done, asked=FEW_ASKED)

@@ -172,7 +172,7 @@ def _near_correction(raw: Tensor, bound: Tensor, a: Tensor, b: Tensor, near: flo
 
 @torch.library.custom_op("mmda::near_correction", mutates_args=())
 def near_correction(raw: Tensor, bound: Tensor, a: Tensor, b: Tensor, near: float, same: bool) -> Tensor:
-    """The same as one operator for compiled graphs and function transforms; always a tensor."""
+    """:func:`_near_correction` as one operator for compiled graphs and function transforms; always a tensor."""
     found = _near_correction(raw, bound, a, b, near, same)
     return torch.zeros_like(raw) if found is None else found
 
@@ -206,7 +206,7 @@ def safe_sqrt(squared: Tensor) -> Tensor:
 
 
 def safe_power(squared: Tensor, exponent: float) -> Tensor:
-    """The same for other powers."""
+    """Power of squared distances with zero gradient at zero."""
     nothing = squared <= 0
     base = torch.where(nothing, torch.ones((), dtype=squared.dtype, device=squared.device), squared)
     power = base.sqrt() if exponent == 0.5 else base**exponent
@@ -316,7 +316,7 @@ def _median_distance(x: Tensor, weight: Tensor | None) -> Tensor:
 
 @torch.library.custom_op("mmda::median_distance", mutates_args=())
 def median_distance(x: Tensor, weight: Tensor | None) -> Tensor:
-    """The same as one operator for compiled graphs and function transforms, whatever the number of rows."""
+    """:func:`_median_distance` as one operator for compiled graphs and function transforms, for any number of rows."""
     return _median_distance(x, weight)
 
 
@@ -352,7 +352,7 @@ def _middle(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _middle_of_counts(pairs: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """The same for distances of the pairs i < j, where row i counts as ``weight[i]`` equal rows."""
+    """The middle distances of the pairs i < j, where row i counts as ``weight[i]`` equal rows."""
     upper = torch.triu_indices(weight.shape[0], weight.shape[0], offset=1, device=weight.device)
     ordered, order = pairs.sort()
     # w (w - 1) / 2 pairs at distance zero among the copies of each row

@@ -359,7 +359,7 @@ def select_spans(
     Args:
         spans: candidate spans of each query.
         scores: their scores.
-        top_n: how many to return.
+        top_n: number of spans to return.
         preset: its ``clip``, ``round_to``, ``nms_threshold`` and ``nms_union`` are used.
         mask: True where a candidate exists.
         duration: length of each query's video; a preset with ``clip`` clips boundaries to it first.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import ring
 from benchmarks.__main__ import Row, measure, table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,3 +73,17 @@ def test_the_training_step(tmp_path: Path) -> None:
         whole = sum(sum(part.values()) for part in parts.values())
         assert sum(parts["everything else"].values()) < 0.5 * whole  # the parts are found
     assert "at least 2.2x wanted" in done.stdout
+
+
+def test_rows_that_pass_by_are_counted_as_they_travel() -> None:
+    """The formulas of the ring are those of its schedule, and the committed table is theirs."""
+    content = json.loads(ring.RESULTS.read_text(encoding="utf-8"))["formula"]
+    rows, width = content["rows a rank and side"], content["width"]
+    for row in content["by world size"]:
+        named = {"loss": row["loss"], "ranks": row["ranks"]}
+        assert row == {**named, **ring.formula(row["loss"], row["ranks"], rows, width)}
+    for loss in ring.LOSSES:
+        for ranks in (1, 2, 9, 32):
+            found = ring.simulated(loss, ranks, rows, width)
+            assert found["ring_sent"] == ring.formula(loss, ranks, rows, width)["ring_sent"]
+            assert ranks == 1 or found["ring_held"] == ring.formula(loss, ranks, rows, width)["ring_held"]

@@ -75,7 +75,9 @@ def test_predictions_are_scored_by_query(tmp_path: Path, capsys: pytest.CaptureF
 def test_checks_and_shifts(tmp_path: Path) -> None:
     row = {"qid": 0, "query": "a dog", "duration": 10.0, "vid": "v", "relevant_windows": [[2.0, 6.0]]}
     (tmp_path / "notes.jsonl").write_text(json.dumps(row))
-    assert mmda("check", "--annotations", "notes.jsonl", cwd=tmp_path).endswith("ready for training\n")
+    assert mmda("check", "--annotations", "notes.jsonl", cwd=tmp_path).endswith(
+        "no fault found; not looked at without --video and --query or --glove\n"
+    )
     for name in ("a", "b"):
         np.save(tmp_path / f"{name}.npy", np.random.default_rng(0).standard_normal((30, 3)))
     assert "MMD^2" in mmda("shift", "a.npy", "b.npy", "--permutations", "10", cwd=tmp_path)

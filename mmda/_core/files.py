@@ -53,7 +53,7 @@ def write_file(path: str | Path, content: bytes) -> None:
 
 
 def _written_to(path: Path) -> Path:
-    """Where links lead to; a rename would put a file in the place of the link, or of a device."""
+    """Resolve symbolic links, which a rename would replace, and reject devices and pipes."""
     with suppress(FileNotFoundError):
         _check_regular(path, os.stat(path).st_mode)
     return Path(os.path.realpath(path)) if os.path.islink(path) else path

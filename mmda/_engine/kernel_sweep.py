@@ -84,7 +84,7 @@ class KernelSum(NamedTuple):
 
 
 class OwnKernelSum(NamedTuple):
-    """The same with an arbitrary kernel object, which cannot be passed to a custom operator."""
+    """Settings of the sum with an arbitrary kernel object, which cannot be passed to a custom operator."""
 
     kernel: Kernel
     estimator: str

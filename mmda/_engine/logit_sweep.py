@@ -90,7 +90,7 @@ def contrastive(sweep: ContrastiveSweep, pairs: Pairs, how: Contrast, temperatur
 
 
 class ContrastiveSweep(Sweep[Pairs, Contrast]):
-    """A loss by its dense formula, and by the pass that :mod:`mmda._engine` adds: faster, and in little memory."""
+    """A loss with its dense formula, and the faster tiled implementation that :mod:`mmda._engine` registers."""
 
     #: The loss and its gradients for the compared rows; the same numbers as those of the dense formula.
     make: Callable[[Problem], Made]

@@ -31,10 +31,10 @@ class Ring:
 
     Args:
         group: the ranks.
-        sides: rows of this rank, of one or two kinds.
+        sides: rows of this rank, of one or two inputs.
 
     Attributes:
-        counts: rows of each kind on each rank.
+        counts: number of rows of each input on each rank.
         sent: bytes sent by this rank.
     """
 

@@ -64,7 +64,7 @@ class Side:
 
     @classmethod
     def of(cls, rows: Tensor, count: Tensor | None, wanted: bool) -> Side:
-        """A side with empty accumulators; ``wanted`` tells whether gradients for the rows are needed."""
+        """A side with empty accumulators; ``wanted``: whether gradients for the rows are needed."""
         offset = level = None
         if count is not None:
             offset, level = count.log2(), count.masked_fill(count == 0, 1).log2_()
@@ -130,7 +130,7 @@ class Side:
         return [replace(self, **{name: _part(value, place) for name, value in blocks.items()}) for place in places]
 
 
-#: What the first pass over the tiles reads of a side, and what the second.
+#: Attributes of a side read by the first pass over the tiles, and by the second.
 FIRST = frozenset({"rows", "count", "offset", "total", "pulled", "sums", "found"})
 SECOND = frozenset({"rows", "slopes", "count", "offset", "pull", "partner", "itself", "sums", "found"})
 

@@ -88,7 +88,7 @@ def _of_gram(rows: Tensor, smoothing: float, wanted: bool) -> tuple[Tensor, Tens
 
 
 def _by_newton(rows: Tensor, smoothing: float) -> Tensor:
-    """The same in differentiable operations."""
+    """The value in differentiable operations."""
     n, k = rows.shape
     u, sigma, vh = torch.linalg.svd(zero_undefined(rows.detach()), full_matrices=False)
     turned = (u.transpose(0, 1) @ rows).transpose(0, 1) if n < k else rows @ vh.transpose(0, 1)

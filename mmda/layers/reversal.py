@@ -81,7 +81,7 @@ def gradient_reversal(x: Tensor, strength: float | Tensor = 1.0) -> Tensor:
 
 
 class _Reversal(torch.autograd.Function):
-    """The same in two operations, for ordinary eager reverse mode."""
+    """Gradient reversal in two operations, for ordinary eager reverse mode."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, factor: float | Tensor) -> Tensor:

@@ -46,6 +46,6 @@ class PairLoss(Protocol):
         """One scalar; smaller means better matched.
 
         ``weight`` and ``mask`` (n,) are pair weights and which pairs are valid; ``positive_mask`` and ``negative_mask``
-        (n, n) tell which candidates j are positives, or may be negatives, of anchor i.
+        (n, n) select which candidates j are positives, or may be negatives, of anchor i.
         """
         ...

@@ -91,9 +91,9 @@ class AttendedContrastiveLoss(FramesModule):
     """Module form of :func:`attended_contrastive_loss`, which documents the formula, shapes and errors.
 
     Args:
-        temperature: of the contrastive loss: a number, a scalar tensor (registered as a buffer, or as a parameter if it
-            is one), or a :class:`~mmda.layers.LearnableTemperature`, registered as a submodule.
-        attention_temperature: of the pooling, > 0.
+        temperature: temperature of the contrastive loss: a number, a scalar tensor (registered as a buffer, or as a
+            parameter if it is one), or a :class:`~mmda.layers.LearnableTemperature`, registered as a submodule.
+        attention_temperature: temperature of the pooling, > 0.
 
     Example:
         >>> AttendedContrastiveLoss(temperature=0.2)

@@ -51,8 +51,8 @@ def higher_order_moment_loss(
         target: target features; the number of rows may differ.
         order: p; 1 compares means, 2 second moments about the origin; the paper uses 3 and 4.
         samples: number of entries to draw; ``None`` uses all entries.
-        draws: of the samples: ``"fixed"``, the same ones at every call, or ``"fresh"``, new ones from PyTorch's global
-            generator of the features' device.
+        draws: how to draw the samples: ``"fixed"``, the same ones at every call, or ``"fresh"``, new ones from
+            PyTorch's global generator of the features' device.
         indices: the entries themselves, instead of ``samples``: p feature indices per entry, such as ``torch.randint(d,
             (1000, p), generator=generator)``.
         source_weight, target_weight: row weights: 2 counts a row twice, 0 leaves it out.
@@ -184,7 +184,7 @@ class HigherOrderMomentLoss(DrawnModule):
     evaluation mode they are the same at every call.
 
     Args:
-        order: which moment.
+        order: order of the moment.
         samples: number of entries to take; ``None`` takes all of them.
         draws: ``"fresh"`` as above, or ``"fixed"``: the same samples at every call, in training too.
 

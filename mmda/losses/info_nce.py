@@ -57,8 +57,8 @@ def info_nce_loss(
         normalize: use cosine similarity (rows of length one); False uses plain inner products.
         several: how to combine several positives: ``"mean"`` averages their log-probabilities (all should be likely),
             ``"sum"`` adds their probabilities (any may be likely).
-        weight: pair weights, for the anchor and the candidate alike: 2 counts a pair twice (the copy is a negative,
-            like every other row), 0 leaves it out. With n != m, anchor weights.
+        weight: pair weights, for both anchor and candidate: 2 counts a pair twice (the copy is a negative, like every
+            other row), 0 leaves it out. With n != m, anchor weights.
         mask: bool, True = valid pair. Padding may hold anything. With n != m, of the anchors only.
         candidate_mask: bool, True = valid candidate; defaults to ``mask`` if n = m; required together with ``mask``
             otherwise.

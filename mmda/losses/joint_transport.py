@@ -144,8 +144,8 @@ class JointTransportLoss(LossModule):
     """Module form of :func:`joint_transport_loss` (DeepJDOT), which documents the formula, shapes and errors.
 
     Args:
-        feature_weight: of the squared distance of features.
-        label_weight: of the cross-entropy between label and prediction.
+        feature_weight: weight of the squared distance of features.
+        label_weight: weight of the cross-entropy between label and prediction.
         regularisation: in units of the cost.
         iterations: steps of the solver.
 

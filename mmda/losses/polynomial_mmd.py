@@ -119,8 +119,8 @@ class PolynomialMMDLoss(DiscrepancyModule):
     """Module form of :func:`polynomial_mmd_loss` (KID), which documents the formula, shapes and errors.
 
     Args:
-        degree: of the kernel.
-        scale: of the inner products; None for one over the number of features.
+        degree: degree of the kernel.
+        scale: factor of the inner products; None for one over the number of features.
         offset: added to the scaled inner products.
         estimator: "unbiased" or "biased".
 

@@ -42,8 +42,8 @@ def sigmoid_contrastive_loss(
         temperature: :math:`\tau` > 0, a number or a scalar tensor; the paper's t is its inverse.
         bias: b, a number or a scalar tensor. It compensates for the many negatives at the start of training.
         normalize: use cosine similarity (rows of length one); False uses plain inner products.
-        weight: pair weights, for the anchor and the candidate alike: 2 counts a pair twice (the copy is a negative,
-            like every other row), 0 leaves it out. With n != m, anchor weights.
+        weight: pair weights, for both anchor and candidate: 2 counts a pair twice (the copy is a negative, like every
+            other row), 0 leaves it out. With n != m, anchor weights.
         mask: bool, True = valid pair. Padding may hold anything. With n != m, of the anchors only.
         candidate_mask: bool, True = valid candidate; defaults to ``mask`` if n = m; required together with ``mask``
             otherwise.

@@ -78,7 +78,7 @@ class BatchSpectralPenaltyLoss(DiscrepancyModule):
     """Module form of :func:`batch_spectral_penalty_loss` (BSP), which documents the formula, shapes and errors.
 
     Args:
-        singular_values: how many per domain.
+        singular_values: number of singular values per domain.
 
     Example:
         >>> BatchSpectralPenaltyLoss()

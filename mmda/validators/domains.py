@@ -250,7 +250,7 @@ def deep_embedded_validation_risk(
         validation_features: the model's features of those rows.
         source_features: its features of the source rows it was trained on.
         target_features: its features of target rows.
-        penalty: of the logistic regression; see :func:`density_ratio`.
+        penalty: penalty of the logistic regression; see :func:`density_ratio`.
         control_variate: see :func:`importance_weighted_risk`.
 
     Shape:

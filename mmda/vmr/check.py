@@ -1,6 +1,6 @@
 """``python -m mmda.vmr check | pack``: report problems of a data folder, and pack features for fast reading.
 
-Exit code 0: ready for training. Exit code 2: bad input, with one line on standard error that names file, id and rule;
+Exit code 0: no fault was found. Exit code 2: bad input, with one line on standard error that names file, id and rule;
 no partial files are left.
 """
 
@@ -103,6 +103,10 @@ def _without_stand_ins(report: Report, no_video: bool, no_query: bool) -> Report
     return Report(report.name, facts, report.findings, report.errors)
 
 
+#: With fewer, differences between two rows of a table are mostly chance.
+FEW_VIDEOS = 200
+
+
 def _check(options: argparse.Namespace) -> int:
     notes = read_annotations(options.annotations, options.layout, split=options.split, durations=options.durations)
     video = query = None
@@ -141,7 +145,11 @@ def _check(options: argparse.Namespace) -> int:
         print(f"error: {first} {_more(counts)}", file=sys.stderr)
         return 2
     if not options.json:
-        print("ready for training")
+        unseen = [flag for flag, seen in (("--video", video), ("--query or --glove", query)) if seen is None]
+        videos = len({q.vid for q in notes})
+        if videos < FEW_VIDEOS:
+            print(f"few videos: {videos}; a trained model needs some hundreds a domain, else scores differ by chance")
+        print(f"no fault found; not looked at without {' and '.join(unseen)}" if unseen else "ready for training")
     return 0
 
 
@@ -217,7 +225,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=program,
         description=_DESCRIPTION,
-        epilog="exit code 0: ready for training; 2: bad input, described in one line",
+        epilog="exit code 0: no fault was found; 2: bad input, described in one line",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

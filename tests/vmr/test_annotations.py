@@ -59,7 +59,7 @@ class TestLayouts:
 
     def test_charades_durations_can_be_given(self, tmp_path: Path) -> None:
         file = write(tmp_path / "mine.txt", "AAA 1.0 4.0##sits\n")
-        with pytest.raises(VMRDataError, match=r"mine\.txt: must have its videos' lengths"):
+        with pytest.raises(VMRDataError, match=r"mine\.txt: must have its videos' durations"):
             read_annotations(file)
         as_json = write(tmp_path / "lengths.json", json.dumps({"AAA": {"duration": 3.0}, "BBB": 4}))
         for given in (as_json, {"AAA": 3.0}):

@@ -55,6 +55,11 @@ def test_a_good_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 def test_annotations_alone_and_glove(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "--annotations", str(folder / "val.jsonl")]) == 0
+    alone = capsys.readouterr().out
+    assert alone.endswith("no fault found; not looked at without --video and --query or --glove\n")
+    assert "few videos: 2; a trained model needs some hundreds" in alone
+    assert main(check(folder)) == 0
+    assert capsys.readouterr().out.endswith("no fault found; not looked at without --query or --glove\n")
     assert main(check(folder, "--glove", str(folder / "glove.txt"))) == 0
     assert "unknown_words     2  words have no vector: skipped (runs, cat)" in capsys.readouterr().out
 

@@ -76,9 +76,9 @@ class TestDamage:
     @pytest.mark.parametrize(
         ("offsets", "message"),
         [
-            ([0, 2.5, 4], "no whole numbers"),
-            ([0, "2", 4], "no whole numbers"),
-            ([0, True, 4], "no whole numbers"),
+            ([0, 2.5, 4], "are not integers"),
+            ([0, "2", 4], "are not integers"),
+            ([0, True, 4], "are not integers"),
             ([0, -1, 4], "`offsets` from 0 to its 4 rows that never fall"),
             ([0, 3, 2, 4], "`offsets` from 0 to its 4 rows"),
             ([1, 2, 4], "`offsets` from 0 to its 4 rows"),

@@ -170,7 +170,7 @@ class Corpus:
         return self._padded(similarity), self._padded(self.common), self._mask
 
     def _some(self, query: Tensor, rows: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """The same for some videos, each a slice of its block."""
+        """Similarities for some videos, each a slice of its block."""
         found = [query @ self._frames(row).T for row in rows]
         similarity, known = _stacked(found)
         common, _ = _stacked([self.common[self._clips(row)] for row in rows])

@@ -177,7 +177,7 @@ def fit(
 
 @dataclass(frozen=True)
 class _Between:
-    """What is due between steps."""
+    """Validation, callbacks, logging and saving between steps."""
 
     validate: Callable[[MMCDA], float] | None
     on_step: Callable[[int], None] | None

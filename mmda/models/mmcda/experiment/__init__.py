@@ -10,7 +10,7 @@ from mmda.models.mmcda.experiment.domains import Domain, Draws, Place, Problem, 
 from mmda.models.mmcda.experiment.errors import UnusableError
 from mmda.models.mmcda.experiment.jobs import Job, Plan, plan_jobs
 from mmda.models.mmcda.experiment.pool import train_all
-from mmda.models.mmcda.experiment.questions import find_moments, open_checkpoint
+from mmda.models.mmcda.experiment.questions import Checkpoint, Question, answer, find_moments, open_checkpoint
 from mmda.models.mmcda.experiment.rows import ABLATION, ALIGNMENTS, REAL_ROWS, ROWS, Row, alignment_of
 from mmda.models.mmcda.experiment.runs import Batches, Trained, batches_of, blind_rows, run_job, train_row
 from mmda.models.mmcda.experiment.session import run_table, run_training
@@ -22,17 +22,20 @@ __all__ = [
     "REAL_ROWS",
     "ROWS",
     "Batches",
+    "Checkpoint",
     "Domain",
     "Draws",
     "Job",
     "Place",
     "Plan",
     "Problem",
+    "Question",
     "Row",
     "Table",
     "Trained",
     "UnusableError",
     "alignment_of",
+    "answer",
     "as_text",
     "batches_of",
     "blind_rows",

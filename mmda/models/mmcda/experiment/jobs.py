@@ -249,7 +249,7 @@ def plan_jobs(problem: Problem, plan: Plan, data: Draws | None = None) -> list[J
     Args:
         problem: the two domains.
         plan: the options.
-        data: where the domains are read from.
+        data: loads and caches the domains.
 
     Returns:
         The jobs, seed by seed.

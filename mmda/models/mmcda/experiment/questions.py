@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from mmda._core.files import open_file
 from mmda.models.mmcda.corpus import Found, encode_videos
 from mmda.models.mmcda.experiment.domains import (
+    Domain,
     Draws,
     Place,
     Problem,
@@ -60,6 +62,11 @@ class Checkpoint:
         model: in ``eval()`` mode.
         problem: the two domains.
         seed: seed of a simulated world.
+
+    Example:
+        >>> from torch import nn
+        >>> Checkpoint(Path("model.pt"), nn.Module(), Problem("small", world="language"), seed=0).problem.name
+        'small'
     """
 
     path: Path
@@ -106,6 +113,8 @@ def _problem_of(path: Path, facts: Mapping[str, Any], asked: Sequence[Problem]) 
         trained = None
     if asked:
         same = [problem for problem in asked if problem.name == name]
+        if not same and trained is not None and trained.world is None and [each.world for each in asked] == [None]:
+            same = [replace(asked[0], name=trained.name)]  # moved to folders of other names
         if not same:
             names = " or ".join(repr(problem.name) for problem in asked)
             raise UnusableError(f"{path}: the checkpoint must be of {names}, got {name!r}")
@@ -127,6 +136,10 @@ def default_checkpoint(folder: Path, problems: Sequence[Problem], alignment: str
         if len(there) > 1:
             names = ", ".join(path.name for path in there)
             raise UnusableError(f"{models}: must hold one full model, or --checkpoint must name it, got {names}")
+    others = sorted(path.name for path in models.glob("*.pt"))
+    if named and not there and others and all(problem.world is None for problem in problems):
+        rule = "hold a model of these two domains, or --checkpoint must name one (as after a move to other names)"
+        raise UnusableError(f"{models}: must {rule}, got {', '.join(others[:3])}{', ...' if len(others) > 3 else ''}")
     return (there or known)[0]
 
 
@@ -140,6 +153,10 @@ class Question:
         video: files of frame features of a new video; several are concatenated.
         query: file of features of the sentence, from the encoder of the target's queries.
         clip_seconds: clip length of the new video, if its features do not contain it.
+
+    Example:
+        >>> Question("a man cuts an onion", "NEW", video=("new/video",), query="new/query", clip_seconds=2.0).vid
+        'NEW'
     """
 
     sentence: str
@@ -177,10 +194,24 @@ def asked_pair(checkpoint: Checkpoint, question: Question, data: Draws) -> tuple
     return ResidentSplit.from_dataset(dataset).slice([0]), messages
 
 
+def _target(checkpoint: Checkpoint, data: Draws) -> Domain:
+    """The target that the model was trained on, read again."""
+    for side in ("source", "target"):
+        place: Place | None = getattr(checkpoint.problem, side)
+        if place is None:
+            continue
+        path = Path(place.path)
+        if not (path.exists() or any(path.parent.glob(f"{glob.escape(path.name)}*"))):
+            rule = f"its {side} must lie where it was trained on (--{side} says where it lies now; a video and a "
+            rule += "sentence with features of their own need neither: --target-video, --target-query)"
+            raise UnusableError(f"{checkpoint.path}: {rule}, got nothing at {path}")
+    return data.load(checkpoint.problem, checkpoint.seed)[1]
+
+
 def _known_video(checkpoint: Checkpoint, vid: str, data: Draws) -> VMRBatch:
     """A pair with this video of the target."""
     problem = checkpoint.problem
-    _, target = data.load(problem, checkpoint.seed)
+    target = _target(checkpoint, data)
     for split in reversed(target.pairs.values()):
         rows = [i for i, qid in enumerate(split.qids) if target.videos[qid] == vid]
         if rows:
@@ -188,6 +219,31 @@ def _known_video(checkpoint: Checkpoint, vid: str, data: Draws) -> VMRBatch:
     example = target.videos[target.pairs["test"].qids[0]]
     rule = "be a video of the target (or --target-video must name a file with its frame features)"
     raise VMRDataError(problem.name, vid, rule, f"an unknown one; try {example!r}")
+
+
+def answer(checkpoint: Checkpoint, question: Question, *, top: int = 5) -> Spans:
+    """The best moments for a sentence in a video, known or new, as ``mmda predict`` gives them.
+
+    Args:
+        checkpoint: of :func:`open_checkpoint`.
+        question: sentence and video.
+        top: how many moments.
+
+    Returns:
+        Spans of (1, top), best first. Scores order the moments of one video; they are no probabilities.
+
+    Raises:
+        VMRDataError: no such video, or features that cannot be read.
+        UnusableError: the sentence has no features, or features have another width than the model was trained on.
+
+    Example:
+        >>> from mmda.models.mmcda import MMCDAConfig, build_mmcda
+        >>> model = build_mmcda(MMCDAConfig(video_width=32, query_width=24, hidden=8, joint=8)).eval()
+        >>> checkpoint = Checkpoint(Path("model.pt"), model, Problem("small", world="language", videos=8), seed=0)
+        >>> answer(checkpoint, Question("the concept07-a of", "target-test-3"), top=2).windows.shape
+        torch.Size([1, 2, 2])
+    """
+    return find_moments(checkpoint.model, asked_pair(checkpoint, question, Draws())[0], top=top)
 
 
 def sentence_words(checkpoint: Checkpoint, question: Question, data: Draws) -> tuple[torch.Tensor, list[str]]:
@@ -206,7 +262,7 @@ def sentence_words(checkpoint: Checkpoint, question: Question, data: Draws) -> t
         unknown = vectors.unknown(sentence)
         messages = [f"no vector for {', '.join(map(repr, unknown))}: left out"] if unknown else []
         return torch.from_numpy(vectors.encode(sentence)).unsqueeze(0), messages
-    _, target = data.load(problem, checkpoint.seed)
+    target = _target(checkpoint, data)
     plain = " ".join(sentence.lower().split())
     for split in reversed(target.pairs.values()):
         for i, qid in enumerate(split.qids):

@@ -147,8 +147,8 @@ def shuffled(split: Pairs, seed: int) -> Pairs:
 def pooling_of(modules: Sequence[str]) -> Pooling:
     """Frame pooling of a pair in a linear form.
 
-    (ii) alone uses the mean of all frames; (iii) alone the best frames, as in multiple-instance learning; both together
-    all frames, weighted by their similarity to the query.
+    (ii) without (iii) uses the mean of all frames; (iii) without (ii) the best frames, as in multiple-instance
+    learning; both together all frames, weighted by their similarity to the query.
     """
     if "specific" not in modules and "cross_modal" in modules:
         return "mean"
@@ -187,7 +187,7 @@ def train_row(job: Job, data: Draws, on_step: OnStep | None = None) -> Trained:
 
     Args:
         job: row, seed and settings.
-        data: where the domains are read from.
+        data: loads and caches the domains.
         on_step: called after each step with its number.
 
     Returns:
@@ -260,7 +260,7 @@ def run_job(
 
     Args:
         job: row, seed and settings.
-        data: where the domains are read from.
+        data: loads and caches the domains.
         on_step: called after each step with its number.
         recipe: function that trains.
         test: score the model; otherwise the result has no scores and no answers are written.
@@ -404,7 +404,7 @@ def blind_rows(problem: Problem, seed: int, preset: str, iou: Sequence[float], d
         seed: seed of the random spans.
         preset: the evaluation's conventions.
         iou: its thresholds.
-        data: where the domains are read from.
+        data: loads and caches the domains.
 
     Returns:
         One evaluation per row.

@@ -100,7 +100,7 @@ def run_table(
 
     Args:
         problems: problems to train on.
-        plan: what is asked for.
+        plan: the options.
         workers: number of processes; by default one per core, at most 8, and one on a GPU.
         recipe: function that trains a row.
         arguments: command line, stored with the tables.
