@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmda._core.transforms import ORDINARY, values_are_known
+from mmda._core.transforms import ORDINARY, dispatch_mode_is_active
 from mmda._core.unit_rows import divided_rows
 from mmda._engine.logit_pairs import Contrast, Pairs, without_padding
 from mmda._engine.scaffold import Gradients, Needed, Sweep
@@ -106,7 +106,7 @@ class ContrastiveSweep(Sweep[Pairs, Contrast]):
             return a.new_zeros(()), [None if t is None else torch.zeros_like(t) for t in whole[:4]] if wanted else ()
         scale: Tensor | float
         scale = 1 / how.tau if temperature is None else temperature.to(a).reciprocal()
-        if a.device.type == "cpu" and type(a) in ORDINARY and values_are_known(a, b):
+        if a.device.type == "cpu" and type(a) in ORDINARY and not dispatch_mode_is_active():
             scale = float(scale)
         # The gradient for the temperature is computed from that for the anchors.
         made = self.make(Problem(pairs, how, scale, paired, (needed[0] or needed[2], needed[1])))

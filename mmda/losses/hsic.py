@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -17,6 +18,9 @@ from mmda._engine.dense_kernels import kernel_matrix
 from mmda._math.kernel_tensors import current_kernel, register_bandwidth
 from mmda.kernels import Gaussian, Kernel
 from mmda.losses._pair_modules import PairedModule
+
+#: Root mean square of a centred float32 matrix of similarities below which rounding is too large a part of it.
+SPREAD = 1e-3
 
 Estimator = Literal["biased", "unbiased"]
 _ESTIMATORS = ("biased", "unbiased")
@@ -114,10 +118,9 @@ def hsic_loss(
             if w is None and estimator == "biased":
                 k, l = _about_means(k).flatten(), _about_means(l).flatten()  # noqa: E741
                 value = torch.linalg.vecdot(k, l) / x.shape[0] ** 2
-                if look:  # rounding is some 1e-7 of one centred matrix times the other
-                    size = (
-                        float(torch.linalg.vector_norm(k.detach()) + torch.linalg.vector_norm(l.detach())) / x.shape[0]
-                    )
+                if look:  # rounding of similarities is some 1e-7, of one centred matrix and times the other
+                    spread = [float(torch.linalg.vector_norm(t.detach())) / x.shape[0] for t in (k, l)]
+                    size = sum(spread) if min(spread) > SPREAD else math.inf
             elif estimator == "unbiased":
                 counts = k.new_ones(k.shape[0]) if w is None else w
                 value = _unbiased(k, l, counts, kernel.at_zero, other.at_zero)
