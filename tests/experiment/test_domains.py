@@ -144,7 +144,7 @@ def test_splits_are_those_of_the_data_sets_name(
     assert splits_name(place, ["old_qv", "qv_val"]) == "qv_val"
     assert splits_name(Place("some/qv_val_b"), ["old_qv", "qv_val"]) == "qv_val"
     for known, told in ((["qv_a", "qv_b"], "qv_a, qv_b"), (["old_qv"], "old_qv")):
-        with pytest.raises(VMRDataError, match=f"name the data set 'qv', or one alone .* got {told}"):
+        with pytest.raises(VMRDataError, match=f"name the data set 'qv', or exactly one .* got {told}"):
             splits_name(place, known)
     (tmp_path / "charades").mkdir()
     monkeypatch.chdir(tmp_path / "charades")
