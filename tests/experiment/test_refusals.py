@@ -79,9 +79,7 @@ def test_a_shared_space_needs_one_width(tmp_path: Path, capsys: pytest.CaptureFi
 def test_the_help_says_what_resume_needs(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         run(["--help"])
-    assert "keep the finished rows in --output, and go on with begun ones in their middle" in " ".join(
-        capsys.readouterr().out.split()
-    )
+    assert "keep finished rows in --output, and resume unfinished ones" in " ".join(capsys.readouterr().out.split())
 
 
 def test_widths_must_agree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
