@@ -277,7 +277,8 @@ def shift_report(
 def _check_pairs(caller: str, argument: str, pairs: object) -> None:
     """Require a mapping of names to (source, target)."""
     if not isinstance(pairs, Mapping):
-        fail_type(caller, argument, "be a mapping of names to pairs (source, target)", pairs)
+        rule = 'be a mapping of names to pairs (source, target), such as {"features": (source, target)}'
+        fail_type(caller, argument, rule, pairs)
     for name, pair in pairs.items():
         if not isinstance(pair, (tuple, list)):
             fail_type(caller, f"{argument}[{name!r}]", "be a pair (source, target)", pair)

@@ -158,6 +158,18 @@ TYPES: list[tuple[Callable[[], Any], str]] = [
     (lambda: schedules.cosine_decay("a"), "cosine_decay: `progress` must be a finite number, got str"),
     (lambda: shift.shift_report({"x": X}), r"shift_report: `before\['x'\]` must be a pair \(source, target\), got Ten"),
     (lambda: shift.shift_report([X, Y]), "shift_report: `before` must be a mapping of names to pairs .*, got list"),
+    (
+        lambda: shift.shift_report(X, Y),
+        r'shift_report: `before` must be .*, such as \{"features": \(source, target\)\}, got Tensor',
+    ),
+    (
+        lambda: validators.pair_retrieval_recall(X, Y, duplicates=["a dog"] * 8),
+        r"pair_retrieval_recall: `duplicates` must be a torch.Tensor \(of texts: one integer each, .*\), got list",
+    ),
+    (
+        lambda: layers.MemoryBank(4, 3).push(X, ["a dog"] * 8),
+        r"MemoryBank.push: `identities` must be a torch.Tensor \(of texts: one integer each, .*\), got list",
+    ),
 ]
 
 NONE = torch.zeros(8, dtype=torch.bool)

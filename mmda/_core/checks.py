@@ -38,7 +38,9 @@ def shape_text(tensor: Tensor) -> str:
 def check_tensor(caller: str, argument: str, value: object) -> None:
     """Require a dense tensor: not sparse, nested, quantized or in the layout of another library."""
     if not isinstance(value, Tensor):
-        fail_type(caller, argument, "be a torch.Tensor", value)
+        texts = isinstance(value, (list, tuple)) and any(isinstance(one, str) for one in value)
+        rule = "be a torch.Tensor" + (" (of texts: one integer each, equal for equal texts)" if texts else "")
+        fail_type(caller, argument, rule, value)
     if value.layout is not torch.strided or value.is_nested:
         came = "a nested tensor" if value.is_nested else f"layout {value.layout}"
         raise TypeError(f"{caller}: `{argument}` must be a dense tensor, got {came}")
