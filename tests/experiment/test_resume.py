@@ -87,7 +87,7 @@ def test_resume_refuses_a_begun_run_of_other_settings(
     damaged = bytearray(begun.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     begun.write_bytes(damaged)
-    assert "world-language-source-only-0.pt: the checkpoint must be a file of fit(resume=...), whole" in refused(
+    assert "world-language-source-only-0.pt: the checkpoint must be an undamaged file of fit(resume=...)" in refused(
         capsys, *command
     )
     assert run([word for word in command if word != "--resume"]) == 0  # which begins anew
