@@ -42,6 +42,8 @@ from benchmarks import office
 from benchmarks.adaptation_rows import HIDDEN, PEERS, ROWS, Row
 from benchmarks.digits import ROOT, Batch, interval, machine
 from benchmarks.digits import load as load_digits
+from benchmarks.office import Run
+from benchmarks.office import of_best_weight as chosen
 from mmda.schedules import dann_ramp
 from mmda.validators import information_maximisation_score
 
@@ -112,25 +114,6 @@ def read(root: Path, kind: str, source: str, target: str) -> tuple[Tensor, Tenso
 # The loop
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """One training run, as stored in the result file."""
-
-    kind: str
-    source: str
-    target: str
-    row: str
-    weight: float
-    seed: int
-    accuracy: float
-    score: float
-    seconds: float
-
-    @property
-    def cell(self) -> tuple[str, str, str, str]:
-        return self.kind, self.source, self.target, self.row
-
-
 def train(
     x: Tensor, labels: Tensor, y: Tensor, *, row: Row, weight: float, steps: int, seed: int, batch: int = 64
 ) -> Tensor:
@@ -163,15 +146,6 @@ def train(
 
 
 # Results
-
-
-def chosen(runs: Sequence[Run], *, oracle: bool = False) -> list[Run]:
-    """The runs of a cell with the weight that has the highest score, or the highest accuracy, at seed 0."""
-    first = [r for r in runs if r.seed == 0]
-    if not first:
-        return []
-    best = max(first, key=lambda r: r.accuracy if oracle else r.score)
-    return [r for r in runs if r.weight == best.weight]
 
 
 def by_cell(runs: Sequence[Run]) -> dict[tuple[str, str, str, str], list[Run]]:

@@ -164,7 +164,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.child:
         raise SystemExit(child(options.child, options.die_at, options.note))
-    from mmda.models.mmcda.files import load_file
+    from mmda.models.mmcda.files import CheckpointError, load_file
 
     draw, rows = random.Random(options.seed), []
     with tempfile.TemporaryDirectory() as place:
@@ -172,36 +172,43 @@ def main() -> None:
         with start(whole, note=str(note)) as process:
             told = process.communicate()[1]
             assert process.returncode == 0, told
+        unreadable = different = 0
         right = {int(step): value for step, value in json.loads(note.read_text()).items()}
         for number in range(options.kills):
             inside = number % 2 == 1
             code = (kill_inside if inside else kill_at_random)(killed, draw)
             path = run_file(killed)
-            content = load_file(path, "mmcda run") if path else None  # raises where it cannot be read
+            try:
+                content = load_file(path, "mmcda run") if path else None
+            except CheckpointError as error:
+                print(number, error, flush=True)
+                content, unreadable = None, unreadable + 1
             step = content["state"]["step"] if content else 0
             left = len(list((killed / "runs").glob(".*.part"))) if path else 0
-            assert content is None or of_run(content) == right[step], f"kill {number}: other numbers at step {step}"
+            different += content is not None and of_run(content) != right[step]
             rows.append({"inside a write": inside, "killed": code == -signal.SIGKILL, "step": step, "half files": left})
             print(number, rows[-1], flush=True)
         with start(killed) as process:
             told = process.communicate()[1]
             assert process.returncode == 0, told
-        assert model_of(killed) == model_of(whole)
+        same = model_of(killed) == model_of(whole)
     kills = [row for row in rows if row["killed"]]
     found = {
         "kills": len(kills),
         "inside a write": sum(bool(row["inside a write"]) for row in kills),
         "left a half-written file beside": sum(row["half files"] > 0 for row in kills),
-        "unreadable": 0,
-        "other bits than the undisturbed training": 0,
+        "unreadable": unreadable,
+        "other bits than the undisturbed training": different,
         "steps": max(right),
         "steps at the kills": [row["step"] for row in kills],
-        "final model": "equal to the last bit",
+        "final model": "equal to the last bit" if same else "other numbers",
         "torch": torch.__version__,
         "machine": platform.machine(),
     }
     RESULTS.write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))
+    if unreadable or different or not same:
+        raise SystemExit("a kill left another training")
 
 
 if __name__ == "__main__":

@@ -85,6 +85,10 @@ class Run:
     score: float
     seconds: float
 
+    @property
+    def cell(self) -> tuple[str, str, str, str]:
+        return self.kind, self.source, self.target, self.row
+
 
 def pooled_directions(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Both samples, standardised jointly and projected to their first joint principal components."""
@@ -122,11 +126,18 @@ def train(
     return logits, information_maximisation_score(logits).item()
 
 
+def of_best_weight(runs: Sequence[Run], *, oracle: bool = False) -> list[Run]:
+    """Of the runs of one cell those with the weight that has the highest score, or the highest accuracy, at seed 0."""
+    first = [r for r in runs if r.seed == 0]
+    if not first:
+        return []
+    best = max(first, key=lambda r: r.accuracy if oracle else r.score)
+    return [r for r in runs if r.weight == best.weight]
+
+
 def chosen(runs: Sequence[Run], kind: str, source: str, target: str, row: str) -> list[Run]:
     """The runs of a cell with the weight of the highest score at seed 0."""
-    mine = [r for r in runs if (r.kind, r.source, r.target, r.row) == (kind, source, target, row)]
-    best = max((r for r in mine if r.seed == 0), key=lambda r: r.score, default=None)
-    return [] if best is None else [r for r in mine if r.weight == best.weight]
+    return of_best_weight([r for r in runs if r.cell == (kind, source, target, row)])
 
 
 def table(runs: Sequence[Run], kind: str) -> list[list[str]]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
 import functools
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +29,7 @@ from mmda.losses import (
     duplicate_mask,
     mmd_loss,
 )
+from tests.processes import join
 
 WORLD = 2
 WIDTH = 5
@@ -126,15 +125,8 @@ def trained(step: nn.Module, batch: tuple[Tensor, Tensor, dict[str, Tensor]]) ->
 
 
 def worker(rank: int, folder: str) -> None:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/meeting",
-        rank=rank,
-        world_size=WORLD,
-        timeout=datetime.timedelta(minutes=5),
-    )
+    join(rank, WORLD, folder)
     found: dict[str, Any] = {}
     for name, make in LOSSES.items():
         batch = inputs(name, rank)

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mmda._core.digits import with_enough_digits
+from mmda._core.digits import LOST, with_enough_digits
 from mmda._core.transforms import is_plain, values_are_known
 from mmda._engine import native, native_kernels
 from mmda._engine.kernel_tiles import KernelOnTiles, OwnKernelOnTiles, formula_on_tiles
@@ -40,8 +40,6 @@ SMALL = 256
 HARMLESS = 16.0
 #: In float32, at most this fraction of a tile's pairs (plus :data:`SOME`) is recomputed as near pairs.
 FEW, SOME = 1 / 16, 64
-#: A float32 sum below this fraction of its terms is recomputed in float64, since rounding is some 1e-7 of the terms.
-SMALL_SUM = 1e-4
 
 
 class Samples(NamedTuple):
@@ -305,7 +303,7 @@ class _Loops:
 
     def is_lost(self, value: Tensor) -> bool:
         """Whether the sum is so small relative to its terms that rounding dominates."""
-        return values_are_known(value) and abs(float(value)) < SMALL_SUM * self.kernel.size(self.largest)
+        return values_are_known(value) and abs(float(value)) < LOST * self.kernel.size(self.largest)
 
     def sweep(self, needed: Needed) -> tuple[Tensor, Gradients]:
         """The sum, and its gradient for x and y."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,6 +30,7 @@ from mmda.models.mmcda import (
 from mmda.models.mmcda.files import load_file
 from mmda.models.mmcda.parallel import whole
 from mmda.vmr import ResidentLoader, VMRBatch, World, simulate
+from tests.processes import join
 from tests.test_files import System
 
 CONFIG = MMCDAConfig(12, 10, hidden=8, joint=4, localizer_channels=4, localizer_layers=1, dropout=0.0)
@@ -97,15 +97,8 @@ def told(action: Callable[[], object]) -> str:
 
 
 def worker(rank: int, ranks: int, folder: str) -> None:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/meeting",
-        rank=rank,
-        world_size=ranks,
-        timeout=datetime.timedelta(minutes=5),
-    )
+    join(rank, ranks, folder)
     found: dict[str, Any] = {"long": train(rank, ranks, LONG)}
     if ranks == 2:
         path = Path(folder, "run.pt")

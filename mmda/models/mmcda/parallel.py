@@ -74,7 +74,7 @@ class Ranks:
             try:
                 outcome[0] = action()
             except Exception as error:
-                outcome[1] = _portable(error)
+                outcome[1] = portable(error)
                 dist.broadcast_object_list(outcome)
                 raise
         dist.broadcast_object_list(outcome)
@@ -83,8 +83,8 @@ class Ranks:
         return cast(T, outcome[0])
 
 
-def _portable(error: Exception) -> Exception:
-    """The exception, or a RuntimeError with the same message if it cannot be pickled."""
+def portable(error: BaseException) -> BaseException:
+    """The exception, or a ``RuntimeError`` with its message if it cannot be pickled."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:

@@ -238,9 +238,8 @@ class _Packing:
             raise VMRDataError(self.folder, None, "be of the same packing (or be deleted)", f"one of {kept[0][:200]}")
         self._take_up(kept[1:])
         with named(self._array):
-            self._rows.truncate(
-                self._end()
-            )  # zeros in place of the header, so that it is not a valid array file until finished
+            # zeros in place of the header, so that it is not a valid array file until finished
+            self._rows.truncate(self._end())
             self._rows.seek(self._end())
         done = [{"width": self.width, "rows": b - a, "crc32": crc} for a, b, crc in self._arrays()]
         write_file(self._list, "".join(f"{line}\n" for line in (self._settings, *map(json.dumps, done))).encode())

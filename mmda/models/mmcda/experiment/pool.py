@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import pickle
 import sys
 import threading
 import time
@@ -28,7 +27,7 @@ from mmda.models.mmcda.experiment.runs import OnStep
 from mmda.models.mmcda.experiment.signals import deferred_interrupt, stop_on_signals
 from mmda.models.mmcda.experiment.tables import HEADLINE
 from mmda.models.mmcda.logs import PlainLines
-from mmda.models.mmcda.parallel import Ranks
+from mmda.models.mmcda.parallel import Ranks, portable
 from mmda.models.mmcda.training import TrainingStopped
 
 #: Trains a job: :func:`mmda.models.mmcda.experiment.run_job`, or the same with another recipe.
@@ -162,20 +161,11 @@ def _work(line: Connection, run: Run) -> None:
             try:
                 answer: Any = {"result": run(job, data, on_step)}
             except BaseException as error:
-                answer = _Failure(_portable(error), traceback.format_exc())
+                answer = _Failure(portable(error), traceback.format_exc())
             try:
                 line.send(answer)
             except OSError:  # the parent has closed the connection
                 return
-
-
-def _portable(error: BaseException) -> BaseException:
-    """The exception, or a ``RuntimeError`` with its message if it cannot be pickled."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error
 
 
 def _end_with_parent() -> None:
