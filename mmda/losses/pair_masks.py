@@ -129,7 +129,6 @@ def duplicate_mask(ids: Ids, candidate_ids: Ids | None = None) -> Tensor:
         fail_type(caller, "candidate_ids", "be a tensor where `ids` is one, and a sequence where it is one", others)
     numbers: dict[Hashable, int] = {}
     rows, columns = (
-        given if isinstance(given, Tensor) else _numbered(caller, name, given, numbers)
-        for name, given in sides.items()
+        given if isinstance(given, Tensor) else _numbered(caller, name, given, numbers) for name, given in sides.items()
     )
     return rows.unsqueeze(1) == columns.unsqueeze(0)

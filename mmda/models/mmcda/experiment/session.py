@@ -257,7 +257,7 @@ def _check_free(job: Job, overwrite: bool) -> None:
     """Raise if a new training would replace a model, such as the table's of the same row and seed."""
     if job.model_path.exists() and not (overwrite or job.resume):
         rule = "the model must not exist yet (--output names another folder, --resume keeps a finished model, "
-        raise UnusableError(f"{job.model_path}: {rule}--overwrite replaces it), got one of an earlier table or training")
+        raise UnusableError(f"{job.model_path}: {rule}--overwrite replaces it), got an earlier one")
 
 
 def _hush(line: str) -> None:
