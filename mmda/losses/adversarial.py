@@ -12,12 +12,11 @@ from mmda._core.checks import (
     check_floating,
     check_integers,
     check_same_device,
-    check_same_width,
     fail,
     shape_text,
 )
 from mmda._core.components import check_logits
-from mmda._core.maps import as_map_rows
+from mmda._core.maps import two_map_samples
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows
 from mmda._math.adversary import ask, balanced_binary, side_logits
@@ -107,12 +106,11 @@ def _told_apart(
     target_mask: Tensor | None,
 ) -> Tensor:
     caller = "DomainAdversarialLoss"
-    dtype = working_dtype(source, target)
     with full_precision(source):
-        x, x_weight = as_map_rows(caller, "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
-        y, y_weight = as_map_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
-        check_same_width(caller, "source", x, "target", y)
-        logits = ask(caller, discriminator, reversal(torch.cat([x, y])), None, dtype)
+        x, y, x_weight, y_weight = two_map_samples(
+            caller, source, target, source_weight, target_weight, source_mask, target_mask
+        )
+        logits = ask(caller, discriminator, reversal(torch.cat([x, y])), None, x.dtype)
         n = x.shape[0]
         return balanced_binary(logits[:n], logits[n:], x_weight, y_weight)
 
