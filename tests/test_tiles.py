@@ -26,13 +26,7 @@ from mmda._engine.kernel_tiles import _doublings
 from mmda._engine.logit_pairs import Contrast, Pairs
 from mmda._engine.scaffold import edges as cut
 from mmda.kernels import Energy, Gaussian, Kernel, Laplacian, RationalQuadratic
-from mmda.losses import (
-    MMDLoss,
-    contrastive_domain_discrepancy_loss,
-    energy_distance_loss,
-    local_mmd_loss,
-    mmd_loss,
-)
+from mmda.losses import MMDLoss, contrastive_domain_discrepancy_loss, energy_distance_loss, local_mmd_loss, mmd_loss
 from mmda.losses.energy import _NegativePower
 from tests.logits import SWEEPS, contrastive
 

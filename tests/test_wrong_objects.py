@@ -29,12 +29,7 @@ from mmda import (
 from mmda.kernels import Energy, Gaussian
 from mmda.losses import MMDLoss
 from mmda.models.mmcda import MMCDAObjective
-from mmda.two_sample import (
-    optimised_power_test,
-    permutation_test,
-    select_bandwidth,
-    wild_bootstrap_test,
-)
+from mmda.two_sample import optimised_power_test, permutation_test, select_bandwidth, wild_bootstrap_test
 from mmda.vmr.check import main
 
 X = torch.arange(24.0).reshape(8, 3).sin()

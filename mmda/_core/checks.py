@@ -112,9 +112,7 @@ def check_integers(
     _check_place(caller, argument, value, shape, device)
 
 
-def _check_place(
-    caller: str, argument: str, value: Tensor, shape: Sequence[int], device: torch.device | None
-) -> None:
+def _check_place(caller: str, argument: str, value: Tensor, shape: Sequence[int], device: torch.device | None) -> None:
     if tuple(value.shape) != tuple(shape):
         fail(caller, argument, f"have shape {tuple(shape)}", shape_text(value))
     if device is not None and value.device != device:

@@ -8,13 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmda._core.checks import (
-    check_floating,
-    check_integers,
-    check_same_device,
-    fail,
-    shape_text,
-)
+from mmda._core.checks import check_floating, check_integers, check_same_device, fail, shape_text
 from mmda._core.components import check_logits
 from mmda._core.maps import two_map_samples
 from mmda._core.masking import full_precision, safe_divide, working_dtype

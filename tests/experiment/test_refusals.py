@@ -10,13 +10,7 @@ import pytest
 import torch
 
 from mmda.cli import main
-from tests.experiment._folders import (
-    folder_options,
-    folders,
-    nan_features,
-    refused,
-    run,
-)
+from tests.experiment._folders import folder_options, folders, nan_features, refused, run
 
 
 def test_what_the_system_refuses_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
