@@ -32,6 +32,7 @@ lint: $(VENV)/.dev
 docs: $(VENV)/.dev
 	$(BIN)/python -m sphinx -W --keep-going -q -E -d docs/_build/doctrees -b html docs docs/_build/html
 	$(BIN)/python docs/check_pages.py docs/_build/html
+	$(BIN)/python docs/check_browser.py docs/_build/html
 	$(BIN)/python -m sphinx -W --keep-going -q -d docs/_build/doctrees -b doctest docs docs/_build/doctest
 
 bench: $(VENV)/.bench
