@@ -1,9 +1,9 @@
 """Look at the built site in a browser, as its readers do: ``python docs/check_browser.py docs/_build/html``.
 
 Chromium or Chrome opens every page at the width of a phone in dark and at that of a desk in light. Text stands out from
-what lies behind it (a contrast of 4.5, of large text 3: WCAG 2.1, AA), nothing is wider than the window, and what can be
-clicked or typed into has a name. The search page is asked for the names in papers: the page that each means has to be
-among the first two results. Where there is no browser, it says so and ends.
+what lies behind it (a contrast of 4.5, of large text 3: WCAG 2.1, AA), nothing is wider than the window, and what can
+be clicked or typed into has a name. The search page is asked for the names in papers: the page that each means has to
+be among the first two results. Where there is no browser, it says so and ends.
 """
 
 from __future__ import annotations
@@ -84,9 +84,8 @@ def look(
         address = f"http://127.0.0.1:{server.server_address[1]}/look"
         # a debugging port keeps a headless browser open; without one it ends when the page has loaded
         options = [*QUIET, f"--user-data-dir={profile}", "--remote-debugging-port=0", "--window-size=1300,1000"]
-        with subprocess.Popen(
-            [browser, *options, address], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        ) as run:
+        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        with subprocess.Popen([browser, *options, address], **silent) as run:
             server.ended.wait(timeout)
             run.terminate()
         server.shutdown()
