@@ -42,6 +42,10 @@ HARMLESS = 16.0
 FEW, SOME = 1 / 16, 64
 
 
+#: Squared lengths between which float32 keeps the digits of squared differences of rows.
+_LEAST, _MOST = 1e-24, 1e34
+
+
 class Samples(NamedTuple):
     """Two samples and the coefficients of their pairs.
 
@@ -304,8 +308,11 @@ class _Loops:
         return int(rows * columns * self.few) + SOME
 
     def is_lost(self, value: Tensor) -> bool:
-        """Whether the sum is so small relative to its terms that rounding dominates."""
-        return self.known and abs(float(value)) < LOST * self.kernel.size(self.largest)
+        """Whether rounding dominates the sum, small relative to its terms, or squares leave the range of float32."""
+        if not self.known:
+            return False
+        held = _LEAST < self.largest < _MOST
+        return not held or abs(float(value)) < LOST * self.kernel.size(self.largest)
 
     def sweep(self, needed: Needed) -> tuple[Tensor, Gradients]:
         """The sum, and its gradient for x and y."""
