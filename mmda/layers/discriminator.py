@@ -89,7 +89,7 @@ class DomainDiscriminator(nn.Module):
         check_floating("DomainDiscriminator", "x", x)
         if x.ndim == 0 or x.shape[-1] != self.features:
             fail("DomainDiscriminator", "x", f"have shape (..., {self.features})", shape_text(x))
-        weight = self.layers[-1].weight
+        weight = next(self.parameters(), x)  # none where its layers were replaced by quantised ones
         check_at_weights("DomainDiscriminator", "x", x, weight)
         if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
             raise TypeError(
