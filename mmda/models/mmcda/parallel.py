@@ -175,7 +175,8 @@ class Step(nn.Module):
     def forward(self, source_batch: VMRBatch, target_batch: VMRBatch | None, strength: float) -> Tensor:
         """The weighted sum of the terms."""
         source = self.model(source_batch)
-        target = None if target_batch is None else self.model(target_batch)
+        localize = self.objective.needs_target_logits
+        target = None if target_batch is None else self.model(target_batch, localize=localize)
         if self.gathered is None:
             result = self.objective(source, source_batch, target, target_batch, strength=strength)
         else:

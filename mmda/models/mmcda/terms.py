@@ -14,6 +14,7 @@ from mmda._core.checks import check_choice, check_count, check_number, fail, fai
 from mmda._core.components import check_callable
 from mmda._core.reductions import masked_softmax
 from mmda.kernels import Gaussian
+from mmda._math.pair_logits import PairedFrames
 from mmda.layers import FrameQueryAttention
 from mmda.losses import (
     AttendedContrastiveLoss,
@@ -25,6 +26,7 @@ from mmda.losses import (
     MultipleInstanceLoss,
     moment_targets,
 )
+from mmda.losses._pair_modules import FramesModule
 from mmda.models.mmcda.encoders import spread_frames
 from mmda.models.mmcda.localizer import decode_spans
 from mmda.models.mmcda.model import MMCDAOutput
@@ -108,6 +110,13 @@ class View:
         """The mask (b, b) of :func:`negative_pairs`."""
         return negative_pairs(self.batch)
 
+    @cached_property
+    def pairs(self) -> PairedFrames:
+        """Masks and similarities of the batch's pairs, shared by the losses on pairs."""
+        out = self.output
+        counts = out.frame_mask.any(1).to(out.joint_frames.dtype)
+        return PairedFrames(out.joint_frames, out.joint_query, out.frame_mask, self.negatives, counts)
+
 
 @dataclass(frozen=True)
 class Term:
@@ -120,6 +129,7 @@ class Term:
         weight: >= 0; 0 turns it off.
         compute: maps one :class:`View`, or for ``"both"`` those of source and target, to a scalar. Parameters of a
             module are trained with the model's.
+        logits: whether it uses the localizer's logits; where no term on the target does, they are not computed there.
 
     Raises:
         ValueError: an unknown side, a negative weight, an empty role.
@@ -134,6 +144,7 @@ class Term:
     side: Side
     weight: float
     compute: Callable[..., Tensor]
+    logits: bool = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.role, str):
@@ -183,8 +194,10 @@ class FrameQueryTerm(nn.Module):
 
     def forward(self, view: View) -> Tensor:
         """The loss of frame-query similarities against the labels."""
-        out = view.output
-        value: Tensor = self.loss(out.joint_frames, out.joint_query, view.labels.inside, frame_mask=out.frame_mask)
+        out, inside = view.output, view.labels.inside
+        if isinstance(self.loss, FrameQueryLoss) and type(self.loss).forward is FrameQueryLoss.forward:
+            return self.loss.of_cosines(out.cosine, inside, out.frame_mask)
+        value: Tensor = self.loss(out.joint_frames, out.joint_query, inside, frame_mask=out.frame_mask)
         return value
 
 
@@ -209,6 +222,8 @@ class PairTerm(nn.Module):
         """The loss of the batch's pairs."""
         out = view.output
         mask = view.labels.inside & out.frame_mask if self.known_moment else out.frame_mask
+        if isinstance(self.loss, FramesModule) and type(self.loss).forward is FramesModule.forward:
+            return self.loss.of_pairs(view.pairs.of_frames(mask) if self.known_moment else view.pairs)
         value: Tensor = self.loss(out.joint_frames, out.joint_query, frame_mask=mask, negative_mask=view.negatives)
         return value
 
@@ -235,7 +250,7 @@ class PooledPairTerm(nn.Module):
     def forward(self, view: View) -> Tensor:
         """The loss of pooled frames and queries."""
         out = view.output
-        pooled, _ = self.attention(out.joint_frames, out.joint_query, frame_mask=out.frame_mask)
+        pooled = self.attention.pool(out.joint_frames, out.cosine, out.frame_mask)
         value: Tensor = self.loss(pooled, out.joint_query, negative_mask=view.negatives)
         return value
 
@@ -261,7 +276,7 @@ class JointDistributionTerm(nn.Module):
     def forward(self, view: View) -> Tensor:
         """The discrepancy in the joint space."""
         out = view.output
-        pooled, _ = self.attention(out.joint_frames, out.joint_query, frame_mask=out.frame_mask)
+        pooled = self.attention.pool(out.joint_frames, out.cosine, out.frame_mask)
         return self.discrepancy(pooled, out.joint_query)
 
 
@@ -405,5 +420,7 @@ def default_terms(
         "pseudo_moment": ("target", PseudoMomentTerm(MomentLocalizationLoss())),
     }
     return [
-        Term(role, side, chosen[role], compute) for role, (side, compute) in terms.items() if chosen.get(role, 0) > 0
+        Term(role, side, chosen[role], compute, logits=isinstance(compute, (MomentTerm, PseudoMomentTerm)))
+        for role, (side, compute) in terms.items()
+        if chosen.get(role, 0) > 0
     ]
