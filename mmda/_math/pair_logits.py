@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,13 +36,12 @@ def pair_cross_entropy(logits: Tensor, candidates: Tensor, counts: Tensor, *, we
     return safe_divide((torch.where(present, each, torch.zeros_like(own[0])) * counts).sum(), counts.sum())
 
 
-@dataclass(frozen=True)
-class PairedFrames:
+class PairedFrames(NamedTuple):
     """Paired videos and queries, normalised and masked.
 
     Attributes:
         frames: (n, t, d), unit rows; finite where padded or absent.
-        queries: (n, d), unit rows; finite if absent.
+        similarity: (n, n, t), cosine of every query with every frame, by video, query and frame.
         keep: (n, t) bool, the valid frames.
         candidates: (n, n) bool, which pairs may be negatives of each other.
         counts: (n,), pair weights; 0 for a video without frames.
@@ -51,23 +49,15 @@ class PairedFrames:
     """
 
     frames: Tensor
-    queries: Tensor
+    similarity: Tensor
     keep: Tensor
     candidates: Tensor
     counts: Tensor
     weighted: bool = False
 
-    @cached_property
-    def similarity(self) -> Tensor:
-        """Cosines (n, n, t) of every query with every frame, by video, query and frame."""
-        return torch.matmul(self.frames, self.queries.T).transpose(1, 2)
-
     def of_frames(self, keep: Tensor) -> PairedFrames:
-        """The same pairs with other valid frames, and with the same similarities."""
-        counts = torch.where(keep.any(1), self.counts, torch.zeros_like(self.counts))
-        chosen = replace(self, keep=keep, counts=counts)
-        chosen.__dict__["similarity"] = self.similarity
-        return chosen
+        """The same pairs with other valid frames."""
+        return self._replace(keep=keep, counts=torch.where(keep.any(1), self.counts, torch.zeros_like(self.counts)))
 
     def cross_entropy(self, logits: Tensor) -> Tensor:
         """:func:`pair_cross_entropy` of logits (n, n) for these pairs."""
@@ -93,7 +83,13 @@ def paired_frames(
     present = counts > 0
     f, q = zero_padding(f, keep & present.unsqueeze(1)), zero_padding(q, present)
     candidates = candidate_mask(caller, n, negative_mask, f.device)
-    return PairedFrames(normalized_rows(f), normalized_rows(q), keep, candidates, counts, weight is not None)
+    f, q = normalized_rows(f), normalized_rows(q)
+    return PairedFrames(f, frame_cosines(f, q), keep, candidates, counts, weight is not None)
+
+
+def frame_cosines(frames: Tensor, queries: Tensor) -> Tensor:
+    """Products (n, n, t) of unit rows, by video, query and frame."""
+    return torch.matmul(frames, queries.T).transpose(1, 2)
 
 
 def check_paired_frames(

@@ -117,7 +117,9 @@ class Projection(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         """``x`` (b, t, width) -> (b, t, hidden)."""
         norm, linear, *rest = self
-        unscaled = nn.functional.layer_norm(x, norm.normalized_shape, eps=norm.eps)
+        assert isinstance(norm, nn.LayerNorm)
+        assert isinstance(linear, nn.Linear)
+        unscaled = nn.functional.layer_norm(x, list(norm.normalized_shape), eps=norm.eps)
         bias = torch.addmv(linear.bias, linear.weight, norm.bias)
         x = nn.functional.linear(unscaled, linear.weight * norm.weight, bias)
         for part in rest:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal
 
 import torch
@@ -13,8 +12,8 @@ from torch import Tensor, nn
 from mmda._core.checks import check_choice, check_count, check_number, fail, fail_type
 from mmda._core.components import check_callable
 from mmda._core.reductions import masked_softmax
+from mmda._math.pair_logits import PairedFrames, frame_cosines
 from mmda.kernels import Gaussian
-from mmda._math.pair_logits import PairedFrames
 from mmda.layers import FrameQueryAttention
 from mmda.losses import (
     AttendedContrastiveLoss,
@@ -96,26 +95,40 @@ class View:
 
     def __init__(self, output: MMCDAOutput, batch: VMRBatch) -> None:
         self.output, self.batch = output, batch
+        # each is made when a term first asks for it; the lock of functools.cached_property would break compiled graphs
+        self._labels: MomentTargets | None = None
+        self._negatives: Tensor | None = None
+        self._pairs: PairedFrames | None = None
 
-    @cached_property
+    @property
     def labels(self) -> MomentTargets:
         """Clip-level targets of the known moments (:func:`mmda.losses.moment_targets`)."""
         batch = self.batch
         if batch.windows is None or batch.window_mask is None:
             raise ValueError("View.labels: `batch` must have windows, got none: a target's moments are hidden")
-        return moment_targets(batch.windows, batch.window_mask, batch.clip_times, batch.frame_mask)
+        if self._labels is None:
+            self._labels = moment_targets(batch.windows, batch.window_mask, batch.clip_times, batch.frame_mask)
+        return self._labels
 
-    @cached_property
+    @property
     def negatives(self) -> Tensor:
         """The mask (b, b) of :func:`negative_pairs`."""
-        return negative_pairs(self.batch)
+        if self._negatives is None:
+            self._negatives = negative_pairs(self.batch)
+        return self._negatives
 
-    @cached_property
+    @property
     def pairs(self) -> PairedFrames:
         """Masks and similarities of the batch's pairs, shared by the losses on pairs."""
+        if self._pairs is None:
+            self._pairs = self._paired()
+        return self._pairs
+
+    def _paired(self) -> PairedFrames:
         out = self.output
         counts = out.frame_mask.any(1).to(out.joint_frames.dtype)
-        return PairedFrames(out.joint_frames, out.joint_query, out.frame_mask, self.negatives, counts)
+        similarity = frame_cosines(out.joint_frames, out.joint_query)
+        return PairedFrames(out.joint_frames, similarity, out.frame_mask, self.negatives, counts)
 
 
 @dataclass(frozen=True)
