@@ -164,11 +164,11 @@ TYPES: list[tuple[Callable[[], Any], str]] = [
     ),
     (
         lambda: validators.pair_retrieval_recall(X, Y, duplicates=["a dog"] * 8),
-        r"pair_retrieval_recall: `duplicates` must be a torch.Tensor \(of texts: one integer each, .*\), got list",
+        r"pair_retrieval_recall: `duplicates` must be a torch.Tensor \(of texts: `mmda.losses.identity_.*`\), got list",
     ),
     (
         lambda: layers.MemoryBank(4, 3).push(X, ["a dog"] * 8),
-        r"MemoryBank.push: `identities` must be a torch.Tensor \(of texts: one integer each, .*\), got list",
+        r"MemoryBank.push: `identities` must be a torch.Tensor \(of texts: `mmda.losses.identity_.*`\), got list",
     ),
 ]
 

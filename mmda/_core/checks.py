@@ -39,7 +39,7 @@ def check_tensor(caller: str, argument: str, value: object) -> None:
     """Require a dense tensor: not sparse, nested, quantized or in the layout of another library."""
     if not isinstance(value, Tensor):
         texts = isinstance(value, (list, tuple)) and any(isinstance(one, str) for one in value)
-        rule = "be a torch.Tensor" + (" (of texts: one integer each, equal for equal texts)" if texts else "")
+        rule = "be a torch.Tensor" + (" (of texts: `mmda.losses.identity_numbers`)" if texts else "")
         fail_type(caller, argument, rule, value)
     if value.layout is not torch.strided or value.is_nested:
         came = "a nested tensor" if value.is_nested else f"layout {value.layout}"

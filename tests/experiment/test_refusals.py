@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from mmda.cli import main
 from tests.experiment._folders import (
     folder_options,
     folders,
@@ -74,6 +75,28 @@ def test_a_shared_space_needs_one_width(tmp_path: Path, capsys: pytest.CaptureFi
     line = refused(capsys, "--smoke", "--shared-space", "--output", str(tmp_path))
     assert line == "error: --shared-space: frames and words must have one width, got 32 and 24 in world language"
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_training_replaces_a_model_only_when_told_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    command = ["--world", "language", "--smoke", "--output", str(out)]
+    assert main(["table", "--rows", "full: ", "--workers", "1", *command]) == 0
+    model = out / "models" / "world-language-full-i-ii-iii-0.pt"
+    tables = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    capsys.readouterr()
+
+    train = ["train", *command, "--batch-size", "8"]
+    assert main(train) == 2
+    error = capsys.readouterr().err
+    assert f"{model}: the model must not exist yet (--output names another folder, --resume" in error
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == tables
+    assert main([*train, "--seed", "1"]) == 0
+    assert model.read_bytes() == tables[model]
+    assert main([*train, "--resume"]) == 2
+    assert "must be of the settings asked for" in capsys.readouterr().err
+    assert main([*train, "--overwrite"]) == 0
+    assert model.read_bytes() != tables[model]
+    assert main([*train, "--output", str(tmp_path / "other")]) == 0
 
 
 def test_the_help_says_what_resume_needs(capsys: pytest.CaptureFixture[str]) -> None:
