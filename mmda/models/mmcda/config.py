@@ -101,7 +101,7 @@ class TrainingConfig:
         accumulate: number of batches per step, whose gradients are averaged; contrastive terms and discrepancies only
             see one batch at a time.
         compile: compile model and objective together by ``torch.compile``, which needs a C++ compiler on a CPU. The
-            first step takes a minute or more; see the page on performance for what later ones gain.
+            first step takes minutes; try whether later ones gain by it.
 
     Raises:
         ValueError: a value out of range.
