@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 import torch
 
 from mmda.cli import main
+from mmda.models.mmcda.experiment.locks import only_run
 from tests.experiment._folders import (
     folder_options,
     folders,
@@ -116,6 +119,19 @@ def test_an_unwritable_folder_is_found_before_training(tmp_path: Path, capsys: p
     assert run(["--smoke", "--output", str(tmp_path / "file" / "out")]) == 2
     assert "the output folder must be writable" in capsys.readouterr().err
     assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_a_disk_that_is_full_for_the_lock_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(handle: int, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(OSError, match=r"No space left on device: '.*\.running'$"), only_run(tmp_path):
+            pass
+    assert not list(tmp_path.iterdir())
+    with only_run(tmp_path):  # the lock is free
+        assert (tmp_path / ".running").read_text()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
