@@ -109,7 +109,8 @@ def test_longer_videos_are_smoothed_over_as_large_a_share() -> None:
 
 
 def test_the_vote_is_the_span_of_the_largest_mean_iou() -> None:
-    s, mask, times = profile(0, 30, 25)
+    s, mask, times = profile(0, 60, 25)
+    s, mask, times = (each[mask.sum(1) >= 15] for each in (s, mask, times))  # no window is wider than a third
     widths, levels = (3, 5), (0.1, 0.3, 0.5)
     spans = vote_spans(s, mask, times, n=3, widths=widths, levels=levels)
     all_runs = torch.stack([high_runs(s, mask, times, width=w, level=a) for w in widths for a in levels], 1)
@@ -136,6 +137,17 @@ def test_fewer_spans_are_the_first_of_more(threshold: float) -> None:
     for windows, kept in zip(most.windows, most.mask):
         overlap = temporal_iou(windows[kept].unsqueeze(1), windows[kept].unsqueeze(0)).fill_diagonal_(0)
         assert (overlap <= threshold).all()
+
+
+@pytest.mark.parametrize("clips", [3, 6, 8])
+def test_short_videos_are_voted_on_by_windows_of_a_third(clips: int) -> None:
+    """As wide a window as the video would make its profile flat, and every span the whole video."""
+    times = torch.arange(clips + 1.0).unfold(0, 2, 1).unsqueeze(0)
+    s = torch.zeros(1, clips).index_fill(1, torch.tensor([1]), 1.0)
+    found = vote_spans(s, s >= 0, times, n=1, widths=(11, 21)).windows[0, 0]
+    half = clips // 6
+    assert found.tolist() == [1.0 - half, 2.0 + half]
+    assert torch.equal(smoothed(s, s >= 0, 11, widest=1 / 3), smoothed(s, s >= 0, 2 * half + 1))
 
 
 def test_a_flat_profile_has_one_span_and_ends() -> None:
