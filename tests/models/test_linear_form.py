@@ -23,6 +23,7 @@ from mmda.models.mmcda import (
     MMCDAObjective,
     NeighbourScaling,
     PooledPairTerm,
+    QueryFeedback,
     Term,
     TrainingConfig,
     View,
@@ -406,6 +407,42 @@ def test_few_pairs_weigh_no_map_of_their_own(splits: tuple[ResidentSplit, Reside
     told = shares(20, _ENOUGH=1)  # as if 20 were enough
     assert (told - nothing).abs().max() > 0.05
     torch.testing.assert_close(shares(20), nothing.lerp(told, 20 / 32), rtol=1e-5, atol=1e-6)
+
+
+def test_a_query_moves_as_the_formula_says() -> None:
+    g = torch.Generator().manual_seed(2)
+    frames = torch.nn.functional.normalize(torch.randn(2, 9, 5, generator=g, dtype=torch.float64), dim=2)
+    query = torch.nn.functional.normalize(torch.randn(2, 5, generator=g, dtype=torch.float64), dim=1)
+    common = torch.randn(2, 9, generator=g, dtype=torch.float64)
+    mask = torch.arange(9) < torch.tensor([[9], [4]])
+    feedback = QueryFeedback(0.7, rounds=3, temperature=0.2)
+    found = feedback(query, frames.masked_fill(~mask.unsqueeze(2), torch.nan), mask, common)
+    for i, n in enumerate((9, 4)):
+        f, h = frames[i, :n].numpy(), common[i, :n].numpy()
+        q = first = query[i].numpy()
+        for _ in range(3):
+            share = np.exp((f @ q - h) / 0.2)
+            step = (share / share.sum()) @ f - f.mean(0)
+            q = first + 0.7 * step / np.linalg.norm(step)
+            q = q / np.linalg.norm(q)
+        np.testing.assert_allclose(found[i].numpy(), q, atol=1e-12)
+    alike = frames[:, :1].expand(-1, 9, -1)
+    torch.testing.assert_close(feedback(query, alike, mask, common), query)
+
+
+def test_feedback_moves_the_similarity_of_a_prediction_alone(splits: tuple[ResidentSplit, ResidentSplit]) -> None:
+    batch = splits[1].slice([0, 1, 2])
+    plain, fed = (started(splits, agreement=0.0, feedback=strength) for strength in (0.0, 0.9))
+    with torch.no_grad():
+        before, output = plain(batch), fed(batch)
+        assert plain.feedback is None
+        assert fed.feedback is not None
+        assert torch.equal(output.similarity, before.similarity)
+        common = fed.neighbours(output.joint_frames, fed.query_head)  # type: ignore[misc]
+        moved = fed.feedback(output.joint_query, output.joint_frames, output.frame_mask, common)
+        expected = (output.joint_frames @ moved.unsqueeze(2)).squeeze(2) - common
+        torch.testing.assert_close(fed.profile(output), expected / fed.temperature)
+        assert (fed.profile(output) - plain.profile(before)).abs().max() > 0.1
 
 
 def test_frames_agree_as_the_formula_says() -> None:

@@ -134,8 +134,8 @@ def vote_spans(
 ) -> Spans:
     r"""The span on which the runs of several widths and levels agree most, then further spans in the remaining clips.
 
-    Every width and level proposes a span c by :func:`high_runs`, with windows of at most a third of the video. The one with the largest mean temporal IoU with all
-    proposals is selected,
+    Every width and level proposes a span c by :func:`high_runs`, with windows of at most a third of the video. The one
+    with the largest mean temporal IoU with all proposals is selected,
 
     .. math:: \hat c = \arg\max_c \frac{1}{|C|} \sum_{c' \in C} \operatorname{IoU}(c, c'),
 

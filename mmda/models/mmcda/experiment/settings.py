@@ -11,7 +11,7 @@ from typing import Any
 from mmda.models.mmcda.closed_form import attended_rows, fit_joint_maps
 from mmda.models.mmcda.config import MMCDAConfig
 from mmda.models.mmcda.experiment.errors import UnusableError
-from mmda.models.mmcda.linear_head import FrameAgreement, NeighbourScaling
+from mmda.models.mmcda.linear_head import FrameAgreement, NeighbourScaling, QueryFeedback
 from mmda.models.mmcda.localizer import decode_spans
 from mmda.models.mmcda.stacking import pair_scores, stacked_weights
 from mmda.models.mmcda.voting import vote_spans
@@ -23,6 +23,7 @@ RECIPE: tuple[Callable[..., Any], ...] = (
     pair_scores,
     stacked_weights,
     NeighbourScaling,
+    QueryFeedback,
     FrameAgreement,
     vote_spans,
     decode_spans,
