@@ -422,8 +422,7 @@ def test_a_query_moves_as_the_formula_says() -> None:
         q = first = query[i].numpy()
         for _ in range(3):
             share = np.exp((f @ q - h) / 0.2)
-            step = (share / share.sum()) @ f - f.mean(0)
-            q = first + 0.7 * step / np.linalg.norm(step)
+            q = first + 0.7 * ((share / share.sum()) @ f - f.mean(0))
             q = q / np.linalg.norm(q)
         np.testing.assert_allclose(found[i].numpy(), q, atol=1e-12)
     alike = frames[:, :1].expand(-1, 9, -1)

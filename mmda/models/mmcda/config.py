@@ -59,7 +59,7 @@ class MMCDAConfig:
     members: int = 3
     residual: int = 0
     neighbours: float = 0.25
-    feedback: float = 0.6
+    feedback: float = 1.0
     agreement: float = 4.0
 
     def __post_init__(self) -> None:

@@ -17,9 +17,6 @@ from mmda.models.mmcda.localizer import MomentLogits
 #: Number of clips above which widths in clips scale with the length of the video.
 REFERENCE_CLIPS = 75
 
-#: Distance of matched frames from the video's mean below which :class:`QueryFeedback` moves a query by less.
-_LEAST_STEP = 1e-3
-
 
 class PlainFrames(nn.Module):
     """Unchanged frame features, zero on padding: the video encoder for linear heads.
@@ -278,11 +275,12 @@ class QueryFeedback(nn.Module):
 
     .. math::
 
-       q^{(r + 1)} = \operatorname{unit} \Big( q + \beta \operatorname{unit} \Big( \sum_t a_t f_t - \bar f \Big) \Big),
-       \qquad a = \operatorname{softmax}_t \Big( \frac{\cos(f_t, q^{(r)}) - h_t}{\tau} \Big)
+       q^{(r + 1)} = \operatorname{unit} \Big( q + \beta \Big( \sum_t a_t f_t - \bar f \Big) \Big), \qquad
+       a = \operatorname{softmax}_t \Big( \frac{\cos(f_t, q^{(r)}) - h_t}{\tau} \Big)
 
     with :math:`q^{(0)} = q`, the mean frame :math:`\bar f`, and :math:`h_t` of :class:`NeighbourScaling`. The frames of
-    a moment are alike, so those matched best tell what the others look like (relevance feedback without a user).
+    a moment are alike, so those matched best tell what the others look like (relevance feedback without a user). In a
+    video of one scene, or where no frame stands out, the query hardly moves.
 
     Args:
         strength: :math:`\beta` >= 0.
@@ -291,7 +289,7 @@ class QueryFeedback(nn.Module):
 
     Shape:
         ``query`` (b, d) and ``frames`` (b, t, d), unit rows of the joint space, ``frame_mask`` and ``common`` (b, t) ->
-        (b, d), unit rows. A video without a difference between frames changes no query.
+        (b, d), unit rows. A video of equal frames changes no query.
 
     Raises:
         ValueError: a negative strength, a count below 1, a temperature that is not positive.
@@ -299,14 +297,14 @@ class QueryFeedback(nn.Module):
     Example:
         >>> frames = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
         >>> query, mask = torch.tensor([[0.8, 0.6]]), torch.ones(1, 2, dtype=torch.bool)
-        >>> QueryFeedback(strength=1.0, rounds=1)(query, frames, mask, torch.zeros(1, 2)).round(decimals=2)
-        tensor([[ 1.0000, -0.0700]])
+        >>> QueryFeedback(rounds=1)(query, frames, mask, torch.zeros(1, 2)).round(decimals=2)
+        tensor([[0.9800, 0.1800]])
 
     References:
         Rocchio, "Relevance Feedback in Information Retrieval", in Salton (ed.), The SMART Retrieval System (1971).
     """
 
-    def __init__(self, strength: float = 0.6, *, rounds: int = 2, temperature: float = 0.1) -> None:
+    def __init__(self, strength: float = 1.0, *, rounds: int = 2, temperature: float = 0.1) -> None:
         super().__init__()
         check_number("QueryFeedback", "strength", strength, at_least=0)
         check_count("QueryFeedback", "rounds", rounds)
@@ -322,8 +320,6 @@ class QueryFeedback(nn.Module):
             cosine = torch.bmm(clean, moved.unsqueeze(2)).squeeze(2)
             share = masked_softmax((cosine - common) / self.temperature, frame_mask, 1)
             step = torch.bmm(share.unsqueeze(1), clean).squeeze(1) - mean
-            # Frames that are alike up to rounding give no direction.
-            step = step / step.norm(dim=1, keepdim=True).clamp(min=_LEAST_STEP)
             moved = normalized_rows(query + self.strength * step)
         return moved
 
