@@ -1,4 +1,4 @@
-# make run | test | lint | docs | bench | bench-quick | wheel | clean
+# make run | test | lint | docs | look | bench | bench-quick | wheel | clean
 #
 # Nothing has to be done before: each target first sets up .venv, once, with the versions of .ci/constraints.txt.
 # Another interpreter: make test PYTHON=python3.12
@@ -12,7 +12,7 @@ test lint docs: export OMP_NUM_THREADS ?= 1
 export PYTHONUNBUFFERED := 1
 
 .DELETE_ON_ERROR:
-.PHONY: run test lint docs bench bench-quick wheel clean
+.PHONY: run test lint docs look bench bench-quick wheel clean
 
 run: $(VENV)/.run
 	$(BIN)/python examples/mmcda_vmr.py
@@ -33,6 +33,9 @@ docs: $(VENV)/.dev
 	$(BIN)/python -m sphinx -W --keep-going -q -E -d docs/_build/doctrees -b html docs docs/_build/html
 	$(BIN)/python docs/check_pages.py docs/_build/html
 	$(BIN)/python -m sphinx -W --keep-going -q -d docs/_build/doctrees -b doctest docs docs/_build/doctest
+
+look: docs
+	$(BIN)/python docs/check_browser.py docs/_build/html
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks

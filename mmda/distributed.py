@@ -25,6 +25,7 @@ from mmda._core.checks import (
     check_same_width,
     check_sequence,
     check_tensor,
+    check_weight,
     fail,
     fail_type,
     shape_text,
@@ -258,6 +259,25 @@ def _text(value: object) -> str:
     return type(value).__qualname__
 
 
+def _kept(
+    name: str, rows: Tensor, prefix: str, mask: Tensor | None, weight: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """The rows of a ring that count, (n, d), and their weights; a rank may be without rows."""
+    check_floating("DistributedLoss", name, rows)
+    if mask is not None:
+        check_mask("DistributedLoss", f"{prefix}mask", mask, rows.shape[:-1], device=rows.device)
+    if weight is not None:
+        check_weight("DistributedLoss", f"{prefix}weight", weight, rows.shape[:-1], device=rows.device)
+        if weight.requires_grad:
+            fail("DistributedLoss", f"{prefix}weight", "have no gradient for a ring", "one that requires it")
+        mask = weight > 0 if mask is None else mask & (weight > 0)
+    if mask is not None:
+        rows, weight = rows[mask], None if weight is None else weight[mask]
+    if rows.ndim != 2:
+        fail("DistributedLoss", name, "have shape (samples, features)", shape_text(rows))
+    return rows, weight
+
+
 class DistributedLoss(nn.Module):
     """Apply any loss to the gathered batch of all ranks.
 
@@ -272,7 +292,7 @@ class DistributedLoss(nn.Module):
         ring: pass the rows around a ring of ranks instead of gathering them: O(n d) memory for the n rows of a rank,
             for any number of ranks. For :class:`~mmda.losses.MMDLoss` (a bandwidth that is a number or ``"mean"``; no
             ``"linear"`` estimator), :class:`~mmda.losses.InfoNCELoss` and :class:`~mmda.losses.SigmoidContrastiveLoss`,
-            on rows (n, d) without weights; masks for MMD only.
+            with masks and weights for the first two; weights have no gradient.
 
     Shape:
         As for the loss. The number of rows may differ between ranks; with a mask (b, t, d), t may differ too.
@@ -281,7 +301,7 @@ class DistributedLoss(nn.Module):
         The loss of the gathered batch, the same on every rank.
 
     Raises:
-        ValueError: a shared name that the loss does not accept; with ``ring``, an unsupported loss, weights or masks.
+        ValueError: a shared name that the loss does not accept; with ``ring``, an unsupported loss or other arguments.
             Raised on all ranks if they disagree in losses or settings, arguments given, dtypes, numbers of axes or
             widths, shapes of shared tensors, plain values (including scalar tensors), generator states, or in whether a
             gradient is needed.
@@ -374,32 +394,34 @@ class DistributedLoss(nn.Module):
         loss = self.loss
         names = _positions(loss)[:2]
         given = {**dict(zip(names, inputs)), **keywords}
-        masks = [f"{name}_mask" for name in names] if isinstance(loss, MMDLoss) else []
-        others = sorted(name for name, value in given.items() if name not in (*names, *masks) and value is not None)
+        # each side has a mask and weights of its own, or both have those of the pairs
+        prefixes = {MMDLoss: [f"{name}_" for name in names], InfoNCELoss: ["", ""]}.get(type(loss), [])
+        known = {*names, *(prefix + kind for prefix in prefixes for kind in ("mask", "weight"))}
+        others = sorted(name for name, value in given.items() if name not in known and value is not None)
         if others or len(inputs) > 2 or not all(isinstance(given.get(name), Tensor) for name in names):
-            rule = f"be only {names[0]} and {names[1]} for a ring, without weights, and without masks but for MMD"
+            rule = f"be only {', '.join(sorted(known))} for a ring"
             fail("DistributedLoss", "inputs", rule, ", ".join(others) or f"{len(given)} arguments")
-        for name, mask in zip(names, masks):
-            if given.get(mask) is not None:
-                check_mask("DistributedLoss", mask, given[mask], given[name].shape[:-1])
-                given[name] = given[name][given[mask]]
-        first, second = (given[name] for name in names)
-        for name in names:
-            check_floating("DistributedLoss", name, given[name])
-            if given[name].ndim != 2:  # on every rank: they have as many axes; a rank may be without rows
-                fail("DistributedLoss", name, "have shape (samples, features)", shape_text(given[name]))
+        (first, x_count), (second, y_count) = (
+            _kept(name, given[name], prefix, given.get(f"{prefix}mask"), given.get(f"{prefix}weight"))
+            for name, prefix in zip(names, prefixes or ["", ""])
+        )
         check_same_width("DistributedLoss", names[0], first, names[1], second)
         dtype = working_dtype(first, second)
         with full_precision(first):
             x, y = first.to(dtype), second.to(dtype)
             if isinstance(loss, MMDLoss):
+                counts = [
+                    rows.new_ones(len(rows)) if count is None else count.to(dtype)
+                    for rows, count in ((x, x_count), (y, y_count))
+                ]
                 unbiased = loss.estimator == "unbiased"
-                return ring_mmd(x, y, kernel=loss.kernel, unbiased=unbiased, group=self.group)
+                return ring_mmd(x, y, *counts, kernel=loss.kernel, unbiased=unbiased, group=self.group)
             assert isinstance(loss, (InfoNCELoss, SigmoidContrastiveLoss))
             scale = as_scale(temperature_value(loss.temperature), x)
             a, b = (normalized_rows(x), normalized_rows(y)) if loss.normalize else (x, y)
             if isinstance(loss, InfoNCELoss):
-                return ring_info_nce(a, b, scale, symmetric=loss.symmetric, group=self.group)
+                count = None if x_count is None else x_count.to(dtype)
+                return ring_info_nce(a, b, scale, count, symmetric=loss.symmetric, group=self.group)
             bias = loss.bias.to(x) if isinstance(loss.bias, Tensor) else x.new_full((), loss.bias)
             return ring_sigmoid(a, b, scale, bias, group=self.group)
 

@@ -438,13 +438,17 @@ class Formula(NamedTuple):
 
 def formula_of(kernel: Kernel) -> Formula | None:
     """The formula of a built-in kernel; None for a kernel that overrides ``evaluate``."""
-    built_in = getattr(type(kernel), "evaluate", None) in (_Radial.evaluate, Energy.evaluate)
-    return None if not built_in else kernel._formula  # type: ignore[attr-defined]
+    return kernel._formula if is_built_in(kernel) else None  # type: ignore[attr-defined]
+
+
+def is_built_in(kernel: Kernel) -> bool:
+    """Whether :func:`formula_of` knows the kernel."""
+    return getattr(type(kernel), "evaluate", None) in (_Radial.evaluate, Energy.evaluate)
 
 
 def settle_bandwidth(kernel: Kernel, x: Tensor, y: Tensor, x_weight: Tensor | None, y_weight: Tensor | None) -> Tensor:
     """The kernel's bandwidth for the pooled sample; rows are in their working dtype."""
-    if formula_of(kernel) is not None and not isinstance(getattr(kernel, "bandwidth", None), str):
+    if is_built_in(kernel) and not isinstance(getattr(kernel, "bandwidth", None), str):
         return kernel.settle(x)  # a number or a tensor, independent of the sample
     pooled = torch.cat([x.detach(), y.detach()])
     if x_weight is None and y_weight is None:
@@ -482,7 +486,7 @@ class _Radial:
             return median_bandwidth(rows, weight)
         if self.bandwidth == "mean":
             return mean_bandwidth(rows, weight)
-        return torch.full((), self.bandwidth, dtype=working_dtype(rows), device=rows.device)
+        return rows.new_full((), self.bandwidth, dtype=working_dtype(rows))
 
     def evaluate(self, squared: Tensor, bandwidth: Tensor) -> Tensor:
         """Mean over the scales of the single-scale kernel."""

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mmda._core.checks import (
+    check_at_weights,
     check_choice,
     check_count,
     check_floating,
@@ -169,7 +170,7 @@ class PairMoments(nn.Module):
             fail("PairMoments.update", "y", f"have the rows of `x` {tuple(x.shape[:-1])}", tuple(y.shape[:-1]))
         if x.shape[-1] != self.x_width:
             fail("PairMoments.update", "x", f"have {self.x_width} features", x.shape[-1])
-        self.joint.update(torch.cat([x.to(torch.result_type(x, y)), y], -1), weight=weight, mask=mask)
+        self.joint.update(torch.cat([x.double(), y.double()], -1), weight=weight, mask=mask)
         return self
 
     def merge(self, other: PairMoments) -> PairMoments:
@@ -379,6 +380,7 @@ class _Fitted(nn.Module):
             raise RuntimeError(f"{caller}: call `fit` first")
         if x.ndim == 0 or x.shape[-1] != len(mean):
             fail(caller, argument, f"have {len(mean)} features", x.shape[-1] if x.ndim else "()")
+        check_at_weights(caller, argument, x, mean)
         with full_precision(x):
             mapped = (x.to(mean) - mean) @ matrix
             return (mapped if goal is None else mapped + goal).to(x.dtype)

@@ -41,7 +41,9 @@ def test_a_model_is_trained_asked_and_scored(tmp_path: Path) -> None:
     model = tmp_path / "out" / "models" / "world-language-full-i-ii-iii-0.pt"
     assert told.splitlines()[-1].endswith(str(model))
     asked = mmda("predict", "the concept07-a of", "--video", "target-test-3", "--top", "2", *here, cwd=tmp_path)
-    assert asked.startswith("target-test-3 (")
+    first, second, *_ = asked.splitlines()
+    assert first == f"model: {model}"
+    assert second.startswith("target-test-3 (")
     scores = json.loads(mmda("evaluate", str(model), "--json", cwd=tmp_path))
     assert f"{'mIoU':14}{100 * scores['mIoU']:6.1f}" in told.splitlines()
 

@@ -142,6 +142,7 @@ def worker(rank: int, folder: str) -> None:
     found["ring"] = {name: passed_by(name, rank, passing=True) for name in RINGS}
     found["gathered"] = {name: passed_by(name, rank, passing=False) for name in RINGS}
     found["unpaired"] = unpaired(rank)
+    found["no ring"] = no_ring()
     found["draws"] = drawn(rank)
     torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
@@ -308,9 +309,14 @@ RINGS: dict[str, Callable[[], nn.Module]] = {
     "mmd biased": lambda: MMDLoss(kernel=Gaussian("mean")),
     "mmd unbiased": lambda: MMDLoss(kernel=Laplacian(1.5), estimator="unbiased"),
     "mmd masked": lambda: MMDLoss(kernel=Gaussian("mean")),
+    "mmd weights": lambda: MMDLoss(kernel=Gaussian("mean")),
+    "mmd unbiased weights": lambda: MMDLoss(kernel=Gaussian("mean"), estimator="unbiased"),
+    "mmd unbiased, total weight below one": lambda: MMDLoss(kernel=Gaussian("mean"), estimator="unbiased"),
     "mmd no row on one": lambda: MMDLoss(kernel=Gaussian("mean")),
     "info nce": lambda: InfoNCELoss(temperature=temperature()),
     "info nce no row on one": lambda: InfoNCELoss(temperature=temperature()),
+    "info nce weights": lambda: InfoNCELoss(temperature=temperature()),
+    "info nce one way, mask and weights": lambda: InfoNCELoss(temperature=temperature(), symmetric=False),
     "info nce one way": lambda: InfoNCELoss(temperature=temperature(), symmetric=False, normalize=False),
     "sigmoid": lambda: SigmoidContrastiveLoss(
         temperature=temperature(), bias=nn.Parameter(torch.tensor(-1.0, dtype=torch.float64))
@@ -326,9 +332,18 @@ def passed_by(name: str, rank: int, *, passing: bool) -> list[Tensor]:
     if "no row on one" in name and rank == 1:
         first, second = first[:0], second[:0]
     leaves = [first.requires_grad_(), second.requires_grad_(), *loss.parameters()]
-    masks = {"source_mask": torch.arange(len(first)) != rank} if name == "mmd masked" else {}
-    value = loss(first, second, **masks)
+    value = loss(first, second, **masks_and_weights(name, rank, len(first), len(second)))
     return [value.detach(), *torch.autograd.grad(value * (1 + rank), leaves)]
+
+
+def masks_and_weights(name: str, rank: int, n: int, m: int) -> dict[str, Tensor]:
+    """Arguments of a ring, unlike on the ranks; a weight of 0 leaves a row out."""
+    keep, weight = torch.arange(n) != rank, (torch.arange(n) % 3 + 0.25 * rank).double()
+    other = torch.linspace(0.1, 2, m, dtype=torch.float64)
+    if "mmd" in name and "weight" in name:
+        return {"source_weight": 0.01 * weight if "below" in name else weight, "target_weight": other}
+    masks = {"source_mask": keep} if name == "mmd masked" else {"mask": keep} if "mask" in name else {}
+    return {**masks, **({"weight": weight} if "weights" in name else {})}
 
 
 def unpaired(rank: int) -> list[str]:
@@ -337,6 +352,21 @@ def unpaired(rank: int) -> list[str]:
     for count in (3 + rank, 0):
         try:
             DistributedLoss(InfoNCELoss(), ring=True)(torch.ones(count, WIDTH), torch.ones(3 * (count > 0), WIDTH))
+        except ValueError as error:
+            told.append(str(error))
+    return told
+
+
+def no_ring() -> list[str]:
+    """Arguments that a ring does not take."""
+    x, weight, told = torch.ones(3, WIDTH), torch.ones(3), []
+    for loss, given in (
+        (SigmoidContrastiveLoss(), {"weight": weight}),
+        (InfoNCELoss(), {"negative_mask": torch.ones(6, 6, dtype=torch.bool)}),
+        (MMDLoss(kernel=Gaussian("mean")), {"source_weight": weight.requires_grad_()}),
+    ):
+        try:
+            DistributedLoss(loss, ring=True)(x, x, **given)
         except ValueError as error:
             told.append(str(error))
     return told
@@ -453,7 +483,7 @@ def test_rows_that_pass_by_give_the_gathered_value_and_gradients(name: str, rank
     for found in ranks:
         assert len(found["ring"][name]) == len(found["gathered"][name])
         for came, wanted in zip(found["ring"][name], found["gathered"][name]):
-            assert not wanted.numel() or wanted.abs().max() > 0
+            assert not wanted.numel() or (wanted.abs().max() > 0) == ("below" not in name)
             torch.testing.assert_close(came, wanted, rtol=1e-10, atol=1e-10)
 
 
@@ -464,7 +494,13 @@ def test_every_rank_refuses_rows_that_are_not_paired(ranks: list[dict[str, Any]]
     ] * 2
 
 
-def test_what_no_ring_can_do_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_no_ring_can_do_is_refused(ranks: list[dict[str, Any]]) -> None:
+    told = [
+        "DistributedLoss: `inputs` must be only anchor, positive for a ring, got weight",
+        "DistributedLoss: `inputs` must be only anchor, mask, positive, weight for a ring, got negative_mask",
+        "DistributedLoss: `source_weight` must have no gradient for a ring, got one that requires it",
+    ]
+    assert [found["no ring"] for found in ranks] == [told] * 2
     with pytest.raises(ValueError, match="`loss` must be an MMDLoss, InfoNCELoss or SigmoidContrastiveLoss for a ring"):
         DistributedLoss(CORALLoss(), ring=True)
     with pytest.raises(ValueError, match="have the estimator 'biased' or 'unbiased' for a ring, got 'linear'"):

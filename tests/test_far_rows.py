@@ -10,10 +10,12 @@ from torch import Tensor
 
 from mmda.kernels import Energy, Gaussian, Laplacian, RationalQuadratic, mean_bandwidth, median_bandwidth
 from mmda.losses import (
+    adaptive_feature_norm_loss,
     block_mmd_loss,
     central_moment_discrepancy_loss,
     contrastive_domain_discrepancy_loss,
     coral_loss,
+    cross_correlation_loss,
     energy_distance_loss,
     higher_order_moment_loss,
     hsic_loss,
@@ -298,3 +300,45 @@ def test_moments_of_large_features_have_a_gradient() -> None:
     for scale in (1e-10, 1e4, 1e7):
         x, y = (scale * rows for rows in samples())
         assert_as_float64(central_moment_discrepancy_loss, x, y, torch.ones(64, dtype=torch.bool))
+
+
+#: Losses of squared distances, norms or correlations, at scales where squares leave the range of float32.
+SCALED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "energy": energy_distance_loss,
+    "mmd": mmd_loss,
+    "block": lambda x, y: block_mmd_loss(x, y, block_rows=16),
+    "hsic": hsic_loss,
+    "joint": lambda x, y: joint_mmd_loss([x, x[:, :4]], [y, y[:, :4]]),
+    "local": lambda x, y: local_mmd_loss(x, y, source_labels=LABELS, target_probabilities=one_hot(x)),
+    "norm": lambda x, y: adaptive_feature_norm_loss(x) + adaptive_feature_norm_loss(y, variant="hard"),
+    "correlation": cross_correlation_loss,
+}
+
+
+@pytest.mark.parametrize("scale", [1e-40, 1e-30, 1e-15, 1e10, 1e20, 1e30])
+@pytest.mark.parametrize("name", SCALED)
+def test_squares_outside_the_range_of_float32(name: str, scale: float) -> None:
+    """The value is that of float64 wherever float32 holds it, and so is the gradient: no NaN, no zero."""
+    x, y = (rows * scale for rows in samples())
+    value, *gradients = values_of(SCALED[name], x, y)
+    right, *slopes = values_of(SCALED[name], x.double(), y.double())
+    if abs(right) < torch.finfo(torch.float32).max:
+        torch.testing.assert_close(value.double(), right, rtol=1e-3, atol=1e-9)
+    for gradient, slope in zip(gradients, slopes):
+        if slope.abs().amax() < torch.finfo(torch.float32).max:
+            error = (gradient.double() - slope).norm()
+            assert error <= 1e-3 * slope.norm() + 1e-37
+
+
+def values_of(loss: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    a, b = (rows.clone().requires_grad_() for rows in (x, y))
+    value = loss(a, b)
+    return value.detach(), *torch.autograd.grad(value, (a, b))
+
+
+def test_a_plan_that_no_float_holds_is_an_error() -> None:
+    x, y = (1e7 * rows for rows in samples())
+    with pytest.raises(
+        ValueError, match=r"`regularisation` must be larger, or `iterations` \(30\), for a marginal error"
+    ):
+        sinkhorn_divergence_loss(x, y)

@@ -19,7 +19,7 @@ if not PAGE.exists():
     pytest.skip("no documentation in this checkout", allow_module_level=True)
 
 #: What keeps the commands short: the page's own options stay.
-SHORT = {"table": ["--smoke", "--rows", "source-only"], "train": ["--smoke"]}
+SHORT = {"table": ["--smoke", "--rows", "full: "], "train": ["--smoke"]}
 
 
 def blocks(language: str) -> list[str]:
@@ -75,4 +75,4 @@ def test_the_commands_and_the_six_lines(
     assert main(["predict", *asked[1:4], "--source", "source", "--target", "elsewhere"]) == 2
     assert "--checkpoint must name one" in capsys.readouterr().err
     assert main([*asked, "--source", "source", "--target", "elsewhere"]) in (0, None)
-    assert capsys.readouterr().out.startswith("target-3 (24.0 s)")
+    assert capsys.readouterr().out.startswith(f"model: {model}\ntarget-3 (24.0 s)")

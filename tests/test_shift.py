@@ -199,6 +199,15 @@ def test_every_form_of_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.npz", "b.npz", "report.json", "report.png", "report.txt"]
 
 
+def test_the_limit_of_an_array_can_be_raised(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        np.savez_compressed(tmp_path / f"{name}.npz", rows=np.eye(100))  # 80,128 bytes of some hundred
+    arguments = [str(tmp_path / "a.npz"), str(tmp_path / "b.npz"), "--permutations", "9", "--max-bytes"]
+    assert shift.main([*arguments, "80000"]) == 2
+    assert "hold arrays of at most 80000 bytes in memory (--max-bytes raises the limit)" in capsys.readouterr().err
+    assert shift.main([*arguments, "90000"]) == 0
+
+
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good = saved(tmp_path, "good.npy", features=SOURCE)
     two = saved(tmp_path, "two.npz", video=SOURCE, query=SOURCE)

@@ -197,6 +197,46 @@ def test_level_on_rows_that_repeat_with_a_chosen_bandwidth(sample: Callable[...,
     assert 0.02 <= rejected / runs <= 0.08
 
 
+def _binary_level(share: float, sizes: tuple[int, int]) -> float:
+    """The level at 0.05 on zeros and ones, exactly: every number of ones in both samples with its probability.
+
+    The statistic orders the splits as the squared difference of the shares does, less the variances of both means.
+    """
+    n, m = sizes
+    level, ones = 0.0, np.arange(m + 1).tolist()
+    for total in range(n + m + 1):
+        every = math.comb(n + m, total)
+        within = np.array([math.comb(m, k) * math.comb(n, total - k) / every if k <= total else 0.0 for k in ones])
+        a, b = (total - np.array(ones)) / n, np.array(ones) / m
+        values = np.square(a - b) - a * (1 - a) / (n - 1) - b * (1 - b) / (m - 1)
+        p_values = np.array([within[values >= value - 1e-12].sum() for value in values])
+        level += every * share**total * (1 - share) ** (n + m - total) * within[p_values <= 0.05].sum()
+    return level
+
+
+def test_level_on_zeros_and_ones_is_that_of_the_enumeration() -> None:
+    """With few rows few p-values are possible, so no split of five rows is near 0.05 for every share of ones."""
+    by_tested = {m: [round(_binary_level(share, (500, m)), 3) for share in (0.1, 0.2, 0.5)] for m in (2, 3, 4, 5)}
+    assert by_tested == {2: [0.01, 0.035, 0], 3: [0.028, 0.008, 0], 4: [0.021, 0.027, 0.012], 5: [0.01, 0.019, 0.026]}
+    rng, generator, runs = np.random.default_rng(31), draws(32), 300
+    rejected = 0
+    for _ in range(runs):
+        x, y = (torch.from_numpy((rng.random((n, 1)) < 0.1).astype(float)) for n in (1000, 5))
+        rejected += optimised_power_test(x, y, permutations=199, factors=(1.0,), generator=generator).rejects()
+    exact = _binary_level(0.1, (500, 3))
+    assert 0.02 <= exact <= 0.08
+    assert rejected / runs == pytest.approx(exact, abs=2.5 * math.sqrt(exact / runs))
+
+
+@pytest.mark.parametrize(("rows", "tested"), [(5, 3), (7, 4), (8, 4), (9, 5)])
+def test_an_odd_row_is_tested(rows: int, tested: int) -> None:
+    """The statistic of n equal rows against n others takes each of its values on one share of the splits."""
+    x, y = torch.zeros(rows, 1), torch.ones(rows, 1)
+    result = optimised_power_test(x, y, permutations=4000)
+    share = 2 / math.comb(2 * tested, tested)
+    assert result.p_value == pytest.approx(share, abs=4 * math.sqrt(share / 4000) + 1 / 4000)
+
+
 def test_many_different_rows_are_compared_in_float32_and_decided_in_float64() -> None:
     """Half of the rows repeated, many ties: with and without the float32 pass the same draws and the same p-value."""
     rows = normal(500, 2, seed=25)
@@ -348,7 +388,7 @@ def test_half_precision_far_from_the_origin() -> None:
         (lambda x: wild_bootstrap_test(x, x[:5]), r"`target` must have as many rows as `source` \(6\), got 5"),
         (lambda x: wild_bootstrap_test(x, x, dependence=-1), "`dependence` must be a finite number >= 0, got -1"),
         (lambda x: select_bandwidth(x, x, factors=()), "`factors` must hold at least one factor, got none"),
-        (lambda x: optimised_power_test(x, x[:3]), "`target` must have at least 2 rows in either part, got 2 and 1"),
+        (lambda x: optimised_power_test(x, x[:3]), "`target` must have at least 2 rows in either part, got 1 and 2"),
     ],
 )
 def test_errors(call: Callable[[Tensor], object], text: str) -> None:

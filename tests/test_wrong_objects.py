@@ -164,11 +164,11 @@ TYPES: list[tuple[Callable[[], Any], str]] = [
     ),
     (
         lambda: validators.pair_retrieval_recall(X, Y, duplicates=["a dog"] * 8),
-        r"pair_retrieval_recall: `duplicates` must be a torch.Tensor \(of texts: one integer each, .*\), got list",
+        r"pair_retrieval_recall: `duplicates` must be a torch.Tensor \(of texts: `mmda.losses.identity_.*`\), got list",
     ),
     (
         lambda: layers.MemoryBank(4, 3).push(X, ["a dog"] * 8),
-        r"MemoryBank.push: `identities` must be a torch.Tensor \(of texts: one integer each, .*\), got list",
+        r"MemoryBank.push: `identities` must be a torch.Tensor \(of texts: `mmda.losses.identity_.*`\), got list",
     ),
 ]
 
@@ -370,3 +370,47 @@ def test_a_tensor_on_no_or_another_device_or_quantised_is_refused_by_name(
 def test_8_bit_floats_are_tested_in_float64() -> None:
     rows = X.to(torch.float8_e4m3fn)
     assert permutation_test(rows, Y).statistic == permutation_test(rows.double(), Y).statistic
+
+
+#: Modules with weights or buffers of their own, and how they are called with inputs like ``x``.
+WITH_WEIGHTS: dict[str, Callable[[torch.Tensor], Any]] = {
+    "DomainDiscriminator": lambda x: layers.DomainDiscriminator(3)(x),
+    "AttentionPool": lambda x: layers.AttentionPool(3)(x.unsqueeze(0)),
+    "RandomMultilinearMap": lambda x: losses.RandomMultilinearMap(3, 3, 4)(x, x),
+    "DomainSpecificBatchNorm1d": lambda x: layers.DomainSpecificBatchNorm1d(3, domains=2)(x, 0),
+    "DomainAdversarialLoss": lambda x: losses.DomainAdversarialLoss(layers.DomainDiscriminator(3))(x, x),
+    "WassersteinCriticLoss": lambda x: losses.WassersteinCriticLoss(layers.DomainDiscriminator(3))(x, x),
+    "CCA": lambda x: linear.CCA(2).fit(X, Y).map_x(x),
+    "Procrustes": lambda x: linear.Procrustes().fit(X, Y)(x),
+}
+
+
+@pytest.mark.parametrize("name", WITH_WEIGHTS)
+def test_inputs_on_another_device_than_the_weights(name: str) -> None:
+    with pytest.raises(ValueError, match=r"^\w+: `\w+` must be on the device of the module \(cpu\), got meta$"):
+        WITH_WEIGHTS[name](X.to("meta"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_float8_is_computed_or_refused_by_name(dtype: torch.dtype) -> None:
+    x, y = X.to(dtype), Y.to(dtype)
+    for fitted, wide in ((linear.CCA(2).fit(x, Y), linear.CCA(2).fit(x.float(), Y)),):
+        torch.testing.assert_close(fitted.x_map, wide.x_map)
+    torch.testing.assert_close(
+        linear.Procrustes().fit(X, y).matrix, linear.Procrustes().fit(X, y.float()).matrix, rtol=1e-12, atol=1e-12
+    )
+    for call in (lambda: losses.RandomMultilinearMap(3, 3, 4)(x, X), lambda: losses.multilinear_map(X, x)):
+        with pytest.raises(
+            TypeError, match=r"ultilinear\w+: `\w+` must have at least 16 bits a number, got torch.float8"
+        ):
+            call()
+
+
+def test_a_discriminator_takes_the_dtype_of_its_weights() -> None:
+    discriminator = layers.DomainDiscriminator(3)
+    for dtype in (torch.float64, torch.bfloat16, torch.float8_e5m2):
+        text = rf"DomainDiscriminator: `x` must have the dtype of the module \(torch.float32\), got {dtype}"
+        with pytest.raises(TypeError, match=text):
+            discriminator(X.to(dtype))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert discriminator(X.bfloat16()).dtype == torch.bfloat16

@@ -39,7 +39,7 @@ def check_tensor(caller: str, argument: str, value: object) -> None:
     """Require a dense tensor: not sparse, nested, quantized or in the layout of another library."""
     if not isinstance(value, Tensor):
         texts = isinstance(value, (list, tuple)) and any(isinstance(one, str) for one in value)
-        rule = "be a torch.Tensor" + (" (of texts: one integer each, equal for equal texts)" if texts else "")
+        rule = "be a torch.Tensor" + (" (of texts: `mmda.losses.identity_numbers`)" if texts else "")
         fail_type(caller, argument, rule, value)
     if value.layout is not torch.strided or value.is_nested:
         came = "a nested tensor" if value.is_nested else f"layout {value.layout}"
@@ -138,6 +138,18 @@ def check_same_device(caller: str, first: str, a: Tensor, second: str, b: Tensor
     """Require two tensors on the same device."""
     if a.device != b.device:
         fail(caller, second, f"be on the device of `{first}` ({a.device})", b.device)
+
+
+def check_at_weights(caller: str, argument: str, value: Tensor, weight: Tensor) -> None:
+    """Require a tensor on the device of a module's weights."""
+    if value.device != weight.device:
+        fail(caller, argument, f"be on the device of the module ({weight.device})", value.device)
+
+
+def check_no_float8(caller: str, argument: str, value: Tensor) -> None:
+    """Require a floating-point type that PyTorch computes with."""
+    if value.dtype.itemsize == 1:
+        raise TypeError(f"{caller}: `{argument}` must have at least 16 bits a number, got {value.dtype}")
 
 
 def check_same_shape(caller: str, first: str, a: Tensor, second: str, b: Tensor) -> None:

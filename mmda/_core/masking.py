@@ -17,7 +17,7 @@ def working_dtype(*tensors: Tensor) -> torch.dtype:
 
     Inputs that are not tensors are ignored here; the caller's checks reject them.
     """
-    return torch.float64 if any(getattr(t, "dtype", None) == torch.float64 for t in tensors) else torch.float32
+    return torch.float64 if torch.float64 in [getattr(t, "dtype", None) for t in tensors] else torch.float32
 
 
 @contextmanager

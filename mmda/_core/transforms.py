@@ -35,6 +35,8 @@ def is_plain(*tensors: Tensor | None) -> bool:
     """Whether only ordinary reverse mode applies: no function transform and no forward-mode tangent."""
     if transform_is_active():
         return False
+    if getattr(forward_ad, "_current_level", 0) < 0:  # outside of forward mode no tensor has a tangent
+        return True
     return not any(t is not None and _has_tangent(t) for t in tensors)
 
 

@@ -98,8 +98,10 @@ def absorb_bandwidth(kernel: Kernel, x: Tensor, y: Tensor, bandwidth: Tensor) ->
     over the rows z of both. With :math:`\sigma_0` the current value the factor is one and the bandwidth a constant, so
     the sum can be computed in tiles. All derivatives are exact. Nothing changes without a gradient for the bandwidth.
     """
+    if not (torch.is_grad_enabled() and bandwidth.requires_grad):
+        return x, y, bandwidth
     formula = formula_of(kernel)
-    if formula is None or formula.kind == "distance" or not (torch.is_grad_enabled() and bandwidth.requires_grad):
+    if formula is None or formula.kind == "distance":
         return x, y, bandwidth
     if not (torch.compiler.is_compiling() or is_plain(x, y, bandwidth)):
         return x, y, bandwidth

@@ -29,7 +29,7 @@ from mmda._core.transforms import is_plain, values_are_known
 from mmda._engine import native, native_kernels
 from mmda._engine.kernel_tiles import KernelOnTiles, OwnKernelOnTiles, formula_on_tiles
 from mmda._engine.scaffold import ACCELERATOR_BLOCK, Gradients, Needed, Sweep, edges
-from mmda.kernels import NEAR, NEAR_FLOAT32, NEAR_WIDENED, Formula, Kernel, distances_about, formula_of
+from mmda.kernels import NEAR, NEAR_FLOAT32, NEAR_WIDENED, Formula, Kernel, distances_about, formula_of, is_built_in
 
 #: Rows per tile: two float32 tiles fit about in the caches, and matrix products run at full speed.
 CPU_BLOCK = 512
@@ -40,6 +40,10 @@ SMALL = 256
 HARMLESS = 16.0
 #: In float32, at most this fraction of a tile's pairs (plus :data:`SOME`) is recomputed as near pairs.
 FEW, SOME = 1 / 16, 64
+
+
+#: Squared lengths between which float32 keeps the digits of squared differences of rows.
+_LEAST, _MOST = 1e-24, 1e34
 
 
 class Samples(NamedTuple):
@@ -96,7 +100,7 @@ def can_stream(kernel: Kernel, rows: Sequence[Tensor], constants: Sequence[Tenso
     """
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in constants):
         return False
-    known = formula_of(kernel) is not None
+    known = is_built_in(kernel)
     if torch.compiler.is_compiling():
         return known
     if not is_plain(*rows, *constants):
@@ -250,6 +254,8 @@ class _Loops:
 
     #: The largest squared length of a row, set by :meth:`prepare`.
     largest: float
+    #: Whether Python may read values.
+    known = True
 
     def __init__(
         self, samples: Samples, kernel: KernelOnTiles, how: KernelSum | OwnKernelSum, share: float, few: float
@@ -302,8 +308,11 @@ class _Loops:
         return int(rows * columns * self.few) + SOME
 
     def is_lost(self, value: Tensor) -> bool:
-        """Whether the sum is so small relative to its terms that rounding dominates."""
-        return values_are_known(value) and abs(float(value)) < LOST * self.kernel.size(self.largest)
+        """Whether rounding dominates the sum, small relative to its terms, or squares leave the range of float32."""
+        if not self.known:
+            return False
+        held = _LEAST < self.largest < _MOST
+        return not held or abs(float(value)) < LOST * self.kernel.size(self.largest)
 
     def sweep(self, needed: Needed) -> tuple[Tensor, Gradients]:
         """The sum, and its gradient for x and y."""
@@ -361,7 +370,8 @@ class _Compiled(_Loops):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.x, self.y = (t.contiguous() for t in self.samples[:2])
-        self.samples = self.samples._replace(x=self.x, y=self.y)
+        if not (self.x is self.samples.x and self.y is self.samples.y):
+            self.samples = self.samples._replace(x=self.x, y=self.y)
         self.value = 0.0
 
     def prepare(self) -> tuple[Tensor, Tensor]:
@@ -419,7 +429,7 @@ class _Compiled(_Loops):
     def result(self) -> Tensor:
         plus = self.samples.plus
         value = self.value * self.kernel.value_factor + self.plus + (0.0 if plus is None else float(plus))
-        return self.samples.x.new_full((), value)
+        return self.x.new_full((), value)
 
     def at_once(self, needed: Needed) -> tuple[Tensor, Gradients]:
         z, norms, n = self.z, self.norms, self.n
@@ -465,8 +475,9 @@ class _Operations(_Loops):
         z = torch.cat((x, y))
         z.sub_(z.mean(0) if centre is None else centre).mul_(self.inverse)
         norms = torch.linalg.vecdot(z, z).neg_()
-        self.largest = -float(norms.min()) if values_are_known(x) else 0.0
-        self.look = values_are_known(x) and self.may_be_near(self.largest)
+        self.known = values_are_known(x)
+        self.largest = -float(norms.min()) if self.known else 0.0
+        self.look = self.known and self.may_be_near(self.largest)
         return z, norms
 
     def begin(self, side: int) -> None:

@@ -40,7 +40,7 @@ def serves(*tensors: Tensor) -> bool:
         and (_sweeps.threaded == 1 or torch.get_num_threads() == 1)
         and not dispatch_mode_is_active()
         and tensors[0].dtype in (torch.float32, torch.float64)
-        and all(type(t) in ORDINARY and t.device.type == "cpu" and t.dtype == tensors[0].dtype for t in tensors)
+        and all(type(t) in ORDINARY and t.is_cpu and t.dtype == tensors[0].dtype for t in tensors)
     )
 
 

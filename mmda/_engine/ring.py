@@ -93,14 +93,14 @@ def _tiles(n: int) -> Iterator[slice]:
     return (slice(start, min(start + TILE, n)) for start in range(0, n, TILE))
 
 
-def ring_bandwidth(kernel: Kernel, ring: Ring, z: Tensor) -> tuple[Tensor, Tensor]:
-    """The kernel's bandwidth for the rows of all ranks, and the mean of these rows."""
-    total = ring.sum(torch.cat([z.double().sum(0), z.new_full((1,), z.shape[0], dtype=torch.float64)]))
-    count, centre = total[-1], total[:-1] / total[-1].clamp(min=1)
+def ring_bandwidth(kernel: Kernel, ring: Ring, z: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """The kernel's bandwidth for the counted rows of all ranks, and the mean of these rows."""
+    total = ring.sum(torch.cat([count.double() @ z.double(), count.sum(dtype=torch.float64).unsqueeze(0)]))
+    pairs, centre = total[-1] - 1, total[:-1] / total[-1]
     named = getattr(kernel, "bandwidth", None)
     if named == "mean":
-        squares = ring.sum((z.double() - centre).square().sum())
-        width = (2 * squares / (count - 1).clamp(min=1)).sqrt()
+        squares = ring.sum(count.double() @ (z.double() - centre).square().sum(1))
+        width = torch.where(pairs > 0, 2 * squares / pairs, torch.zeros_like(squares)).sqrt()
         return torch.where(width > 0, width, torch.ones_like(width)).to(z.dtype), centre.to(z.dtype)
     if isinstance(named, str):
         rule = "have a number or 'mean' as bandwidth for a ring, since no rank has all rows"
@@ -139,8 +139,18 @@ def _over_ring(sweep: Sweep, group: dist.ProcessGroup | None, rows: Sequence[Ten
     return value
 
 
-def ring_mmd(x: Tensor, y: Tensor, *, kernel: Kernel, unbiased: bool, group: dist.ProcessGroup | None) -> Tensor:
-    """Squared MMD between the rows ``x`` (n, d) and ``y`` (m, d) of all ranks; the same value on every rank."""
+def ring_mmd(
+    x: Tensor,
+    y: Tensor,
+    x_count: Tensor,
+    y_count: Tensor,
+    *,
+    kernel: Kernel,
+    unbiased: bool,
+    group: dist.ProcessGroup | None,
+) -> Tensor:
+    """Squared MMD between the rows ``x`` (n, d) and ``y`` (m, d) of all ranks, counted by positive weights (n,) and
+    (m,); the same value on every rank."""
 
     def sweep(needed: bool, x: Tensor, y: Tensor) -> Swept:
         z = torch.cat([x, y])
@@ -148,23 +158,29 @@ def ring_mmd(x: Tensor, y: Tensor, *, kernel: Kernel, unbiased: bool, group: dis
         n, m = (sum(counts) for counts in zip(*ring.counts))
         if min(n, m) < (2 if unbiased else 1):
             fail("DistributedLoss", "source", f"have at least {1 + unbiased} rows over all ranks, as `target`", (n, m))
-        bandwidth, centre = ring_bandwidth(kernel, ring, z)
-        side = torch.cat([torch.zeros(len(x)), torch.ones(len(y))]).to(z)  # 0 for rows of x, 1 for rows of y
-        within = (1 / (n * (n - 1)), 1 / (m * (m - 1))) if unbiased else (1 / n**2, 1 / m**2)
-        table = z.new_tensor([[within[0], -1 / (n * m)], [-1 / (n * m), within[1]]])
+        signed = torch.cat([x_count, -y_count])  # positive for rows of x, negative for rows of y
+        bandwidth, centre = ring_bandwidth(kernel, ring, z, signed.abs())
+        sums = [each for count in (x_count.double(), y_count.double()) for each in (count.sum(), count.square().sum())]
+        x_total, x_squares, y_total, y_squares = ring.sum(torch.stack(sums)).tolist()
+        copies = 1 if unbiased else 0  # of a row, that it is not paired with
+        enough = bool(min(x_total, y_total) > copies)
+        share = [enough / (total * (total - copies) if enough else 1) for total in (x_total, y_total)]
+        cross = -enough / (x_total * y_total)
+        table = z.new_tensor([[share[0], cross], [cross, share[1]]])
+        own = share[0] * (x_squares - copies * x_total) + share[1] * (y_squares - copies * y_total)
         gradient = torch.zeros_like(z)
         value = torch.zeros((), dtype=torch.float64, device=z.device)
-        for at, block in ring.blocks(torch.cat([z, side.unsqueeze(1)], 1), [sum(counts) for counts in ring.counts]):
+        for at, block in ring.blocks(torch.cat([z, signed.unsqueeze(1)], 1), [sum(counts) for counts in ring.counts]):
             for rows in _tiles(len(z)):
                 for columns in _tiles(len(block)):
-                    weight = table[side[rows].long()][:, block[columns, -1].long()]
+                    ours, theirs = signed[rows], block[columns, -1]
+                    weight = table[(ours < 0).long()][:, (theirs < 0).long()] * (ours.unsqueeze(1) * theirs).abs()
                     if at == ring.rank and rows.start == columns.start:
                         weight.fill_diagonal_(0)  # a row paired with itself
                     value += _tile(
                         z[rows], block[columns, :-1], weight, kernel, bandwidth, centre, gradient[rows], needed
                     )
-        own = 0.0 if unbiased else kernel.at_zero * (1 / n + 1 / m)
-        return ring.sum(value) + own, (gradient[: len(x)], gradient[len(x) :])
+        return ring.sum(value) + kernel.at_zero * own, (gradient[: len(x)], gradient[len(x) :])
 
     return _over_ring(sweep, group, (x, y))
 
@@ -188,60 +204,104 @@ def _tile(
     return total.detach()
 
 
-def ring_info_nce(a: Tensor, b: Tensor, scale: Tensor, *, symmetric: bool, group: dist.ProcessGroup | None) -> Tensor:
+def ring_info_nce(
+    a: Tensor,
+    b: Tensor,
+    scale: Tensor,
+    count: Tensor | None = None,
+    *,
+    symmetric: bool,
+    group: dist.ProcessGroup | None,
+) -> Tensor:
     """InfoNCE of the pairs (a_i, b_i) of all ranks with logits ``scale * a @ b.T``; the same value on every rank.
 
-    Two rounds around the ring: one for the softmax sums, one for the gradients.
+    ``count``: a positive weight of each pair. Two rounds around the ring: one for the softmax sums, one for the
+    gradients.
     """
 
     def sweep(needed: bool, a: Tensor, b: Tensor, factor: Tensor) -> Swept:
         ring, width = Ring(group, a, b), a.shape[1]
-        total, sizes = ring.pairs(), [first for first, _ in ring.counts]
+        pairs, sizes = ring.pairs(), [first for first, _ in ring.counts]
+        counted = a.new_ones(len(a)) if count is None else count
+        total = pairs if count is None else ring.sum(count.sum(dtype=torch.float64)).to(a)
         ways = 2 if symmetric else 1
         sums = [a.new_full((len(a),), -torch.inf) for _ in range(2)]  # log of the sum over candidates, over anchors
-        travelling = torch.cat([a, b], 1) if symmetric else b
-        for _, block in ring.blocks(travelling, sizes):
+        travelling = torch.cat([*_column(count), *((a, b) if symmetric else (b,))], 1)
+        for at, block in ring.blocks(travelling, sizes):
+            times, block = _counts_of(block, count)
             for i, (own, others) in enumerate(((a, block[:, -width:]), (b, block[:, :width]))[:ways]):
                 for rows in _tiles(len(own)):
                     for columns in _tiles(len(others)):
-                        tile = torch.logsumexp(factor * own[rows] @ others[columns].T, 1)
+                        logits = factor * own[rows] @ others[columns].T
+                        each = _times(times, rows, columns, own=at == ring.rank)
+                        tile = torch.logsumexp(logits + each.log(), 1)
                         sums[i][rows] = torch.logaddexp(sums[i][rows], tile)
         paired = factor * (a * b).sum(1)
         value = torch.zeros((), dtype=torch.float64, device=a.device)
         for found in sums[:ways]:
-            value += (found - paired).sum(dtype=torch.float64)
+            value += (counted * (found - paired)).sum(dtype=torch.float64)
         gradients: tuple[Tensor, ...] = ()
         if needed:
-            by_a, by_b = _slopes(ring, a, b, factor, sums, ways, 1 / (ways * total))
+            by_a, by_b = _slopes(ring, a, b, factor, sums, count, ways, 1 / (ways * total))
             gradients = by_a, by_b, ring.sum((by_a * a).sum(dtype=torch.float64)) / factor
         return ring.sum(value) / (ways * total), gradients
 
     return _over_ring(sweep, group, (a, b), scale)
 
 
+def _column(count: Tensor | None) -> tuple[Tensor, ...]:
+    """The counts as the first column of what travels, if there are any."""
+    return () if count is None else (count.unsqueeze(1),)
+
+
+def _counts_of(block: Tensor, count: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The counts of passing rows, ones if they have none, and the other columns."""
+    return (block.new_ones(len(block)), block) if count is None else (block[:, 0], block[:, 1:])
+
+
+def _times(times: Tensor, rows: slice, columns: slice, *, own: bool) -> Tensor:
+    """How often each candidate of a tile counts for each row; a row's own one at least once."""
+    each = times[columns]
+    if own and rows.start == columns.start:
+        each = each.repeat(len(each), 1)
+        each.diagonal().clamp_(min=1)
+    return each
+
+
 def _slopes(
-    ring: Ring, a: Tensor, b: Tensor, scale: Tensor, sums: list[Tensor], ways: int, share: float
+    ring: Ring,
+    a: Tensor,
+    b: Tensor,
+    scale: Tensor,
+    sums: list[Tensor],
+    count: Tensor | None,
+    ways: int,
+    share: float | Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of this rank's rows, from logit gradients share (p + p' - ways I), softmaxes p by row and p' by
-    column."""
+    """Gradients of this rank's rows, from logit gradients share w_i (p w_ij + p' w_ij - ways I), softmaxes p by row
+    and p' by column, weights w."""
     width, sizes = a.shape[1], [first for first, _ in ring.counts]
     by_a, by_b = -ways * b, -ways * a
-    for _, block in ring.blocks(torch.cat([a, b, sums[0].unsqueeze(1), sums[1].unsqueeze(1)], 1), sizes):
+    travelling = torch.cat([*_column(count), a, b, sums[0].unsqueeze(1), sums[1].unsqueeze(1)], 1)
+    for at, block in ring.blocks(travelling, sizes):
+        times, block = _counts_of(block, count)
         others_a, others_b = block[:, :width], block[:, width : 2 * width]
         to_candidates, to_anchors = block[:, -2], block[:, -1]
         for rows in _tiles(len(a)):
             for columns in _tiles(len(block)):
+                each = _times(times, rows, columns, own=at == ring.rank)
                 logits = scale * a[rows] @ others_b[columns].T
                 p = (logits - sums[0][rows].unsqueeze(1)).exp()
                 if ways == 2:
                     p += (logits - to_anchors[columns]).exp()
-                by_a[rows] += p @ others_b[columns]
+                by_a[rows] += (p * each) @ others_b[columns]
                 logits = scale * b[rows] @ others_a[columns].T  # own candidates, passing anchors
                 p = (logits - to_candidates[columns]).exp()
                 if ways == 2:
                     p += (logits - sums[1][rows].unsqueeze(1)).exp()
-                by_b[rows] += p @ others_a[columns]
-    return by_a * (scale * share), by_b * (scale * share)
+                by_b[rows] += (p * each) @ others_a[columns]
+    share = scale * share if count is None else (scale * share * count).unsqueeze(1)
+    return by_a * share, by_b * share
 
 
 def ring_sigmoid(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, *, group: dist.ProcessGroup | None) -> Tensor:

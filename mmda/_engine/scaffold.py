@@ -200,7 +200,7 @@ class _Function(torch.autograd.Function):
 
 def usable(tensor: Tensor) -> Tensor:
     """A tensor that autograd may save: inference tensors are cloned outside of inference mode."""
-    if torch.compiler.is_compiling() or torch.is_inference_mode_enabled() or not tensor.is_inference():
+    if not tensor.is_inference() or torch.is_inference_mode_enabled():
         return tensor
     return tensor.clone()
 

@@ -59,9 +59,9 @@ def log_mean_probability(log_probability: Tensor, weight: Tensor | None) -> Tens
     out = log_probability == -infinity
     if weight is None:
         never = out.all(0)
-        rows = torch.full((), float(log_probability.shape[0]), dtype=log_probability.dtype)
+        rows = log_probability.new_full((), float(log_probability.shape[0]))
         value = torch.where(never, zero, log_probability).logsumexp(0)
-        return torch.where(never, -infinity, value - rows.to(log_probability.device).log())
+        return torch.where(never, -infinity, value - rows.log())
     counted = weight > 0
     never = (out | ~counted.unsqueeze(1)).all(0) & counted.any()
     log_probability = torch.where(never, zero, log_probability)

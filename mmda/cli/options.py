@@ -196,6 +196,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
         device=options.device,
         output=options.output,
         resume=options.resume,
+        overwrite=getattr(options, "overwrite", False),
         save_steps=options.save_steps,
         save_seconds=options.save_seconds,
         precision=options.precision,

@@ -51,6 +51,7 @@ def run(options: argparse.Namespace) -> None:
     problems, named = shared.problems_of(options), bool(options.world or options.source)
     path = options.checkpoint or ask.default_checkpoint(options.output, problems, options.alignment, named=named)
     checkpoint = open_checkpoint(path, problems if named else ())
+    print(f"model: {checkpoint.path}")
     if options.predict_all is not None:
         _answer_all(checkpoint, options)
     elif options.corpus is not None:
@@ -111,7 +112,7 @@ def _answer_all(checkpoint: ask.Checkpoint, options: argparse.Namespace) -> None
         rows += ask.answer_queries(checkpoint, data, top=options.top, numbers=numbers)
     file = options.output / "predictions" / f"{file_stem(place.name)}-by-{checkpoint.path.stem}.jsonl"
     write_lines(file, rows)
-    print(f"{len(rows)} queries answered by {checkpoint.path}: {file}")
+    print(f"{len(rows)} queries answered: {file}")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -35,6 +35,8 @@ def main(arguments: Sequence[str]) -> int:
     training = shared.add_training(parser)
     training.add_argument("--row", default=FULL, metavar="NAME", help=f"row of the table to train (default: {FULL})")
     training.add_argument("--seed", type=int, default=0, help="seed of weights and batches (default: 0)")
+    help_text = "replace a model of the same row and seed in --output, such as the table's (default: an error)"
+    training.add_argument("--overwrite", action="store_true", help=help_text)
     help_text = "on several processes: shard the parameters over them"
     training.add_argument("--fsdp", action="store_true", help=help_text)
     help_text = f"on several processes: timeout of collectives in seconds (default: {TIMEOUT:g})"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmda._core.checks import (
+    check_at_weights,
     check_count,
     check_floating,
     check_mask,
@@ -253,6 +254,9 @@ class DomainSpecificBatchNorm(nn.Module):
             fail(name, "x", "have shape " + " or ".join(self._axes.values()), shape_text(x))
         if x.shape[1] != self.features:
             fail(name, "x", f"have {self.features} channels on axis 1", shape_text(x))
+        for held in (self.weight, self.running_mean):
+            if held is not None:
+                check_at_weights(name, "x", x, held)
         if mask is not None:
             check_mask(name, "mask", mask, (x.shape[0], *x.shape[2:]))
         if isinstance(domain, Tensor):

@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
-from mmda._core.checks import check_count, check_floating, check_number, check_sequence, fail, shape_text
+from mmda._core.checks import (
+    check_at_weights,
+    check_count,
+    check_floating,
+    check_number,
+    check_sequence,
+    fail,
+    shape_text,
+)
 
 
 class DomainDiscriminator(nn.Module):
@@ -28,7 +37,8 @@ class DomainDiscriminator(nn.Module):
 
     Raises:
         ValueError: a width or number out of range; an input of another width.
-        TypeError: a width that is not an integer, an input that is not floating point.
+        TypeError: a width that is not an integer, an input that is not floating point or, without autocast, of another
+            dtype than the weights.
 
     Notes:
         It has no batch statistics, so a row's logit does not depend on padding or on the other domain. Dropout, off by
@@ -79,6 +89,12 @@ class DomainDiscriminator(nn.Module):
         check_floating("DomainDiscriminator", "x", x)
         if x.ndim == 0 or x.shape[-1] != self.features:
             fail("DomainDiscriminator", "x", f"have shape (..., {self.features})", shape_text(x))
+        weight = next(self.parameters(), x)  # none where its layers were replaced by quantised ones
+        check_at_weights("DomainDiscriminator", "x", x, weight)
+        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise TypeError(
+                f"DomainDiscriminator: `x` must have the dtype of the module ({weight.dtype}), got {x.dtype}"
+            )
         logits: Tensor = self.layers(x)
         return logits.squeeze(-1) if self.one_logit else logits
 

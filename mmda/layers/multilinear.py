@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from mmda._core.checks import check_count, check_features, check_same_device, fail, shape_text
+from mmda._core.checks import (
+    check_at_weights,
+    check_count,
+    check_features,
+    check_no_float8,
+    check_same_device,
+    fail,
+    shape_text,
+)
 
 
 def multilinear_map(features: Tensor, probabilities: Tensor) -> Tensor:
@@ -44,6 +52,8 @@ def _check_joint(caller: str, features: Tensor, probabilities: Tensor) -> None:
     check_features(caller, "features", features)
     check_features(caller, "probabilities", probabilities, axes="(samples, classes)")
     check_same_device(caller, "features", features, "probabilities", probabilities)
+    for name, rows in (("features", features), ("probabilities", probabilities)):
+        check_no_float8(caller, name, rows)
     if features.shape[0] != probabilities.shape[0]:
         fail(caller, "probabilities", f"have as many rows as `features` ({features.shape[0]})", probabilities.shape[0])
 
@@ -102,6 +112,7 @@ class RandomMultilinearMap(nn.Module):
         ):
             if rows.shape[1] != projection.shape[0]:
                 fail(caller, name, f"have shape (samples, {projection.shape[0]})", shape_text(rows))
+            check_at_weights(caller, name, rows, projection)
         left = features @ self.feature_projection.to(features.dtype)
         right = probabilities @ self.class_projection.to(probabilities.dtype)
         scale: float = self.feature_projection.shape[1] ** -0.5

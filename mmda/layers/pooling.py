@@ -8,7 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmda._core.checks import check_count, check_features, check_mask, fail
+from mmda._core.checks import (
+    check_at_weights,
+    check_count,
+    check_features,
+    check_mask,
+    fail,
+)
 from mmda._core.masking import full_precision, safe_divide, working_dtype, zero_padding
 from mmda._core.reductions import masked_softmax
 
@@ -82,6 +88,7 @@ class AttentionPool(nn.Module):
         """Weighted mean over the valid steps."""
         with full_precision(x):
             rows, keep = _rows_and_mask("AttentionPool", x, mask)
+            check_at_weights("AttentionPool", "x", x, self.score.weight)
             if rows.shape[-1] != self.inner.in_features:
                 fail("AttentionPool", "x", f"have {self.inner.in_features} features", rows.shape[-1])
             dtype = torch.promote_types(rows.dtype, self.score.weight.dtype)

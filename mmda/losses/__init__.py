@@ -57,7 +57,7 @@ from mmda.losses.multiple_instance import MultipleInstanceLoss, multiple_instanc
 from mmda.losses.nt_xent import NTXentLoss, nt_xent_loss
 from mmda.losses.nuclear_norm import BatchNuclearNormLoss, batch_nuclear_norm_loss
 from mmda.losses.open_set import OpenSetLoss, open_set_loss
-from mmda.losses.pair_masks import domain_negative_mask, duplicate_mask
+from mmda.losses.pair_masks import domain_negative_mask, duplicate_mask, identity_numbers
 from mmda.losses.polynomial_mmd import PolynomialMMDLoss, polynomial_mmd_loss
 from mmda.losses.prototypes import PrototypeContrastiveLoss, prototype_contrastive_loss
 from mmda.losses.pseudo_labels import (
@@ -163,6 +163,7 @@ __all__ = [
     "gradient_penalty",
     "higher_order_moment_loss",
     "hsic_loss",
+    "identity_numbers",
     "info_nce_loss",
     "information_maximisation_loss",
     "joint_mmd_loss",

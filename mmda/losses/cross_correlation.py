@@ -67,12 +67,13 @@ def cross_correlation_loss(
         pairs = pair_rows(caller, anchor, positive, weight, mask)
         a, total = centred_rows(pairs.a, pairs.a_count)
         b, _ = centred_rows(pairs.b, pairs.a_count)
-        factors = []
+        standard = []
         for rows in (a, b):
+            top = rows.detach().abs().amax(0).clamp(min=1)  # squares of long rows would overflow
+            rows = rows / top
             variance = safe_divide(weighted(rows.square(), pairs.a_count).sum(0), total)
-            factors.append((variance + eps).rsqrt())
-        left = weighted(a, pairs.a_count) * factors[0]
-        correlation = safe_divide(left.transpose(0, 1) @ (b * factors[1]), total)
+            standard.append(rows * (variance + eps / top.square()).rsqrt())
+        correlation = safe_divide(weighted(standard[0], pairs.a_count).transpose(0, 1) @ standard[1], total)
         value = (1 - correlation.diagonal()).square().sum() + redundancy * off_diagonal(correlation).square().sum()
         return value * (total > 0)
 

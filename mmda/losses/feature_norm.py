@@ -80,19 +80,21 @@ def adaptive_feature_norm_loss(
     _check_options(caller, variant, step, radius)
     dtype = working_dtype(features)
     with full_precision(features):
-        rows, counts = as_rows(caller, "features", features, mask=mask, weight=weight, dtype=dtype, prefix="")
+        # in float64, where squares neither overflow nor underflow and a step added to a long row is not lost
+        wide = torch.float64
+        rows, counts = as_rows(caller, "features", features, mask=mask, weight=weight, dtype=wide, prefix="")
         norm = safe_sqrt(rows.square().sum(1))
         if variant == "hard":
-            value = (weighted_mean(norm, counts) - radius).square()
+            value = (weighted_mean(norm, counts) - radius).square().to(dtype)
             return value if counts is None else torch.where(counts.sum() > 0, value, 0 * value)
         if reference_norm is None:
             reference = norm.detach()
         else:
             check_weight(caller, "reference_norm", reference_norm, features.shape[:-1])
-            reference = reference_norm.detach().to(dtype).reshape(-1)
+            reference = reference_norm.detach().to(wide).reshape(-1)
             if counts is not None:
                 reference = torch.where(counts != 0, reference, torch.zeros_like(reference))
-        return weighted_mean((norm - (reference + step)).square(), counts)
+        return weighted_mean((norm - (reference + step)).square(), counts).to(dtype)
 
 
 def _check_options(caller: str, variant: object, step: object, radius: object) -> None:

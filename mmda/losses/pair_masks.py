@@ -1,8 +1,8 @@
-"""Pair masks for the contrastive losses: by domain, and for duplicates."""
+"""Pair masks for the contrastive losses, by domain and for duplicates, and numbers for texts."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, MutableMapping, Sequence
 from typing import Literal
 
 import torch
@@ -51,6 +51,44 @@ def domain_negative_mask(anchor_domain: Tensor, positive_domain: Tensor, mode: N
     return ~same if mode == "across" else torch.ones_like(same)
 
 
+def identity_numbers(ids: Sequence[Hashable], numbers: MutableMapping[Hashable, int] | None = None) -> Tensor:
+    """Number texts or other values: equal ids get equal integers, in order of first occurrence.
+
+    For whatever takes integers: :class:`mmda.layers.MemoryBank`, the ``duplicates`` of
+    :func:`mmda.validators.pair_retrieval_recall`, ``gather_rows`` of several processes.
+
+    Args:
+        ids: strings or other hashable values, one per row.
+        numbers: the numbers given so far, where batches are to share them, as in a memory bank; new ids are added to
+            it.
+
+    Returns:
+        Integers of shape (n,), on the CPU.
+
+    Raises:
+        ValueError: no id.
+        TypeError: a string instead of a sequence, or tensors inside one.
+
+    Notes:
+        Ids are compared as they are: lower the case and strip the spaces of captions first if that is meant.
+
+    Example:
+        >>> identity_numbers(["a dog runs", "a cat", "a dog runs"])
+        tensor([0, 1, 0])
+        >>> known = {"a cat": 0}
+        >>> identity_numbers(["a dog runs", "a cat"], known), known
+        (tensor([1, 0]), {'a cat': 0, 'a dog runs': 1})
+    """
+    return _numbered("identity_numbers", "ids", ids, {} if numbers is None else numbers)
+
+
+def _numbered(caller: str, name: str, ids: Sequence[Hashable], numbers: MutableMapping[Hashable, int]) -> Tensor:
+    check_sequence(caller, name, ids, "id")
+    if any(isinstance(one, Tensor) for one in ids):  # equal tensors have different hashes
+        fail_type(caller, name, "hold texts or other values, or be one tensor", next(iter(ids)))
+    return torch.tensor([numbers.setdefault(one, len(numbers)) for one in ids], dtype=torch.long)
+
+
 def duplicate_mask(ids: Ids, candidate_ids: Ids | None = None) -> Tensor:
     """Which rows are duplicates, such as one caption of two videos.
 
@@ -83,17 +121,14 @@ def duplicate_mask(ids: Ids, candidate_ids: Ids | None = None) -> Tensor:
     """
     caller = "duplicate_mask"
     others = ids if candidate_ids is None else candidate_ids
-    for name, given in (("ids", ids), ("candidate_ids", others)):
-        if not isinstance(given, Tensor):
-            check_sequence(caller, name, given, "id")
-        elif given.ndim != 1:
+    sides = {"ids": ids, "candidate_ids": others}
+    for name, given in sides.items():
+        if isinstance(given, Tensor) and given.ndim != 1:
             fail(caller, name, "have shape (samples,)", shape_text(given))
-    if isinstance(ids, Tensor) and isinstance(others, Tensor):
-        return ids.unsqueeze(1) == others.unsqueeze(0)
-    if isinstance(ids, Tensor) or isinstance(others, Tensor):
+    if isinstance(ids, Tensor) != isinstance(others, Tensor):
         fail_type(caller, "candidate_ids", "be a tensor where `ids` is one, and a sequence where it is one", others)
-    if any(isinstance(one, Tensor) for one in (*ids, *others)):  # equal tensors have different hashes
-        fail_type(caller, "ids", "hold texts or other values, or be one tensor", next(iter(ids)))
     numbers: dict[Hashable, int] = {}
-    rows, columns = (torch.tensor([numbers.setdefault(one, len(numbers)) for one in given]) for given in (ids, others))
+    rows, columns = (
+        given if isinstance(given, Tensor) else _numbered(caller, name, given, numbers) for name, given in sides.items()
+    )
     return rows.unsqueeze(1) == columns.unsqueeze(0)

@@ -1,11 +1,12 @@
-"""From examples to batches: bucketed by length, padded, and prefetched by a thread."""
+"""From examples to batches: bucketed by length, padded, and made ahead by threads."""
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import islice, pairwise
 
 import torch
 from torch import Tensor
@@ -146,7 +147,7 @@ def collate(examples: Sequence[VMRExample]) -> VMRBatch:
 
 
 class VMRLoader:
-    """Length-bucketed batches of a data set, prefetched by a thread.
+    """Length-bucketed batches of a data set, made ahead by threads.
 
     Each pass over the loader is one epoch; its order depends only on ``(seed, epoch)``, so a resumed run that sets
     ``epoch`` gets the same batches as an uninterrupted one.
@@ -157,7 +158,7 @@ class VMRLoader:
         seed: seed of the order.
         shuffle: random order in each epoch; otherwise shortest first, always in the same order.
         labels: include the moments; ``False`` hides them.
-        prefetch: number of batches to prefetch; 0 disables the thread.
+        prefetch: number of batches made ahead, each by a thread of its own; 0 makes them in the caller's thread.
         drop_last: leave out batches of fewer pairs than ``batch_size``.
         rank: index of this process among ``ranks``; each takes its part of every batch (:func:`share_of`).
         ranks: number of processes that iterate over the data together.
@@ -216,17 +217,27 @@ class VMRLoader:
             drop_last=self.drop_last,
         )
         mine = (share_of(batch, self.rank, self.ranks) for batch in batches)
-        made = (collate([self.dataset[i] for i in batch]) for batch in mine)
-        return _ahead(made, self.prefetch) if self.prefetch else made
+        makers = (partial(self._batch, batch) for batch in mine)
+        return _ahead(makers, self.prefetch) if self.prefetch else (make() for make in makers)
+
+    def _batch(self, indices: Sequence[int]) -> VMRBatch:
+        return collate([self.dataset.as_stored(i) for i in indices])
 
 
 def pad_rows(name: str, rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Rows ``(t_i, d)`` as ``(b, t, d)`` padded with zeros, and the mask ``(b, t)`` of the valid rows."""
+    """Rows ``(t_i, d)`` as ``(b, t, d)`` padded with zeros, and the mask ``(b, t)`` of the valid rows.
+
+    Half precision is widened to float32, in the same pass over memory.
+    """
     widths = {row.shape[1] for row in rows}
     if len(widths) > 1:
         raise ValueError(f"collate: `{name}` must have the same width in a batch, got {sorted(widths)}")
     lengths = torch.tensor([len(row) for row in rows])
-    padded = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+    dtype = torch.float32 if rows[0].dtype == torch.float16 else rows[0].dtype
+    padded = torch.empty(len(rows), int(lengths.max()), widths.pop(), dtype=dtype, device=rows[0].device)
+    for place, row in zip(padded, rows):
+        place[: len(row)] = row
+        place[len(row) :] = 0
     return padded, torch.arange(padded.shape[1]) < lengths.unsqueeze(1)
 
 
@@ -235,36 +246,14 @@ def pad_windows(rows: Sequence[Sequence[Window]]) -> tuple[Tensor, Tensor]:
     return pad_rows("windows", [torch.tensor(windows, dtype=torch.float64).view(-1, 2) for windows in rows])
 
 
-def _ahead(batches: Iterator[VMRBatch], depth: int) -> Iterator[VMRBatch]:
-    """Prefetch at most ``depth`` batches in a thread, which ends when the iteration stops."""
-    ready: queue.Queue[VMRBatch | BaseException | None] = queue.Queue(maxsize=depth)
-    stop = threading.Event()
-
-    def put(item: VMRBatch | BaseException | None) -> bool:
-        while not stop.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def work() -> None:
-        try:
-            for batch in batches:
-                if not put(batch):
-                    return
-            put(None)
-        except BaseException as error:  # raised again in the consuming thread
-            put(error)
-
-    thread = threading.Thread(target=work, name="mmda-vmr-loader", daemon=True)
-    thread.start()
+def _ahead(makers: Iterator[Callable[[], VMRBatch]], depth: int) -> Iterator[VMRBatch]:
+    """Make the next ``depth`` batches in threads of their own, in order; the threads end with the iteration."""
+    pool = ThreadPoolExecutor(depth, thread_name_prefix="mmda-vmr-loader")
     try:
-        while (item := ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
+        waiting = deque(pool.submit(make) for make in islice(makers, depth))
+        while waiting:
+            batch = waiting.popleft().result()
+            waiting.extend(pool.submit(make) for make in islice(makers, 1))
+            yield batch
     finally:
-        stop.set()
-        thread.join()
+        pool.shutdown(cancel_futures=True)

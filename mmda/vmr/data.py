@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,6 +26,7 @@ from mmda.vmr.annotations import (
 from mmda.vmr.features import (
     Array,
     FeatureStore,
+    MappedStore,
     PathLike,
     check_finite,
     clip_bounds,
@@ -173,12 +174,20 @@ class VMRDataset:
         return len(self.annotations)
 
     def __getitem__(self, index: int) -> VMRExample:
+        return self._example(index, self.frames)
+
+    def as_stored(self, index: int) -> VMRExample:
+        """The example for :func:`collate`, which copies it: frames of a packed folder are its pages, in its precision,
+        and must not be written to."""
+        return self._example(index, self._stored_frames)
+
+    def _example(self, index: int, frames_of: Callable[[str], Tensor]) -> VMRExample:
         query = self.annotations[index]
         return VMRExample(
             qid=query.qid,
             vid=query.vid,
             text=query.text,
-            frames=self.frames(query.vid),
+            frames=frames_of(query.vid),
             words=self.words(query.qid),
             clip_times=self._clip_times[query.vid],
             duration=query.duration,
@@ -227,6 +236,13 @@ class VMRDataset:
         """Clip features ``(t, d_v)`` of a video, pooled and cut according to the options."""
         held = self._frames.get(vid)
         return held if held is not None else self._pooled(self._video[vid][: self._clip_rows[vid]])
+
+    def _stored_frames(self, vid: str) -> Tensor:
+        rows = self._clip_rows[vid]
+        pooled = self._max_clips is not None and rows > self._max_clips
+        if vid in self._frames or pooled or not isinstance(self._video, MappedStore):
+            return self.frames(vid)
+        return self._video.pages(vid)[:rows]
 
     def words(self, qid: str) -> Tensor:
         """Word features ``(l, d_q)`` of a query."""

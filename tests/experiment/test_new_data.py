@@ -12,6 +12,7 @@ import pytest
 from mmda.cli import main
 from mmda.models.mmcda.experiment import Place
 from mmda.models.mmcda.experiment.domains import SPLITS, read_domain
+from mmda.models.mmcda.experiment.results import write_json
 from tests.experiment._folders import folders, publish, refused, run, run_folders
 
 
@@ -111,6 +112,12 @@ def test_the_length_of_a_clip_is_given_as_to_check(tmp_path: Path, capsys: pytes
     assert main(check) == 2
     assert capsys.readouterr().err.split("must")[1].split("got")[0] in told
     assert run([*command, str(tmp_path / "out"), "--clip-seconds", "2"]) == 0
+
+
+def test_no_number_that_is_not_json_is_written(tmp_path: Path) -> None:
+    nan, inf = float("nan"), float("inf")
+    write_json(tmp_path / "a.json", {"rows": [{"low": nan, "high": (1.5, inf)}], "n": 2})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"rows": [{"low": None, "high": [1.5, None]}], "n": 2}
 
 
 def test_a_table_is_json_of_one_seed_too(trained: Path) -> None:

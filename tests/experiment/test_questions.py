@@ -29,7 +29,8 @@ from tests.experiment._folders import (
 def test_a_trained_model_answers(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ask = ["--smoke", "--output", str(finished), "--predict", "the concept07-a of", "--video", "target-test-3"]
     assert run([*ask, "--top", "3"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    model, *lines = capsys.readouterr().out.splitlines()
+    assert model == f"model: {finished / 'models' / 'world-language-full-i-ii-iii-0.pt'}"
     assert lines[0].startswith("target-test-3 (")
     *moments, last = lines[1:]
     assert 1 <= len(moments) <= 3
@@ -46,8 +47,8 @@ def test_a_corpus_is_ranked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     capsys.readouterr()
     ask = ["query 3", "--checkpoint", str(path), "--corpus", videos, "--top", "4"]
     assert predict(ask) == 0
-    title, *lines = capsys.readouterr().out.splitlines()
-    assert title == f"{videos}: 'query 3'"
+    used, title, *lines = capsys.readouterr().out.splitlines()
+    assert (used, title) == (f"model: {path}", f"{videos}: 'query 3'")
     model, _ = load_model(path)
     words = torch.from_numpy(np.load(tmp_path / "b" / "set_query.npz")["feat"][3:4])
     ranked = encode_videos(model, open_features(videos)).rank(words, top=4)

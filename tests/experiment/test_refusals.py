@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from mmda.cli import main
+from mmda.models.mmcda.experiment.locks import only_run
 from tests.experiment._folders import (
     folder_options,
     folders,
@@ -76,6 +80,28 @@ def test_a_shared_space_needs_one_width(tmp_path: Path, capsys: pytest.CaptureFi
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
+def test_a_training_replaces_a_model_only_when_told_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    command = ["--world", "language", "--smoke", "--output", str(out)]
+    assert main(["table", "--rows", "full: ", "--workers", "1", *command]) == 0
+    model = out / "models" / "world-language-full-i-ii-iii-0.pt"
+    tables = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    capsys.readouterr()
+
+    train = ["train", *command, "--batch-size", "8"]
+    assert main(train) == 2
+    error = capsys.readouterr().err
+    assert f"{model}: the model must not exist yet (--output names another folder, --resume" in error
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == tables
+    assert main([*train, "--seed", "1"]) == 0
+    assert model.read_bytes() == tables[model]
+    assert main([*train, "--resume"]) == 2
+    assert "must be of the settings asked for" in capsys.readouterr().err
+    assert main([*train, "--overwrite"]) == 0
+    assert model.read_bytes() != tables[model]
+    assert main([*train, "--output", str(tmp_path / "other")]) == 0
+
+
 def test_the_help_says_what_resume_needs(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         run(["--help"])
@@ -93,6 +119,19 @@ def test_an_unwritable_folder_is_found_before_training(tmp_path: Path, capsys: p
     assert run(["--smoke", "--output", str(tmp_path / "file" / "out")]) == 2
     assert "the output folder must be writable" in capsys.readouterr().err
     assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_a_disk_that_is_full_for_the_lock_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(handle: int, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(OSError, match=r"No space left on device: '.*\.running'$"), only_run(tmp_path):
+            pass
+    assert not list(tmp_path.iterdir())
+    with only_run(tmp_path):  # the lock is free
+        assert (tmp_path / ".running").read_text()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from mmda.losses import (
     InfoNCELoss,
     domain_negative_mask,
     duplicate_mask,
+    identity_numbers,
     info_nce_loss,
     sigmoid_contrastive_loss,
     triplet_ranking_loss,
@@ -322,6 +323,20 @@ def test_a_mask_of_anchors_alone_is_refused_where_candidates_are_other_rows(loss
         loss(x, y, mask=keep, positive_mask=positive)
     found = loss(x, y, mask=keep, positive_mask=positive, candidate_mask=torch.ones(7, dtype=torch.bool))
     torch.testing.assert_close(found, loss(x[keep], y, positive_mask=positive[keep]))
+
+
+def test_texts_are_numbered() -> None:
+    batches = [["a dog", "a cat", "a dog"], ["a bird", "a cat"]]
+    assert [identity_numbers(batch).tolist() for batch in batches] == [[0, 1, 0], [0, 1]]
+    known: dict[Hashable, int] = {}
+    together = [identity_numbers(batch, known) for batch in batches]
+    assert [numbers.tolist() for numbers in together] == [[0, 1, 0], [2, 1]]
+    assert known == {"a dog": 0, "a cat": 1, "a bird": 2}
+    assert torch.equal(duplicate_mask(together[0], together[1]), duplicate_mask(*batches[:2]))
+    with pytest.raises(TypeError, match="identity_numbers: `ids` must be a sequence of ids, got str"):
+        identity_numbers("a dog")
+    with pytest.raises(TypeError, match="identity_numbers: `ids` must hold texts or other values"):
+        identity_numbers([torch.tensor(1)])
 
 
 def test_copies_among_other_rows() -> None:

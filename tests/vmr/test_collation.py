@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -21,10 +24,12 @@ from mmda.vmr import (
     VMRQuery,
     bucketed_batches,
     collate,
+    pack_features,
     validate_queries,
 )
 from mmda.vmr.blind import whole_video
 from mmda.vmr.evaluation import evaluate, evaluate_windows
+from mmda.vmr.features import MappedStore
 
 
 @given(
@@ -225,10 +230,37 @@ class TestLoader:
         assert sorted(q for batch in seen for q in batch) == sorted(q.qid for q in data.queries)
         assert len(VMRLoader(data, 4, drop_last=True)) == len(names(iter(VMRLoader(data, 4, drop_last=True)))) == 6
 
-    def test_a_thread_changes_nothing(self, data: VMRDataset) -> None:
-        for one, two in zip(VMRLoader(data, 4, seed=3, prefetch=0), VMRLoader(data, 4, seed=3, prefetch=2)):
-            assert one.qids == two.qids
-            assert torch.equal(one.frames, two.frames)
+    @pytest.mark.parametrize("threads", [1, 2, 5, 20])
+    def test_threads_change_nothing(self, data: VMRDataset, threads: int) -> None:
+        alone, ahead = (list(VMRLoader(data, 4, seed=3, prefetch=prefetch)) for prefetch in (0, threads))
+        assert names(iter(alone)) == names(iter(ahead))
+        assert all(torch.equal(one.frames, two.frames) for one, two in zip(alone, ahead))
+
+    @pytest.mark.parametrize("dtype", ["float16", "float32"])
+    @pytest.mark.parametrize("max_clips", [None, 2])
+    def test_pages_of_a_packed_folder_are_what_the_example_holds(
+        self, data: VMRDataset, tmp_path: Path, dtype: Literal["float16", "float32"], max_clips: int | None
+    ) -> None:
+        store = ArrayStore({vid: data.frames(vid).numpy() for vid in data.vids})
+        words = ArrayStore({query.qid: data.words(query.qid).numpy() for query in data.queries})
+        packed = pack_features(store, tmp_path / "packed", dtype=dtype)
+        read = VMRDataset(data.annotations, packed, words, max_clips=max_clips, in_memory=False)
+        for batch in VMRLoader(read, 4, prefetch=2):
+            for qid, frames, mask in zip(batch.qids, batch.frames, batch.frame_mask):
+                index = [query.qid for query in read.queries].index(qid)
+                assert torch.equal(frames[mask], read[index].frames)
+                assert not frames[~mask].any()
+            assert batch.frames.dtype == torch.float32
+        assert (read.as_stored(0).frames.dtype == torch.float16) == (dtype == "float16" and max_clips is None)
+
+    def test_pages_are_read_without_a_copy(self, tmp_path: Path) -> None:
+        packed = pack_features(ArrayStore({"a": np.ones((4, 3)), "b": np.ones((5, 3))}), tmp_path / "packed")
+        assert isinstance(packed, MappedStore)
+        one, two = packed.pages("a"), packed.pages("b")
+        assert two.data_ptr() - one.data_ptr() == 4 * 3 * 2
+        again = pickle.loads(pickle.dumps(packed))
+        del packed
+        assert torch.equal(one, again.pages("a"))  # the file stays mapped for as long as the rows are held
 
     def test_order_is_seed_and_epoch(self, data: VMRDataset) -> None:
         loader = VMRLoader(data, 4, seed=3)
@@ -270,6 +302,6 @@ class TestLoader:
         def broken(dataset: VMRDataset, index: int) -> VMRExample:
             raise OSError("disk gone")
 
-        monkeypatch.setattr(VMRDataset, "__getitem__", broken)
+        monkeypatch.setattr(VMRDataset, "as_stored", broken)
         with pytest.raises(OSError, match="disk gone"):
             names(iter(VMRLoader(data, 4)))

@@ -137,6 +137,8 @@ class TestEvaluate:
             evaluate(torch.zeros(2, 1, 2), [query([(0.0, 1.0)])])
         with pytest.raises(ValueError, match=r"`metric` must be one of 'R@1, IoU=0.3'.* got 'R@7'"):
             evaluate(spans, [query([(0.0, 1.0)])])["R@7"]
+        with pytest.raises(ValueError, match="evaluate_windows: `duration` must be above 0, got 0"):
+            evaluate(spans, [query([(0.0, 1.0)], duration=0.0)])
         first, other = evaluate(spans, [query([(0.0, 1.0)])]), evaluate(spans, [query([(0.0, 1.0)], vid="w")])
         with pytest.raises(ValueError, match="`other` must be over the same queries in the same order"):
             first.compare(other, "mIoU")

@@ -284,6 +284,22 @@ class TestPredictionFiles:
                 write_predictions(tmp_path / "p.jsonl", bad)
         assert not list(tmp_path.iterdir())
 
+    def test_numbers_of_numpy_and_tensors_are_written(self, tmp_path: Path) -> None:
+        span = (np.float32(0.5), torch.tensor(2.0), np.float64(0.25))
+        write_predictions(tmp_path / "p.jsonl", [Prediction("a", (span,), saliency=(np.float32(1.5),))])  # type: ignore[arg-type]
+        found = read_predictions(tmp_path / "p.jsonl")["a"]
+        assert (found.spans, found.saliency) == (((0.5, 2.0, 0.25),), (1.5,))
+        with pytest.raises(ValueError, match="must be finite, got NaN or infinity for a"):
+            write_predictions(tmp_path / "p.jsonl", [Prediction("a", ((np.float32("nan"), 1.0, 1.0),))])  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="`predictions` must hold numbers, got PosixPath"):
+            write_predictions(tmp_path / "p.jsonl", [Prediction("a", ((tmp_path, 1.0, 1.0),))])  # type: ignore[arg-type]
+
+    def test_ids_that_are_no_text(self) -> None:
+        with pytest.raises(
+            TypeError, match="align_predictions: `predictions` must be keyed by query ids as text, got int"
+        ):
+            align_predictions({7: Prediction("7", ((0.0, 1.0, 1.0),))}, [query("7", (0, 1))])  # type: ignore[dict-item]
+
     def test_triples_are_named(self) -> None:
         with pytest.raises(ValueError, match=r"pad_spans: `spans` must hold pairs .* got 3 numbers, \[0, 1, 0\.9\]"):
             pad_spans([[[0, 1, 0.9]]])

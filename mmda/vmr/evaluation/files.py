@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmda._core.checks import check_choice
+from mmda._core.checks import check_choice, fail_type
 from mmda._core.files import text_lines, write_file
 from mmda.vmr.annotations import as_name, open_text, parse_json, video_id
 from mmda.vmr.evaluation.rows import pad_spans
@@ -126,6 +126,9 @@ def _finite(file: Path, where: str, value: object) -> float:
 def by_query(predictions: Mapping[str, Prediction], queries: Iterable[VMRQuery]) -> dict[str, Prediction]:
     """The predictions by the ids of these queries, compared after Unicode normalisation."""
     found = dict(predictions)
+    for qid in found:
+        if not isinstance(qid, str):
+            fail_type("align_predictions", "predictions", "be keyed by query ids as text", qid)
     if all(qid.isascii() for qid in found):
         return found
     composed = {unicodedata.normalize("NFC", qid): prediction for qid, prediction in found.items()}
@@ -225,13 +228,20 @@ def write_predictions(path: str | Path, predictions: Iterable[Prediction]) -> Pa
         if prediction.saliency is not None:
             row["pred_saliency_scores"] = list(prediction.saliency)
         try:
-            lines[prediction.qid] = json.dumps(row, allow_nan=False)
+            lines[prediction.qid] = json.dumps(row, allow_nan=False, default=_number)
         except ValueError:
             message = f"write_predictions: `predictions` must be finite, got NaN or infinity for {prediction.qid}"
             raise ValueError(message) from None
     target = Path(path)
     write_file(target, "".join(f"{line}\n" for line in lines.values()).encode())
     return target
+
+
+def _number(value: Any) -> Any:
+    """A number of numpy or a tensor of one number as Python's."""
+    if not hasattr(value, "item"):
+        fail_type("write_predictions", "predictions", "hold numbers", value)
+    return value.item()
 
 
 def _whole(qid: str) -> int | None:

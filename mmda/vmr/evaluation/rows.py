@@ -179,8 +179,8 @@ def evaluate(
         An :class:`Evaluation`.
 
     Raises:
-        ValueError: a query has no moment and ``no_moment`` is ``"raise"``, a prediction is not finite, or
-            shapes do not fit.
+        ValueError: a query has no moment and ``no_moment`` is ``"raise"``, a prediction is not finite, a duration is
+            not above 0, or shapes do not fit.
 
     Example:
         >>> from mmda.vmr.annotations import VMRQuery
@@ -258,8 +258,8 @@ def evaluate_windows(
         An :class:`Evaluation`.
 
     Raises:
-        ValueError: a query has no window and ``no_moment`` is ``"raise"``, a prediction is not finite, or
-            shapes do not fit.
+        ValueError: a query has no window and ``no_moment`` is ``"raise"``, a prediction is not finite, a duration is
+            not above 0, or shapes do not fit.
 
     Example:
         >>> spans = torch.tensor([[0.0, 4.0], [1.0, 2.0]])
@@ -296,6 +296,8 @@ def evaluate_windows(
         labelled = windows_mask.any(dim=1)
     if not bool(labelled.all()) and no_moment == "raise":
         fail(caller, "windows", "each have at least one moment", f"none in row {int((~labelled).nonzero()[0, 0])}")
+    if duration is not None and not bool((duration > 0).all()):
+        fail(caller, "duration", "be above 0", f"{float(duration.min()):g}")
     if scores is None:
         order = -torch.arange(found.shape[1], dtype=torch.float64).expand(count, -1)
     else:

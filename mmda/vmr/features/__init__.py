@@ -11,6 +11,7 @@ from mmda.vmr.features.arrays import check_width as check_width
 from mmda.vmr.features.arrays import clip_bounds as clip_bounds
 from mmda.vmr.features.arrays import pool_clips as pool_clips
 from mmda.vmr.features.opening import open_features as open_features
+from mmda.vmr.features.packed import MappedStore as MappedStore
 from mmda.vmr.features.packed import pack_features as pack_features
 from mmda.vmr.features.protocol import Array as Array
 from mmda.vmr.features.protocol import FeatureStore as FeatureStore

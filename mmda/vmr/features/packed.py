@@ -10,10 +10,13 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mmda._core.files import (
     digest,
@@ -90,6 +93,15 @@ class MappedStore(IndexedStore):
                 raise VMRDataError(self._array_file, self._names[row], "be as it was packed", "a damaged array")
             self._verified[row] = 1
         return rows
+
+    def pages(self, id: str) -> Tensor:
+        """The array as it is stored, without a copy: pages of the file, which must not be written to."""
+        row = self._find(id)
+        if row is None or self._rows.dtype not in (np.float16, np.float32):
+            return torch.from_numpy(self[id])
+        face = self._read(row).__array_interface__
+        face["data"] = (face["data"][0], False)  # as if writable, since PyTorch has no read-only tensors
+        return torch.from_numpy(np.asarray(SimpleNamespace(__array_interface__=face, file=self._rows)))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_rows": None}

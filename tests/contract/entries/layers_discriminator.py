@@ -13,8 +13,8 @@ ENTRIES = (
             Excuse(
                 ("bfloat16", "float16"),
                 "a network runs in the dtype of its parameters, as torch.nn.Linear does; the losses cast for it",
-                RuntimeError,
-                "same dtype",
+                TypeError,
+                "must have the dtype of the module",
             ),
             Excuse(
                 ("cpu_autocast", "cuda_autocast"),

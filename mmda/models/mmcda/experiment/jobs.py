@@ -62,6 +62,7 @@ class Plan:
         device: device to train on.
         output: folder for all results.
         resume: keep finished rows, and resume unfinished ones.
+        overwrite: let :func:`run_training` replace a model of the same name.
         save_steps: save the training state every this many steps.
         save_seconds: save also after this many seconds.
         precision: as in :class:`mmda.models.mmcda.TrainingConfig`.
@@ -90,6 +91,7 @@ class Plan:
     device: str = "cpu"
     output: Path = field(default=Path("outputs/mmcda_vmr"))
     resume: bool = False
+    overwrite: bool = False
     save_steps: int | None = None
     save_seconds: float = 60.0
     precision: str = "float32"

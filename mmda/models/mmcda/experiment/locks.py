@@ -58,9 +58,15 @@ def _locked(path: Path) -> int:
                 break
         os.close(handle)
     holder = {"process": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-    with named(path):
-        os.truncate(handle, 0)
-        os.write(handle, json.dumps(holder).encode())
+    try:
+        with named(path):
+            os.truncate(handle, 0)
+            os.write(handle, json.dumps(holder).encode())
+    except OSError:
+        with suppress(OSError):
+            os.unlink(path)
+        os.close(handle)
+        raise
     return handle
 
 

@@ -225,7 +225,8 @@ def run_training(
         Path of the model file.
 
     Raises:
-        UnusableError: the options cannot be used.
+        UnusableError: the options cannot be used, or the model exists and neither ``plan.overwrite`` nor
+            ``plan.resume`` is set.
         VMRDataError: the data cannot be used.
         TrainingStopped: on SIGINT or SIGTERM.
 
@@ -252,6 +253,13 @@ def run_training(
         return _run_training(problem, plan, seed, recipe, tell if ranks.rank == 0 else _hush, ranks)
 
 
+def _check_free(job: Job, overwrite: bool) -> None:
+    """Raise if a new training would replace a model, such as the table's of the same row and seed."""
+    if job.model_path.exists() and not (overwrite or job.resume):
+        rule = "the model must not exist yet (--output names another folder, --resume keeps a finished model, "
+        raise UnusableError(f"{job.model_path}: {rule}--overwrite replaces it), got an earlier one")
+
+
 def _hush(line: str) -> None:
     """Ignore the line: output of ranks other than 0."""
 
@@ -274,6 +282,7 @@ def _run_training(problem: Problem, plan: Plan, seed: int, recipe: Recipe, tell:
     for name, size in (("batch-size", job.batch_size), ("target-batch-size", job.target_batch_size)):
         if size < ranks.size:
             raise UnusableError(f"--{name}: must be at least the number of processes ({ranks.size}), got {size}")
+    ranks.first(lambda: _check_free(job, plan.overwrite))
     run = functools.partial(run_job, recipe=recipe, test=why is None)
     (result,) = train_all([job], 1, run, ranks=ranks)
     for metric, value in result["metrics"].items():
