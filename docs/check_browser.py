@@ -46,7 +46,7 @@ class _Server(ThreadingHTTPServer):
             "/look.js": ("text/javascript", script),
             "/look.json": ("application/json", json.dumps(asked).encode()),
         }
-        self.found: dict[str, Any] | None = None
+        self.found: dict[str, dict[str, list[str]]] = {"pages": {}, "words": {}}
         self.ended = threading.Event()
 
 
@@ -65,10 +65,13 @@ class _Handler(SimpleHTTPRequestHandler):
         self.wfile.write(content)
 
     def do_POST(self) -> None:
-        self.server.found = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        kind, *found = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.send_response(204)
         self.end_headers()
-        self.server.ended.set()
+        if kind == "end":
+            self.server.ended.set()
+        else:
+            self.server.found[kind][found[0]] = found[1]
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -86,13 +89,13 @@ def look(
         options = [*QUIET, f"--user-data-dir={profile}", "--remote-debugging-port=0", "--window-size=1300,1000"]
         silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         with subprocess.Popen([browser, *options, address], **silent) as run:
-            server.ended.wait(timeout)
+            ended = server.ended.wait(timeout)
             run.terminate()
         server.shutdown()
         found = server.found
-    if found is None:
-        return [f"{browser} did not end within {timeout:g} s"]
-    lines = [f"{page.removeprefix('/')}: {fault}" for page, faults in found["pages"].items() for fault in faults]
+    done = f"{len(found['pages'])} of {len(pages)} pages and {len(found['words'])} of {len(words)} words"
+    lines = [] if ended else [f"{browser} looked at {done} in {timeout:g} s"]
+    lines += [f"{page.removeprefix('/')}: {fault}" for page, faults in found["pages"].items() for fault in faults]
     for word, hits in found["words"].items():
         if not any(hit.endswith(f"{words[word]}.html") for hit in hits):
             lines.append(f"search.html: {word!r} finds {', '.join(hits) or 'nothing'} before {words[word]}")

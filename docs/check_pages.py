@@ -1,8 +1,8 @@
 """Look over the built site as a reader without a network would: ``python docs/check_pages.py docs/_build/html``.
 
-Links and their anchors lead somewhere, images exist and say what they show, headings are in order, formulas have their
-renderer beside them, nothing is fetched from elsewhere, wide tables scroll by themselves, pages are light, and the
-search knows the names in papers.
+Links and their anchors lead somewhere and say where, images exist and say what they show, headings are in order,
+formulas have their renderer beside them, nothing is fetched from elsewhere, wide tables scroll by themselves, pages are
+light, and the search knows the names in papers.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ RAW = re.compile(r"\\\(|\\\[|\\begin\{|\$\$|:(?:func|class|mod|meth|ref|doc|math
 #: Coloured words of listings, half of all elements: nothing is asked of them.
 LISTING = re.compile("<pre>.*?</pre>", re.DOTALL)
 COLOURS = re.compile('<span(?: class="[^"]*")?>|</span>')
+#: Link texts that say nothing of where they lead.
+VAGUE = {"", "here", "click here", "link", "this", "this page", "more", "read more"}
 #: Files fetched in a page's behalf, by element: the attribute that names them.
 FETCHED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src", "audio": "src"}
 #: What people search for, and the end of the name of the page that they want.
@@ -156,8 +158,9 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         if tag == "a" and self._link_text is not None:
-            if not self._link_text.strip():
-                self.faults.append(f"a link to {self.links[-1]} has no text")
+            text = self._link_text.strip().lower()
+            if text in VAGUE:
+                self.faults.append(f"a link to {self.links[-1]} has " + (f"the text {text!r}" if text else "no text"))
             self._link_text = None
         if any(name == tag for name, _, _ in reversed(self._open)):
             while self._open.pop()[0] != tag:

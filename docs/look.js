@@ -105,8 +105,9 @@ async function hits(word) {
   return links.slice(0, asked.hits).map((link) => new URL(link.href).pathname);
 }
 
-const found = { pages: {}, words: {} };
+const tell = (...found) => fetch("/found", { method: "POST", body: JSON.stringify(found) });
+
 frame.width = 1280;
-for (const word of asked.words) found.words[word] = await hits(word);
-for (const address of asked.pages) found.pages[address] = await look(address);
-await fetch("/found", { method: "POST", body: JSON.stringify(found) });
+for (const word of asked.words) await tell("words", word, await hits(word));
+for (const address of asked.pages) await tell("pages", address, await look(address));
+await tell("end");

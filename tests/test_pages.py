@@ -52,6 +52,7 @@ def test_a_sound_page_has_no_fault(tmp_path: Path) -> None:
         ("b.html#there", "b.html#here", "the link b.html#here has no such anchor"),
         ("b.html#there", "c.html", "the link c.html leads nowhere"),
         (">up<", "><", "a link to #top has no text"),
+        (">up<", ">Here<", "a link to #top has the text 'here'"),
         ('i.png" alt="a curve"', 'j.png" alt="a curve"', "the file _images/j.png is missing"),
         (' alt="a curve"', "", "the image _images/i.png has no alternative text"),
         ("a curve", "_images/i.png", "the image _images/i.png has a file name for its alternative text"),
