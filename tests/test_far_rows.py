@@ -17,6 +17,7 @@ from mmda.losses import (
     coral_loss,
     cross_correlation_loss,
     energy_distance_loss,
+    frechet_distance_loss,
     higher_order_moment_loss,
     hsic_loss,
     joint_mmd_loss,
@@ -300,6 +301,14 @@ def test_moments_of_large_features_have_a_gradient() -> None:
     for scale in (1e-10, 1e4, 1e7):
         x, y = (scale * rows for rows in samples())
         assert_as_float64(central_moment_discrepancy_loss, x, y, torch.ones(64, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("far", [1e4, 1e6, 1e7])
+@pytest.mark.parametrize("place", [0, 63])
+def test_one_far_row_leaves_the_covariances_of_the_others(place: int, far: float) -> None:
+    x, y = samples()
+    x[place] = far
+    assert_as_float64(frechet_distance_loss, x, y, torch.arange(64) != place)
 
 
 #: Losses of squared distances, norms or correlations, at scales where squares leave the range of float32.

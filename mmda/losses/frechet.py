@@ -6,13 +6,17 @@ import torch
 from torch import Tensor
 
 from mmda._core.checks import check_number, check_same_width
-from mmda._core.counts import pooled_centre
+from mmda._core.counts import median_centre, pooled_centre
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows
+from mmda._core.transforms import values_are_known
 from mmda._math.spectral import smooth_nuclear_norm
 from mmda._math.standardise import centred_rows
 from mmda.kernels import safe_sqrt
 from mmda.losses._sample_modules import DiscrepancyModule
+
+#: With a number this many times larger than the median, float32 leaves the other rows too few digits.
+_FAR = 1e3
 
 
 def frechet_distance_loss(
@@ -84,6 +88,9 @@ def frechet_distance_loss(
         y, y_count = as_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
         check_same_width(caller, "source", x, "target", y)
         centre = pooled_centre(x, y, x_count, y_count).detach()
+        if values_are_known(x, y, x_count, y_count) and _has_far_rows(x, y, median_centre(x, y, x_count, y_count)):
+            x, y = x.double(), y.double()
+            x_count, y_count = (None if count is None else count.double() for count in (x_count, y_count))
         x, y = x - centre, y - centre
         top = torch.maximum(x.detach().abs().amax(), y.detach().abs().amax())
         top = torch.where(top > 0, top, torch.ones_like(top))  # squares would leave the range of float32
@@ -95,7 +102,12 @@ def frechet_distance_loss(
         unit = torch.where(scale > 0, scale, torch.ones_like(scale))
         overlap = smooth_nuclear_norm(x @ y.transpose(0, 1) / unit, smoothing) * unit
         value = (gap + traces[0] + traces[1] - 2 * overlap) * top.square()
-        return torch.where((x_total > 0) & (y_total > 0), value, 0 * value)
+        return torch.where((x_total > 0) & (y_total > 0), value, 0 * value).to(dtype)
+
+
+def _has_far_rows(x: Tensor, y: Tensor, centre: Tensor) -> bool:
+    size = (torch.cat([x.detach(), y.detach()]) - centre).abs()
+    return bool(size.amax() > _FAR * size.median())
 
 
 def _moments(rows: Tensor, count: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -73,6 +73,8 @@ def test_every_query_of_a_file_is_answered(tmp_path: Path, capsys: pytest.Captur
     assert run_folders(tmp_path) == 0
     (kept,) = (tmp_path / "out" / "predictions").glob("*-full-i-ii-iii-0.jsonl")
     rows = {row["qid"]: row for row in map(json.loads, kept.read_text().splitlines())}
+    assert rows
+    assert {*rows} <= {*range(24)}  # numbers, as in the file
     result = json.loads((tmp_path / "out" / "jobs" / f"{kept.stem}.json").read_text())
     assert np.mean([row["iou"] for row in rows.values()]) == pytest.approx(result["metrics"][MIOU])
     change_moments(tmp_path / "b" / "set", lambda row: [], [f"v{i}" for i in range(24)])

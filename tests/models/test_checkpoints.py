@@ -136,21 +136,23 @@ def test_weights_that_are_not_finite_are_refused(checkpoint: bytes, tmp_path: Pa
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names there")
 def test_a_model_of_an_earlier_config_predicts_as_it_did(draw: Simulation, tmp_path: Path) -> None:
-    """A linear model that was saved before similarities could be evened out does not do so when it is read."""
-    config = MMCDAConfig(12, 10, joint=4, form="linear", agreement=0.0)
+    """A linear model that was saved before similarities could be evened out or fed back does not do so when read."""
+    config = MMCDAConfig(12, 10, joint=4, form="linear", agreement=0.0, feedback=0.0)
     torch.manual_seed(0)
     model = build_mmcda(config).eval()
     save_model(tmp_path / "model.pt", model, config)
     content = load_file(tmp_path / "model.pt", "mmcda model")
-    del content["config"]["agreement"]
+    for later in ("agreement", "feedback"):
+        del content["config"][later]
     save_file(tmp_path / "earlier.pt", "mmcda model", content)
     read, _ = load_model(tmp_path / "earlier.pt")
     batch = draw.target_val
     assert read.agreement is None
+    assert read.feedback is None
     torch.testing.assert_close(read.profile(read(batch)), model.profile(model(batch)), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", ["agreement", "neighbours"])
+@pytest.mark.parametrize("name", ["agreement", "feedback", "neighbours"])
 def test_a_config_that_means_another_profile_is_refused(tmp_path: Path, name: str) -> None:
     config = MMCDAConfig(12, 10, joint=4, form="linear")
     with pytest.raises(ValueError, match=f"save_model: `config` must be that of the model, got `{name}"):

@@ -11,7 +11,7 @@ from mmda._core.checks import check_number
 from mmda._core.masking import zero_padding
 from mmda._core.reductions import masked_mean
 from mmda._core.unit_rows import normalized_rows
-from mmda.models.mmcda.linear_head import FrameAgreement, NeighbourScaling
+from mmda.models.mmcda.linear_head import FrameAgreement, NeighbourScaling, QueryFeedback
 from mmda.models.mmcda.localizer import MomentLogits, Spans, decode_spans
 from mmda.models.mmcda.voting import vote_spans
 from mmda.vmr.batch import VMRBatch
@@ -58,6 +58,7 @@ class MMCDA(nn.Module):
         shared_space: frames and words have the same feature space; the output of a head is then added to the normalised
             features of the frame, or to the normalised mean of the words.
         neighbours: subtracted from the similarities in :meth:`predict`, to correct for frames similar to all queries.
+        feedback: then moves the query towards the frames that it matches, once per video, in :meth:`predict`.
         agreement: then smooths the similarities in :meth:`predict` over similar frames.
         votes: decode spans in :meth:`predict` only from the similarity, by :func:`mmda.models.mmcda.vote_spans`,
             without the localizer.
@@ -93,6 +94,7 @@ class MMCDA(nn.Module):
         localizer: nn.Module,
         shared_space: bool = False,
         neighbours: NeighbourScaling | None = None,
+        feedback: QueryFeedback | None = None,
         agreement: FrameAgreement | None = None,
         votes: bool = False,
         temperature: float = 0.1,
@@ -106,6 +108,7 @@ class MMCDA(nn.Module):
         self.localizer = localizer
         self.shared_space = shared_space
         self.neighbours = neighbours
+        self.feedback = feedback
         self.agreement = agreement
         self.votes = votes
         self.temperature = temperature
@@ -162,16 +165,21 @@ class MMCDA(nn.Module):
         )
 
     def profile(self, output: MMCDAOutput) -> Tensor:
-        """The profile (b, t) from which spans are decoded: the similarity after :class:`NeighbourScaling` and
-        :class:`FrameAgreement`, if the model has them.
-
-        The second is :class:`NeighbourScaling`, the third :class:`FrameAgreement`, where the model has them.
-        """
-        profile = output.similarity
+        """The profile (b, t) from which spans are decoded: the similarity after :class:`NeighbourScaling`,
+        :class:`QueryFeedback` and :class:`FrameAgreement`, if the model has them."""
+        common = torch.zeros_like(output.similarity)
         if self.neighbours is not None:
-            profile = profile - self.neighbours(output.joint_frames, self.query_head) / self.temperature
+            common = self.neighbours(output.joint_frames, self.query_head)
+        return self.refined(output.similarity, common, output.joint_query, output.joint_frames, output.frame_mask)
+
+    def refined(self, similarity: Tensor, common: Tensor, query: Tensor, frames: Tensor, frame_mask: Tensor) -> Tensor:
+        """:meth:`profile` from similarities (b, t) and the cosines ``common`` to all queries, subtracted from them."""
+        if self.feedback is not None:
+            moved = self.feedback(query, frames, frame_mask, common)
+            similarity = torch.bmm(frames, moved.unsqueeze(2)).squeeze(2) / self.temperature
+        profile = similarity - common / self.temperature
         if self.agreement is not None:
-            profile = self.agreement(profile, output.joint_frames, output.frame_mask)
+            profile = self.agreement(profile, frames, frame_mask)
         return profile
 
     def decode(
