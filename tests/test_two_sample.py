@@ -16,12 +16,14 @@ from mmda.kernels import Energy, Gaussian, Kernel, Laplacian
 from mmda.losses import mmd_loss
 from mmda.two_sample import (
     TwoSampleResult,
+    kernel_inception_distance,
     optimised_power_test,
     permutation_test,
     select_bandwidth,
     wild_bootstrap_test,
 )
 from tests.reference import two_sample as reference
+from tests.reference.polynomial_mmd import polynomial_mmd
 
 RNG = np.random.default_rng(11)
 X = RNG.standard_normal((4, 2))
@@ -425,3 +427,23 @@ def test_results_compare_without_their_draws() -> None:
     result = TwoSampleResult(0.5, 0.25, torch.tensor([0.125, 0.25, 0.625]), 1.0, "permutation")
     assert result == dataclasses.replace(result, null=result.null.clone())
     assert result != dataclasses.replace(result, p_value=0.5)
+
+
+def test_the_kernel_inception_distance_is_the_mean_over_its_subsets() -> None:
+    x, y = normal(9, 3, seed=1), 1.3 * normal(7, 3, seed=2) + 0.4
+    found = kernel_inception_distance(x, y, subsets=5, subset_size=4, generator=draws(3))
+    same, expected = draws(3), []
+    for _ in range(5):
+        a, b = (rows[torch.randperm(len(rows), generator=same)[:4]].numpy() for rows in (x, y))
+        expected.append(polynomial_mmd(a, b, 3, 1 / 3, 1.0, True))
+    assert found.values.tolist() == pytest.approx(expected, rel=1e-10)
+    assert (found.mean, found.std) == pytest.approx((np.mean(expected), np.std(expected)), rel=1e-10)
+
+
+def test_a_kernel_inception_distance_of_whole_samples_has_no_spread() -> None:
+    x, y = normal(8, 3, seed=3), normal(8, 3, seed=4)
+    found = kernel_inception_distance(x, y, subsets=3, subset_size=8, degree=2, scale=0.5, offset=0.2)
+    assert found.mean == pytest.approx(polynomial_mmd(x.numpy(), y.numpy(), 2, 0.5, 0.2, True), rel=1e-10)
+    assert found.std == pytest.approx(0, abs=1e-12)
+    with pytest.raises(ValueError, match=r"`target` must have at least `subset_size` rows \(8\), got \(7, 3\)"):
+        kernel_inception_distance(x, y[:7], subset_size=8)

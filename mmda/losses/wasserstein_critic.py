@@ -12,7 +12,7 @@ from mmda._core.checks import check_features, check_number, fail, shape_text
 from mmda._core.components import check_module
 from mmda._core.draws import fixed_bits
 from mmda._core.maps import two_map_samples
-from mmda._core.masking import full_precision
+from mmda._core.masking import full_precision, working_dtype
 from mmda._math.adversary import ask
 from mmda._math.logits import weighted_mean
 from mmda.layers.reversal import GradientReversal
@@ -166,18 +166,19 @@ class WassersteinCriticLoss(AdversaryModule):
     ) -> Tensor:
         """See the class."""
         caller = "WassersteinCriticLoss"
+        dtype = working_dtype(source, target)
         with full_precision(source):
             x, y, x_weight, y_weight = two_map_samples(
                 caller, source, target, source_weight, target_weight, source_mask, target_mask
             )
             n = x.shape[0]
-            scores = ask(caller, self.critic, self.reversal(torch.cat([x, y])), None, x.dtype)
+            scores = ask(caller, self.critic, self.reversal(torch.cat([x, y])), None, dtype)
             value = weighted_mean(scores[n:], y_weight) - weighted_mean(scores[:n], x_weight)
             if self.penalty > 0:
                 points, count = _between(x.detach(), y.detach(), x_weight, y_weight, mixing, generator)
 
                 def score(rows: Tensor) -> Tensor:
-                    return ask(caller, self.critic, rows, None, x.dtype)
+                    return ask(caller, self.critic, rows, None, dtype)
 
                 value = value + self.penalty * gradient_penalty(score, points, weight=count)
             totals = [weight.sum() for weight in (x_weight, y_weight) if weight is not None]
