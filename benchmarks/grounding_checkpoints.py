@@ -39,6 +39,8 @@ CLOSED = (
     Row("(ii)", ("supervised", "cross_modal")),
     Row("(iii)", ("supervised", "specific")),
 )
+#: Further settings of each linear form at its initialisation: a narrow joint space, plain similarities, one map.
+SETTINGS: tuple[dict[str, Any], ...] = ({}, {"joint": 16}, {"neighbours": 0.0, "agreement": 0.0}, {"members": 1})
 STEPS, EVERY = 240, 60
 LINEAR_STEPS, LINEAR_EVERY = 40, 20
 
@@ -52,12 +54,14 @@ def checkpoints(
     """Each checkpoint with its scores and its answers for ``held``; moments of the target are not used.
 
     Towers trained on the source only, with all modules, and with all modules and shuffled target pairs; linear forms at
-    their initialisation, with each single module, and during training with all modules.
+    their initialisation, with each single module and in several settings, and during training with all modules.
     """
     few, fitted = some(train, FITTED), {}  # type: ignore[var-annotated]
     for row in CLOSED:
         own = {} if row.shuffled else fitted  # rows share closed-form fits
-        yield record("linear", row.name, 0, started(row, train, pairs, own), few, val, held)
+        for setting in SETTINGS:
+            name = ", ".join([row.name, *(f"{key} {value:g}" for key, value in setting.items())])
+            yield record("linear", name, 0, started(row, train, pairs, own, **setting), few, val, held)
     for form, rows in (("linear", ROWS[1:]), ("towers", ROWS)):
         for row in rows:
             for step, model in trained(form, row, train, pairs):
@@ -83,15 +87,20 @@ def record(
     }
 
 
-def config_of(form: str, split: ResidentSplit) -> MMCDAConfig:
-    return MMCDAConfig(split.frames.shape[-1], split.words.shape[-1], **(LINEAR if form == "linear" else REAL))
+def config_of(form: str, split: ResidentSplit, **setting: Any) -> MMCDAConfig:
+    usual = LINEAR if form == "linear" else REAL
+    return MMCDAConfig(split.frames.shape[-1], split.words.shape[-1], **{**usual, **setting})
 
 
 def started(
-    row: Row, train: ResidentSplit, pairs: ResidentSplit, fitted: dict[Hashable, object] | None = None
+    row: Row,
+    train: ResidentSplit,
+    pairs: ResidentSplit,
+    fitted: dict[Hashable, object] | None = None,
+    **setting: Any,
 ) -> MMCDA:
     """A linear form at its initialisation."""
-    model = build_mmcda(config_of("linear", train))
+    model = build_mmcda(config_of("linear", train, **setting))
     own = shuffled(pairs, 0) if row.shuffled else pairs
     domain = own if "domain" in row.modules else None
     start_linear(

@@ -7,16 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from mmda.models.mmcda.experiment import (
-    runs,
-)
+from mmda.models.mmcda import terms, vote_spans
+from mmda.models.mmcda.experiment import jobs, runs, settings
 from mmda.models.mmcda.experiment.results import read_record, write_record
-from tests.experiment._folders import (
-    SMOKE,
-    interrupted,
-    refused,
-    run,
-)
+from tests.experiment._folders import SMOKE, interrupted, refused, run
 
 
 def test_resume_trains_nothing_twice(
@@ -65,6 +59,33 @@ def test_resume_refuses_results_of_other_settings(
         kept.write_text(damaged)
         line = refused(capsys, *command, "--resume")
         assert line.endswith("must be the whole result of this row and seed, got a damaged one: delete it")
+
+
+def test_resume_refuses_results_of_other_defaults(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [*SMOKE, "--resume", "--output", str(finished)]
+    monkeypatch.setattr(settings, "RECIPE", (vote_spans, changed_rounds))
+    assert "got recipe.changed_rounds.rounds None, not 5; recipe.attended_rows.temp" in refused(capsys, *command)
+    monkeypatch.undo()
+    monkeypatch.setitem(jobs.SMALL, "neighbours", 0.75)
+    assert "got model.neighbours 0.25, not 0.75" in refused(capsys, *command)
+    monkeypatch.undo()
+    monkeypatch.setitem(terms.DEFAULT_WEIGHTS, "moment", 2.0)
+    assert "got weights.moment 1.0, not 2.0" in refused(capsys, *command)
+    monkeypatch.undo()
+    kept = next((finished / "jobs").iterdir())
+    content, before = read_record(kept), kept.read_bytes()
+    del content["settings"]["recipe"]
+    write_record(kept, content)
+    try:
+        assert "got a file of an earlier version, without the defaults of its recipe" in refused(capsys, *command)
+    finally:
+        kept.write_bytes(before)
+
+
+def changed_rounds(*, rounds: int = 5) -> int:
+    return rounds
 
 
 def test_resume_refuses_a_begun_run_of_other_settings(

@@ -52,10 +52,11 @@ def one_by_one(model: MMCDA, videos: ArrayStore, words: Tensor) -> dict[str, tup
             words=words[None],
             word_mask=torch.ones(1, len(words), dtype=torch.bool),
         )
-        agreement, model.agreement = model.agreement, None  # videos are ranked by frames as they are
+        later = model.agreement, model.feedback
+        model.agreement = model.feedback = None  # videos are ranked by frames as they are
         with torch.no_grad():
             profile = model.profile(model(batch))[0] * model.temperature
-        model.agreement = agreement
+        model.agreement, model.feedback = later
         best = sorted(profile.tolist(), reverse=True)[:5]
         found[vid] = (sum(best) / len(best), model.predict(batch))
     return found

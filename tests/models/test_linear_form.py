@@ -23,6 +23,7 @@ from mmda.models.mmcda import (
     MMCDAObjective,
     NeighbourScaling,
     PooledPairTerm,
+    QueryFeedback,
     Term,
     TrainingConfig,
     View,
@@ -109,7 +110,8 @@ def test_longer_videos_are_smoothed_over_as_large_a_share() -> None:
 
 
 def test_the_vote_is_the_span_of_the_largest_mean_iou() -> None:
-    s, mask, times = profile(0, 30, 25)
+    s, mask, times = profile(0, 60, 25)
+    s, mask, times = (each[mask.sum(1) >= 15] for each in (s, mask, times))  # no window is wider than a third
     widths, levels = (3, 5), (0.1, 0.3, 0.5)
     spans = vote_spans(s, mask, times, n=3, widths=widths, levels=levels)
     all_runs = torch.stack([high_runs(s, mask, times, width=w, level=a) for w in widths for a in levels], 1)
@@ -136,6 +138,17 @@ def test_fewer_spans_are_the_first_of_more(threshold: float) -> None:
     for windows, kept in zip(most.windows, most.mask):
         overlap = temporal_iou(windows[kept].unsqueeze(1), windows[kept].unsqueeze(0)).fill_diagonal_(0)
         assert (overlap <= threshold).all()
+
+
+@pytest.mark.parametrize("clips", [3, 6, 8])
+def test_short_videos_are_voted_on_by_windows_of_a_third(clips: int) -> None:
+    """As wide a window as the video would make its profile flat, and every span the whole video."""
+    times = torch.arange(clips + 1.0).unfold(0, 2, 1).unsqueeze(0)
+    s = torch.zeros(1, clips).index_fill(1, torch.tensor([1]), 1.0)
+    found = vote_spans(s, s >= 0, times, n=1, widths=(11, 21)).windows[0, 0]
+    half = clips // 6
+    assert found.tolist() == [1.0 - half, 2.0 + half]
+    assert torch.equal(smoothed(s, s >= 0, 11, widest=1 / 3), smoothed(s, s >= 0, 2 * half + 1))
 
 
 def test_a_flat_profile_has_one_span_and_ends() -> None:
@@ -394,6 +407,41 @@ def test_few_pairs_weigh_no_map_of_their_own(splits: tuple[ResidentSplit, Reside
     told = shares(20, _ENOUGH=1)  # as if 20 were enough
     assert (told - nothing).abs().max() > 0.05
     torch.testing.assert_close(shares(20), nothing.lerp(told, 20 / 32), rtol=1e-5, atol=1e-6)
+
+
+def test_a_query_moves_as_the_formula_says() -> None:
+    g = torch.Generator().manual_seed(2)
+    frames = torch.nn.functional.normalize(torch.randn(2, 9, 5, generator=g, dtype=torch.float64), dim=2)
+    query = torch.nn.functional.normalize(torch.randn(2, 5, generator=g, dtype=torch.float64), dim=1)
+    common = torch.randn(2, 9, generator=g, dtype=torch.float64)
+    mask = torch.arange(9) < torch.tensor([[9], [4]])
+    feedback = QueryFeedback(0.7, rounds=3, temperature=0.2)
+    found = feedback(query, frames.masked_fill(~mask.unsqueeze(2), torch.nan), mask, common)
+    for i, n in enumerate((9, 4)):
+        f, h = frames[i, :n].numpy(), common[i, :n].numpy()
+        q = first = query[i].numpy()
+        for _ in range(3):
+            share = np.exp((f @ q - h) / 0.2)
+            q = first + 0.7 * ((share / share.sum()) @ f - f.mean(0))
+            q = q / np.linalg.norm(q)
+        np.testing.assert_allclose(found[i].numpy(), q, atol=1e-12)
+    alike = frames[:, :1].expand(-1, 9, -1)
+    torch.testing.assert_close(feedback(query, alike, mask, common), query)
+
+
+def test_feedback_moves_the_similarity_of_a_prediction_alone(splits: tuple[ResidentSplit, ResidentSplit]) -> None:
+    batch = splits[1].slice([0, 1, 2])
+    plain, fed = (started(splits, agreement=0.0, feedback=strength) for strength in (0.0, 0.9))
+    with torch.no_grad():
+        before, output = plain(batch), fed(batch)
+        assert plain.feedback is None
+        assert fed.feedback is not None
+        assert torch.equal(output.similarity, before.similarity)
+        common = fed.neighbours(output.joint_frames, fed.query_head)  # type: ignore[misc]
+        moved = fed.feedback(output.joint_query, output.joint_frames, output.frame_mask, common)
+        expected = (output.joint_frames @ moved.unsqueeze(2)).squeeze(2) - common
+        torch.testing.assert_close(fed.profile(output), expected / fed.temperature)
+        assert (fed.profile(output) - plain.profile(before)).abs().max() > 0.1
 
 
 def test_frames_agree_as_the_formula_says() -> None:

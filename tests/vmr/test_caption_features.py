@@ -82,3 +82,21 @@ def test_clips_of_spans_are_unit_means(tmp_path: Path) -> None:
     both = text[0] / 10 + text[1] / 5
     for clip, wanted in ((0, text[0]), (3, both / np.linalg.norm(both)), (8, text[2])):
         np.testing.assert_allclose(mixed[clip], wanted, atol=0.03)
+
+
+def test_features_are_like_themselves_and_unlike_shuffled_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from benchmarks.caption_features import main
+
+    captions, notes = write(tmp_path, "one", layout="moments")
+    arguments = ["--width", "4", "--set", "one", str(captions), str(notes), "2"]
+    assert main(["--out", str(tmp_path / "a"), *arguments]) == 0
+    assert main(["--out", str(tmp_path / "b"), *arguments, "--like", str(tmp_path / "a")]) == 0
+    same = "one: clips 1.000, clips and queries 1.000; same nearest clip 100 %, among ten 100 %"
+    assert capsys.readouterr().out.splitlines()[-1] == same
+    path = tmp_path / "a" / "one_video.npz"
+    content = dict(np.load(path))
+    np.savez(path, **{**content, "feat_int8": content["feat_int8"][:, ::-1]})
+    assert main(["--out", str(tmp_path / "b"), *arguments, "--like", str(tmp_path / "a")]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] != same

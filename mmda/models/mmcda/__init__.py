@@ -22,6 +22,7 @@ from mmda.models.mmcda.linear_head import (
     MeanWords,
     NeighbourScaling,
     PlainFrames,
+    QueryFeedback,
 )
 from mmda.models.mmcda.localizer import Localizer, MomentLogits, Spans, decode_spans, span_scores
 from mmda.models.mmcda.logs import JSONLines, StepFacts, TensorBoardLog
@@ -78,6 +79,7 @@ __all__ = [
     "Progress",
     "PseudoMomentTerm",
     "QueryEncoder",
+    "QueryFeedback",
     "Spans",
     "StepFacts",
     "TensorBoardLog",

@@ -11,6 +11,7 @@ from mmda.models.mmcda.linear_head import (
     MeanWords,
     NeighbourScaling,
     PlainFrames,
+    QueryFeedback,
 )
 from mmda.models.mmcda.localizer import Localizer
 from mmda.models.mmcda.model import MMCDA
@@ -61,6 +62,7 @@ def _linear(config: MMCDAConfig) -> MMCDA:
         query_head=head(config.query_width),
         localizer=FlatLocalizer(),
         neighbours=NeighbourScaling(config.query_width, strength=config.neighbours),
+        feedback=QueryFeedback(config.feedback) if config.feedback else None,
         agreement=FrameAgreement(config.agreement) if config.agreement else None,
         votes=True,
         temperature=config.temperature,

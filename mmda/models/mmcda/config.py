@@ -35,6 +35,7 @@ class MMCDAConfig:
         members: number of linear maps, each with its own joint unit sphere.
         residual: hidden width of the residual network in a linear head; 0 disables it.
         neighbours: strength of :class:`mmda.models.mmcda.NeighbourScaling` in a linear form.
+        feedback: strength of :class:`mmda.models.mmcda.QueryFeedback` in a linear form; 0 disables it.
         agreement: width in clips of :class:`mmda.models.mmcda.FrameAgreement` in a linear form; 0 disables it.
 
     Raises:
@@ -58,6 +59,7 @@ class MMCDAConfig:
     members: int = 3
     residual: int = 0
     neighbours: float = 0.25
+    feedback: float = 1.0
     agreement: float = 4.0
 
     def __post_init__(self) -> None:
@@ -70,6 +72,7 @@ class MMCDAConfig:
         check_count("MMCDAConfig", "members", self.members)
         check_count("MMCDAConfig", "residual", self.residual, at_least=0)
         check_number("MMCDAConfig", "neighbours", self.neighbours, at_least=0)
+        check_number("MMCDAConfig", "feedback", self.feedback, at_least=0)
         check_number("MMCDAConfig", "agreement", self.agreement, at_least=0)
         if self.form == "linear" and self.shared_space:
             fail("MMCDAConfig", "shared_space", "be False for a linear form, whose maps start there", True)
@@ -100,6 +103,8 @@ class TrainingConfig:
             gradient overflows is skipped and the scale is halved.
         accumulate: number of batches per step, whose gradients are averaged; contrastive terms and discrepancies only
             see one batch at a time.
+        compile: compile model and objective together by ``torch.compile``, which needs a C++ compiler on a CPU. The
+            first step takes minutes; try whether later ones gain by it.
 
     Raises:
         ValueError: a value out of range.
@@ -116,6 +121,7 @@ class TrainingConfig:
     gradient_norms: bool = False
     precision: str = "float32"
     accumulate: int = 1
+    compile: bool = False
 
     def __post_init__(self) -> None:
         for name in ("steps", "warmup", "evaluations", "accumulate"):

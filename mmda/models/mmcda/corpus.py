@@ -157,7 +157,7 @@ class Corpus:
             similarity, common, known = self._some(query, rows.tolist())
         profile = torch.where(known, similarity - common, torch.full_like(similarity, -torch.inf))
         scores, places = _best_means(profile, known, min(top, len(rows)))
-        chosen = self._decoded(rows[places], similarity[places], common[places], known[places], spans)
+        chosen = self._decoded(rows[places], query, similarity[places], common[places], known[places], spans)
         vids = [self.vids[row] for row in rows[places].tolist()]
         return [
             Found(vid, score, windows[keep], values[keep])
@@ -190,7 +190,7 @@ class Corpus:
             return flat.view(self._mask.shape)
         return flat.new_zeros(self._mask.numel()).index_copy_(0, self._slots, flat).view(self._mask.shape)
 
-    def _decoded(self, rows: Tensor, similarity: Tensor, common: Tensor, known: Tensor, n: int) -> Spans:
+    def _decoded(self, rows: Tensor, query: Tensor, similarity: Tensor, common: Tensor, known: Tensor, n: int) -> Spans:
         """The moments in these videos, decoded as in :meth:`MMCDA.predict`."""
         longest = int(known.sum(1).max())
         similarity, common, known = (each[:, :longest] for each in (similarity, common, known))
@@ -198,10 +198,8 @@ class Corpus:
         clip_times = torch.nn.utils.rnn.pad_sequence(times, batch_first=True)
         heat = similarity / self.model.temperature
         logits: MomentLogits = self.model.localizer(heat, known)
-        profile = heat - common / self.model.temperature
-        if self.model.agreement is not None:
-            frames = [self._frames(row) for row in rows.tolist()]
-            profile = self.model.agreement(profile, torch.nn.utils.rnn.pad_sequence(frames, batch_first=True), known)
+        frames = torch.nn.utils.rnn.pad_sequence([self._frames(row) for row in rows.tolist()], batch_first=True)
+        profile = self.model.refined(heat, common, query.expand(len(rows), -1), frames, known)
         spans = self.model.decode(profile, logits, known, clip_times, n=max(n, _SPANS))
         return Spans(spans.windows[:, :n], spans.scores[:, :n], spans.mask[:, :n])
 

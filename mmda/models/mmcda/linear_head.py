@@ -270,6 +270,63 @@ class NeighbourScaling(nn.Module):
         return scaled
 
 
+class QueryFeedback(nn.Module):
+    r"""Move a query towards the frames that it matches in the video, and away from the video's mean.
+
+    .. math::
+
+       q^{(r + 1)} = \operatorname{unit} \Big( q + \beta \Big( \sum_t a_t f_t - \bar f \Big) \Big), \qquad
+       a = \operatorname{softmax}_t \Big( \frac{\cos(f_t, q^{(r)}) - h_t}{\tau} \Big)
+
+    with :math:`q^{(0)} = q`, the mean frame :math:`\bar f`, and :math:`h_t` of :class:`NeighbourScaling`. The frames of
+    a moment are alike, so those matched best tell what the others look like (relevance feedback without a user). In a
+    video of one scene, or where no frame stands out, the query hardly moves.
+
+    Args:
+        strength: :math:`\beta` >= 0.
+        rounds: number of times that the query is moved.
+        temperature: :math:`\tau` > 0.
+
+    Shape:
+        ``query`` (b, d) and ``frames`` (b, t, d), unit rows of the joint space, ``frame_mask`` and ``common`` (b, t) ->
+        (b, d), unit rows. A video of equal frames changes no query.
+
+    Raises:
+        ValueError: a negative strength, a count below 1, a temperature that is not positive.
+
+    Example:
+        >>> frames = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+        >>> query, mask = torch.tensor([[0.8, 0.6]]), torch.ones(1, 2, dtype=torch.bool)
+        >>> QueryFeedback(rounds=1)(query, frames, mask, torch.zeros(1, 2)).round(decimals=2)
+        tensor([[0.9800, 0.1800]])
+
+    References:
+        Rocchio, "Relevance Feedback in Information Retrieval", in Salton (ed.), The SMART Retrieval System (1971).
+    """
+
+    def __init__(self, strength: float = 1.0, *, rounds: int = 2, temperature: float = 0.1) -> None:
+        super().__init__()
+        check_number("QueryFeedback", "strength", strength, at_least=0)
+        check_count("QueryFeedback", "rounds", rounds)
+        check_number("QueryFeedback", "temperature", temperature, above=0)
+        self.strength, self.rounds, self.temperature = strength, rounds, temperature
+
+    def forward(self, query: Tensor, frames: Tensor, frame_mask: Tensor, common: Tensor) -> Tensor:
+        """The moved queries; ``common`` is subtracted from the cosines."""
+        clean = zero_padding(frames, frame_mask)
+        mean = masked_mean(clean, frame_mask.unsqueeze(2).expand_as(clean), 1)
+        moved = query
+        for _ in range(self.rounds):
+            cosine = torch.bmm(clean, moved.unsqueeze(2)).squeeze(2)
+            share = masked_softmax((cosine - common) / self.temperature, frame_mask, 1)
+            step = torch.bmm(share.unsqueeze(1), clean).squeeze(1) - mean
+            moved = normalized_rows(query + self.strength * step)
+        return moved
+
+    def extra_repr(self) -> str:
+        return f"{self.strength:g}, rounds={self.rounds}, temperature={self.temperature:g}"
+
+
 class FrameAgreement(nn.Module):
     r"""Smooth the similarities over frames that are similar and near in time (bilateral filter).
 

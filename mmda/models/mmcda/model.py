@@ -11,7 +11,7 @@ from mmda._core.checks import check_number
 from mmda._core.masking import zero_padding
 from mmda._core.reductions import masked_mean
 from mmda._core.unit_rows import normalized_rows
-from mmda.models.mmcda.linear_head import FrameAgreement, NeighbourScaling
+from mmda.models.mmcda.linear_head import FrameAgreement, NeighbourScaling, QueryFeedback
 from mmda.models.mmcda.localizer import MomentLogits, Spans, decode_spans
 from mmda.models.mmcda.voting import vote_spans
 from mmda.vmr.batch import VMRBatch
@@ -27,6 +27,7 @@ class MMCDAOutput(NamedTuple):
         joint_query: (b, joint), unit rows.
         similarity: (b, t), cosine of frame and query over the temperature; undefined on padding.
         logits: (b, t) each: start, end and inside.
+        cosine: (b, t), cosine of frame and query; undefined on padding.
         frame_mask: (b, t), the mask of the batch.
     """
 
@@ -36,6 +37,7 @@ class MMCDAOutput(NamedTuple):
     joint_query: Tensor
     similarity: Tensor
     logits: MomentLogits
+    cosine: Tensor
     frame_mask: Tensor
 
 
@@ -56,6 +58,7 @@ class MMCDA(nn.Module):
         shared_space: frames and words have the same feature space; the output of a head is then added to the normalised
             features of the frame, or to the normalised mean of the words.
         neighbours: subtracted from the similarities in :meth:`predict`, to correct for frames similar to all queries.
+        feedback: then moves the query towards the frames that it matches, once per video, in :meth:`predict`.
         agreement: then smooths the similarities in :meth:`predict` over similar frames.
         votes: decode spans in :meth:`predict` only from the similarity, by :func:`mmda.models.mmcda.vote_spans`,
             without the localizer.
@@ -91,6 +94,7 @@ class MMCDA(nn.Module):
         localizer: nn.Module,
         shared_space: bool = False,
         neighbours: NeighbourScaling | None = None,
+        feedback: QueryFeedback | None = None,
         agreement: FrameAgreement | None = None,
         votes: bool = False,
         temperature: float = 0.1,
@@ -104,17 +108,25 @@ class MMCDA(nn.Module):
         self.localizer = localizer
         self.shared_space = shared_space
         self.neighbours = neighbours
+        self.feedback = feedback
         self.agreement = agreement
         self.votes = votes
         self.temperature = temperature
 
-    def forward(self, batch: VMRBatch) -> MMCDAOutput:
-        """Features, joint features, similarities and logits of a batch; does not use ``batch.windows``."""
+    def forward(self, batch: VMRBatch, *, localize: bool = True) -> MMCDAOutput:
+        """Features, joint features, similarities and logits of a batch; does not use ``batch.windows``.
+
+        ``localize=False`` leaves the localizer out, for a batch whose logits no term reads; they are then NaN.
+        """
         frames, joint_frames = self.embed_frames(batch.frames, batch.frame_mask)
         query, joint_query = self.embed_query(batch.words, batch.word_mask)
-        similarity = torch.bmm(joint_frames, joint_query.unsqueeze(2)).squeeze(2) / self.temperature
-        logits = self.localizer(similarity, batch.frame_mask)
-        return MMCDAOutput(frames, query, joint_frames, joint_query, similarity, logits, batch.frame_mask)
+        cosine = torch.bmm(joint_frames, joint_query.unsqueeze(2)).squeeze(2)
+        similarity = cosine / self.temperature
+        if localize:
+            logits = self.localizer(similarity, batch.frame_mask)
+        else:
+            logits = MomentLogits(*[torch.full_like(similarity, torch.nan)] * 3)
+        return MMCDAOutput(frames, query, joint_frames, joint_query, similarity, logits, cosine, batch.frame_mask)
 
     if TYPE_CHECKING:
         __call__ = forward
@@ -153,16 +165,21 @@ class MMCDA(nn.Module):
         )
 
     def profile(self, output: MMCDAOutput) -> Tensor:
-        """The profile (b, t) from which spans are decoded: the similarity after :class:`NeighbourScaling` and
-        :class:`FrameAgreement`, if the model has them.
-
-        The second is :class:`NeighbourScaling`, the third :class:`FrameAgreement`, where the model has them.
-        """
-        profile = output.similarity
+        """The profile (b, t) from which spans are decoded: the similarity after :class:`NeighbourScaling`,
+        :class:`QueryFeedback` and :class:`FrameAgreement`, if the model has them."""
+        common = torch.zeros_like(output.similarity)
         if self.neighbours is not None:
-            profile = profile - self.neighbours(output.joint_frames, self.query_head) / self.temperature
+            common = self.neighbours(output.joint_frames, self.query_head)
+        return self.refined(output.similarity, common, output.joint_query, output.joint_frames, output.frame_mask)
+
+    def refined(self, similarity: Tensor, common: Tensor, query: Tensor, frames: Tensor, frame_mask: Tensor) -> Tensor:
+        """:meth:`profile` from similarities (b, t) and the cosines ``common`` to all queries, subtracted from them."""
+        if self.feedback is not None:
+            moved = self.feedback(query, frames, frame_mask, common)
+            similarity = torch.bmm(frames, moved.unsqueeze(2)).squeeze(2) / self.temperature
+        profile = similarity - common / self.temperature
         if self.agreement is not None:
-            profile = self.agreement(profile, output.joint_frames, output.frame_mask)
+            profile = self.agreement(profile, frames, frame_mask)
         return profile
 
     def decode(

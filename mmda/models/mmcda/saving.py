@@ -24,7 +24,7 @@ _MODEL_FILE = "mmcda model"
 _RUN_FILE = "mmcda run"
 
 #: Defaults of config fields for checkpoints of earlier versions.
-_BEFORE = {"agreement": 0.0}
+_BEFORE = {"agreement": 0.0, "feedback": 0.0}
 
 
 def save_model(path: str | Path, model: MMCDA, config: MMCDAConfig, **facts: object) -> None:
@@ -68,7 +68,7 @@ def _check_fit(model: MMCDA, config: MMCDAConfig) -> None:
     """Check that ``config`` builds a model with the same weights and settings."""
     with torch.device("meta"):  # shapes only, without memory or random numbers
         built = build_mmcda(config)
-    for name in ("shared_space", "temperature", "agreement.width", "neighbours.strength"):
+    for name in ("shared_space", "temperature", "agreement.width", "feedback.strength", "neighbours.strength"):
         came, made = (_setting(each, name) for each in (model, built))
         if came != made:
             fail("save_model", "config", "be that of the model", f"`{name}` {made} for a model with {came}")

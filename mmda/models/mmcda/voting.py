@@ -17,17 +17,21 @@ from mmda.models.mmcda.localizer import Spans
 WIDTHS = (5, 7, 9, 11)
 LEVELS = (0.15, 0.2, 0.25, 0.3, 0.4)
 
+#: Widest window of a vote, as a fraction of the video: wider ones would make a short video's profile flat.
+_WIDEST = 1 / 3
 
-def smoothed(similarity: Tensor, frame_mask: Tensor, width: int) -> Tensor:
+
+def smoothed(similarity: Tensor, frame_mask: Tensor, width: int, *, widest: float | None = None) -> Tensor:
     """Moving mean over ``width`` clips, truncated at the ends, with longer windows for videos of over 75 clips.
 
     Args:
         similarity: s, one number per clip.
         frame_mask: bool, True = valid clip.
         width: window size in clips, rounded down to an odd number; for T > 75 clips it is T / 75 times as wide.
+        widest: maximum window size as a fraction of the video, if any.
 
     Shape:
-        (b, t) each -> (b, t).
+        ``similarity`` and ``frame_mask`` (b, t) -> (b, t).
 
     Returns:
         The means in float64, minus infinity on padding.
@@ -39,6 +43,8 @@ def smoothed(similarity: Tensor, frame_mask: Tensor, width: int) -> Tensor:
     clean = torch.where(frame_mask, similarity, torch.zeros_like(similarity)).double()
     length = frame_mask.sum(1, keepdim=True)
     half = (width * length.clamp(min=REFERENCE_CLIPS) / REFERENCE_CLIPS / 2).long()
+    if widest is not None:
+        half = torch.minimum(half, (widest * length / 2).long())
     total = pad(clean.cumsum(1), (1, 0))
     step = torch.arange(similarity.shape[1], device=similarity.device).unsqueeze(0)
     low, high = (step - half).clamp(min=0), torch.minimum(step + half + 1, length.clamp(min=1))
@@ -93,10 +99,15 @@ def _check_runs(
 
 
 def _runs(
-    similarity: Tensor, frame_mask: Tensor, clip_times: Tensor, widths: Sequence[int], levels: Sequence[float]
+    similarity: Tensor,
+    frame_mask: Tensor,
+    clip_times: Tensor,
+    widths: Sequence[int],
+    levels: Sequence[float],
+    widest: float | None = None,
 ) -> Tensor:
     """The runs for every width and level, grouped by width; (b, widths * levels, 2)."""
-    profile = torch.stack([smoothed(similarity, frame_mask, width) for width in widths], 1)
+    profile = torch.stack([smoothed(similarity, frame_mask, width, widest=widest) for width in widths], 1)
     mask, length = frame_mask.unsqueeze(1), frame_mask.sum(1).clamp(min=1).unsqueeze(1)
     mean = torch.where(mask, profile, torch.zeros_like(profile)).sum(2) / length
     best, at = profile.max(2)
@@ -123,8 +134,8 @@ def vote_spans(
 ) -> Spans:
     r"""The span on which the runs of several widths and levels agree most, then further spans in the remaining clips.
 
-    Every width and level proposes a span c by :func:`high_runs`. The one with the largest mean temporal IoU with all
-    proposals is selected,
+    Every width and level proposes a span c by :func:`high_runs`, with windows of at most a third of the video. The one
+    with the largest mean temporal IoU with all proposals is selected,
 
     .. math:: \hat c = \arg\max_c \frac{1}{|C|} \sum_{c' \in C} \operatorname{IoU}(c, c'),
 
@@ -173,7 +184,7 @@ def vote_spans(
     floor = torch.where(frame_mask, similarity, torch.full_like(similarity, torch.inf)).amin(1, keepdim=True)
     while bool((wanting := left.any(1) & (chosen < n)).any()):
         free = torch.where(left, similarity, floor.expand_as(similarity))
-        found = _runs(free, frame_mask, clip_times, widths, levels)
+        found = _runs(free, frame_mask, clip_times, widths, levels, _WIDEST)
         score, at = temporal_iou(found.unsqueeze(2), found.unsqueeze(1)).mean(2).max(1)
         window, place = found[rows, at], chosen.clamp(max=n - 1)
         near = temporal_iou(window.unsqueeze(1), windows) > nms_threshold

@@ -14,6 +14,7 @@ from mmda.models.mmcda.experiment.domains import SPLITS, Domain, Draws, Problem
 from mmda.models.mmcda.experiment.errors import UnusableError
 from mmda.models.mmcda.experiment.results import Result, read_record
 from mmda.models.mmcda.experiment.rows import ABLATION, REAL_ROWS, ROWS, TRAINED_ONLY, Row, chosen_rows
+from mmda.models.mmcda.experiment.settings import check_settings, model_settings, recipe_defaults
 from mmda.models.mmcda.files import check_file
 from mmda.models.mmcda.parallel import Parallel
 from mmda.vmr import VMRDataError
@@ -225,12 +226,13 @@ class Job:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Every setting that the result depends on, as values that survive JSON."""
+        """Every setting that the result depends on, defaults too, as values that survive JSON."""
         outside = ("device", "folder", "resume", "save_steps", "save_seconds", "log_steps", "tensorboard", "parallel")
         plain = {name: value for name, value in asdict(self).items() if name not in outside}
         for side in ("source", "target"):
             if plain["problem"][side] is not None:
                 plain["problem"][side] = asdict(getattr(self.problem, side).absolute())
+        plain |= {"model": model_settings(self.model), "weights": self.weights, "recipe": recipe_defaults()}
         settings: dict[str, Any] = json.loads(json.dumps(plain))
         return settings
 
@@ -372,24 +374,3 @@ def finished(job: Job) -> Result | None:
         beside = job.run_path.with_suffix(".json")
         check_settings(job.run_path, read_record(beside) if beside.exists() else None, job.settings)
     return None
-
-
-def check_settings(path: Path, content: Any, settings: dict[str, Any]) -> None:
-    """Raise if the file at ``path`` was made with other settings."""
-    rule = f"--resume: {path} must be of the settings asked for"
-    kept = content.get("settings") if isinstance(content, dict) else None
-    if not isinstance(kept, dict):
-        raise UnusableError(f"{rule}, got a file that does not name its own")
-    there, asked = flat_settings(kept), flat_settings(settings)
-    names = [name for name in {**asked, **there} if there.get(name) != asked.get(name)]
-    if names:
-        differ = "; ".join(f"{name} {there.get(name)!r}, not {asked.get(name)!r}" for name in names)
-        raise UnusableError(f"{rule}, got {differ}")
-
-
-def flat_settings(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested settings to dotted names."""
-    found: dict[str, Any] = {}
-    for name, value in settings.items():
-        found |= flat_settings(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return found

@@ -23,10 +23,11 @@ from mmda._core.version import __version__
 from mmda._engine.native import instruction_set
 from mmda.models.mmcda.experiment.domains import Domain
 from mmda.models.mmcda.experiment.errors import UnusableError
-from mmda.models.mmcda.experiment.jobs import Job, flat_settings
+from mmda.models.mmcda.experiment.jobs import Job
 from mmda.models.mmcda.experiment.markup import bars, curve, element, folded, keys, listed, page, panel, settings, table
 from mmda.models.mmcda.experiment.results import Result
 from mmda.models.mmcda.experiment.rows import FULL
+from mmda.models.mmcda.experiment.settings import flat_settings
 from mmda.models.mmcda.experiment.tables import HEADLINE, Table, columns, half_widths, notes_of, shown
 from mmda.models.mmcda.saving import load_model
 
