@@ -38,10 +38,11 @@ from torch.profiler import profile, record_function
 
 from mmda.layers import AttentionPool
 from mmda.models.mmcda import MMCDA, MMCDAConfig, MMCDAObjective, build_mmcda
+from mmda.models.mmcda.parallel import Step
 from mmda.vmr import VMRBatch, VMRExample, bucketed_batches, collate
 
 #: A source batch and a target batch.
-Step = tuple[VMRBatch, VMRBatch]
+Batches = tuple[VMRBatch, VMRBatch]
 GOALS = {"nn.GRU, packed": 2.2, "nn.GRU, padded": 1.8}
 OURS, ALIKE = "ours", ", lengths alike"
 LABEL = "part: "
@@ -134,20 +135,21 @@ def batches(examples: list[VMRExample], size: int, *, alike: bool) -> list[VMRBa
 class Training:
     """A contestant: a model with its optimiser and batches."""
 
-    def __init__(self, kind: str, config: MMCDAConfig, steps: list[Step]) -> None:
+    def __init__(self, kind: str, config: MMCDAConfig, steps: list[Batches]) -> None:
         self.model, self.objective, self.steps = build(kind, config), MMCDAObjective(), steps
         self.parameters = list(self.model.parameters())
-        self.optimizer = torch.optim.AdamW(self.parameters)
+        self.step = Step(self.model, self.objective, joined=False)
+        self.optimizer = torch.optim.AdamW(self.parameters, fused=True)
 
     def run(self) -> float:
         """Run one pass; returns the last loss."""
         loss = 0.0
         for source, target in self.steps:
-            total = self.objective(self.model(source), source, self.model(target), target).total
+            total = self.step(source, target, 1.0)
             self.optimizer.zero_grad(set_to_none=True)
             total.backward()
             with record_function(LABEL + "optimiser"):
-                nn.utils.clip_grad_norm_(self.parameters, 5.0)
+                nn.utils.clip_grad_norm_(self.parameters, 5.0, foreach=True)
                 self.optimizer.step()
             loss = total.item()
         return loss
@@ -228,7 +230,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         video_width=given.video_width, query_width=given.query_width, hidden=given.hidden, joint=given.joint
     )
     source, target = pairs(given, 0, 0.0), pairs(given, 1, 0.3)
-    steps: dict[bool, list[Step]] = {}
+    steps: dict[bool, list[Batches]] = {}
     for alike in (True, False):
         both = [batches(examples, given.batch, alike=alike) for examples in (source, target)]
         steps[alike] = [(s, t.without_moments()) for s, t in zip(*both)]

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from mmda._core.checks import (
     check_at_weights,
@@ -591,7 +592,32 @@ class Whitening(_Fitted):
         return f"kind={self.kind!r}, ridge={self.ridge:g}"
 
 
-class CORALMap(_Fitted):
+class _FittedToDomains(_Fitted):
+    """A map fitted to the moments of two domains."""
+
+    @torch.no_grad()
+    def fit(
+        self,
+        source: Tensor,
+        target: Tensor,
+        *,
+        source_weight: Tensor | None = None,
+        target_weight: Tensor | None = None,
+        source_mask: Tensor | None = None,
+        target_mask: Tensor | None = None,
+    ) -> Self:
+        """Fit to both samples and return self; weights: row weights; masks: True = keep."""
+        caller = f"{type(self).__name__}.fit"
+        check_same_width(caller, "source", source, "target", target)
+        s = _moments(caller, "source", source, weight=source_weight, mask=source_mask)
+        self._fit(s, _moments(caller, "target", target, weight=target_weight, mask=target_mask))
+        return self
+
+    def _fit(self, s: Moments, t: Moments) -> None:
+        raise NotImplementedError
+
+
+class CORALMap(_FittedToDomains):
     r"""Correlation alignment in closed form: maps source rows to the target's mean and covariance.
 
     .. math:: x \mapsto (x - \mu_s) \, \tilde C_s^{-1/2} \, \tilde C_t^{1/2} + \mu_t, \qquad
@@ -631,25 +657,10 @@ class CORALMap(_Fitted):
         check_number("CORALMap", "ridge", ridge, at_least=0)
         self.ridge = ridge
 
-    @torch.no_grad()
-    def fit(
-        self,
-        source: Tensor,
-        target: Tensor,
-        *,
-        source_weight: Tensor | None = None,
-        target_weight: Tensor | None = None,
-        source_mask: Tensor | None = None,
-        target_mask: Tensor | None = None,
-    ) -> CORALMap:
-        """Fit to both samples and return self; weights: row weights; masks: True = keep."""
-        check_same_width("CORALMap.fit", "source", source, "target", target)
-        s = _moments("CORALMap.fit", "source", source, weight=source_weight, mask=source_mask)
-        t = _moments("CORALMap.fit", "target", target, weight=target_weight, mask=target_mask)
+    def _fit(self, s: Moments, t: Moments) -> None:
         white = symmetric_power(s.covariance, -0.5, ridge=self.ridge)
         matrix = white @ symmetric_power(t.covariance, 0.5, ridge=self.ridge)
         self._set(source_mean=s.mean, target_mean=t.mean, matrix=matrix)
-        return self
 
     def forward(self, source: Tensor) -> Tensor:
         """Map ``source`` (..., d) to the target domain."""
@@ -659,7 +670,7 @@ class CORALMap(_Fitted):
         return f"ridge={self.ridge:g}"
 
 
-class SubspaceAlignment(_Fitted):
+class SubspaceAlignment(_FittedToDomains):
     r"""Subspace alignment: k principal components of both domains, with the source's aligned to the target's.
 
     .. math:: x_s \mapsto (x_s - \mu_s) P_s P_s^\top P_t, \qquad x_t \mapsto (x_t - \mu_t) P_t
@@ -697,25 +708,10 @@ class SubspaceAlignment(_Fitted):
         check_count("SubspaceAlignment", "components", components)
         self.components = components
 
-    @torch.no_grad()
-    def fit(
-        self,
-        source: Tensor,
-        target: Tensor,
-        *,
-        source_weight: Tensor | None = None,
-        target_weight: Tensor | None = None,
-        source_mask: Tensor | None = None,
-        target_mask: Tensor | None = None,
-    ) -> SubspaceAlignment:
-        """Fit to both samples and return self; weights: row weights; masks: True = keep."""
-        check_same_width("SubspaceAlignment.fit", "source", source, "target", target)
-        s = _moments("SubspaceAlignment.fit", "source", source, weight=source_weight, mask=source_mask)
-        t = _moments("SubspaceAlignment.fit", "target", target, weight=target_weight, mask=target_mask)
+    def _fit(self, s: Moments, t: Moments) -> None:
         from_s, to_t = _principal(s.covariance, self.components), _principal(t.covariance, self.components)
         turned = from_s @ (from_s.T @ to_t)
         self._set(source_mean=s.mean, target_mean=t.mean, source_map=turned, target_map=to_t)
-        return self
 
     def map_source(self, source: Tensor) -> Tensor:
         """``source`` (..., d) -> (..., k)."""

@@ -1,4 +1,4 @@
-"""Shared fixtures: where the real data lives, and one thread so that tests do not fight for cores."""
+"""Shared fixtures: the folder of real data, and one thread, so that parallel tests do not compete for cores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sweeps over logits by the kind of loss."""
+"""The contrastive losses' sweeps, by kind of loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes of torch.distributed on this machine, for tests."""
+"""Start torch.distributed processes on this machine."""
 
 from __future__ import annotations
 

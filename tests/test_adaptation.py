@@ -1,4 +1,4 @@
-"""The harness of many transfers: every row trains on equal terms, and no label of the target chooses a weight."""
+"""The benchmark of many transfers: every row trains in the same way, and target labels do not choose the weights."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_rows_train_and_share_what_they_begin_with(row: Row) -> None:
     if row.build is not None and row.name not in (
         "two classifiers",
         "Wasserstein critic",
-    ):  # these train the source too
+    ):  # these also train on the source
         torch.testing.assert_close(logits(row, 0.0), alone, rtol=1e-4, atol=1e-4)
 
 
@@ -66,7 +66,8 @@ def test_tables_say_gains_seed_by_seed() -> None:
     header, alone, mmd = adaptation.summary(runs)
     assert len(header) == len(alone) == len(mmd)
     assert mmd[:1] + mmd[5:9] == ["MMD", "+3.0 ± 0.0", "12 / 0", "+3.0", "+20.0"]
-    part = [r for r in runs if r.cell != (*adaptation.TRANSFERS[3], "MMD")]  # where a row is missing none counts
+    # A transfer without one of the rows is left out.
+    part = [r for r in runs if r.cell != (*adaptation.TRANSFERS[3], "MMD")]
     assert adaptation.summary(part)[2][6] == "11 / 0"
     first, second = adaptation.transfers(runs)[1:]
     assert first[:2] == ["source-only", "55.0"]
@@ -78,7 +79,8 @@ def test_peers_stand_beside_ours_on_the_same_transfers() -> None:
     for at in (0, 1):
         runs += [run("source-only", 1.0, 0, 0.5, at=at), run("CORAL", 10.0, 0, 0.6, at=at)]
         runs += [run("CORAL (skada)", 10.0, 0, 0.55 + 0.02 * at, at=at)]
-    runs += [run("source-only", 1.0, 0, 0.5, at=2), run("CORAL", 10.0, 0, 0.9, at=2)]  # theirs was not trained there
+    # The other library has no run on this transfer.
+    runs += [run("source-only", 1.0, 0, 0.5, at=2), run("CORAL", 10.0, 0, 0.9, at=2)]
     (line,) = adaptation.beside(runs)[1:]
     assert line == ["CORAL (skada)", "2", "+6.0 ± 12.7", "+10.0 ± 0.0", "1.00", "1.00"]
     assert adaptation.beside(runs[:2])[1:] == []

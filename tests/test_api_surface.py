@@ -1,4 +1,4 @@
-"""The public surface is a reviewed file: adding a name, removing one or changing a signature is a visible act.
+"""The public names and signatures are stored in a file, so that every change of them shows in a review.
 
 After a change that is meant::
 
@@ -47,10 +47,10 @@ def signature_text(item: object) -> str:
 
 
 def describe(item: object) -> str | dict[str, str]:
-    """One line for a function or a value; for a class its constructor and its own public methods."""
+    """One line for a function or a value; the constructor and public methods for a class."""
     if inspect.isclass(item):
         entry = {"": f"class{signature_text(item)}"}
-        # What a class inherits from a private base of ours is its own, too.
+        # Methods inherited from a private base class count as the class's own.
         bases = [c for c in item.__mro__ if c is item or re.fullmatch(r"mmda\..*\._\w+", c.__module__)]
         members = {name: member for base in reversed(bases) for name, member in vars(base).items()}
         for name, member in sorted(members.items()):

@@ -1,4 +1,4 @@
-"""Imports go one way, losses stand alone, and importing the losses costs nothing but themselves."""
+"""Imports go one way, no loss imports another, and ``import mmda.losses`` loads nothing else."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "mmda"
 
-#: From the ground up: a module may import from its own floor and from those below.
+#: From the bottom up: a module may import from its own line and from the lines above it in this list.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("_core",),
     ("kernels",),
@@ -77,7 +77,7 @@ def imports_of(path: Path) -> Iterator[tuple[str, int]]:
 def test_imports_go_one_way(path: Path) -> None:
     module = name_of(path)
     own = part_of(module)
-    if not own:  # the package's own __init__ gathers the light namespaces
+    if not own:  # the package's __init__ imports the public namespaces
         loaded = {part_of(name) for name, _ in imports_of(path) if name.startswith("mmda.")}
         assert not loaded & {"models", "vmr"}, "import mmda must load neither mmda.models nor mmda.vmr"
         return
@@ -109,7 +109,7 @@ def test_a_public_name_never_equals_its_file(path: Path) -> None:
     assert path.stem not in names
 
 
-#: Loaded where a user asks for it, never on the way.
+#: Loaded only when a user imports them by name.
 ON_DEMAND = ("mmda.models", "mmda.vmr", "mmda.migration", "mmda.shift")
 
 
@@ -140,7 +140,7 @@ def test_importing_the_losses_is_light_and_silent(module: str) -> None:
 
 
 def test_what_a_visitor_sees_first_is_public() -> None:
-    """The machinery lies in three private folders; everything else in the package's folder is a public door."""
+    """Apart from three private folders and the version, everything in the package's folder is public."""
     shown = {path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"}
     private = {name for name in shown if name.startswith("_") and not name.startswith("__")}
     assert private == {"_core", "_engine", "_math"}, "private modules live in _core, _math or _engine"

@@ -1,4 +1,4 @@
-"""The benchmarks run at toy size: what they time is another matter."""
+"""The benchmarks run at toy size. Their timings are not checked."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_row_of_the_table(kind: str, who: tuple[str, ...], rounds: int) -> Non
     for entry in entries.values():
         assert len(entry["rounds"]) == 1
         assert all(entry["rounds"][0][clock] >= 0 for clock in ("cpu", "user", "wall"))
-    for name in set(who) - {"products alone"}:  # all make the same number
+    for name in set(who) - {"products alone"}:  # all compute the same number
         assert math.isclose(entries[name]["value"], entries["ours"]["value"], rel_tol=1e-4, abs_tol=1e-6)
     shown = table(result, "wall")
     assert all(name in shown for name in who)
@@ -76,7 +76,7 @@ def test_the_training_step(tmp_path: Path) -> None:
 
 
 def test_rows_that_pass_by_are_counted_as_they_travel() -> None:
-    """The formulas of the ring are those of its schedule, and the committed table is theirs."""
+    """The formulas for the ring's traffic match its schedule, and the committed table matches the formulas."""
     content = json.loads(ring.RESULTS.read_text(encoding="utf-8"))["formula"]
     rows, width = content["rows a rank and side"], content["width"]
     for row in content["by world size"]:

@@ -1,4 +1,4 @@
-"""A step in chunks has the loss and the gradients of the whole batch, for every kind of loss."""
+"""A step in chunks gives the loss and gradients of the whole batch, for every kind of loss."""
 
 from __future__ import annotations
 

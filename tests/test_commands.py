@@ -1,4 +1,4 @@
-"""Every command works from a folder that is not the checkout, and says what it takes."""
+"""Every command works outside the checkout and documents its options."""
 
 from __future__ import annotations
 
@@ -107,8 +107,7 @@ def test_what_is_no_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_evaluate_prints_the_public_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """AP computed manually: the first span's IoU with its window is 0.75, right at six of the ten thresholds; HIT@1:
-    clip 1."""
+    """By hand: AP, the first span's IoU is 0.75, a hit at six of the ten thresholds; HIT@1, clip 1."""
     row = {"qid": 7, "query": "a dog", "vid": "v", "duration": 8.0, "relevant_windows": [[0.0, 4.0]]}
     truth = tmp_path / "truth.jsonl"
     scores = {"relevant_clip_ids": [0, 1], "saliency_scores": [[1, 1, 1], [4, 4, 0]]}

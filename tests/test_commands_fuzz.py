@@ -1,4 +1,4 @@
-"""Any command line ends in an exit code and one line, never in a trace."""
+"""Any command line ends with an exit code and at most one line of error, never with a traceback."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VALUES = ["0", "1", "2", "-1", "3.5", "nan", "inf", "1e9", "", " ", "cpu", "meta
 PLACES = ["{here}", "{here}/none", "{here}/notes.jsonl", "{here}/damaged.pt", "{here}/bytes.npz", "/dev/null", "é"]
 TEXT = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), max_size=8)
 
-#: Command lines that are read as meant; the places are anything.
+#: Valid command lines; paths in them may point to anything.
 FORMS = [
     ["table", "--source", "{}", "--target", "{}", "--output", "{here}/out"],
     ["table", "--source", "{here}/notes.jsonl", "--target", "{}", "--source-video", "{}", "--source-query", "{}"],
@@ -47,7 +47,7 @@ FLAGS = [
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Odd files; whatever would train ends before it begins."""
+    """Unusual files. Commands that would train stop before training."""
     (tmp_path / "notes.jsonl").write_text('{"qid": 1, "query": "a dog", "duration": 9.0, "vid": "v"}\n')
     (tmp_path / "damaged.pt").write_bytes(b"PK\x03\x04 half a file")
     (tmp_path / "bytes.npz").write_bytes(bytes(range(256)))
@@ -66,13 +66,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def no_tables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No world is simulated: these command lines are only read."""
+    """These command lines are only parsed; nothing is simulated."""
     monkeypatch.setattr(table, "run_table", lambda *_, **__: [])
     monkeypatch.setattr(train, "run_training", lambda *_, **__: None)
 
 
 def ended(here: Path, arguments: list[str]) -> tuple[object, str]:
-    """Exit code, and what came on standard error."""
+    """Exit code and standard error."""
     told = io.StringIO()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(told):
         try:
@@ -125,7 +125,7 @@ ODD = ("pipe", "zero", "loop", "folder", "empty")
 
 @pytest.mark.skipif(os.name == "nt", reason="pipes and devices")
 def test_no_place_hangs_or_ends_in_a_trace(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each place of a command in turn is a pipe, a device without end, links in a circle, a folder, an empty file."""
+    """Each path of a command in turn is a pipe, an endless device, a cycle of links, a folder, or an empty file."""
     for suffix in ("", ".npy", ".npz", ".jsonl", ".json", ".txt", ".pt"):
         os.mkfifo(here / f"pipe{suffix}")
         (here / f"zero{suffix}").symlink_to("/dev/zero")

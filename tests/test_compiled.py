@@ -1,4 +1,4 @@
-"""The compiled loops: every instruction set, thread count and kind of number gives what PyTorch's operations give.
+"""The compiled loops: every instruction set, number of threads and dtype gives the results of PyTorch's operations.
 
 ``test_tiles.py`` holds the sweeps to the dense formulas with the loops and without; here is what only the loops have.
 """
@@ -83,7 +83,7 @@ def dense_mmd(x: Tensor, y: Tensor, kernel: Kernel) -> Tensor:
 @pytest.mark.parametrize("dtype", EXACT, ids=str)
 @pytest.mark.parametrize("kernel", KERNELS, ids=repr)
 def test_kernel_sums(kernel: Kernel, dtype: torch.dtype, instructions: str) -> None:
-    """Sizes that end within a vector, a tile wider than a chunk, and few rows that make one tile."""
+    """Sizes that are no multiple of a vector, a tile wider than a chunk, and few rows in a single tile."""
     for n, m, block in ((37, 21, None), (200, 131, None), (600, 530, None), (90, 75, 23)):
         x, y = rows(n, 3, dtype), rows(m, 3, dtype, seed=1, shift=0.5)
         exact = double(x, y)
@@ -96,7 +96,7 @@ def test_kernel_sums(kernel: Kernel, dtype: torch.dtype, instructions: str) -> N
 @pytest.mark.parametrize("temperature", [1.0, 0.02])
 @pytest.mark.parametrize("kind", ["info_nce", "symmetric", "nt_xent", "sigmoid"])
 def test_contrast(kind: str, temperature: float, dtype: torch.dtype, instructions: str) -> None:
-    """Logits that need no shift and those that do, at once, kept and made again."""
+    """Small and large logits (with and without shift), in one matrix and in tiles, stored and recomputed."""
     for n, block in ((19, None), (300, 64), (530, 600)):
         a, b = rows(n, 8, dtype), rows(n, 8, dtype, seed=1)
         exact = double(a, b)
@@ -111,7 +111,7 @@ def test_contrast(kind: str, temperature: float, dtype: torch.dtype, instruction
 
 
 def test_threads_share_a_tile(threads: int) -> None:
-    """Rows are cut unevenly, columns are summed in several places: the same numbers."""
+    """Threads get unequal numbers of rows and sum columns separately; the results agree."""
     x, y = rows(601, 5, torch.float64), rows(507, 5, torch.float64, seed=1, shift=0.3)
     value, wanted = mmd_loss(x, y), dense_mmd(x, y, Gaussian())
     torch.testing.assert_close(value, wanted, rtol=1e-12, atol=1e-13)
@@ -134,7 +134,7 @@ def test_the_same_call_gives_the_same_bits() -> None:
 
 
 def test_nan_and_infinity_are_not_lost(instructions: str) -> None:
-    """A broken feature makes a broken loss, as the formula does; never a plausible number."""
+    """NaN or infinity in a feature gives NaN or infinity, as in the formula, not a plausible number."""
     for bad in (math.nan, math.inf):
         for n in (20, 600):
             x, y = rows(n, 4, torch.float32).detach(), rows(n, 4, torch.float32, seed=1).detach()
@@ -155,11 +155,11 @@ def test_far_apart_and_equal_rows(instructions: str) -> None:
     found = mmd_loss(x, y, kernel=Gaussian(1.0), block_size=7)
     wanted = dense_mmd(*double(x, y), Gaussian(1.0))
     torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=0)
-    assert all(g.abs().max() < 2e-6 for g in gradients(found, x, y))  # the rounding of 1e2, over n^2 pairs
+    assert all(g.abs().max() < 2e-6 for g in gradients(found, x, y))  # rounding of distances of 1e2, over n^2 pairs
 
 
 def test_logits_far_apart(instructions: str) -> None:
-    """Logits of +-1e5: the loss is their difference, and only the largest has a gradient."""
+    """With logits of +-1e5 the loss is their difference, and only the largest has a gradient."""
     a = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]).repeat(100, 1)[:256].requires_grad_()
     b = a.detach().flip(0).clone().requires_grad_()
     for block in (None, 100):
@@ -185,7 +185,7 @@ def test_rows_that_lie_otherwise_in_memory() -> None:
 
 
 def test_what_the_loops_cannot_read() -> None:
-    """Tensors without numbers of their own, other devices and other numbers take PyTorch's operations."""
+    """Tensors without data, on other devices or of other dtypes use PyTorch's operations."""
     with FakeTensorMode() as mode:
         fake = mode.from_tensor(torch.randn(600, 4))
         assert type(fake) is not Tensor
@@ -205,7 +205,7 @@ def test_modes_that_watch_operations_see_them() -> None:
 
 
 def test_default_device_is_nothing_to_tensors_of_a_cpu() -> None:
-    """A device for new tensors, set before the first call with a kernel, leaves addresses and results on the CPU."""
+    """A default device set before the first call with a kernel does not change where addresses and results are."""
     x, y = rows(150, 4, torch.float32), rows(150, 4, torch.float32, seed=1)
     kernel = Gaussian(1.0, scales=(0.51, 1.02))
     with torch.device("meta"):
@@ -216,7 +216,7 @@ def test_default_device_is_nothing_to_tensors_of_a_cpu() -> None:
 
 
 def test_a_team_smaller_than_asked_for() -> None:
-    """OpenMP may give fewer threads than PyTorch counts; no row is left out."""
+    """If OpenMP starts fewer threads than PyTorch reports, no row is skipped."""
     code = (
         "import torch; from mmda.losses import mmd_loss, info_nce_loss; torch.set_num_threads(4)\n"
         "g = torch.Generator().manual_seed(0)\n"
@@ -234,7 +234,7 @@ def test_a_team_smaller_than_asked_for() -> None:
 
 
 def test_numbers_out_of_the_ordinary() -> None:
-    """Values of tensors are not looked at: what they lead to is what the formula says."""
+    """Extreme values are not checked for; the result is that of the formula."""
     x, y = rows(150, 4, torch.float32).detach(), rows(150, 4, torch.float32, seed=1).detach()
     assert mmd_loss(x, y, kernel=Gaussian(torch.tensor(0.0))).isnan()
     for temperature in (-1.0, -0.01):

@@ -37,7 +37,7 @@ def test_equal_to_the_formula(kernel: Kernel) -> None:
 
 
 def test_the_analytic_gradient_is_taken_where_it_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not for near rows far from the centre, nor for bandwidths that learn; there the dense formula has the digits."""
+    """Not used for near rows far from the centre or learnable bandwidths: there the dense formula is accurate."""
     taken = []
     apply = module._KernelMatrix.apply
     monkeypatch.setattr(module._KernelMatrix, "apply", lambda *a: taken.append(1) or apply(*a))

@@ -1,4 +1,4 @@
-"""The harness of the digits: it trains every row, compares like with like, and never looks at a label of the target."""
+"""The digits benchmark: it trains every row in the same way and does not use target labels."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from benchmarks import digits
 from mmda import losses
 from tests.contract.entries import ENTRIES
 
-#: What needs more than two unpaired samples of one kind and a classifier, and what nobody has measured yet.
+#: Losses that need other inputs than two unpaired samples and a classifier, and losses not measured yet.
 NOT_HERE = {name: entry.no_digits for name, entry in ENTRIES.items() if entry.no_digits}
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both files in small: random images, labels in one order."""
+    """Small versions of both files: random images, sorted labels."""
     root = tmp_path_factory.mktemp("data")
     folder = root / "uda" / "digits"
     folder.mkdir(parents=True)
@@ -59,7 +59,7 @@ def test_every_row_trains(adapter: digits.Adapter, domains: tuple[digits.Domain,
 
 
 def gaps(modules: list[str], source: str, reasons: Mapping[str, str]) -> list[str]:
-    """What is neither a row nor excused, or both, each with what to do about it."""
+    """Losses that have neither a row nor an exception, or both, each with its remedy."""
     rows = {name for name in modules if f"losses.{name}(" in source}
     found = [
         f"{name} is no row of the digits: add an adapter to ADAPTERS in benchmarks/digits.py and run "
@@ -128,7 +128,7 @@ def test_the_grid_goes_on_beyond_a_best_edge() -> None:
     ladder = [run("MMD", weight, 0, 0.5, weight) for weight in (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)]
     found = digits.plan([mmd], 1, ladder)
     assert found is not None
-    assert found[0] == "USPS to MNIST"  # seven were tried: enough
+    assert found[0] == "USPS to MNIST"  # seven values were tried, which is enough
 
 
 def test_gains_are_paired_and_intervals_are_students() -> None:

@@ -1,4 +1,4 @@
-"""Losses over two processes: value and gradients, after the averaging of data-parallel training, of the one batch."""
+"""Losses on two processes: after data-parallel averaging, value and gradients are those of the whole batch."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ WIDTH = 5
 
 
 class Step(nn.Module):
-    """A network in front of a loss: what is wrapped for data-parallel training."""
+    """A network followed by a loss, as wrapped for data-parallel training."""
 
     def __init__(self, make: Callable[[], nn.Module], *, distributed: bool = True) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ PAIRED = ("info nce", "nt-xent duplicates", "sigmoid")
 
 
 def inputs(name: str, rank: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """One rank's batch: the ranks have unequally many rows, and unequally long sequences."""
+    """One rank's batch. Ranks have different numbers of rows and different sequence lengths."""
     generator = torch.Generator().manual_seed(100 + rank)
 
     def normal(*shape: int) -> Tensor:
@@ -149,7 +149,7 @@ def worker(rank: int, folder: str) -> None:
 
 
 class Contrast(nn.Module):
-    """A network and a loss that holds a parameter of its own."""
+    """A network and a loss with a parameter."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ class Contrast(nn.Module):
 
 
 def sharded() -> dict[str, Tensor]:
-    """One step of a model whose root, and with it every parameter, is sharded; both ranks have the same rows."""
+    """One step of a model with all parameters sharded at the root; both ranks have the same rows."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
@@ -173,7 +173,7 @@ def sharded() -> dict[str, Tensor]:
 
 
 def drawn(rank: int) -> dict[str, Any]:
-    """Two steps of a loss that draws, on ranks whose random states differ, and one of a loss that does not."""
+    """Ranks with different random states: two steps of a loss that draws numbers, one of a loss that does not."""
     torch.manual_seed(50 + rank)
     loss = DistributedLoss(SlicedWassersteinLoss(n_projections=3))
     first, second, _ = inputs("coral", rank)
@@ -184,11 +184,11 @@ def drawn(rank: int) -> dict[str, Any]:
 
 
 def gathers(rank: int) -> dict[str, Any]:
-    """What gather_rows does with other types, no rows, wrong shapes, and twice backward."""
+    """gather_rows with other dtypes, no rows, wrong shapes, and a second backward pass."""
     x = torch.arange(3.0 + rank, dtype=torch.float64) + 10 * rank
     found: dict[str, Any] = {
         "bool": gather_rows(torch.tensor([rank == 0])),
-        "integers": gather_rows(torch.full((rank, 2), 7)),  # rank 0 has none
+        "integers": gather_rows(torch.full((rank, 2), 7)),  # rank 0 has no rows
         "half": gather_rows(torch.full((1, 2), 0.5, dtype=torch.bfloat16)),
         "strided": gather_rows(torch.arange(6.0).reshape(2, 3).T),
         "padded": gather_rows(torch.ones(1, 1 + rank), pad=True),
@@ -206,7 +206,7 @@ def gathers(rank: int) -> dict[str, Any]:
             gather_rows(wrong)
         except ValueError as error:
             errors.append(str(error))
-    try:  # one rank alone asks for padding: all of them raise
+    try:  # only one rank asks for padding: all ranks raise
         gather_rows(torch.ones(2, 1 + rank), pad=rank == 0)
     except ValueError as error:
         errors.append(str(error))
@@ -227,7 +227,7 @@ def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-#: Two calls that differ, one a rank: the loss, its inputs, its keywords; and what every rank says.
+#: Two different calls, one for each rank (loss, inputs, keywords), and the error that every rank raises.
 X, Y, W = torch.zeros(3, 2), torch.ones(4, 2), torch.ones(3)
 DISAGREEMENTS: dict[str, tuple[Callable[[int], tuple[Any, ...]], str]] = {
     "names": (
@@ -325,7 +325,7 @@ RINGS: dict[str, Callable[[], nn.Module]] = {
 
 
 def passed_by(name: str, rank: int, *, passing: bool) -> list[Tensor]:
-    """Value and gradients of rows and parameters, by tiles of three rows; the ranks weigh the value differently."""
+    """Value and gradients of rows and parameters in tiles of three rows; each rank scales the value differently."""
     ring.TILE = 3
     first, second, _ = inputs("mmd" if "mmd" in name else "info nce", rank)
     loss = DistributedLoss(RINGS[name](), ring=passing)
@@ -347,7 +347,7 @@ def masks_and_weights(name: str, rank: int, n: int, m: int) -> dict[str, Tensor]
 
 
 def unpaired(rank: int) -> list[str]:
-    """A rank with rows that have no partner, and ranks without any."""
+    """A rank with unpaired rows, and ranks without rows."""
     told = []
     for count in (3 + rank, 0):
         try:
@@ -382,7 +382,7 @@ def refused(name: str, rank: int) -> str:
 
 
 def many_tensors(rank: int) -> float:
-    """More shapes than the first exchange holds; another address in the description of a loss is no disagreement."""
+    """More shapes than fit in the first exchange; a memory address in a loss's repr does not count as a difference."""
 
     class Mean(nn.Module):
         def forward(self, *tensors: Tensor, **others: Any) -> Tensor:
@@ -396,7 +396,7 @@ def many_tensors(rank: int) -> float:
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each of two processes found, in one run."""
+    """The results of both processes, from one run."""
     if not dist.is_available() or not dist.is_gloo_available():
         pytest.skip("this torch has no gloo")
     folder = tmp_path_factory.mktemp("ranks")
@@ -417,7 +417,7 @@ def test_value_and_gradients_are_those_of_the_gathered_batch(name: str, ranks: l
 
 
 def test_each_rank_alone_is_another_number(ranks: list[dict[str, Any]]) -> None:
-    """What the gathering is for: the ranks' own losses, averaged, are far from the batch's."""
+    """Why rows are gathered: the average of the ranks' own losses is far from the loss of the batch."""
     expected = trained(Step(MMDLoss, distributed=False), gathered("mmd"))
     mean = sum(found["each rank alone"][""] for found in ranks) / WORLD
     assert abs(mean / expected[""] - 1) > 0.1

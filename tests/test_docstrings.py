@@ -1,4 +1,4 @@
-"""Every exported name is documented in the one form, its examples run, and it has its place in the API pages."""
+"""Every exported name has a docstring of the project's form, working examples, and an entry in the API pages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.test_api_surface import public_modules
 ROOT = Path(__file__).resolve().parent.parent
 API_PAGES = ROOT / "docs" / "api"
 
-#: The sections of the docstring form, in their order.
+#: The sections of a docstring, in order.
 SECTIONS = ("Args", "Attributes", "Shape", "Returns", "Yields", "Raises", "Warns", "Notes", "Example", "References")
 
 
@@ -51,7 +51,7 @@ def docstring(item: object) -> str:
 
 
 def sections(item: object) -> dict[str, str]:
-    """Section title -> its text, in the order of the docstring."""
+    """Section titles and their texts, in the order of the docstring."""
     found: dict[str, str] = {}
     current = None
     for line in docstring(item).splitlines():
@@ -129,8 +129,8 @@ def modules_of_the_package() -> list[str]:
 
 @pytest.mark.parametrize("name", modules_of_the_package())
 def test_examples_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every ``>>>`` line of the module's docstrings, in a namespace of its own, prints what it says."""
-    monkeypatch.chdir(tmp_path)  # what an example writes is no other run's to read
+    """Every ``>>>`` line of the module's docstrings prints what is written below it; no names are shared."""
+    monkeypatch.chdir(tmp_path)  # files written by an example must not be visible to other runs
     module = importlib.import_module(name)
     runner = doctest.DocTestRunner(verbose=False, optionflags=doctest.NORMALIZE_WHITESPACE)
     report: list[str] = []

@@ -1,4 +1,4 @@
-"""The examples run, explain themselves, and show what they say they show."""
+"""The examples run, print help, and show what their docstrings say."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-#: the others are parts of one of these
+#: the other files are imported by one of these
 EXAMPLES = [path for path in sorted((ROOT / "examples").glob("*.py")) if "__main__" in path.read_text(encoding="utf-8")]
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_example_runs_in_its_smoke_form(example: Path, tmp_path: Path) -> None:
-    strict = [] if example.stem.startswith("lightning") else ["-W", "error"]  # Lightning warns as it is imported
+    strict = [] if example.stem.startswith("lightning") else ["-W", "error"]  # importing Lightning raises warnings
     done = subprocess.run(
         [sys.executable, *strict, str(example), "--smoke"],
         cwd=tmp_path,

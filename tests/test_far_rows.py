@@ -1,4 +1,4 @@
-"""One far row, or groups far apart, cost the other rows no digits: float32 against the same formula in float64."""
+"""A distant row or distant groups do not reduce the accuracy for other rows: float32 against float64."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ FIXED = [name for name in LOSSES if name not in ("mmd", "mmd, unbiased", "mmd, L
 @pytest.mark.parametrize("gap", [1e2, 1e3, 1e4, 1e5])
 @pytest.mark.parametrize("name", [name for name in FIXED if name != "several domains"])
 def test_groups_far_apart(name: str, gap: float) -> None:
-    """Both samples have half of their rows ``gap`` away, in every feature; the bandwidth is that of a group."""
+    """In both samples half of the rows are shifted by ``gap`` in every feature; the bandwidth fits one group."""
     x, y = samples()
     x[32:] += gap
     y[32:] += gap
@@ -129,7 +129,7 @@ def test_the_value_is_the_loops() -> None:
 def test_bandwidths_do_not_see_where_the_far_row_stands(far: float, place: int) -> None:
     near = [0.0, 1.0, 2.0, 3.0]
     rows = torch.tensor([*near[:place], far, *near[place:]])[:, None]
-    assert float(median_bandwidth(rows)) == pytest.approx(2.5)  # of 1, 1, 1, 2, 2, 3 and four far ones
+    assert float(median_bandwidth(rows)) == pytest.approx(2.5)  # of 1, 1, 1, 2, 2, 3 and four large distances
     assert float(mean_bandwidth(rows)) == pytest.approx(float(mean_bandwidth(rows.double())), rel=1e-5)
 
 
@@ -144,7 +144,7 @@ def test_the_median_is_the_same_to_the_last_bit_in_any_order() -> None:
 @pytest.mark.parametrize("kernel", [Laplacian(), Gaussian(0.01), Gaussian(), RationalQuadratic(), Energy()], ids=repr)
 @pytest.mark.parametrize(("rows", "width"), [(8, 64), (300, 16)])
 def test_a_sample_against_itself_is_zero(kernel: object, rows: int, width: int) -> None:
-    """Equal rows have distance zero, in every path: nothing is left but the rounding of sums."""
+    """Equal rows have distance zero on every path, so that only the rounding of sums remains."""
     x = torch.randn(rows, width, generator=torch.Generator().manual_seed(0))
     for block in (None, 64):
         assert abs(float(mmd_loss(x, x.clone(), kernel=kernel, block_size=block))) < 2e-7  # type: ignore[arg-type]
@@ -187,7 +187,7 @@ WIDE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 @pytest.mark.parametrize("gap", [1e3, 1e5])
 @pytest.mark.parametrize("name", WIDE)
 def test_groups_far_apart_under_a_bandwidth_of_their_distance(name: str, gap: float) -> None:
-    """Every similarity is near one, and their sums cancel to 1e-10."""
+    """All similarities are near one, and their sums cancel to 1e-10."""
     x, y = samples()
     x[32:] += gap
     y[32:] += gap
@@ -199,7 +199,7 @@ LARGE_TERMS = [name for name in WIDE if "energy" in name or "Laplacian" in name 
 
 @pytest.mark.parametrize("name", LARGE_TERMS)
 def test_one_far_row_among_terms_that_cancel(name: str) -> None:
-    """Similarities near one under a wide bandwidth, or the distances themselves: sums of 1e-5 of their terms."""
+    """Similarities near one (wide bandwidth), or distances: the sum is 1e-5 of its terms."""
     for far, place in ((1e3, 0), (1e4, 32), (1e5, 0), (1e7, 32)):
         x, y = samples()
         x[place] = far
@@ -216,12 +216,12 @@ def test_one_far_row_leaves_the_phases_and_plans_of_the_others(name: str, far: f
 
 @pytest.mark.parametrize(("rows", "far"), [(64, 1e6), (48, 1e7)])
 def test_one_far_row_leaves_the_squared_plan_of_the_others(rows: int, far: float) -> None:
-    """Its own mass goes where it is cheapest; the plan of the others is that without it, but for the mass it takes."""
+    """The far row's mass goes to its cheapest target; the plan of the other rows changes only by that mass."""
     x, y = samples()
     x, y = x[:rows].double(), y.double()
     x[31] = far
     slopes = []
-    for shift in (0.0, 1e3):  # the far row moves on in its direction: nothing else does
+    for shift in (0.0, 1e3):  # moving the far row along its direction changes nothing else
         a = x.clone()
         a[31] += shift
         a.requires_grad_()
@@ -274,7 +274,7 @@ def test_projections_and_moments_keep_their_digits(name: str) -> None:
         x[32:] += gap
         y[32:] += gap
         assert_as_float64(PROJECTED[name], x, y, torch.ones(64, dtype=torch.bool))
-    for far in (1e4, 1e4 if name.endswith("order 4") else 1e7):  # its eighth power leaves the range of float32
+    for far in (1e4, 1e4 if name.endswith("order 4") else 1e7):  # its eighth power overflows float32
         x, y = samples()
         x[31] = far
         assert_as_float64(PROJECTED[name], x, y, torch.arange(64) != 31)

@@ -1,4 +1,4 @@
-"""Files: whole or absent at every death, named where the disk is full, verified where they are read."""
+"""Files are complete or absent if the process dies, errors name the file, and checksums are verified on reading."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from mmda._core import files
 
 
 class KilledError(BaseException):
-    """Stands for the death of the process."""
+    """Simulates the death of the process."""
 
 
 class System:
-    """``os``, of which one call fails: the process dies there, and does nothing more, or the call raises."""
+    """``os`` with one failing call: the process dies there (later calls do nothing), or the call raises."""
 
     CALLS = ("open", "write", "fsync", "close", "replace", "unlink")
 
@@ -43,7 +43,7 @@ class System:
                 return real(*arguments)
             if self.error is not None:
                 raise self.error
-            if name == "write":  # half of it has reached the disk
+            if name == "write":  # half of the bytes are on disk
                 real(arguments[0], arguments[1][: max(1, len(arguments[1]) // 2)])
             elif self.after:
                 real(*arguments)
@@ -84,7 +84,7 @@ def test_a_full_disk_names_the_file_and_keeps_the_old_one(
 ) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    for at in range(1, 5):  # open, write, fsync, close: what comes later is no failure to write
+    for at in range(1, 5):  # open, write, fsync, close: later calls do not write
         monkeypatch.setattr(files, "os", System(at, error=OSError(code, os.strerror(code))))
         with pytest.raises(OSError, match=r"file'$") as caught:
             files.write_file(path, b"new")
@@ -98,7 +98,7 @@ def test_a_full_disk_of_the_system_itself(tmp_path: Path) -> None:
     if not os.access("/dev/full", os.W_OK):
         pytest.skip("no /dev/full here")
     with open("/dev/full", "wb", buffering=0) as full, pytest.raises(OSError, match="No space left"):
-        full.write(b"x")  # what the double above stands for
+        full.write(b"x")  # what the fake above simulates
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no modes there")
@@ -121,7 +121,7 @@ def test_what_never_ends_is_not_read(tmp_path: Path) -> None:
 
 def test_a_record_knows_every_bit_of_it() -> None:
     whole = files.sealed_json(json.dumps({"a": [1, 2.5], "b": {"c": "}"}}))
-    assert json.loads(whole)["a"] == [1, 2.5]  # JSON for every other reader too
+    assert json.loads(whole)["a"] == [1, 2.5]  # valid JSON for other readers as well
     text = files.unsealed_json(whole)
     assert text is not None
     assert json.loads(text) == {"a": [1, 2.5], "b": {"c": "}"}}
@@ -149,14 +149,14 @@ def test_lines_are_verified_where_a_digest_lies_beside(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"lines\.jsonl: must be the file that lines\.jsonl\.sha256 was written for"):
         files.read_lines_file(path)
     (tmp_path / "lines.jsonl.sha256").unlink()
-    assert files.read_lines_file(path) == b'{"qid": 3}\n'  # a file from elsewhere
+    assert files.read_lines_file(path) == b'{"qid": 3}\n'  # a file without a checksum, written by another program
     files.write_lines_file(path, b"new\n")
     assert files.read_lines_file(path) == b"new\n"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links and devices")
 def test_a_link_stays_one_and_a_device_is_not_replaced(tmp_path: Path) -> None:
-    """A rename onto ``/dev/null`` would leave a file there."""
+    """Renaming a file onto ``/dev/null`` would replace the device."""
     (tmp_path / "disk").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "disk" / "file")
     for content in (b"new", b"newer"):
@@ -173,7 +173,7 @@ def test_a_link_stays_one_and_a_device_is_not_replaced(tmp_path: Path) -> None:
 
 
 def test_only_line_feeds_end_a_line() -> None:
-    """JSON lines may hold every other character that ``str.splitlines`` takes for an end."""
+    """JSON lines may contain the other characters at which ``str.splitlines`` splits."""
     inside = "a\u2028b\u2029c\x85d\x0be\x0cf"
     assert files.text_lines(f"{inside}\r\n\n{inside}\n") == [inside, "", inside]
     assert files.text_lines("") == []

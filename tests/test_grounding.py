@@ -1,4 +1,4 @@
-"""The harness of real videos' further tables: folds by video, correlations of ranks, costs of a choice."""
+"""The benchmark on real videos: folds by video, rank correlations, and the cost of a selected checkpoint."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_what_is_done_is_not_done_again(domains: tuple[Domain, Domain], monkeypa
         monkeypatch.setattr(grounding, name, value)
     whole = list(grounding.few(Path(), "N to Q"))
     assert all(len(record["iou"]) == 3 for record in whole)
-    cut = whole[:7]  # two sizes of the first fold, and one row of the next
+    cut = whole[:7]  # two sizes in the first fold, one row in the next
     again = list(grounding.few(Path(), "N to Q", cut))
     assert [r["iou"] for r in again] == [r["iou"] for r in whole[6:]]
 

@@ -1,4 +1,4 @@
-"""What people write first, from papers and other libraries, is answered with what it is called here."""
+"""Names from papers and other libraries raise errors that name the equivalent here."""
 
 from __future__ import annotations
 

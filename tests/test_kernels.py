@@ -151,7 +151,7 @@ def test_heuristics_carry_no_gradient(heuristic) -> None:
 
 @pytest.mark.parametrize("heuristic", HEURISTICS)
 def test_heuristics_are_one_where_there_is_no_distance(heuristic) -> None:
-    for d in (1, 3, 64):  # numbers whose mean is not exact
+    for d in (1, 3, 64):  # values whose mean is inexact in binary
         row = torch.linspace(0.1, 777.7, d)
         assert heuristic(row.repeat(6, 1)).item() == 1
         assert heuristic(row.repeat(700, 1)).item() == 1
@@ -172,7 +172,7 @@ def test_median_is_one_where_most_pairs_coincide() -> None:
 
 @pytest.mark.parametrize("heuristic", HEURISTICS)
 def test_rows_of_weight_zero_are_absent(heuristic) -> None:
-    """Few and many rows: far-away rows without weight move nothing."""
+    """Few and many rows; distant rows of weight 0 change nothing."""
     for n in (9, 700):
         rows = normal(n, 2)
         far = torch.full((n, 2), 1e3, dtype=torch.float64)
@@ -182,7 +182,7 @@ def test_rows_of_weight_zero_are_absent(heuristic) -> None:
 
 
 def test_few_kept_rows_among_many_are_all_seen() -> None:
-    """1,000 rows, three of them with a weight: their median, not that of a subsample that missed them."""
+    """1,000 rows, three with nonzero weight: the median of these three, which a random subsample would miss."""
     rows, weight = normal(1000, 2), torch.zeros(1000)
     kept = [3, 500, 998]
     weight[kept] = 1
@@ -204,7 +204,7 @@ def test_median_of_many_rows_is_that_of_a_fixed_subsample() -> None:
 
 
 def test_subsample_has_different_rows_of_the_whole_sample() -> None:
-    """Rows on a line: distances above r have the share (1 - r / n)^2, a half at the median."""
+    """Rows on a line: the fraction of distances above r is (1 - r / n)^2, one half at the median."""
     n = 5000
     line = torch.arange(float(n), dtype=torch.float64).unsqueeze(1)
     assert median_bandwidth(line).item() == pytest.approx((1 - math.sqrt(0.5)) * n, rel=0.05)
@@ -378,7 +378,7 @@ def test_mean_bandwidth_of_far_and_near_rows_in_float32(scale: float, weight) ->
 @pytest.mark.parametrize("kernel", [Gaussian, Laplacian, RationalQuadratic])
 @pytest.mark.parametrize("scale", [1e-20, 1e17])
 def test_second_order_graphs_of_near_and_far_rows_in_float32(kernel, scale: float) -> None:
-    """A gradient with a graph, and one through a function transform, are those of the same rows of ordinary size."""
+    """Gradients with ``create_graph`` and through a function transform equal those of the same rows, rescaled."""
     x, y = normal(8, 4).float(), normal(6, 4).float() + 0.5
     (expected,) = torch.autograd.grad(mmd_loss(x.requires_grad_(), y, kernel=kernel()), x)
     far = (x.detach() * scale).requires_grad_()

@@ -1,4 +1,4 @@
-"""Closed-form maps against scikit-learn, scipy, skada and numpy; what streams equals what is held at once."""
+"""Closed-form maps against scikit-learn, scipy, skada and numpy; batches give the result of the whole sample."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from mmda.linear import (
 
 
 def draw(seed: int, n: int, *widths: int, common: int = 3) -> list[Tensor]:
-    """Sides that share ``common`` directions, float64."""
+    """Two modalities that share ``common`` directions, float64."""
     g = torch.Generator().manual_seed(seed)
     z = torch.randn(n, common, generator=g, dtype=torch.float64)
     sides = []
@@ -54,7 +54,7 @@ def test_batches_give_numpys_covariance(seed: int, cuts: list[int], weighted: bo
 
 
 def test_moments_far_from_zero_keep_their_digits() -> None:
-    x = draw(0, 100_000, 2)[0] + 1e7  # over three chunks
+    x = draw(0, 100_000, 2)[0] + 1e7  # in three chunks
     expected = np.cov((x - 1e7).numpy().T, ddof=0)
     np.testing.assert_allclose(Moments(2).update(x).covariance.numpy(), expected, rtol=1e-7)
 
@@ -85,7 +85,7 @@ def test_merged_moments_are_those_of_all_rows() -> None:
 
 def test_a_mixture_of_domains_is_a_weighted_sample() -> None:
     x, y = draw(3, 90, 4, 3)
-    x[60:] += 2.0  # the domains' means differ
+    x[60:] += 2.0  # domains with different means
     mixed = pooled_moments(
         [PairMoments(4, 3).update(x[:60], y[:60]), PairMoments(4, 3).update(x[60:], y[60:])], shares=[3.0, 1.0]
     )

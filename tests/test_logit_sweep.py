@@ -20,7 +20,7 @@ from tests.reference.contrastive import cosines, info_nce, nt_xent, sigmoid
 
 @pytest.fixture(autouse=True, params=["compiled", "operations"])
 def loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything here holds with the compiled loops and with PyTorch's operations in their place."""
+    """Runs every test with the compiled loops and with PyTorch's operations."""
     if request.param == "operations":
         monkeypatch.setattr(native, "_sweeps", None)
     elif native._sweeps is None:
@@ -47,7 +47,7 @@ def counts(form: str, n: int, seed: int) -> Tensor | None:
 
 
 def pair_masks(form: str, n: int, m: int, seed: int = 5) -> dict[str, Tensor]:
-    """Named by their letters: p a positive mask, w a weight, n a negative mask, s: of labels, hence symmetric."""
+    """Letters: p positive mask, w positive weight, n negative mask, s masks from labels, which are symmetric."""
     generator = torch.Generator().manual_seed(seed)
     found: dict[str, Tensor] = {}
     if "s" in form:
@@ -83,7 +83,7 @@ def assert_equal_to_the_formula(kind: str, x: Tensor, y: Tensor, tau: float, uni
     slopes = torch.autograd.grad(wanted, inputs, allow_unused=True)
     for one, other, given in zip(torch.autograd.grad(found, inputs, allow_unused=True), slopes, inputs):
         other = torch.zeros_like(given) if other is None else other
-        size = tau**2 if given is temperature else tau  # the sizes of slopes
+        size = tau**2 if given is temperature else tau  # the sizes of gradients
         torch.testing.assert_close(one * size, other * size, rtol=1e-9, atol=1e-12)
     with torch.no_grad():
         alone = contrastive(kind, a, b, shift, temperature=tau, unit=unit, several=several, block_size=block, **known)
@@ -92,7 +92,7 @@ def assert_equal_to_the_formula(kind: str, x: Tensor, y: Tensor, tau: float, uni
 
 COUNTS = (("none", "same"), ("mask", "same"), ("counts", "same"), ("ones", "mask"), ("fractions", "counts"))
 KINDS = ("info_nce", "symmetric", "nt_xent", "sigmoid")
-#: Directions, temperature, tiles kept: logits that need no shift and those far beyond.
+#: Directions, temperature, tiles kept; the temperatures give logits that need no shift and logits far beyond.
 SETTINGS = itertools.cycle(((True, 0.5, True), (False, 0.004, True), (False, 0.7, False), (True, 0.001, False)))
 
 
@@ -115,7 +115,7 @@ def test_every_combination(kind: str, form: str, monkeypatch: pytest.MonkeyPatch
             if count is not None:
                 side[count == 0] = 0
         known: dict[str, Any] = {"a_count": a_count, "b_count": b_count, **pair_masks(form, n, m)}
-        if "w" in form and one == "mask":  # what absent rows hold is not looked at
+        if "w" in form and one == "mask":  # values in rows of weight 0 are ignored
             known["positive_weight"][a_count == 0] = torch.nan
         unit, tau, keep = next(SETTINGS)
         with monkeypatch.context() as patch:
@@ -131,7 +131,7 @@ def drawn(n: int = 9) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
 
 
 def repeated(x: Tensor, y: Tensor, known: dict[str, Tensor]) -> tuple[Any, Any, dict[str, Any]]:
-    """The same problem without weights: rows, and rows and columns of masks, are repeated instead."""
+    """The same problem without weights: rows, and rows and columns of masks, are repeated."""
     count = known["weight"]
     masks = {
         name: known[name].repeat_interleave(count, 0).repeat_interleave(count, 1).numpy()
@@ -161,7 +161,7 @@ def test_the_papers_loops(by_tiles: bool, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize("by_tiles", [True, False])
 def test_a_mask_is_the_loss_of_the_rows_it_keeps(by_tiles: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever padding holds; all rows masked: a connected zero."""
+    """Any values in padding; with all rows masked, a zero connected to the graph."""
     if by_tiles:
         monkeypatch.setattr("mmda._engine.logits_at_once.MOST", dict.fromkeys(MOST, 0))
     keep = torch.rand(40, generator=torch.Generator().manual_seed(4)) < 0.6
@@ -216,7 +216,7 @@ def test_operators_with_masks_keep_their_promises() -> None:
 
 
 def test_second_derivatives_and_learned_counts() -> None:
-    """What the sweep does not make comes from the dense formula."""
+    """Derivatives that the sweep does not compute come from the dense formula."""
     x, y = (t.requires_grad_() for t in rows(5, 5, d=2))
     weight = torch.rand(5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     masks = pair_masks("pn", 5, 5)

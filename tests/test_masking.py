@@ -1,4 +1,4 @@
-"""Masked reductions and the flattening of samples to counted rows, against NumPy on the kept entries alone."""
+"""Masked reductions, and samples flattened to weighted rows, against NumPy on the kept entries."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ NOT_DIFFERENTIATED = {
 }
 
 
-@pytest.mark.filterwarnings("ignore")  # torch's own, on its first use of forward mode
+@pytest.mark.filterwarnings("ignore")  # raised by torch on its first use of forward mode
 @pytest.mark.parametrize("way", [*DIFFERENTIATED, *NOT_DIFFERENTIATED])
 def test_a_row_of_weight_zero_is_kept_where_its_weight_is_differentiated(way: str) -> None:
     seen = []
@@ -170,7 +170,7 @@ def test_padding_becomes_zero(filler: float) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_many_numbers_on_padding_become_zero_too(dtype: torch.dtype) -> None:
-    """Masking by bits instead of selection; NaN gradients of padding become zero, at any order."""
+    """Padding is zeroed bitwise; its NaN gradients become zero at any order."""
     x = torch.randn(40, 2000, generator=torch.Generator().manual_seed(0)).to(dtype)
     mask = torch.arange(40) % 3 != 1
     filled = x.masked_fill(~mask.unsqueeze(1), math.nan).requires_grad_()

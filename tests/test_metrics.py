@@ -32,7 +32,7 @@ from mmda.metrics import (
 from tests.reference import metrics as reference
 
 NAN = float("nan")
-relaxed = settings(deadline=None, max_examples=60)  # shared machines stall: no time limit a case
+relaxed = settings(deadline=None, max_examples=60)  # no time limit, because shared machines stall
 THRESHOLDS = (0.0, 0.3, 0.4, 0.45, 0.5, 0.7, 1.0)
 
 
@@ -221,7 +221,7 @@ class TestNMS:
 def answered(draw):
     """Queries drawn with their answer: the rank of the only overlapping prediction and its IoU in twentieths."""
     batch, ranks = draw(st.integers(1, 6)), 6
-    at = [draw(st.integers(0, ranks)) for _ in range(batch)]  # == ranks: nowhere
+    at = [draw(st.integers(0, ranks)) for _ in range(batch)]  # rank = ranks: not among the predictions
     level = [draw(st.integers(1, 20)) for _ in range(batch)]
     return batch, ranks, at, level
 
@@ -233,7 +233,7 @@ class TestRecall:
         batch, ranks, at, level = problem
         predictions = torch.full((batch, ranks, 2), 100.0, dtype=torch.float64)
         predictions[..., 1] = 110.0
-        # two windows and a padded one; the second is the one hit
+        # two windows and a padded one; the second is hit
         windows = torch.tensor([[[50.0, 60.0], [0.0, 20.0], [NAN, NAN]]], dtype=torch.float64).repeat(batch, 1, 1)
         window_mask = torch.tensor([[True, True, False]]).repeat(batch, 1)
         for row in range(batch):
@@ -251,7 +251,7 @@ class TestRecall:
 
     @pytest.mark.parametrize("fill", [[NAN, NAN], [0.0, 4.0], [-float("inf"), float("inf")]])
     def test_missing_predictions_and_windows(self, fill):
-        """Whatever the padding holds, a perfect match included."""
+        """Any values in padding, even a perfect match."""
         real = [0.0, 4.0]
         predictions = torch.tensor([[real, fill], [fill, fill], [real, real]])
         prediction_mask = torch.tensor([[True, False], [False, False], [True, True]])
@@ -269,7 +269,7 @@ class TestRecall:
         predictions = share * duration[:, None, None]
         windows = torch.stack([0 * duration, duration], -1).unsqueeze(1)
         exact = recall_at_iou(predictions, windows, n=(1,), iou=(0.3,), tolerance=0)
-        assert exact.rates.item() < 1  # what the tolerance is for
+        assert exact.rates.item() < 1  # the case that the tolerance is for
         assert recall_at_iou(predictions, windows, n=(1,), iou=(0.3,)).rates.item() == 1
         assert recall_at_iou(predictions, windows, n=(1,), iou=(0.3,), strict=True).rates.item() == 0
 
@@ -319,7 +319,7 @@ class TestRecall:
 
 
 class TestPresets:
-    """Hits bit for bit those of the public evaluators' loops, ties and roundings included."""
+    """Hits equal those of the public evaluators' loops exactly, ties and rounding included."""
 
     n, iou = (1, 5), (0.1, 0.3, 0.5, 0.7)
 
@@ -333,10 +333,10 @@ class TestPresets:
         spans = grid[None] * duration[:, None, None] / clips
         scores = np.round(rng.random((queries, len(grid))), 2)
         at = rng.integers(0, len(grid), queries)
-        windows = np.round(grid[at] * duration[:, None] / clips, 1)  # one decimal, as annotators give
+        windows = np.round(grid[at] * duration[:, None] / clips, 1)  # one decimal, as in annotations
         exact = rng.random(queries) < 0.5
         windows[exact] = (grid[at] * duration[:, None] / clips)[exact]
-        # scores lean towards the window, so that every outcome occurs
+        # scores favour the window, so that every outcome occurs
         inter = np.minimum(spans[..., 1], windows[:, 1:]) - np.maximum(spans[..., 0], windows[:, :1])
         hull = np.maximum(spans[..., 1], windows[:, 1:]) - np.minimum(spans[..., 0], windows[:, :1])
         scores += np.round(np.maximum(inter, 0) / hull, 1) * rng.choice([0, 0.5], size=scores.shape)
@@ -435,7 +435,7 @@ class TestPresets:
             assert value == pytest.approx(4 / 6 if preset is MOMENT_DETR_ROUNDED else 4 / 4.2)
 
     def test_they_differ(self):
-        """On a grid the conventions are different numbers: the reason for naming them."""
+        """On a grid the conventions give different numbers, which is why they have names."""
         spans, scores, windows, _ = self.proposals(5)
         strict = self.ours(TWO_D_TAN["charades_sta"], spans, scores, windows)
         loose = self.ours(replace(TWO_D_TAN["charades_sta"], strict=False), spans, scores, windows)

@@ -1,4 +1,4 @@
-"""The peers' numbers, against loops written from their documentation (which agreed with the peers themselves)."""
+"""Conversions of other libraries' losses, against loops written from their documentation (and checked against them)."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_skada_dan(sigmas: tuple[float, ...] | None) -> None:
 
 @pytest.mark.parametrize("n", [20, 60])
 def test_skada_dan_is_the_peers_in_float32(n: int) -> None:
-    """Below and above the 25 rows from which distances come from a product there."""
+    """Below and above 25 rows, from which on that library computes distances by a matrix product."""
     peer = pytest.importorskip("skada.deep.losses", reason="skada is not installed")
     generator = torch.Generator().manual_seed(n)
     x, y = torch.randn(n, 16, generator=generator), torch.randn(n, 16, generator=generator) + 0.3
@@ -153,7 +153,7 @@ def test_skada_dan_of_equal_rows(dtype: torch.dtype) -> None:
     ids=["skada_dan", "tllib_coral"],
 )
 def test_gradient_is_that_of_the_number(loss: nn.Module, oracle: Callable[..., float]) -> None:
-    """skada's bandwidth is not detached, so numerical differences of the loop see it move; ours has to as well."""
+    """skada does not detach its bandwidth, so finite differences include its change; the conversion must as well."""
     x, y = _draw(5, 4, width=2)
     x.requires_grad_()
     (gradient,) = torch.autograd.grad(loss(x, y), x)
@@ -229,7 +229,7 @@ def test_errors_name_the_constructor() -> None:
 
 
 def test_the_number_differs_from_this_library_s_own() -> None:
-    """If they agreed by default there would be nothing to migrate."""
+    """The defaults differ; otherwise no conversion would be needed."""
     x, y = _draw(8, 8)
     own = mmd_loss(x, y, estimator="unbiased").item()
     for name in ("pytorch_adapt_mmd", "tllib_mmd", "skada_dan"):

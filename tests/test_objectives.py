@@ -17,7 +17,7 @@ ROLES = ("moment", "video", "query", "pairs")
 @settings(max_examples=40, deadline=None)
 @given(st.dictionaries(st.sampled_from(ROLES), st.tuples(st.floats(-9, 9), st.none() | st.floats(-2, 2)), min_size=1))
 def test_sum_of_weight_times_term(problem: dict[str, tuple[float, float | None]]) -> None:
-    """A role without a weight counts once. The gradient by a term is its weight."""
+    """A role without a weight has weight 1. The derivative with respect to a term is its weight."""
     terms = {r: torch.tensor(v, dtype=torch.float64, requires_grad=True) for r, (v, _) in problem.items()}
     weights = {role: weight for role, (_, weight) in problem.items() if weight is not None}
     objective = weighted_sum(terms, weights)
@@ -39,7 +39,7 @@ def test_terms_are_returned_raw_and_in_order() -> None:
 
 
 def test_weight_zero_leaves_the_term_out_of_the_graph() -> None:
-    """Infinite values and all: 0 times infinity would be NaN."""
+    """Infinite values as well: 0 times infinity would be NaN."""
     off, on = torch.tensor(math.inf, requires_grad=True), torch.tensor(2.0, requires_grad=True)
     objective = weighted_sum({"off": off, "on": on}, {"off": 0.0})
     objective.total.backward()

@@ -1,4 +1,4 @@
-"""The harness of Office-Caltech10: every row trains on equal terms, and no label of the target chooses a weight."""
+"""The Office-Caltech10 benchmark: every row trains in the same way, and target labels do not choose the weights."""
 
 from __future__ import annotations
 

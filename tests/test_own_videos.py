@@ -1,4 +1,4 @@
-"""The page about one's own two folders: its commands and its code run, on two small folders, as they stand."""
+"""The page on your own videos: its commands and code run unchanged on two small folders."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "tutorials" / "own_vide
 if not PAGE.exists():
     pytest.skip("no documentation in this checkout", allow_module_level=True)
 
-#: What keeps the commands short: the page's own options stay.
+#: Options added to keep the run short; those of the page are unchanged.
 SHORT = {"table": ["--smoke", "--rows", "full: "], "train": ["--smoke"]}
 
 
@@ -64,7 +64,7 @@ def test_the_commands_and_the_six_lines(
     spans = re.findall(r"^ +(\d+\.\d) s - +(\d+\.\d) s", told["predict"], re.MULTILINE)
     assert names["spans"].windows[0].tolist() == [[float(start), float(end)] for start, end in spans[:3]]
 
-    # a folder that was moved: the model says so, and is asked again where it lies now
+    # after a folder is moved, the model reports it and works with the new path
     Path("target").rename("elsewhere")
     model = str(next(Path("outputs/mmcda_vmr/models").glob("*-full-*.pt")))
     asked = ["predict", "a man cuts an onion", "--video", "target-3", "--checkpoint", model]

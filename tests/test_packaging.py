@@ -1,4 +1,4 @@
-"""What is published holds what it needs and nothing else, and is built without a compiler too."""
+"""The distributions contain what they need and nothing else, and can be built without a compiler."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def tracked() -> list[str]:
-    """The repository's files that the working tree still has."""
+    """The repository's files that exist in the working tree."""
     if not (ROOT / ".git").exists():
         pytest.skip("no clone")
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -26,7 +26,7 @@ def tracked() -> list[str]:
 
 
 def build(kind: str, source: Path, out: Path) -> Path:
-    """One distribution, as a frontend has it built, with what is installed here and no compiler."""
+    """One distribution, built as by a build frontend, with the installed packages and no compiler."""
     out.mkdir()
     code = f"from setuptools import build_meta; build_meta.build_{kind}({str(out)!r})"
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Kernels and configs are plain values: a file that holds one is read without running code."""
+"""Kernels and configs are plain values: files that contain them load with ``weights_only=True``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is drawn is what came in: read back from the axes, not looked at."""
+"""The axes contain the given values (no image is compared)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_the_curve_steps_at_the_clips_edges() -> None:
 
 
 def test_the_map_keeps_the_distances_of_two_dimensional_samples() -> None:
-    """With two features the two directions are a rotation: distances between points are those of the rows."""
+    """With two features the projection is a rotation, which preserves the distances between rows."""
     x, y = torch.randn(7, 2, dtype=torch.float64), torch.randn(5, 2, dtype=torch.float64) + 3
     ax = plots.plot_domains(x, y)
     drawn = torch.cat([torch.as_tensor(np.asarray(c.get_offsets())) for c in ax.collections])

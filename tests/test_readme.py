@@ -1,4 +1,4 @@
-"""README's code runs, and its first commands are the two that a stranger types."""
+"""The README's code runs, and its first commands are installation and ``make run``."""
 
 from __future__ import annotations
 

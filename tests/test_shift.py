@@ -1,4 +1,4 @@
-"""The shift report: each number against its definition, a classifier against scikit-learn's algebra, and the shell."""
+"""The shift report: numbers against definitions, the classifier against scikit-learn, and the command line."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def test_numbers_are_their_definitions() -> None:
 
 
 def test_separability_of_clouds_with_a_known_error() -> None:
-    """Means 2 a apart with unit variance: the best linear classifier errs with probability Phi(-a)."""
+    """For means 2 a apart and unit variance, the best linear classifier has error Phi(-a)."""
     x, y = RNG.standard_normal((2000, 3)), RNG.standard_normal((1000, 3)) + np.array([2.0, 0, 0])
     found = shift_report({"v": (x, y)}, permutations=1, max_rows=2000).before["v"]
     assert found.classifier_error == pytest.approx(0.5 * math.erfc(1 / math.sqrt(2)), abs=0.025)
 
 
 def test_scores_that_only_rounding_takes_from_zero_are_ties(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trained on equal parts of both kinds in both domains, tested on one of each and on two of the second kind."""
+    """Trained on equal parts of both kinds in both domains; tested on one of each and two of the second kind."""
     first, second = [0.1, 0.2], [0.3, 0.7]
     x = torch.tensor([first, second] + [first] * 4 + [second] * 4, dtype=torch.float64)
     y = torch.tensor([second, second] + [second] * 4 + [first] * 4, dtype=torch.float64)
@@ -59,7 +59,7 @@ def test_scores_that_only_rounding_takes_from_zero_are_ties(monkeypatch: pytest.
     fold = torch.tensor([0, 0] + [1] * 8)
     monkeypatch.setattr(torch, "randperm", lambda n, **_: fold)
     monkeypatch.setattr(shift, "_ridge", lambda *_: scores)
-    # fold 0 alone is asked for: each of its rows counts half a mistake
+    # only fold 0 is evaluated; each of its rows adds half an error
     x_mistakes = y_mistakes = 2 * 0.5
     assert shift._domain_error(x, y, 1, torch.Generator()) == (x_mistakes / 10 + y_mistakes / 10) / 2
 
@@ -75,7 +75,7 @@ def test_p_value_of_rows_that_repeat_is_the_enumeration() -> None:
 
 @pytest.mark.parametrize("width", [3, 400])
 def test_separability_is_none_without_a_shift_and_full_with_a_large_one(width: int) -> None:
-    """With more features than rows too; a mean over seeds, for a shift that is not there."""
+    """Also with more features than rows; the mean over seeds, without a shift."""
     errors = []
     for seed in range(10):
         rows = torch.from_numpy(np.random.default_rng(seed).standard_normal((100, width)))
@@ -88,7 +88,7 @@ def test_separability_is_none_without_a_shift_and_full_with_a_large_one(width: i
 
 @pytest.mark.parametrize("width", [3, 60])
 def test_ridge_is_the_minimum_of_its_objective(width: int) -> None:
-    """Slopes from either algebra leave no gradient in the weighted, penalised squares."""
+    """Both ways to solve give coefficients at which the weighted, penalised squares have gradient zero."""
     generator = torch.Generator().manual_seed(0)
     x, y = (torch.randn(n, width, generator=generator, dtype=torch.float64) * 3 + 1 for n in (20, 8))
     score = shift._ridge(x, y, torch.eye(width, dtype=torch.float64)) - shift._ridge(

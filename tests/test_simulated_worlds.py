@@ -1,4 +1,4 @@
-"""What the simulated worlds promise, by training on them: gaps where a knob is turned, and mechanisms that close them.
+"""Training on the simulated worlds: each parameter opens a gap between domains, and a matching loss closes it.
 
 Single seeds, so the bounds leave room for noise; the documentation's tables hold means and intervals.
 """

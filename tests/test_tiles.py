@@ -26,20 +26,14 @@ from mmda._engine.kernel_tiles import _doublings
 from mmda._engine.logit_pairs import Contrast, Pairs
 from mmda._engine.scaffold import edges as cut
 from mmda.kernels import Energy, Gaussian, Kernel, Laplacian, RationalQuadratic
-from mmda.losses import (
-    MMDLoss,
-    contrastive_domain_discrepancy_loss,
-    energy_distance_loss,
-    local_mmd_loss,
-    mmd_loss,
-)
+from mmda.losses import MMDLoss, contrastive_domain_discrepancy_loss, energy_distance_loss, local_mmd_loss, mmd_loss
 from mmda.losses.energy import _NegativePower
 from tests.logits import SWEEPS, contrastive
 
 
 @pytest.fixture(autouse=True, params=["compiled", "operations"])
 def loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything here holds with the compiled loops and with PyTorch's operations in their place."""
+    """Runs every test with the compiled loops and with PyTorch's operations."""
     if request.param == "operations":
         monkeypatch.setattr(native, "_sweeps", None)
     elif native._sweeps is None:
@@ -112,7 +106,7 @@ def test_value_and_gradient(kernel: Kernel, estimator: Any, weighted: bool, bloc
 
 
 def coefficients(form: str, n: int, m: int) -> tuple[tuple[Tensor, Tensor] | tuple[None, None], Tensor]:
-    """C of each form, as two factors, and as a matrix, written out."""
+    """Coefficients C of each form, as two factors and as a matrix."""
     generator = torch.Generator().manual_seed(3)
     group = torch.tensor([0] * n + [1] * m)
     if form == "blocks":
@@ -120,9 +114,9 @@ def coefficients(form: str, n: int, m: int) -> tuple[tuple[Tensor, Tensor] | tup
         return (None, None), table[group][:, group]
     q = {"weights": 1, "classes": 3}[form]
     right = torch.rand(n + m, q, generator=generator, dtype=torch.float64)
-    right[1] = 0  # a row that does not count
+    right[1] = 0  # a row of weight 0
     tables = torch.rand(2, 2, q, q, generator=generator, dtype=torch.float64)
-    tables = tables + tables.permute(1, 0, 3, 2)  # symmetric as a whole
+    tables = tables + tables.permute(1, 0, 3, 2)  # the matrix of both samples is symmetric
     tables[0, 1] *= -1
     tables[1, 0] *= -1
     left = torch.stack([torch.cat([right[i] @ tables[group[i], g] for g in range(2)]) for i in range(n + m)])
@@ -136,7 +130,7 @@ def coefficients(form: str, n: int, m: int) -> tuple[tuple[Tensor, Tensor] | tup
 @pytest.mark.parametrize("form", ["blocks", "weights", "classes"])
 @pytest.mark.parametrize("kernel", [k for k in KERNELS if not isinstance(getattr(k, "bandwidth", 0), str)], ids=repr)
 def test_every_form_of_coefficients(kernel: Kernel, form: str, block_size: int | None) -> None:
-    """Against the sum over all pairs: unequal sizes, a row twice in one sample and in both, one side's gradient."""
+    """Against the sum over all pairs: unequal sizes, a repeated row, a row in both samples, a gradient for one side."""
     x, y = samples(13, 22, d=3)
     with torch.no_grad():
         x[7], y[20], y[3] = x[2], y[5], x[2]
@@ -177,7 +171,7 @@ def test_classes_by_tiles_equal_the_dense_formula(
 ) -> None:
     x, y = samples(*n, d=3)
     generator = torch.Generator().manual_seed(4)
-    labels = torch.randint(-1, 3, n[:1], generator=generator)  # -1 and 3 stand in one sample alone
+    labels = torch.randint(-1, 3, n[:1], generator=generator)  # -1 and 3 are in one sample only
     memberships = torch.rand(n[1], 4, generator=generator, dtype=torch.float64).softmax(1)
     weight = torch.randint(0, 3, n[:1], generator=generator).double()
     mask = torch.rand(n[1], generator=generator) > 0.2
@@ -199,7 +193,7 @@ def test_classes_by_tiles_equal_the_dense_formula(
 
 
 def test_pairs_far_apart_cost_no_digits() -> None:
-    """Kernel values that underflow are zeros: two clusters out of each other's sight have the MMD of each alone."""
+    """Kernel values between two distant clusters underflow to zero; the MMD is that of the clusters alone."""
     x, y = samples(300, 200, d=3, dtype=torch.float32)
     value = mmd_loss(x, y + 200, kernel=Gaussian(1.0, scales=(1.0,)))
     alone = [(torch.cdist(t, t) ** 2 / -2).exp().mean() for t in (x.detach().double(), (y.detach() + 200).double())]
@@ -260,14 +254,14 @@ def test_float32_far_from_the_origin() -> None:
     wanted = gradients(exact, x, y)
     a, b = ((t.detach() + 1000).float().requires_grad_() for t in (x, y))
     found = mmd_loss(a, b, kernel=FIXED)
-    # what is lost is the rounding of the inputs, 3e-5 each, and nothing beside
+    # only the rounding of the inputs is lost, 3e-5 each
     assert found.item() == pytest.approx(exact.item(), rel=1e-4)
     for ours, one in zip(gradients(found, a, b), wanted):
         assert (ours.double() - one).norm() < 1e-4 * one.norm()
 
 
 class Mine(Gaussian):
-    """A kernel that the engine cannot know."""
+    """A user's kernel, without a formula."""
 
     def evaluate(self, squared: Tensor, bandwidth: Tensor) -> Tensor:
         return 1 / (1 + squared / bandwidth)
@@ -331,7 +325,7 @@ def test_bandwidth_and_weights_that_learn() -> None:
 
 @pytest.mark.parametrize("kind", [Gaussian, Laplacian, RationalQuadratic])
 def test_a_bandwidth_learns_in_tiles(kind: type[Gaussian], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Value, first and second derivative by bandwidth and rows; and no matrix of pairs."""
+    """Value, first and second derivative for bandwidth and rows, without a matrix of all pairs."""
     x, y = samples(5, 6)
     x.requires_grad_()
     bandwidth = torch.tensor(1.5, dtype=torch.float64, requires_grad=True)
@@ -411,7 +405,7 @@ def test_compiled_as_one_operator(name: str) -> None:
         assert_same(value, loss(*inputs))
         for found, wanted in zip(gradients(value, *inputs), gradients(loss(*inputs), *inputs)):
             assert_same(found, wanted)
-    # A second derivative of a compiled graph is right or refused, never zero.
+    # A second derivative of a compiled graph is correct or raises an error; it is never zero.
     torch._dynamo.reset()
     compiled = torch.compile(loss, fullgraph=True, backend="eager")
     first = torch.autograd.grad(compiled(*inputs), inputs[0], create_graph=True)[0]
@@ -474,7 +468,7 @@ def test_features_made_in_inference_mode(name: str) -> None:
 @pytest.mark.parametrize("keep", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
 def test_float32_keeps_the_digits_of_a_small_loss(kind: str, keep: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pairs that are found: nothing is left of the loss but rounding, which must not make it negative."""
+    """Well separated pairs: the loss is zero up to rounding, which must not make it negative."""
     if not keep:
         monkeypatch.setattr(contrastive_tiles, "KEEP_BYTES", 0)
     generator = torch.Generator().manual_seed(3)
@@ -486,8 +480,8 @@ def test_float32_keeps_the_digits_of_a_small_loss(kind: str, keep: bool, monkeyp
         exact = [t.detach().double().requires_grad_() for t in (a, b, tau)]
         wanted = dense(kind, *exact[:2], bias.double(), exact[2])
         assert found >= 0
-        torch.testing.assert_close(found.double(), wanted, rtol=2e-5, atol=2e-6)  # a logit of 14 is rounded so
-        # the slope by the temperature in the unit of that by its reciprocal
+        torch.testing.assert_close(found.double(), wanted, rtol=2e-5, atol=2e-6)  # the rounding of a logit of 14
+        # the derivative for the temperature, scaled to that for its reciprocal
         for one, other, unit in zip(gradients(found, a, b, tau), gradients(wanted, *exact), (1, 1, temperature**2)):
             torch.testing.assert_close(one.double() * unit, other * unit, rtol=1e-4, atol=1e-7)
 
@@ -518,7 +512,7 @@ def test_operators_keep_their_promises() -> None:
 
 
 def test_gradients_that_nobody_asked_for_come_from_the_formula() -> None:
-    """An operator that was traced without gradients is given inputs that want them: right, and never zero."""
+    """An operator traced without gradients gets inputs that require them: the gradient is correct, not zero."""
     a, b, bias = pairs()
     settings = (*[None] * 5, "symmetric", "mean", True, 0.5, 3)
     value = INFO_NCE.operator(a, b, None, bias, *settings, [False] * 4)[0]
@@ -540,11 +534,11 @@ def test_export_holds_one_node() -> None:
 def test_contrastive(kind: str, scale: float, keep: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not keep:
         monkeypatch.setattr(contrastive_tiles, "KEEP_BYTES", 0)
-    # logits that need no shift, and those far beyond what an unshifted exponential holds
+    # logits that need no shift, and logits whose exponential would overflow
     a, b, bias = pairs(23, 4, scale=scale)
     wanted = dense(kind, a, b, bias)
     slopes = gradients(wanted, a, b, bias)
-    for block_size in (7, 64):  # by tiles, and at once where the kind allows it
+    for block_size in (7, 64):  # in tiles, and in one matrix where the loss allows it
         found = contrastive(kind, a, b, bias, block_size=block_size)
         assert_same(found, wanted, 1e-12)
         for ours, one in zip(gradients(found, a, b, bias), slopes):
@@ -552,11 +546,11 @@ def test_contrastive(kind: str, scale: float, keep: bool, monkeypatch: pytest.Mo
         assert_same(contrastive(kind, a.detach(), b.detach(), bias.detach(), block_size=block_size), wanted)
 
 
-@pytest.mark.parametrize("low", [0.05, 0.9])  # plain rows: with a shift, and within the bound
+@pytest.mark.parametrize("low", [0.05, 0.9])  # rows as given: with a shift, and within the bound
 @pytest.mark.parametrize("unit", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_directions_and_temperature(kind: str, unit: bool, low: float) -> None:
-    """Rows of very different lengths, one without any, and a temperature that learns."""
+    """Rows of very different lengths, a zero row, and a learnable temperature."""
     a, b, bias = pairs(23, 4)
     with torch.no_grad():
         a[3] = 0
@@ -584,7 +578,7 @@ def test_directions_and_temperature(kind: str, unit: bool, low: float) -> None:
 
 
 def test_the_space_of_the_last_sweep() -> None:
-    """One piece of space is kept: never too small, of another kind, or writable in inference mode alone."""
+    """The reused work space is large enough, of the right dtype, and not an inference tensor."""
     others = [t.detach().float() for t in pairs()[:2]]
     for rows, block in ((pairs()[:2], 2), (others, 2), (others, 4), (pairs()[:2], 4), (pairs()[:2], 2)):
         wanted = dense("symmetric", *rows, None)
@@ -609,7 +603,7 @@ class _OwnFormula(Gaussian):
 
 
 def test_own_kernel_keeps_the_digits_of_near_pairs() -> None:
-    """Rows in tight groups far apart: products of float32 know nothing of the distances within a group."""
+    """Tight groups far apart: float32 products cannot resolve the distances within a group."""
     generator = torch.Generator().manual_seed(0)
     groups = 30 * torch.randn(8, 16, generator=generator)
     x, y = (groups.repeat(k, 1) + 0.01 * torch.randn(8 * k, 16, generator=generator) for k in (40, 35))
@@ -629,7 +623,7 @@ def test_block_size_is_checked() -> None:
 
 
 def test_no_matrix_of_pairs_is_made() -> None:
-    """A batch whose matrix of pairs would be 4096 x 4096 makes no tensor near that size."""
+    """A batch with a 4096 x 4096 matrix of pairs allocates no tensor near that size."""
     largest = 0
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):

@@ -1,4 +1,4 @@
-"""The tutorial on several processes: its script runs by its commands, and two processes print the line of one."""
+"""The tutorial on several processes: its commands run, and two processes print the same line as one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two-sample tests: every relabelling by enumeration, level and power by simulation, a public implementation."""
+"""Two-sample tests against enumeration of all relabellings, simulated level and power, and a public implementation."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from mmda.kernels import Energy, Gaussian, Kernel, Laplacian
 from mmda.losses import mmd_loss
 from mmda.two_sample import (
     TwoSampleResult,
+    kernel_inception_distance,
     optimised_power_test,
     permutation_test,
     select_bandwidth,
     wild_bootstrap_test,
 )
 from tests.reference import two_sample as reference
+from tests.reference.polynomial_mmd import polynomial_mmd
 
 RNG = np.random.default_rng(11)
 X = RNG.standard_normal((4, 2))
@@ -42,7 +44,7 @@ def normal(*shape: int, seed: int) -> Tensor:
 
 @pytest.mark.parametrize("estimator", ["unbiased", "biased"])
 def test_permutations_are_those_of_the_enumeration(estimator: str) -> None:
-    """All 35 splits of 7 rows, each value equally often, and the p-value their share."""
+    """All 35 splits of 7 rows occur equally often, and the p-value is their share."""
     every = reference.every_relabelling(X, Y, reference.gaussian(1.3), unbiased=estimator == "unbiased")
     count = 14_000
     result = permutation_test(
@@ -62,7 +64,7 @@ def test_permutations_are_those_of_the_enumeration(estimator: str) -> None:
 
 @pytest.mark.parametrize("estimator", ["unbiased", "biased"])
 def test_signs_exchange_paired_rows(estimator: str) -> None:
-    """Multiplying by a sign is exchanging x_i and y_i: the draws are the 2^4 exchanges of 4 pairs."""
+    """A sign of -1 exchanges x_i and y_i: the draws are the 2^4 exchanges of 4 pairs."""
     x, y = X, RNG.standard_normal((4, 2)) + 1.0
     every = reference.every_swap(x, y, reference.gaussian(1.3), unbiased=estimator == "unbiased")
     result = wild_bootstrap_test(
@@ -102,7 +104,7 @@ def test_a_p_value_is_never_zero() -> None:
 
 
 def test_ties_count_as_at_least_as_large() -> None:
-    """Equal rows: each relabelling has the same value up to rounding, and nothing is evidence of anything."""
+    """With equal rows every relabelling has the same value up to rounding, and the p-value is 1."""
     same = torch.full((6, 3), 0.1, dtype=torch.float64)
     assert permutation_test(same, same[:5]).p_value == 1
     assert wild_bootstrap_test(same, same).p_value == 1
@@ -149,7 +151,7 @@ def test_ties_are_those_of_the_enumeration(setting: str, kernel: Kernel, estimat
 
 
 def test_far_rows_break_no_ties() -> None:
-    """Zeros and ones with two outliers, both in the large sample: other rows stay tied."""
+    """Zeros and ones with two outliers in the larger sample; the other rows remain tied."""
     x = torch.cat([torch.zeros(200, 2), torch.ones(20, 2), torch.tensor([[1e7, 0.0], [3e6, -4e6]])]).double()
     values = np.unique(x.numpy(), axis=0)
     gram = ONE.evaluate(torch.cdist(*(torch.from_numpy(values),) * 2).square(), torch.tensor(1.0)).numpy()
@@ -292,7 +294,7 @@ def test_power_against_a_shift() -> None:
 
 
 def ripples(n: int, rng: np.random.Generator) -> Tensor:
-    """A normal sample with a fine comb in its density, whose moments are those of one without it."""
+    """A normal sample with a fine oscillation in its density and the moments of a normal sample."""
     values = np.empty(0)
     while len(values) < n:
         drawn = rng.standard_normal(4 * n)
@@ -326,7 +328,7 @@ def test_power_criterion_is_the_papers() -> None:
 
 
 def test_multipliers_with_memory_hold_the_level_of_a_series() -> None:
-    """Two independent series of one law: signs take their wandering for a difference, the process does not."""
+    """Two independent series of one distribution: plain signs reject too often, the dependent process does not."""
     rng, generator = np.random.default_rng(8), draws(5)
     signs = process = 0
     for _ in range(40):
@@ -361,7 +363,7 @@ def test_more_draws_than_are_computed_at_once() -> None:
 
 
 def test_a_heuristic_on_some_rows_does_not_know_the_samples() -> None:
-    """Above the rows that settle the median, sorting a sample does not move the bandwidth systematically."""
+    """With more rows than the median uses, sorting a sample does not shift the bandwidth systematically."""
     x, y = normal(400, 1, seed=14), 3 * normal(400, 1, seed=15)
     one = permutation_test(x, y, permutations=1).bandwidth
     other = permutation_test(x.sort(0).values, y.sort(0).values, permutations=1).bandwidth
@@ -425,3 +427,23 @@ def test_results_compare_without_their_draws() -> None:
     result = TwoSampleResult(0.5, 0.25, torch.tensor([0.125, 0.25, 0.625]), 1.0, "permutation")
     assert result == dataclasses.replace(result, null=result.null.clone())
     assert result != dataclasses.replace(result, p_value=0.5)
+
+
+def test_the_kernel_inception_distance_is_the_mean_over_its_subsets() -> None:
+    x, y = normal(9, 3, seed=1), 1.3 * normal(7, 3, seed=2) + 0.4
+    found = kernel_inception_distance(x, y, subsets=5, subset_size=4, generator=draws(3))
+    same, expected = draws(3), []
+    for _ in range(5):
+        a, b = (rows[torch.randperm(len(rows), generator=same)[:4]].numpy() for rows in (x, y))
+        expected.append(polynomial_mmd(a, b, 3, 1 / 3, 1.0, True))
+    assert found.values.tolist() == pytest.approx(expected, rel=1e-10)
+    assert (found.mean, found.std) == pytest.approx((np.mean(expected), np.std(expected)), rel=1e-10)
+
+
+def test_a_kernel_inception_distance_of_whole_samples_has_no_spread() -> None:
+    x, y = normal(8, 3, seed=3), normal(8, 3, seed=4)
+    found = kernel_inception_distance(x, y, subsets=3, subset_size=8, degree=2, scale=0.5, offset=0.2)
+    assert found.mean == pytest.approx(polynomial_mmd(x.numpy(), y.numpy(), 2, 0.5, 0.2, True), rel=1e-10)
+    assert found.std == pytest.approx(0, abs=1e-12)
+    with pytest.raises(ValueError, match=r"`target` must have at least `subset_size` rows \(8\), got \(7, 3\)"):
+        kernel_inception_distance(x, y[:7], subset_size=8)

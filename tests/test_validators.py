@@ -1,4 +1,4 @@
-"""Label-free model selection: loops and enumerations, statistical truth, and what each says of a collapsed model."""
+"""Label-free model selection: against loops, enumeration and known expectations, and on a collapsed model."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_neighbourhood_density_equals_the_loop(block_size: int, temperature: flo
 def test_neighbourhood_density_counts_the_neighbours_of_tight_clusters() -> None:
     clusters = torch.eye(3, dtype=torch.float64).repeat_interleave(5, 0)
     assert validators.soft_neighbourhood_density(clusters).item() == pytest.approx(math.log(4), rel=1e-6)
-    apart = torch.eye(6, dtype=torch.float64)  # all others equally far: as many neighbours as there are others
+    apart = torch.eye(6, dtype=torch.float64)  # all other rows are equally far, so all of them are neighbours
     assert validators.soft_neighbourhood_density(apart).item() == pytest.approx(math.log(5), rel=1e-12)
 
 
@@ -81,7 +81,7 @@ def test_masked_equals_unpadded_and_half_is_widened(score: Callable[..., Tensor]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert score(half).dtype == torch.float32
         torch.testing.assert_close(score(half), score(half.float()))
-    # Offsets matter to cosines; to predictions they do not.
+    # Cosines depend on offsets, predictions do not.
     if score is not validators.soft_neighbourhood_density:
         torch.testing.assert_close(score(x + 100), score(x))
     assert not score(x.clone().requires_grad_()).requires_grad
@@ -137,14 +137,14 @@ def test_importance_weighted_risk_equals_the_papers_steps(control_variate: bool)
     )
     expected = reference.dev_risk(losses, weight) if control_variate else (losses * weight).mean()
     assert value.item() == pytest.approx(expected, rel=1e-12)
-    scaled = validators.importance_weighted_risk(  # a constant loss is its own risk, whatever the weights' mean
+    scaled = validators.importance_weighted_risk(  # the risk of a constant loss is that constant, for any mean weight
         torch.full((30,), 0.3), torch.from_numpy(weight), control_variate=True
     )
     assert scaled.item() == pytest.approx(0.3, rel=1e-6)
 
 
 def test_deep_embedded_validation_sees_the_targets_risk() -> None:
-    # Loss x^2 on N(0, 1) has risk 1, on N(1, 1) risk 2; the source's own mean cannot tell.
+    # Loss x^2 has risk 1 on N(0, 1) and 2 on N(1, 1); the unweighted source mean is 1 for both.
     generator = torch.Generator().manual_seed(2)
     source, validation, target = torch.randn(3, 4000, 1, generator=generator, dtype=torch.float64)
     losses = validation.squeeze(1).square()
@@ -236,7 +236,7 @@ def test_span_entropy_at_its_limits() -> None:
     certain = torch.zeros(2, 5)
     certain[:, 2] = 200
     assert validators.span_entropy(certain, certain).item() == 0
-    # The most likely start lies after the most likely end: one of the spans that remain is still a distribution.
+    # The most likely start is after the most likely end; the probabilities of the valid spans still sum to one.
     start, end = torch.tensor([[0.0, 90.0]]), torch.tensor([[90.0, 0.0]])
     assert validators.span_entropy(start, end, normalised=False).item() == pytest.approx(math.log(2), rel=1e-6)
     one = torch.zeros(1, 1)

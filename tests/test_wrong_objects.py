@@ -1,4 +1,4 @@
-"""What is no tensor, kernel, callable, preset or number is refused where it is passed, by the caller's own name."""
+"""Arguments of a wrong type (tensor, kernel, callable, preset, number) raise errors that name the called function."""
 
 from __future__ import annotations
 
@@ -29,12 +29,7 @@ from mmda import (
 from mmda.kernels import Energy, Gaussian
 from mmda.losses import MMDLoss
 from mmda.models.mmcda import MMCDAObjective
-from mmda.two_sample import (
-    optimised_power_test,
-    permutation_test,
-    select_bandwidth,
-    wild_bootstrap_test,
-)
+from mmda.two_sample import optimised_power_test, permutation_test, select_bandwidth, wild_bootstrap_test
 from mmda.vmr.check import main
 
 X = torch.arange(24.0).reshape(8, 3).sin()
@@ -280,7 +275,7 @@ def test_shift_and_migration_are_loaded_when_asked_for() -> None:
     assert done.stdout.split() == ["0", "True", "True", "True"]
 
 
-# Discriminators with one logit a row, and classes that are ruled out
+# Discriminators with one logit per row, and excluded classes
 
 
 def test_conditional_adversary_takes_one_logit_a_row_as_a_column() -> None:
@@ -288,7 +283,7 @@ def test_conditional_adversary_takes_one_logit_a_row_as_a_column() -> None:
     flat = losses.conditional_adversarial_loss(a, b, X, Y[:5], source_weight=X[:, 1].abs())
     column = losses.conditional_adversarial_loss(a[:, None], b[:, None], X, Y[:5], source_weight=X[:, 1].abs())
     assert torch.equal(flat, column)
-    # one step of time: the last axis is the rows', not the logit's
+    # with one time step the last axis belongs to the rows, not the logits
     steps = losses.conditional_adversarial_loss(a[:, None], b[:, None], X[:, None], Y[:5, None])
     assert torch.equal(steps, losses.conditional_adversarial_loss(a, b, X, Y[:5]))
 
@@ -298,7 +293,7 @@ def test_conditional_adversary_takes_one_logit_a_row_as_a_column() -> None:
 def test_a_class_that_is_ruled_out_changes_nothing(
     loss: Callable[..., torch.Tensor], weight: torch.Tensor | None
 ) -> None:
-    """Minus infinity in one column is the loss over the other classes; in some rows, the limit of low logits."""
+    """Minus infinity in a whole column gives the loss over the other classes; in some rows, the limit of low logits."""
     logits = X[:4].clone().requires_grad_()
     value = loss(logits, weight=weight)
     (slope,) = torch.autograd.grad(value, logits)

@@ -24,7 +24,7 @@ from mmda.losses import (
 
 
 class Mine(MMDLoss):
-    """A subclass of a user's own, with arguments of its own."""
+    """A user's subclass with additional arguments."""
 
     def __init__(self, width: int) -> None:
         super().__init__(block_size=width)

@@ -86,9 +86,7 @@ def check_mask(
     check_tensor(caller, argument, mask)
     if str(mask.dtype) != "torch.bool":
         raise TypeError(f"{caller}: `{argument}` must be a bool tensor (True = keep), got {mask.dtype}")
-    if tuple(mask.shape) != tuple(shape):
-        fail(caller, argument, f"have shape {tuple(shape)}", shape_text(mask))
-    _check_device(caller, argument, mask, device)
+    _check_place(caller, argument, mask, shape, device)
 
 
 def check_weight(
@@ -101,9 +99,7 @@ def check_weight(
     check_tensor(caller, argument, weight)
     if weight.is_complex() or str(weight.dtype) == "torch.bool":
         raise TypeError(f"{caller}: `{argument}` must be a real tensor, got {weight.dtype}")
-    if tuple(weight.shape) != tuple(shape):
-        fail(caller, argument, f"have shape {tuple(shape)}", shape_text(weight))
-    _check_device(caller, argument, weight, device)
+    _check_place(caller, argument, weight, shape, device)
 
 
 def check_integers(
@@ -113,12 +109,12 @@ def check_integers(
     check_tensor(caller, argument, value)
     if value.is_floating_point() or value.is_complex() or str(value.dtype) == "torch.bool":
         raise TypeError(f"{caller}: `{argument}` must be an integer tensor, got {value.dtype}")
+    _check_place(caller, argument, value, shape, device)
+
+
+def _check_place(caller: str, argument: str, value: Tensor, shape: Sequence[int], device: torch.device | None) -> None:
     if tuple(value.shape) != tuple(shape):
         fail(caller, argument, f"have shape {tuple(shape)}", shape_text(value))
-    _check_device(caller, argument, value, device)
-
-
-def _check_device(caller: str, argument: str, value: Tensor, device: torch.device | None) -> None:
     if device is not None and value.device != device:
         fail(caller, argument, f"be on the device of the features ({device})", value.device)
 

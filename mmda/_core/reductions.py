@@ -32,9 +32,9 @@ def masked_logsumexp(x: Tensor, mask: Tensor, dim: int) -> Tensor:
 
 def masked_log_softmax(x: Tensor, mask: Tensor, dim: int) -> Tensor:
     """Log-softmax over the kept entries; zero elsewhere."""
-    clean = torch.where(mask, x, torch.zeros((), dtype=x.dtype, device=x.device))
-    value = clean - masked_logsumexp(clean, mask, dim).unsqueeze(dim)
-    return torch.where(mask, value, torch.zeros((), dtype=x.dtype, device=x.device))
+    floor = torch.full((), torch.finfo(x.dtype).min, dtype=x.dtype, device=x.device)
+    value = torch.where(mask, x, floor).log_softmax(dim)
+    return torch.where(mask, value, torch.zeros_like(floor))
 
 
 def masked_softmax(x: Tensor, mask: Tensor, dim: int) -> Tensor:

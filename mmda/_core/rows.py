@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmda._core.checks import check_floating, check_mask, check_same_width, check_weight, fail, shape_text
 from mmda._core.masking import working_dtype, zero_padding
-from mmda._core.transforms import carries_slope
+from mmda._core.transforms import carries_slope, values_are_known
 
 
 def as_rows(
@@ -25,6 +25,7 @@ def as_rows(
     axis: str | None = "features",
     least: int = 1,
     zeroed: bool = True,
+    fewest: int | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Check samples and flatten them to rows and row weights.
 
@@ -39,6 +40,7 @@ def as_rows(
         axis: name of the last axis of ``x``; None if there is no such axis.
         least: minimum length of that axis.
         zeroed: zero rows of weight 0; if False, the caller does, unless the weights require a gradient.
+        fewest: on a CPU drop masked rows if there are no weights and at least this many rows are left; None: never.
 
     Returns:
         Rows (n, d), or (n,) without a feature axis; and row weights (n,), None if all are one. Rows of weight 0 are
@@ -50,6 +52,10 @@ def as_rows(
         rows = (
             rows.resolve_neg()
         )  # a lazily negated view, whose memory the compiled loops would read with the wrong sign
+    if mask is not None and weight is None and fewest is not None:
+        kept = _kept_rows(rows, mask)
+        if kept is not None and kept.shape[0] >= fewest:
+            return kept, None
     counts = None if weight is None else weight.to(dtype)
     if mask is not None:
         zero = torch.zeros((), dtype=dtype, device=x.device)
@@ -61,6 +67,12 @@ def as_rows(
     if axis is None:
         return rows.reshape(-1), counts
     return rows if rows.ndim == 2 else rows.reshape(-1, rows.shape[-1]), counts
+
+
+def _kept_rows(rows: Tensor, mask: Tensor) -> Tensor | None:
+    """The rows (k, d) that a mask keeps; None where their number is not to be known, which on an accelerator would
+    synchronise."""
+    return rows[mask] if rows.device.type == "cpu" and values_are_known(rows, mask) else None
 
 
 def two_samples(
@@ -75,16 +87,19 @@ def two_samples(
     dtype: torch.dtype | None = None,
     fewest: int = 1,
     unbiased: bool = False,
+    dropped: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """The rows of two samples, of one width, and their counts; see :func:`as_rows`.
 
-    Each needs at least ``fewest`` rows, two for an ``unbiased`` estimator. ``dtype``: by default of both.
+    Each needs at least ``fewest`` rows, two for an ``unbiased`` estimator. ``dtype``: by default of both. ``dropped``:
+    masked rows may be dropped, as no other argument of the caller is aligned with the rows.
     """
     dtype = working_dtype(source, target) if dtype is None else dtype
-    x, x_weight = as_rows(caller, "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
-    y, y_weight = as_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
-    check_same_width(caller, "source", x, "target", y)
     fewest, why = (2, " for estimator='unbiased'") if unbiased else (fewest, "")
+    least = fewest if dropped else None
+    x, x_weight = as_rows(caller, "source", source, mask=source_mask, weight=source_weight, dtype=dtype, fewest=least)
+    y, y_weight = as_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype, fewest=least)
+    check_same_width(caller, "source", x, "target", y)
     for name, rows in (("source", x), ("target", y)):
         if rows.shape[0] < fewest:
             fail(caller, name, f"have at least {fewest} samples{why}", shape_text(rows))

@@ -7,7 +7,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmda._core.masking import safe_divide
-from mmda._core.unit_rows import normalized_rows
 from mmda._core.weighted import weighted_logsumexp
 from mmda._engine.logit_pairs import (
     Contrast,
@@ -16,6 +15,7 @@ from mmda._engine.logit_pairs import (
     negative_counts,
     own_pairs,
     positive_share,
+    similarities,
     without_padding,
 )
 from mmda._engine.logit_sweep import ContrastiveSweep
@@ -24,8 +24,7 @@ from mmda._engine.logit_sweep import ContrastiveSweep
 def _dense(pairs: Pairs, how: Contrast) -> Tensor:
     """The loss from the full logit matrix: O(n m) memory."""
     pairs = without_padding(pairs)
-    a, b = (normalized_rows(rows) if how.unit else rows for rows in pairs[:2])
-    s = (a / (how.tau if pairs.temperature is None else pairs.temperature)) @ b.T
+    s = similarities(pairs, how)
     both = how.kind == "symmetric"
     if pairs.plain:
         partner = torch.arange(s.shape[0], device=s.device)

@@ -6,13 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmda._engine.logit_loops import LOG2_E, loops_for
-from mmda._engine.logit_pairs import (
-    twins,
-)
+from mmda._engine.logit_loops import LOG2_E
+from mmda._engine.logit_pairs import twins
 from mmda._engine.logit_sweep import Made, Problem, Rows
 from mmda._engine.logit_tiles import Grid
 from mmda._engine.logits_at_once import are_few, info_nce_at_once
+from mmda._engine.native_logits import loops_for
 from mmda._engine.softmax_sweep import Beside, Side, Softmaxes, are_safe
 
 

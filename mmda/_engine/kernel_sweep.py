@@ -27,7 +27,7 @@ from torch import Tensor
 from mmda._core.digits import LOST, with_enough_digits
 from mmda._core.transforms import is_plain, values_are_known
 from mmda._engine import native, native_kernels
-from mmda._engine.kernel_tiles import KernelOnTiles, OwnKernelOnTiles, formula_on_tiles
+from mmda._engine.kernel_tiles import Found, KernelOnTiles, OwnKernelOnTiles, formula_on_tiles
 from mmda._engine.scaffold import ACCELERATOR_BLOCK, Gradients, Needed, Sweep, edges
 from mmda.kernels import NEAR, NEAR_FLOAT32, NEAR_WIDENED, Formula, Kernel, distances_about, formula_of, is_built_in
 
@@ -493,14 +493,10 @@ class _Operations(_Loops):
         t, *work = self.tiles
         torch.add(a.norms.unsqueeze(1), b.norms, out=t).addmm_(a.z, b.z.T, alpha=2)
         near = self.settle_near(t, a.norms, b.norms, (a.given, b.given), same) if self.look else []
-        similar, slope = self.kernel(
-            t.clamp_(max=0),
-            work,
-            work[-1] if self.low_rank else None,
-            b.right if self.weighted else self.ones[:columns],
-            same=same,
-            need_slope=a.grad is not None or b.grad is not None,
-        )
+        found = Found(work[-1] if self.low_rank else None, b.right if self.weighted else self.ones[:columns])
+        needed = a.grad is not None or b.grad is not None
+        slope = self.kernel.add(found, t.clamp_(max=0), work, same=same, need_slope=needed)
+        similar = found.result
         left, right = self.column(a, b), self.column(b, a)
         if self.low_rank:
             matrix = self.rank_q(a, b, work[-2])

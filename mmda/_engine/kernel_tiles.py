@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,7 +17,7 @@ from mmda._engine import native_kernels
 from mmda.kernels import Formula, Kernel
 
 
-class KernelOnTiles(Protocol):
+class KernelOnTiles:
     """A kernel and its slope dk/dt on a tile of t = -|z_i - z_j|^2, with z the rows times ``stretch`` over the
     bandwidth.
 
@@ -30,48 +29,35 @@ class KernelOnTiles(Protocol):
         steps: the kernel as steps of the compiled loops; None if they do not support it.
     """
 
-    stretch: float | None
-    value_factor: float
-    slope_factor: float
-    work: int
-    steepest: float | None
-    steps: native_kernels.KernelSteps | None
+    stretch: float | None = None
+    value_factor, slope_factor, work = 1.0, 1.0, 0
+    steepest: float | None = None
+    steps: native_kernels.KernelSteps | None = None
 
     def size(self, largest: float) -> float:
         """Order of magnitude of the kernel's values for rows z up to this squared length."""
-        ...
+        return 1.0
 
-    def __call__(
-        self,
-        t: Tensor,
-        work: Sequence[Tensor],
-        similar: Tensor | None,
-        weight: Tensor | None,
-        *,
-        same: bool,
-        need_slope: bool,
-    ) -> tuple[Tensor, Tensor | None]:
-        """k and dk/dt divided by their factors, zero for i = j; overwrites ``t`` and ``work``.
+    def add(self, found: Found, t: Tensor, work: Sequence[Tensor], *, same: bool, need_slope: bool) -> Tensor | None:
+        """Add k over its factor to ``found``, zero for i = j; overwrites ``t`` and ``work``.
 
-        k is written to ``similar``, or summed over each row with ``weight``; with ``need_slope``, dk/dt is in one of
-        the other tiles.
+        With ``need_slope`` returns dk/dt over its factor, in one of these tiles or a new one.
         """
-        ...
+        raise NotImplementedError
 
     def both(self, t: Tensor) -> Tensor:
         """k and dk/dt (2, rows, rows) of one small tile of rows with themselves."""
-        ...
+        raise NotImplementedError
 
 
-class FormulaOnTiles:
+class FormulaOnTiles(KernelOnTiles):
     """A built-in kernel in few operations: ``exp2`` instead of ``exp``, and squares of powers for doubled rates."""
 
     def __init__(self, formula: Formula) -> None:
         self.kind, self.rates, self.exponent = formula
-        self.stretch: float | None = 1.0
+        self.stretch = 1.0
         self.value_factor = self.slope_factor = 1.0 / max(len(self.rates), 1)
         self.work = 3
-        self.steepest: float | None = None
         self.chains: list[tuple[float, list[int]]] = []
         self.one_chain = False
         # exp2 instead of exp is several times faster on many processors, also when it underflows.
@@ -113,20 +99,11 @@ class FormulaOnTiles:
                 steps.append((start if position == 0 else 0.0, float(count), count * rate))
         return native_kernels.KernelSteps(self.kind, steps)
 
-    def __call__(
-        self,
-        t: Tensor,
-        work: Sequence[Tensor],
-        similar: Tensor | None,
-        weight: Tensor | None,
-        *,
-        same: bool,
-        need_slope: bool,
-    ) -> tuple[Tensor, Tensor | None]:
-        found, slope = _Found(similar, weight), work[0] if need_slope else None
+    def add(self, found: Found, t: Tensor, work: Sequence[Tensor], *, same: bool, need_slope: bool) -> Tensor | None:
+        slope = work[0] if need_slope else None
         if self.one_chain:
             self._one_chain(t, work[0], found, same, need_slope)
-            return found.result, t if need_slope else None
+            return t if need_slope else None
         if self.kind == "gaussian":
             self._chains(t, work[1], slope, found, same)
         elif self.kind == "rational_quadratic":
@@ -150,13 +127,13 @@ class FormulaOnTiles:
                 self._chains(root.neg_(), work[1], slope, found, same)
                 if slope is not None:
                     slope.mul_(inverse)
-        return found.result, slope
+        return slope
 
     def both(self, t: Tensor) -> Tensor:
         if not self.one_chain:
             both = t.new_empty(2, *t.shape)
             work = t.new_empty(self.work - 1, *t.shape)
-            self(t, (both[1], *work.unbind(0)), both[0], None, same=True, need_slope=True)
+            self.add(Found(both[0]), t, (both[1], *work.unbind(0)), same=True, need_slope=True)
             return both
         counts = self.chains[0][1]
         powers = t.new_empty(len(counts), *t.shape)
@@ -167,7 +144,7 @@ class FormulaOnTiles:
         mix = t.new_tensor([counts, [count * 2.0**position for position, count in enumerate(counts)]])
         return (mix @ powers.flatten(1)).view(2, *t.shape)
 
-    def _one_chain(self, t: Tensor, e: Tensor, found: _Found, same: bool, need_slope: bool) -> None:
+    def _one_chain(self, t: Tensor, e: Tensor, found: Found, same: bool, need_slope: bool) -> None:
         """Sum of 2^t, 2^(2t), 2^(4t), ...: one power and its squares; the slope accumulates in place of t."""
         power = torch.exp2(t, out=t)
         if same:
@@ -180,7 +157,7 @@ class FormulaOnTiles:
                 if position and need_slope:
                     t.add_(e, alpha=count * 2**position)
 
-    def _chains(self, t: Tensor, e: Tensor, slope: Tensor | None, found: _Found, same: bool) -> None:
+    def _chains(self, t: Tensor, e: Tensor, slope: Tensor | None, found: Found, same: bool) -> None:
         """Sum of 2^(rate t): one power per chain, squared for each doubled rate."""
         begun = False
         for start, counts in self.chains:
@@ -200,7 +177,7 @@ class FormulaOnTiles:
                         torch.mul(e, count * rate, out=slope)
                         begun = True
 
-    def _powers(self, t: Tensor, work: Sequence[Tensor], slope: Tensor | None, found: _Found, same: bool) -> None:
+    def _powers(self, t: Tensor, work: Sequence[Tensor], slope: Tensor | None, found: Found, same: bool) -> None:
         """Sum of (1 - rate t) ** -exponent; an exponent of 1 needs no power."""
         base = work[0]
         if slope is not None:
@@ -215,39 +192,23 @@ class FormulaOnTiles:
                 slope.addcmul_(base, power, value=rate)
 
 
-class OwnKernelOnTiles:
+class OwnKernelOnTiles(KernelOnTiles):
     """Any kernel: values from its own code, slopes from autograd on the tile."""
 
-    stretch: float | None = None
-    value_factor, slope_factor, work = 1.0, -1.0, 0
-    steepest: float | None = None
-    steps: native_kernels.KernelSteps | None = None
+    slope_factor = -1.0
 
     def __init__(self, kernel: Kernel, bandwidth: Tensor) -> None:
         self.kernel, self.bandwidth = kernel, bandwidth
-
-    def size(self, largest: float) -> float:
-        return 1.0
 
     def learns(self) -> bool:
         """Whether the kernel's values require a gradient for anything other than the distances."""
         probe = self.kernel.evaluate(self.bandwidth.new_ones(1, 1), self.bandwidth)
         return torch.is_grad_enabled() and probe.requires_grad
 
-    def __call__(
-        self,
-        t: Tensor,
-        work: Sequence[Tensor],
-        similar: Tensor | None,
-        weight: Tensor | None,
-        *,
-        same: bool,
-        need_slope: bool,
-    ) -> tuple[Tensor, Tensor | None]:
+    def add(self, found: Found, t: Tensor, work: Sequence[Tensor], *, same: bool, need_slope: bool) -> Tensor | None:
         value, slope = self._on(t, same, need_slope)
-        found = _Found(similar, weight)
         found.add(value)
-        return found.result, slope
+        return slope
 
     def both(self, t: Tensor) -> Tensor:
         value, slope = self._on(t, True, True)
@@ -264,21 +225,20 @@ class OwnKernelOnTiles:
             value = self.kernel.evaluate(squared, self.bandwidth)
         value = value.detach().to(t.dtype)
         if same:
-            own = torch.eye(t.shape[0], dtype=torch.bool, device=t.device)
-            value = value.masked_fill(own, 0)
-            slope = None if slope is None else slope.masked_fill_(own, 0)
+            value = value.clone().fill_diagonal_(0)
+            slope = None if slope is None else slope.fill_diagonal_(0)
         return value, slope
 
 
 formula_on_tiles = lru_cache(maxsize=64)(FormulaOnTiles)  # immutable
 
 
-class _Found:
-    """Accumulator of kernel values: a tile, or weighted sums over its rows."""
+class Found:
+    """Kernel values added up in the tile ``similar``, or over its rows with ``weight``."""
 
     result: Tensor
 
-    def __init__(self, similar: Tensor | None, weight: Tensor | None) -> None:
+    def __init__(self, similar: Tensor | None, weight: Tensor | None = None) -> None:
         self.similar, self.weight, self.begun = similar, weight, False
 
     def add(self, e: Tensor, count: int = 1) -> None:

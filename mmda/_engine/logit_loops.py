@@ -1,13 +1,12 @@
 """Elementwise operations of a softmax over tiles: an interface with two implementations.
 
-:class:`Operations` uses PyTorch. The compiled loops of ``native_logits.py`` are preferred where available, see
-:data:`faster`. All logits are in base 2, because on a CPU ``exp2`` takes a third of the time of ``exp``.
+:class:`Operations` uses PyTorch. The compiled loops of ``native_logits.py`` are preferred where they are available.
+All logits are in base 2, because on a CPU ``exp2`` takes a third of the time of ``exp``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -136,16 +135,3 @@ class Operations:
                 g.add_(by_column.exp_())
             g.diagonal().sub_(2 if symmetric else 1)
         return value, g, scale * share
-
-
-#: Functions that return another implementation for the given tensors, or None if it does not support them.
-faster: list[Callable[[Sequence[Tensor]], Loops | None]] = []
-
-
-def loops_for(*tensors: Tensor) -> Loops:
-    """The implementation for tiles of these tensors."""
-    for serve in faster:
-        loops = serve(tensors)
-        if loops is not None:
-            return loops
-    return Operations(tensors[0])

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mmda._core.masking import zero_padding
 from mmda._core.transforms import carries_slope
+from mmda._core.unit_rows import normalized_rows
 
 
 class Pairs(NamedTuple):
@@ -76,6 +77,14 @@ class Contrast(NamedTuple):
     unit: bool = False
     tau: float = 1.0
     block: int = 0
+
+
+def similarities(pairs: Pairs, how: Contrast, *, joined: bool = False) -> Tensor:
+    """Products of the anchors with the candidates over the temperature (n, m); ``joined``: of both in one list."""
+    a, b = (normalized_rows(rows) if how.unit else rows for rows in pairs[:2])
+    if joined:
+        a = b = torch.cat((a, b))
+    return (a / (how.tau if pairs.temperature is None else pairs.temperature)) @ b.T
 
 
 def counts(rows: Tensor, count: Tensor | None) -> Tensor:

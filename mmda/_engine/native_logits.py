@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from mmda._engine import native
-from mmda._engine.logit_loops import LOG2_E, Sums
+from mmda._engine.logit_loops import LOG2_E, Loops, Operations, Sums
 from mmda._engine.native import _at, _wide
 
 if TYPE_CHECKING:
@@ -45,9 +44,9 @@ class CompiledLoops:
         return s.new_full((), value), s, 1.0
 
 
-def compiled_loops(tensors: Sequence[Tensor]) -> CompiledLoops | None:
-    """The compiled loops, or None if they do not support these tensors."""
-    return CompiledLoops() if native.serves(*tensors) else None
+def loops_for(*tensors: Tensor) -> Loops:
+    """The compiled loops if they support these tensors, otherwise PyTorch operations."""
+    return CompiledLoops() if native.serves(*tensors) else Operations(tensors[0])
 
 
 def pairwise(s: Tensor, bias: float, weights: tuple[Tensor, Tensor] | None) -> tuple[float, float]:

@@ -9,23 +9,15 @@ import torch
 from torch import Tensor
 
 from mmda._core.masking import safe_divide
-from mmda._core.unit_rows import normalized_rows
 from mmda._core.weighted import weighted_logsumexp
-from mmda._engine.logit_pairs import (
-    Contrast,
-    Pairs,
-    counts,
-    own_pairs,
-    without_padding,
-)
+from mmda._engine.logit_pairs import Contrast, Pairs, counts, own_pairs, similarities, without_padding
 from mmda._engine.logit_sweep import ContrastiveSweep
 
 
 def _dense(pairs: Pairs, how: Contrast) -> Tensor:
     """The loss from the full logit matrix: O(n^2) memory."""
     pairs = without_padding(pairs)
-    rows = torch.cat([normalized_rows(rows) if how.unit else rows for rows in pairs[:2]])
-    s = (rows / (how.tau if pairs.temperature is None else pairs.temperature)) @ rows.T
+    s = similarities(pairs, how, joined=True)
     if not pairs.plain:
         return _masked(s, pairs)
     others = s.masked_fill(own_pairs(s), -torch.inf)

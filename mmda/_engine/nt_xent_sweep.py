@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from mmda._engine.logit_loops import LOG2_E, loops_for
+from mmda._engine.logit_loops import LOG2_E
 from mmda._engine.logit_pairs import twins
 from mmda._engine.logit_sweep import Made, Problem, Rows
 from mmda._engine.logit_tiles import Grid, cuts
 from mmda._engine.logits_at_once import are_few, nt_xent_at_once
+from mmda._engine.native_logits import loops_for
 from mmda._engine.nt_xent_formula import copies_of
 from mmda._engine.softmax_sweep import Beside, Side, Softmaxes, are_safe
 

@@ -8,11 +8,7 @@ from torch.nn import functional as F
 
 from mmda._engine import native, native_logits
 from mmda._engine.logit_loops import LOG2_E
-from mmda._engine.logit_pairs import (
-    Pairs,
-    counts,
-    twins,
-)
+from mmda._engine.logit_pairs import Pairs, counts, twins
 from mmda._engine.logit_sweep import Made, Problem, Rows
 from mmda._engine.logit_tiles import Grid, Masks, Tiles
 from mmda._engine.logits_at_once import Sides, are_few, floor

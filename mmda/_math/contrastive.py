@@ -98,12 +98,12 @@ def plainly_paired(anchor: Tensor, positive: Tensor) -> bool:
     )
 
 
-def check_temperature(caller: str, temperature: float | Tensor, argument: str = "temperature") -> None:
+def check_temperature(caller: str, temperature: float | Tensor) -> None:
     """Require a number > 0 or a scalar tensor."""
     if not isinstance(temperature, Tensor):
-        check_number(caller, argument, temperature, above=0.0)
+        check_number(caller, "temperature", temperature, above=0.0)
     elif temperature.ndim != 0:
-        fail(caller, argument, "have shape ()", shape_text(temperature))
+        fail(caller, "temperature", "have shape ()", shape_text(temperature))
 
 
 def with_masks(

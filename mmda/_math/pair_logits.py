@@ -9,49 +9,59 @@ from torch import Tensor
 
 from mmda._core.checks import check_mask, check_weight, fail, shape_text
 from mmda._core.masking import safe_divide, working_dtype, zero_padding
-from mmda._core.reductions import masked_logsumexp
 from mmda._core.unit_rows import normalized_rows
 from mmda._math.contrastive import check_temperature
 from mmda._math.frames import check_frames_and_queries
 
 
-def pair_cross_entropy(logits: Tensor, candidates: Tensor, counts: Tensor) -> Tensor:
+def pair_cross_entropy(logits: Tensor, candidates: Tensor, counts: Tensor, *, weighted: bool) -> Tensor:
     """Mean of both directions of -log softmax of the diagonal, each softmax over the row's (column's) candidates.
 
-    ``logits`` (n, n), ``candidates`` (n, n) bool (the diagonal is always included), ``counts`` (n,) pair weights; a
-    pair of weight 0 is not a candidate of other pairs either.
+    ``logits`` (n, n), ``candidates`` (n, n) bool (the diagonal is always included), ``counts`` (n,) pair weights, 0 or
+    1 unless ``weighted``; a pair of weight 0 is not a candidate of other pairs either.
     """
     n = logits.shape[0]
     diagonal = torch.eye(n, dtype=torch.bool, device=logits.device)
     present = counts > 0
     allowed = (candidates & present.unsqueeze(0) & present.unsqueeze(1)) | diagonal
     own = logits.diagonal()
-    log_counts = torch.where(present, counts, torch.ones_like(counts)).log()
-    # A pair of weight 2 counts as two equal pairs, also in the denominators of other pairs. Its copy is a duplicate and
-    # not a negative, so the diagonal counts once.
-    bias = torch.where(diagonal, torch.zeros_like(logits), log_counts.unsqueeze(0).expand_as(logits))
-    rows = masked_logsumexp(logits + bias, allowed, 1) - own
-    columns = masked_logsumexp(logits + bias.T, allowed, 0) - own
-    each = (rows + columns) / 2
-    return safe_divide((torch.where(present, each, torch.zeros_like(each)) * counts).sum(), counts.sum())
+    row_logits = column_logits = torch.where(allowed, logits, torch.full_like(own[0], -torch.inf))
+    if weighted:
+        log_counts = torch.where(present, counts, torch.ones_like(counts)).log()
+        # A pair of weight 2 counts as two equal pairs, also in the denominators of other pairs. Its copy is a duplicate
+        # and not a negative, so the diagonal counts once.
+        bias = torch.where(diagonal, torch.zeros_like(logits), log_counts.unsqueeze(0).expand_as(logits))
+        row_logits, column_logits = row_logits + bias, column_logits + bias.T
+    each = (row_logits.logsumexp(1) + column_logits.logsumexp(0)) / 2 - own
+    return safe_divide((torch.where(present, each, torch.zeros_like(own[0])) * counts).sum(), counts.sum())
 
 
 class PairedFrames(NamedTuple):
     """Paired videos and queries, normalised and masked.
 
     Attributes:
-        frames: (n, t, d), unit rows; zero where padded or absent.
-        queries: (n, d), unit rows; zero if absent.
+        frames: (n, t, d), unit rows; finite where padded or absent.
+        similarity: (n, n, t), cosine of every query with every frame, by video, query and frame.
         keep: (n, t) bool, the valid frames.
         candidates: (n, n) bool, which pairs may be negatives of each other.
         counts: (n,), pair weights; 0 for a video without frames.
+        weighted: whether counts may be other than 0 and 1.
     """
 
     frames: Tensor
-    queries: Tensor
+    similarity: Tensor
     keep: Tensor
     candidates: Tensor
     counts: Tensor
+    weighted: bool = False
+
+    def of_frames(self, keep: Tensor) -> PairedFrames:
+        """The same pairs with other valid frames."""
+        return self._replace(keep=keep, counts=torch.where(keep.any(1), self.counts, torch.zeros_like(self.counts)))
+
+    def cross_entropy(self, logits: Tensor) -> Tensor:
+        """:func:`pair_cross_entropy` of logits (n, n) for these pairs."""
+        return pair_cross_entropy(logits, self.candidates, self.counts, weighted=self.weighted)
 
 
 def paired_frames(
@@ -73,7 +83,13 @@ def paired_frames(
     present = counts > 0
     f, q = zero_padding(f, keep & present.unsqueeze(1)), zero_padding(q, present)
     candidates = candidate_mask(caller, n, negative_mask, f.device)
-    return PairedFrames(normalized_rows(f), normalized_rows(q), keep, candidates, counts)
+    f, q = normalized_rows(f), normalized_rows(q)
+    return PairedFrames(f, frame_cosines(f, q), keep, candidates, counts, weight is not None)
+
+
+def frame_cosines(frames: Tensor, queries: Tensor) -> Tensor:
+    """Products (n, n, t) of unit rows, by video, query and frame."""
+    return torch.matmul(frames, queries.T).transpose(1, 2)
 
 
 def check_paired_frames(

@@ -5,11 +5,7 @@ from typing import Any
 from mmda import kernels
 from mmda._core.hints import hint_settings, unknown_name
 from mmda.layers.attention import FrameQueryAttention
-from mmda.layers.batch_norm import (
-    DomainSpecificBatchNorm1d,
-    DomainSpecificBatchNorm2d,
-    DomainSpecificBatchNorm3d,
-)
+from mmda.layers.batch_norm import DomainSpecificBatchNorm1d, DomainSpecificBatchNorm2d, DomainSpecificBatchNorm3d
 from mmda.layers.batch_norm_adaptation import adapt_batch_norm
 from mmda.layers.discriminator import DomainDiscriminator
 from mmda.layers.domain_model import DomainSpecificModel

@@ -83,11 +83,15 @@ class FrameQueryAttention(nn.Module):
                 weights = self._weights(similarity, mask.unsqueeze(1).expand_as(similarity))
                 return torch.bmm(weights, f), similarity
             similarity = torch.bmm(f, q.unsqueeze(2)).squeeze(2)
-            weights = self._weights(similarity, mask)
-            return torch.bmm(weights.unsqueeze(1), f).squeeze(1), similarity
+            return self.pool(f, similarity, mask), similarity
 
     if TYPE_CHECKING:
         __call__ = forward
+
+    def pool(self, frames: Tensor, similarity: Tensor, frame_mask: Tensor) -> Tensor:
+        """Pool unit rows (b, t, d), finite on padding, by similarities (b, t) that are known already; (b, d)."""
+        with full_precision(frames):
+            return torch.bmm(self._weights(similarity, frame_mask).unsqueeze(1), frames).squeeze(1)
 
     def _weights(self, similarity: Tensor, mask: Tensor) -> Tensor:
         logits = (similarity.detach() if self.detach_weights else similarity) / temperature_value(self.temperature)

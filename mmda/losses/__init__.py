@@ -18,12 +18,7 @@ from mmda.losses.adversarial import (
     multi_domain_adversarial_loss,
 )
 from mmda.losses.alignment_uniformity import AlignmentUniformityLoss, alignment_uniformity_loss
-from mmda.losses.approximate_mmd import (
-    BlockMMDLoss,
-    RandomFeatureMMDLoss,
-    block_mmd_loss,
-    random_feature_mmd_loss,
-)
+from mmda.losses.approximate_mmd import BlockMMDLoss, RandomFeatureMMDLoss, block_mmd_loss, random_feature_mmd_loss
 from mmda.losses.attended_contrast import AttendedContrastiveLoss, attended_contrastive_loss
 from mmda.losses.central_moment import CentralMomentDiscrepancyLoss, central_moment_discrepancy_loss
 from mmda.losses.class_conditional import LocalMMDLoss, local_mmd_loss

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
+from mmda._core.masking import full_precision
+from mmda._math.pair_logits import PairedFrames
 from mmda.losses._modules import LossModule
 from mmda.losses._tempered import TemperedModule
 
@@ -46,7 +49,17 @@ class CandidatesModule(LossModule):
 
 
 class FramesModule(TemperedModule):
-    """A loss on video frames and their queries."""
+    """A loss on video frames and their queries.
+
+    A subclass sets ``_of_pairs`` too: its function of pairs that are normalised, with the settings.
+    """
+
+    _of_pairs: ClassVar[Callable[..., Tensor]]
+
+    def of_pairs(self, pairs: PairedFrames) -> Tensor:
+        """The loss of pairs prepared once for several losses, which then share their similarities."""
+        with full_precision(pairs.frames):
+            return type(self)._of_pairs(pairs, **self._options())
 
     def forward(
         self,

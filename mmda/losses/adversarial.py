@@ -12,12 +12,11 @@ from mmda._core.checks import (
     check_floating,
     check_integers,
     check_same_device,
-    check_same_width,
     fail,
     shape_text,
 )
 from mmda._core.components import check_logits
-from mmda._core.maps import as_map_rows
+from mmda._core.maps import as_map_rows, two_map_samples
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows
 from mmda._math.adversary import ask, balanced_binary, side_logits
@@ -109,9 +108,9 @@ def _told_apart(
     caller = "DomainAdversarialLoss"
     dtype = working_dtype(source, target)
     with full_precision(source):
-        x, x_weight = as_map_rows(caller, "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
-        y, y_weight = as_map_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
-        check_same_width(caller, "source", x, "target", y)
+        x, y, x_weight, y_weight = two_map_samples(
+            caller, source, target, source_weight, target_weight, source_mask, target_mask
+        )
         logits = ask(caller, discriminator, reversal(torch.cat([x, y])), None, dtype)
         n = x.shape[0]
         return balanced_binary(logits[:n], logits[n:], x_weight, y_weight)
@@ -234,6 +233,8 @@ class MultiDomainAdversarialLoss(DiscriminatorModule):
 
     Shape:
         ``features`` (n, d) with ``domain_index``, ``weight``, ``mask`` (n,); or with a mask (b, t, d) and (b, t).
+        Feature maps (b, d, h, w) too, with or without ``mask`` and ``weight`` (b, h, w): each position is a row of the
+        domain that ``domain_index`` (b,) names for its map.
 
     Returns:
         Scalar >= 0, float32 (float64 for float64 input); zero where no row is left.
@@ -258,10 +259,13 @@ class MultiDomainAdversarialLoss(DiscriminatorModule):
         caller = "MultiDomainAdversarialLoss"
         dtype = working_dtype(features)
         with full_precision(features):
-            x, count = as_rows(caller, "features", features, mask=mask, weight=weight, dtype=dtype, prefix="")
-            check_integers(caller, "domain_index", domain_index, features.shape[:-1], device=features.device)
+            x, count = as_map_rows(caller, "features", features, mask=mask, weight=weight, dtype=dtype, prefix="")
+            maps = features.ndim == 4
+            rows = features.shape[:1] if maps else features.shape[:-1]
+            check_integers(caller, "domain_index", domain_index, rows, device=features.device)
+            places = x.shape[0] // features.shape[0] if maps else 1
             logits = ask(caller, self.discriminator, self.reversal(x), 2, dtype)
-            return _balanced(logits, domain_index.reshape(-1), count)
+            return _balanced(logits, domain_index.reshape(-1).repeat_interleave(places), count)
 
     if TYPE_CHECKING:
         __call__ = forward

@@ -8,7 +8,7 @@ from torch import Tensor
 from mmda._core.checks import check_number
 from mmda._core.masking import full_precision
 from mmda._core.reductions import masked_softmax
-from mmda._math.pair_logits import check_paired_frames, pair_cross_entropy, paired_frames
+from mmda._math.pair_logits import PairedFrames, check_paired_frames, paired_frames
 from mmda.layers.temperature import LearnableTemperature
 from mmda.losses._pair_modules import FramesModule
 
@@ -76,15 +76,20 @@ def attended_contrastive_loss(
     check_paired_frames(caller, frames, queries, frame_mask, temperature)
     check_number(caller, "attention_temperature", attention_temperature, above=0)
     with full_precision(frames):
-        f, q, keep, candidates, counts = paired_frames(
+        pairs = paired_frames(
             caller, frames, queries, frame_mask=frame_mask, negative_mask=negative_mask, mask=mask, weight=weight
         )
-        similarity = torch.matmul(f, q.T).transpose(1, 2)  # (video, query, t)
-        attention = masked_softmax(similarity.detach() / attention_temperature, keep.unsqueeze(1), -1)
-        pooled = torch.bmm(attention, f)  # (video, query, d)
-        squared = pooled.square().sum(-1)
-        cosine = (attention * similarity).sum(-1) * torch.where(squared > 0, squared, torch.ones_like(squared)).rsqrt()
-        return pair_cross_entropy(cosine / temperature, candidates, counts)
+        return _of_pairs(pairs, temperature=temperature, attention_temperature=attention_temperature)
+
+
+def _of_pairs(pairs: PairedFrames, *, temperature: float | Tensor, attention_temperature: float) -> Tensor:
+    """The loss of pairs whose rows are of length one."""
+    similarity = pairs.similarity
+    attention = masked_softmax(similarity.detach() / attention_temperature, pairs.keep.unsqueeze(1), -1)
+    pooled = torch.bmm(attention, pairs.frames)  # (video, query, d)
+    squared = pooled.square().sum(-1)
+    cosine = (attention * similarity).sum(-1) * torch.where(squared > 0, squared, torch.ones_like(squared)).rsqrt()
+    return pairs.cross_entropy(cosine / temperature)
 
 
 class AttendedContrastiveLoss(FramesModule):
@@ -101,6 +106,7 @@ class AttendedContrastiveLoss(FramesModule):
     """
 
     _function = staticmethod(attended_contrastive_loss)
+    _of_pairs = staticmethod(_of_pairs)
 
     def __init__(
         self, *, temperature: float | Tensor | LearnableTemperature = 0.1, attention_temperature: float = 0.1

@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from mmda._core.checks import check_floating, check_same_device, check_same_width, check_tensor, fail, shape_text
 from mmda._core.components import check_discriminator, check_module
+from mmda._core.maps import channels_last, two_map_samples
 from mmda._core.masking import full_precision, working_dtype
-from mmda._core.rows import two_samples, zero_uncounted
+from mmda._core.rows import zero_uncounted
 from mmda._math.adversary import ask, balanced_binary, side_logits
 from mmda._math.logits import entropy_of
 from mmda.layers.multilinear import RandomMultilinearMap, multilinear_map
@@ -115,8 +116,8 @@ def _predictions(caller: str, source: _Side, target: _Side, dtype: torch.dtype) 
     for argument, (logits, rows, mask, weight) in (("source_class_logits", source), ("target_class_logits", target)):
         check_floating(caller, argument, logits)
         if logits.ndim != len(rows) + 1 or logits.shape[:-1] != rows or logits.shape[-1] == 0:
-            expected = ", ".join(str(size) for size in rows)
-            fail(caller, argument, f"have shape ({expected}, classes)", shape_text(logits))
+            axes = [*map(str, rows), "classes"] if len(rows) < 3 else [str(rows[0]), "classes", *map(str, rows[1:])]
+            fail(caller, argument, f"have shape ({', '.join(axes)})", shape_text(logits))
         values = logits.detach().to(dtype).reshape(-1, logits.shape[-1])
         if weight is not None:
             values = zero_uncounted(values, weight, None if mask is None else mask.reshape(-1))
@@ -162,7 +163,8 @@ class ConditionalAdversarialLoss(AdversaryModule):
 
     Shape:
         ``source`` (n, d), ``target`` (m, d), or with a mask (b, t, d); class logits (n, classes) and (m, classes), or
-        (b, t, classes); weights and masks (n,) and (m,), or (b, t).
+        (b, t, classes); weights and masks (n,) and (m,), or (b, t). Feature maps (b, d, h, w) too, with class logits
+        (b, classes, h, w) and with or without masks (b, h, w): each position is a row.
 
     Returns:
         Scalar >= 0, float32 (float64 for float64 input). Zero if either sample is empty after masks and weights.
@@ -217,13 +219,13 @@ class ConditionalAdversarialLoss(AdversaryModule):
         caller = "ConditionalAdversarialLoss"
         dtype = working_dtype(source, target)
         with full_precision(source):
-            x, y, x_weight, y_weight = two_samples(
+            x, y, x_weight, y_weight = two_map_samples(
                 caller, source, target, source_weight, target_weight, source_mask, target_mask
             )
             p, q = _predictions(
                 caller,
-                (source_class_logits, source.shape[:-1], source_mask, x_weight),
-                (target_class_logits, target.shape[:-1], target_mask, y_weight),
+                (channels_last(source_class_logits), channels_last(source).shape[:-1], source_mask, x_weight),
+                (channels_last(target_class_logits), channels_last(target).shape[:-1], target_mask, y_weight),
                 dtype,
             )
             joint = multilinear_map if self.random_map is None else self.random_map

@@ -84,7 +84,7 @@ def coral_loss(
     dtype = working_dtype(source, target)
     with full_precision(source):
         x, y, x_weight, y_weight = two_samples(
-            "coral_loss", source, target, source_weight, target_weight, source_mask, target_mask, fewest=2
+            "coral_loss", source, target, source_weight, target_weight, source_mask, target_mask, fewest=2, dropped=True
         )
         compute = partial(_value, match_mean=match_mean)
         value = widened_where_lost(compute, x, y, x_weight, y_weight, dtype=dtype)

@@ -102,7 +102,15 @@ def energy_distance_loss(
     with full_precision(source):
         unbiased = estimator == "unbiased"
         x, y, x_weight, y_weight = two_samples(
-            caller, source, target, source_weight, target_weight, source_mask, target_mask, unbiased=unbiased
+            caller,
+            source,
+            target,
+            source_weight,
+            target_weight,
+            source_mask,
+            target_mask,
+            unbiased=unbiased,
+            dropped=True,
         )
         kernel = _kernel(exponent)
         value = squared_mmd(x, y, x_weight, y_weight, kernel=kernel, unbiased=unbiased) / 2

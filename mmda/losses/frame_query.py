@@ -13,7 +13,7 @@ from mmda._core.reductions import masked_log_softmax, masked_mean
 from mmda._core.unit_rows import normalized_rows
 from mmda._math.contrastive import check_temperature
 from mmda._math.frames import check_frames_and_queries
-from mmda.layers.temperature import LearnableTemperature
+from mmda.layers.temperature import LearnableTemperature, temperature_value
 from mmda.losses._tempered import TemperedModule
 
 
@@ -86,9 +86,14 @@ def frame_query_loss(
             counts = counts * weight.to(dtype)
         present = counts > 0
         f, q = zero_padding(f, keep & present.unsqueeze(1)), zero_padding(q, present)
-        scores = torch.bmm(normalized_rows(f), normalized_rows(q).unsqueeze(2)).squeeze(2) / temperature
-        row = -masked_mean(masked_log_softmax(scores, keep, 1), inside, 1)
-        return safe_divide((row * counts).sum(), counts.sum())
+        cosine = torch.bmm(normalized_rows(f), normalized_rows(q).unsqueeze(2)).squeeze(2)
+        return _likelihood(cosine / temperature, inside, keep, counts)
+
+
+def _likelihood(scores: Tensor, inside: Tensor, keep: Tensor, counts: Tensor) -> Tensor:
+    """The loss of scores (b, t), with counts (b,) of the rows."""
+    row = -masked_mean(masked_log_softmax(scores, keep, 1), inside, 1)
+    return safe_divide((row * counts).sum(), counts.sum())
 
 
 class FrameQueryLoss(TemperedModule):
@@ -122,3 +127,10 @@ class FrameQueryLoss(TemperedModule):
 
     if TYPE_CHECKING:
         __call__ = forward
+
+    def of_cosines(self, cosine: Tensor, moment_mask: Tensor, frame_mask: Tensor) -> Tensor:
+        """The loss of cosines (b, t) that are known already."""
+        with full_precision(cosine):
+            inside = moment_mask & frame_mask
+            scores = cosine / temperature_value(self.temperature)
+            return _likelihood(scores, inside, frame_mask, inside.any(1).to(cosine.dtype))

@@ -7,13 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mmda._core.checks import (
-    check_count,
-    check_integers,
-    check_number,
-    check_same_device,
-    check_tensor,
-)
+from mmda._core.checks import check_count, check_integers, check_number, check_same_device, check_tensor
 from mmda._core.counts import pooled_centre, total_weight
 from mmda._core.masking import full_precision, working_dtype
 from mmda._core.rows import two_samples

@@ -12,13 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mmda._core.checks import (
-    check_choice,
-    check_count,
-    check_tensor,
-    fail,
-    shape_text,
-)
+from mmda._core.checks import check_choice, check_count, check_tensor, fail, shape_text
 from mmda._core.components import check_callable
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows, check_rows

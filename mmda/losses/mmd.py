@@ -100,7 +100,15 @@ def mmd_loss(
     caller, unbiased = "mmd_loss", estimator == "unbiased"
     with full_precision(source):
         x, y, x_weight, y_weight = two_samples(
-            caller, source, target, source_weight, target_weight, source_mask, target_mask, unbiased=unbiased
+            caller,
+            source,
+            target,
+            source_weight,
+            target_weight,
+            source_mask,
+            target_mask,
+            unbiased=unbiased,
+            dropped=True,
         )
         if estimator == "linear":
             if x_weight is not None or y_weight is not None:

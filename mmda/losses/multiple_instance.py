@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mmda._core.checks import check_number
 from mmda._core.masking import full_precision, safe_divide
-from mmda._math.pair_logits import check_paired_frames, pair_cross_entropy, paired_frames
+from mmda._math.pair_logits import PairedFrames, check_paired_frames, paired_frames
 from mmda.layers.temperature import LearnableTemperature
 from mmda.losses._pair_modules import FramesModule
 
@@ -81,29 +81,35 @@ def multiple_instance_loss(
     check_number(caller, "top", top, above=0, at_most=1)
     check_number(caller, "in_video", in_video, at_least=0)
     with full_precision(frames):
-        f, q, keep, candidates, counts = paired_frames(
+        pairs = paired_frames(
             caller, frames, queries, frame_mask=frame_mask, negative_mask=negative_mask, mask=mask, weight=weight
         )
-        similarity = torch.matmul(f, q.T).transpose(1, 2) / temperature  # (video, query, t)
-        low = torch.full((), torch.finfo(f.dtype).min, dtype=f.dtype, device=f.device)
-        frames_kept = keep.sum(1)
-        # (n,); slightly less than top, because a product that rounds up would add a frame (0.15 * 100 in float32)
-        best_count = (frames_kept.to(f.dtype) * (top * (1 - 1e-6))).ceil()
-        most = math.ceil(top * f.shape[1])
-        ranked = torch.where(keep.unsqueeze(1), similarity, low).topk(most, dim=-1).values
-        rank = torch.arange(most, device=f.device)
-        is_best = (rank < best_count.unsqueeze(1)).unsqueeze(1)
-        best_sum = torch.where(is_best, ranked, torch.zeros_like(low)).sum(-1)
-        best = safe_divide(best_sum, best_count.unsqueeze(1).expand_as(best_sum))
-        loss = pair_cross_entropy(best, candidates, counts)
-        if in_video == 0:
-            return loss
-        everything = torch.where(keep, similarity.diagonal(dim1=0, dim2=1).T, torch.zeros_like(low)).sum(1)
-        rest_count = frames_kept.to(f.dtype) - best_count
-        rest = safe_divide(everything - best_sum.diagonal(), rest_count)
-        margin = nn.functional.softplus(rest - best.diagonal())
-        counted = torch.where(rest_count > 0, counts, torch.zeros_like(counts))
-        return loss + in_video * safe_divide((margin * counted).sum(), counted.sum())
+        return _of_pairs(pairs, temperature=temperature, top=top, in_video=in_video)
+
+
+def _of_pairs(pairs: PairedFrames, *, temperature: float | Tensor, top: float, in_video: float) -> Tensor:
+    """The loss of pairs whose rows are of length one."""
+    similarity, keep, counts = pairs.similarity, pairs.keep, pairs.counts  # (video, query, t), (video, t), (video,)
+    low = torch.full((), torch.finfo(similarity.dtype).min, dtype=similarity.dtype, device=similarity.device)
+    zero = torch.zeros_like(low)
+    frames_kept = keep.sum(1).to(low.dtype)
+    # (n,); slightly less than top, because a product that rounds up would add a frame (0.15 * 100 in float32)
+    best_count = (frames_kept * (top * (1 - 1e-6))).ceil()
+    most = math.ceil(top * keep.shape[1])
+    ranked = torch.where(keep.unsqueeze(1), similarity, low).topk(most, dim=-1).values
+    is_best = (torch.arange(most, device=low.device) < best_count.unsqueeze(1)).unsqueeze(1)
+    best_sum = torch.where(is_best, ranked, zero).sum(-1) / temperature
+    best = safe_divide(best_sum, best_count.unsqueeze(1))
+    loss = pairs.cross_entropy(best)
+    if in_video == 0:
+        return loss
+    own = similarity.diagonal(dim1=0, dim2=1).T / temperature
+    everything = torch.where(keep, own, zero).sum(1)
+    rest_count = frames_kept - best_count
+    rest = safe_divide(everything - best_sum.diagonal(), rest_count)
+    margin = nn.functional.softplus(rest - best.diagonal())
+    counted = torch.where(rest_count > 0, counts, torch.zeros_like(counts))
+    return loss + in_video * safe_divide((margin * counted).sum(), counted.sum())
 
 
 class MultipleInstanceLoss(FramesModule):
@@ -121,6 +127,7 @@ class MultipleInstanceLoss(FramesModule):
     """
 
     _function = staticmethod(multiple_instance_loss)
+    _of_pairs = staticmethod(_of_pairs)
 
     def __init__(
         self,

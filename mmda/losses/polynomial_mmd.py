@@ -78,7 +78,15 @@ def polynomial_mmd_loss(
     with full_precision(source):
         unbiased = estimator == "unbiased"
         x, y, x_weight, y_weight = two_samples(
-            caller, source, target, source_weight, target_weight, source_mask, target_mask, unbiased=unbiased
+            caller,
+            source,
+            target,
+            source_weight,
+            target_weight,
+            source_mask,
+            target_mask,
+            unbiased=unbiased,
+            dropped=True,
         )
         x, y = x.double(), y.double()
         factor = 1.0 / x.shape[1] if scale is None else scale

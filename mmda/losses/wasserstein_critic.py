@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from mmda._core.checks import check_features, check_number, check_same_width, fail, shape_text
+from mmda._core.checks import check_features, check_number, fail, shape_text
 from mmda._core.components import check_module
 from mmda._core.draws import fixed_bits
-from mmda._core.maps import as_map_rows
+from mmda._core.maps import two_map_samples
 from mmda._core.masking import full_precision, working_dtype
 from mmda._math.adversary import ask
 from mmda._math.logits import weighted_mean
@@ -168,9 +168,9 @@ class WassersteinCriticLoss(AdversaryModule):
         caller = "WassersteinCriticLoss"
         dtype = working_dtype(source, target)
         with full_precision(source):
-            x, x_weight = as_map_rows(caller, "source", source, mask=source_mask, weight=source_weight, dtype=dtype)
-            y, y_weight = as_map_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype)
-            check_same_width(caller, "source", x, "target", y)
+            x, y, x_weight, y_weight = two_map_samples(
+                caller, source, target, source_weight, target_weight, source_mask, target_mask
+            )
             n = x.shape[0]
             scores = ask(caller, self.critic, self.reversal(torch.cat([x, y])), None, dtype)
             value = weighted_mean(scores[n:], y_weight) - weighted_mean(scores[:n], x_weight)

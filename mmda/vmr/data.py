@@ -14,15 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mmda.vmr.annotations import (
-    Annotations,
-    VMRQuery,
-    Window,
-    as_name,
-    load_json,
-    read_annotations,
-    video_id,
-)
+from mmda.vmr.annotations import Annotations, VMRQuery, Window, as_name, load_json, read_annotations, video_id
 from mmda.vmr.features import (
     Array,
     FeatureStore,

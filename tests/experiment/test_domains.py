@@ -10,10 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from mmda.models.mmcda.experiment import (
-    REAL_ROWS,
-    Place,
-)
+from mmda.models.mmcda.experiment import REAL_ROWS, Place
 from mmda.models.mmcda.experiment.domains import SPLITS, read_domain, splits_name
 from mmda.models.mmcda.experiment.rows import CEILING, FULL
 from mmda.models.mmcda.experiment.runs import shuffled

@@ -16,14 +16,7 @@ from mmda.models.mmcda.experiment.domains import numbered
 from mmda.models.mmcda.experiment.questions import Checkpoint, queries_of
 from mmda.models.mmcda.experiment.tables import MIOU
 from mmda.vmr import VMRDataError, open_features
-from tests.experiment._folders import (
-    change_moments,
-    folders,
-    refused,
-    run,
-    run_folders,
-    write_domain,
-)
+from tests.experiment._folders import change_moments, folders, refused, run, run_folders, write_domain
 
 
 def test_a_trained_model_answers(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,13 +13,7 @@ import torch
 
 from mmda.cli import main
 from mmda.models.mmcda.experiment.locks import only_run
-from tests.experiment._folders import (
-    folder_options,
-    folders,
-    nan_features,
-    refused,
-    run,
-)
+from tests.experiment._folders import folder_options, folders, nan_features, refused, run
 
 
 def test_what_the_system_refuses_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,18 +8,9 @@ from pathlib import Path
 import pytest
 
 from mmda.models.mmcda import terms, vote_spans
-from mmda.models.mmcda.experiment import (
-    jobs,
-    runs,
-    settings,
-)
+from mmda.models.mmcda.experiment import jobs, runs, settings
 from mmda.models.mmcda.experiment.results import read_record, write_record
-from tests.experiment._folders import (
-    SMOKE,
-    interrupted,
-    refused,
-    run,
-)
+from tests.experiment._folders import SMOKE, interrupted, refused, run
 
 
 def test_resume_trains_nothing_twice(

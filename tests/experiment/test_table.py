@@ -12,25 +12,11 @@ import pytest
 import torch
 
 from mmda.models.mmcda import DEFAULT_WEIGHTS
-from mmda.models.mmcda.experiment import (
-    ABLATION,
-    Table,
-    UnusableError,
-    as_text,
-    make_table,
-    plot_tables,
-    runs,
-)
+from mmda.models.mmcda.experiment import ABLATION, Table, UnusableError, as_text, make_table, plot_tables, runs
 from mmda.models.mmcda.experiment.closed_rows import CCA_SHUFFLED, SEES_LABELS, UNSUPERVISED
 from mmda.models.mmcda.experiment.rows import CEILING, FULL, SOURCE_ONLY
 from mmda.models.mmcda.experiment.tables import HEADLINE, MIOU
-from tests.experiment._folders import (
-    SHOWN,
-    folders,
-    job_files,
-    run,
-    run_folders,
-)
+from tests.experiment._folders import SHOWN, folders, job_files, run, run_folders
 
 
 def test_table_has_every_row_with_intervals(finished: Path) -> None:

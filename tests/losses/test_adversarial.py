@@ -11,6 +11,7 @@ from torch import nn
 
 from mmda.layers import DomainDiscriminator
 from mmda.losses import (
+    ConditionalAdversarialLoss,
     DomainAdversarialLoss,
     MultiDomainAdversarialLoss,
     WassersteinCriticLoss,
@@ -24,9 +25,9 @@ def logits(n: int, seed: int = 0, scale: float = 3.0) -> torch.Tensor:
     return scale * torch.randn(n, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def adversary(strength: float = 1.0, domains: int = 2) -> nn.Module:
+def adversary(strength: float = 1.0, domains: int = 2, features: int = 4) -> nn.Module:
     torch.manual_seed(1)
-    net = DomainDiscriminator(4, hidden=[8], domains=domains)
+    net = DomainDiscriminator(features, hidden=[8], domains=domains)
     return (DomainAdversarialLoss if domains == 2 else MultiDomainAdversarialLoss)(net, strength=strength).double()
 
 
@@ -242,3 +243,32 @@ def test_feature_maps_are_their_positions_as_rows(make: type) -> None:
     torch.testing.assert_close(loss(padded, target, source_mask=mask), loss(rows(source)[mask.flatten()], rows(target)))
     with pytest.raises(ValueError, match=r"`source_mask` must have shape \(2, 4, 5\), got \(2, 20\)"):
         loss(source, target, source_mask=mask.flatten(1))
+
+
+def test_feature_maps_of_several_domains_and_with_predictions() -> None:
+    torch.manual_seed(0)
+    x, y, classes, others = (
+        torch.randn(2, 3, 4, 5),
+        torch.randn(3, 3, 2, 2),
+        torch.randn(2, 4, 4, 5),
+        torch.randn(3, 4, 2, 2),
+    )
+    mask, index = torch.rand(2, 4, 5) > 0.4, torch.tensor([2, 0])
+
+    def rows(maps: torch.Tensor) -> torch.Tensor:
+        return torch.stack([place for image in maps for line in image.unbind(1) for place in line.unbind(1)])
+
+    def poisoned(maps: torch.Tensor) -> torch.Tensor:
+        return torch.where(mask.unsqueeze(1), maps, torch.nan)
+
+    several, kept = adversary(1.0, domains=3, features=3).float(), mask.flatten()
+    torch.testing.assert_close(
+        several(poisoned(x), index, mask=mask), several(rows(x)[kept], index.repeat_interleave(20)[kept])
+    )
+    conditional = ConditionalAdversarialLoss(DomainDiscriminator(3 * 4, hidden=[5]))
+    torch.testing.assert_close(
+        conditional(poisoned(x), y, poisoned(classes), others, source_mask=mask),
+        conditional(rows(x)[kept], rows(y), rows(classes)[kept], rows(others)),
+    )
+    with pytest.raises(ValueError, match=r"`source_class_logits` must have shape \(2, classes, 4, 5\), got \(2, 4\)"):
+        conditional(x, y, classes[:, :, 0, 0], others)

@@ -6,12 +6,7 @@ import pytest
 import torch
 
 from mmda.kernels import Gaussian
-from mmda.losses import (
-    ContrastiveDomainDiscrepancyLoss,
-    contrastive_domain_discrepancy_loss,
-    local_mmd_loss,
-    mmd_loss,
-)
+from mmda.losses import ContrastiveDomainDiscrepancyLoss, contrastive_domain_discrepancy_loss, local_mmd_loss, mmd_loss
 from tests.losses._samples import unequal_sample
 from tests.reference.contrastive_domain import contrastive_domain_discrepancy
 

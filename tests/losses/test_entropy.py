@@ -8,12 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmda.losses.entropy import (
-    EntropyLoss,
-    InformationMaximisationLoss,
-    entropy_loss,
-    information_maximisation_loss,
-)
+from mmda.losses.entropy import EntropyLoss, InformationMaximisationLoss, entropy_loss, information_maximisation_loss
 from tests.reference import predictions
 
 LOGITS = 3 * np.random.default_rng(1).standard_normal((9, 5))

@@ -10,14 +10,7 @@ import torch
 from torch import Tensor
 
 from mmda.kernels import Gaussian, Laplacian
-from mmda.losses import (
-    EnergyDistanceLoss,
-    MMDLoss,
-    MultiDomainLoss,
-    energy_distance_loss,
-    mmd_loss,
-    multi_domain_loss,
-)
+from mmda.losses import EnergyDistanceLoss, MMDLoss, MultiDomainLoss, energy_distance_loss, mmd_loss, multi_domain_loss
 from tests.losses._samples import unequal_sample
 
 INDEX = torch.tensor([0, 2, 2, 0, 1, 0, 2, 1, 0])

@@ -9,13 +9,7 @@ import torch
 from torch import Tensor
 
 from mmda.layers import LearnableTemperature
-from mmda.losses import (
-    NTXentLoss,
-    SigmoidContrastiveLoss,
-    nt_xent_loss,
-    sigmoid_contrastive_loss,
-    triplet_ranking_loss,
-)
+from mmda.losses import NTXentLoss, SigmoidContrastiveLoss, nt_xent_loss, sigmoid_contrastive_loss, triplet_ranking_loss
 from tests.losses._samples import reference_sample, unequal_sample
 from tests.losses.test_info_nce import pairs, random_masks
 from tests.reference.contrastive import cosines, nt_xent, sigmoid, triplet

@@ -12,14 +12,7 @@ from hypothesis import strategies as st
 
 from mmda.metrics import best_iou
 from mmda.vmr.annotations import VMRQuery, read_annotations
-from mmda.vmr.blind import (
-    constant_rows,
-    constant_spans,
-    prior_spans,
-    random_spans,
-    whole_video,
-    zero_shot_spans,
-)
+from mmda.vmr.blind import constant_rows, constant_spans, prior_spans, random_spans, whole_video, zero_shot_spans
 from mmda.vmr.evaluation import evaluate
 from tests.reference.metrics import cells_iou
 

@@ -103,6 +103,8 @@ class TrainingConfig:
             gradient overflows is skipped and the scale is halved.
         accumulate: number of batches per step, whose gradients are averaged; contrastive terms and discrepancies only
             see one batch at a time.
+        compile: compile model and objective together by ``torch.compile``, which needs a C++ compiler on a CPU. The
+            first step takes minutes; try whether later ones gain by it.
 
     Raises:
         ValueError: a value out of range.
@@ -119,6 +121,7 @@ class TrainingConfig:
     gradient_norms: bool = False
     precision: str = "float32"
     accumulate: int = 1
+    compile: bool = False
 
     def __post_init__(self) -> None:
         for name in ("steps", "warmup", "evaluations", "accumulate"):

@@ -87,15 +87,44 @@ class MaskedConvBlock(nn.Module):
         return zero_padding(x + self.dropout(nn.functional.relu(self.taps(taps))), mask)
 
 
-def projection(width: int, hidden: int, dropout: float) -> nn.Module:
-    """Projection of input features of any scale to ``hidden`` features.
+class Projection(nn.Sequential):
+    """Projection of input features of any scale: norm, linear map, norm, ReLU, dropout.
 
     The input is normalised first, because entries of unit-norm features with some hundred dimensions are so small that
-    the bias of a newly initialised linear layer would dominate.
+    the bias of a newly initialised linear layer would dominate. Scale and offset of that norm are folded into the
+    linear map: where the features need no gradient, a backward pass then takes one product less.
+
+    Args:
+        width: number of input features.
+        hidden: number of output features.
+        dropout: dropout (:class:`FeatureDropout`) of the output.
+
+    Shape:
+        ``x`` (b, t, width) -> (b, t, hidden).
+
+    Raises:
+        ValueError: a dropout outside [0, 1).
+
+    Example:
+        >>> Projection(8, 4)(torch.zeros(1, 3, 8)).shape
+        torch.Size([1, 3, 4])
     """
-    return nn.Sequential(
-        nn.LayerNorm(width), nn.Linear(width, hidden), nn.LayerNorm(hidden), nn.ReLU(), FeatureDropout(dropout)
-    )
+
+    def __init__(self, width: int, hidden: int, dropout: float = 0.0) -> None:
+        parts = (nn.LayerNorm(width), nn.Linear(width, hidden), nn.LayerNorm(hidden), nn.ReLU())
+        super().__init__(*parts, FeatureDropout(dropout))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` (b, t, width) -> (b, t, hidden)."""
+        norm, linear, *rest = self
+        assert isinstance(norm, nn.LayerNorm)
+        assert isinstance(linear, nn.Linear)
+        unscaled = nn.functional.layer_norm(x, list(norm.normalized_shape), eps=norm.eps)
+        bias = torch.addmv(linear.bias, linear.weight, norm.bias)
+        x = nn.functional.linear(unscaled, linear.weight * norm.weight, bias)
+        for part in rest:
+            x = part(x)
+        return x
 
 
 def check_width(caller: str, argument: str, x: Tensor, width: int) -> None:
@@ -130,7 +159,7 @@ class VideoEncoder(nn.Module):
         super().__init__()
         check_count("VideoEncoder", "layers", layers, at_least=0)
         self.width = width
-        self.project = projection(width, hidden, dropout)
+        self.project = Projection(width, hidden, dropout)
         self.context = nn.ModuleList(MaskedConvBlock(hidden, dropout=dropout) for _ in range(layers))
 
     def forward(self, frames: Tensor, frame_mask: Tensor) -> Tensor:
@@ -166,7 +195,7 @@ class QueryEncoder(nn.Module):
     def __init__(self, width: int, hidden: int, *, dropout: float = 0.0) -> None:
         super().__init__()
         self.width = width
-        self.project = projection(width, hidden, dropout)
+        self.project = Projection(width, hidden, dropout)
         self.pool = AttentionPool(hidden)
 
     def forward(self, words: Tensor, word_mask: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ class MMCDAOutput(NamedTuple):
         joint_query: (b, joint), unit rows.
         similarity: (b, t), cosine of frame and query over the temperature; undefined on padding.
         logits: (b, t) each: start, end and inside.
+        cosine: (b, t), cosine of frame and query; undefined on padding.
         frame_mask: (b, t), the mask of the batch.
     """
 
@@ -36,6 +37,7 @@ class MMCDAOutput(NamedTuple):
     joint_query: Tensor
     similarity: Tensor
     logits: MomentLogits
+    cosine: Tensor
     frame_mask: Tensor
 
 
@@ -111,13 +113,20 @@ class MMCDA(nn.Module):
         self.votes = votes
         self.temperature = temperature
 
-    def forward(self, batch: VMRBatch) -> MMCDAOutput:
-        """Features, joint features, similarities and logits of a batch; does not use ``batch.windows``."""
+    def forward(self, batch: VMRBatch, *, localize: bool = True) -> MMCDAOutput:
+        """Features, joint features, similarities and logits of a batch; does not use ``batch.windows``.
+
+        ``localize=False`` leaves the localizer out, for a batch whose logits no term reads; they are then NaN.
+        """
         frames, joint_frames = self.embed_frames(batch.frames, batch.frame_mask)
         query, joint_query = self.embed_query(batch.words, batch.word_mask)
-        similarity = torch.bmm(joint_frames, joint_query.unsqueeze(2)).squeeze(2) / self.temperature
-        logits = self.localizer(similarity, batch.frame_mask)
-        return MMCDAOutput(frames, query, joint_frames, joint_query, similarity, logits, batch.frame_mask)
+        cosine = torch.bmm(joint_frames, joint_query.unsqueeze(2)).squeeze(2)
+        similarity = cosine / self.temperature
+        if localize:
+            logits = self.localizer(similarity, batch.frame_mask)
+        else:
+            logits = MomentLogits(*[torch.full_like(similarity, torch.nan)] * 3)
+        return MMCDAOutput(frames, query, joint_frames, joint_query, similarity, logits, cosine, batch.frame_mask)
 
     if TYPE_CHECKING:
         __call__ = forward

@@ -91,6 +91,11 @@ class MMCDAObjective(nn.Module):
         """Whether any term uses the target."""
         return any(term.side != "source" for term in self.terms)
 
+    @property
+    def needs_target_logits(self) -> bool:
+        """Whether any term uses the localizer's logits of the target."""
+        return any(term.side != "source" and term.logits for term in self.terms)
+
     def forward(
         self,
         source: MMCDAOutput,

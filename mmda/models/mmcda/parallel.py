@@ -175,7 +175,8 @@ class Step(nn.Module):
     def forward(self, source_batch: VMRBatch, target_batch: VMRBatch | None, strength: float) -> Tensor:
         """The weighted sum of the terms."""
         source = self.model(source_batch)
-        target = None if target_batch is None else self.model(target_batch)
+        localize = self.objective.needs_target_logits
+        target = None if target_batch is None else self.model(target_batch, localize=localize)
         if self.gathered is None:
             result = self.objective(source, source_batch, target, target_batch, strength=strength)
         else:
@@ -241,10 +242,12 @@ def spread_seeds(ranks: Ranks) -> None:
 
 
 class Wrapped:
-    """A callable step, plain or with gradient averaging over ranks."""
+    """A callable step, plain, compiled, or with gradient averaging over ranks."""
 
-    def __init__(self, step: Step, parallel: Parallel | None, ranks: Ranks) -> None:
+    def __init__(self, step: Step, parallel: Parallel | None, ranks: Ranks, *, compiled: bool = False) -> None:
         self.step, self.module = step, cast(nn.Module, step)
+        if compiled:  # for any length of videos and queries at once
+            self.module = cast(nn.Module, torch.compile(step, dynamic=True))
         self.waiting = parallel == "ddp" and ranks.size > 1  # wrapped at the first call
 
     def __call__(self, source_batch: VMRBatch, target_batch: VMRBatch | None, strength: float) -> Tensor:

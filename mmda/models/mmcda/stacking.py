@@ -138,10 +138,10 @@ def stacked_weights(scores: Tensor, own: Tensor, *, ridge: float = 1.0, iteratio
     return weights / total if total > 0 else torch.full_like(weights, 1 / m)
 
 
-def _quadratic_minimum(second: Tensor, gradient: Tensor, sweeps: int = 200) -> Tensor:
+def _quadratic_minimum(second: Tensor, gradient: Tensor) -> Tensor:
     """The x >= 0 that minimises x'Hx/2 + g'x, by coordinate descent."""
     x = torch.zeros_like(gradient)
-    for _ in range(sweeps):
+    for _ in range(200):
         before = x.clone()
         for i in range(len(x)):
             rest = gradient[i] + second[i] @ x - second[i, i] * x[i]

@@ -89,7 +89,7 @@ def make_step(
             torch.autograd.backward(total if scaler is None else scaler.scale(total))
     if scaler is not None:
         scaler.unscale_(optimizer)
-    norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm, foreach=bool(optimizer.defaults["fused"]))
     made.norm = float(whole(norm))
     if not math.isfinite(made.norm) and not (scaler is not None and _overflow(made.found, scaler)):
         optimizer.zero_grad(set_to_none=True)

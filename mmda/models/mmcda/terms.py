@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from mmda._core.checks import check_choice, check_count, check_number, fail, fail_type
 from mmda._core.components import check_callable
 from mmda._core.reductions import masked_softmax
+from mmda._math.pair_logits import PairedFrames, frame_cosines
 from mmda.kernels import Gaussian
 from mmda.layers import FrameQueryAttention
 from mmda.losses import (
@@ -25,6 +25,7 @@ from mmda.losses import (
     MultipleInstanceLoss,
     moment_targets,
 )
+from mmda.losses._pair_modules import FramesModule
 from mmda.models.mmcda.encoders import spread_frames
 from mmda.models.mmcda.localizer import decode_spans
 from mmda.models.mmcda.model import MMCDAOutput
@@ -94,19 +95,40 @@ class View:
 
     def __init__(self, output: MMCDAOutput, batch: VMRBatch) -> None:
         self.output, self.batch = output, batch
+        # each is made when a term first asks for it; the lock of functools.cached_property would break compiled graphs
+        self._labels: MomentTargets | None = None
+        self._negatives: Tensor | None = None
+        self._pairs: PairedFrames | None = None
 
-    @cached_property
+    @property
     def labels(self) -> MomentTargets:
         """Clip-level targets of the known moments (:func:`mmda.losses.moment_targets`)."""
         batch = self.batch
         if batch.windows is None or batch.window_mask is None:
             raise ValueError("View.labels: `batch` must have windows, got none: a target's moments are hidden")
-        return moment_targets(batch.windows, batch.window_mask, batch.clip_times, batch.frame_mask)
+        if self._labels is None:
+            self._labels = moment_targets(batch.windows, batch.window_mask, batch.clip_times, batch.frame_mask)
+        return self._labels
 
-    @cached_property
+    @property
     def negatives(self) -> Tensor:
         """The mask (b, b) of :func:`negative_pairs`."""
-        return negative_pairs(self.batch)
+        if self._negatives is None:
+            self._negatives = negative_pairs(self.batch)
+        return self._negatives
+
+    @property
+    def pairs(self) -> PairedFrames:
+        """Masks and similarities of the batch's pairs, shared by the losses on pairs."""
+        if self._pairs is None:
+            self._pairs = self._paired()
+        return self._pairs
+
+    def _paired(self) -> PairedFrames:
+        out = self.output
+        counts = out.frame_mask.any(1).to(out.joint_frames.dtype)
+        similarity = frame_cosines(out.joint_frames, out.joint_query)
+        return PairedFrames(out.joint_frames, similarity, out.frame_mask, self.negatives, counts)
 
 
 @dataclass(frozen=True)
@@ -120,6 +142,7 @@ class Term:
         weight: >= 0; 0 turns it off.
         compute: maps one :class:`View`, or for ``"both"`` those of source and target, to a scalar. Parameters of a
             module are trained with the model's.
+        logits: whether it uses the localizer's logits; where no term on the target does, they are not computed there.
 
     Raises:
         ValueError: an unknown side, a negative weight, an empty role.
@@ -134,6 +157,7 @@ class Term:
     side: Side
     weight: float
     compute: Callable[..., Tensor]
+    logits: bool = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.role, str):
@@ -183,8 +207,10 @@ class FrameQueryTerm(nn.Module):
 
     def forward(self, view: View) -> Tensor:
         """The loss of frame-query similarities against the labels."""
-        out = view.output
-        value: Tensor = self.loss(out.joint_frames, out.joint_query, view.labels.inside, frame_mask=out.frame_mask)
+        out, inside = view.output, view.labels.inside
+        if isinstance(self.loss, FrameQueryLoss) and type(self.loss).forward is FrameQueryLoss.forward:
+            return self.loss.of_cosines(out.cosine, inside, out.frame_mask)
+        value: Tensor = self.loss(out.joint_frames, out.joint_query, inside, frame_mask=out.frame_mask)
         return value
 
 
@@ -209,6 +235,8 @@ class PairTerm(nn.Module):
         """The loss of the batch's pairs."""
         out = view.output
         mask = view.labels.inside & out.frame_mask if self.known_moment else out.frame_mask
+        if isinstance(self.loss, FramesModule) and type(self.loss).forward is FramesModule.forward:
+            return self.loss.of_pairs(view.pairs.of_frames(mask) if self.known_moment else view.pairs)
         value: Tensor = self.loss(out.joint_frames, out.joint_query, frame_mask=mask, negative_mask=view.negatives)
         return value
 
@@ -235,7 +263,7 @@ class PooledPairTerm(nn.Module):
     def forward(self, view: View) -> Tensor:
         """The loss of pooled frames and queries."""
         out = view.output
-        pooled, _ = self.attention(out.joint_frames, out.joint_query, frame_mask=out.frame_mask)
+        pooled = self.attention.pool(out.joint_frames, out.cosine, out.frame_mask)
         value: Tensor = self.loss(pooled, out.joint_query, negative_mask=view.negatives)
         return value
 
@@ -261,7 +289,7 @@ class JointDistributionTerm(nn.Module):
     def forward(self, view: View) -> Tensor:
         """The discrepancy in the joint space."""
         out = view.output
-        pooled, _ = self.attention(out.joint_frames, out.joint_query, frame_mask=out.frame_mask)
+        pooled = self.attention.pool(out.joint_frames, out.cosine, out.frame_mask)
         return self.discrepancy(pooled, out.joint_query)
 
 
@@ -405,5 +433,7 @@ def default_terms(
         "pseudo_moment": ("target", PseudoMomentTerm(MomentLocalizationLoss())),
     }
     return [
-        Term(role, side, chosen[role], compute) for role, (side, compute) in terms.items() if chosen.get(role, 0) > 0
+        Term(role, side, chosen[role], compute, logits=isinstance(compute, (MomentTerm, PseudoMomentTerm)))
+        for role, (side, compute) in terms.items()
+        if chosen.get(role, 0) > 0
     ]

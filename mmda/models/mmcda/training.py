@@ -121,7 +121,7 @@ def fit(
     Raises:
         ValueError: the objective needs a target and none is given; a loader that does not give this rank its part of
             each batch; ``float16`` on devices other than CUDA and the CPU; gradient norms by term of sharded
-            parameters.
+            parameters; a compiled step on several processes.
         CheckpointError: ``resume`` is damaged, or of another config, model, objective or loaders; nothing is changed
             then.
         TrainingStopped: raised by ``on_step`` on any rank.
@@ -257,6 +257,8 @@ def _check_fit(
         check_choice("fit", "parallel", parallel, PARALLEL)
     if config.precision == "float16" and device.type not in ("cuda", "cpu"):
         fail("fit", "device", "be CUDA or the CPU for float16 (bfloat16 needs no scaling and runs anywhere)", device)
+    if config.compile and parallel is not None:
+        fail("fit", "config.compile", "be False with `parallel`", True)
     if config.gradient_norms and parallel == "fsdp":
         fail("fit", "config.gradient_norms", "be False if parameters are sharded", True)
 
@@ -277,7 +279,7 @@ def _prepared(
     if parallel == "fsdp" and ranks.size > 1:
         for part in dict.fromkeys((model, objective, mean)):
             shard(part)
-    call = Wrapped(Step(model, objective, joined=ranks.size > 1), parallel, ranks)
+    call = Wrapped(Step(model, objective, joined=ranks.size > 1), parallel, ranks, compiled=config.compile)
     parameters = [p for p in (*model.parameters(), *objective.parameters()) if p.requires_grad]
     # fused: one pass over all parameters instead of a dozen
     fused = parallel != "fsdp" and all(p.device.type in ("cpu", "cuda") for p in parameters)
