@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from mmda._core.checks import (
-    check_at_weights,
     check_choice,
     check_count,
     check_floating,
@@ -30,6 +29,7 @@ from mmda._core.checks import (
     fail,
 )
 from mmda._core.masking import full_precision, safe_divide
+from mmda._core.module_checks import check_at_weights
 from mmda._core.rows import as_rows
 
 #: Rows converted to float64 at a time.

@@ -136,18 +136,6 @@ def check_same_device(caller: str, first: str, a: Tensor, second: str, b: Tensor
         fail(caller, second, f"be on the device of `{first}` ({a.device})", b.device)
 
 
-def check_at_weights(caller: str, argument: str, value: Tensor, weight: Tensor) -> None:
-    """Require a tensor on the device of a module's weights."""
-    if value.device != weight.device:
-        fail(caller, argument, f"be on the device of the module ({weight.device})", value.device)
-
-
-def check_no_float8(caller: str, argument: str, value: Tensor) -> None:
-    """Require a floating-point type that PyTorch computes with."""
-    if value.dtype.itemsize == 1:
-        raise TypeError(f"{caller}: `{argument}` must have at least 16 bits a number, got {value.dtype}")
-
-
 def check_same_shape(caller: str, first: str, a: Tensor, second: str, b: Tensor) -> None:
     """Require two tensors of the same shape."""
     check_tensor(caller, first, a)

@@ -40,7 +40,8 @@ def as_rows(
         axis: name of the last axis of ``x``; None if there is no such axis.
         least: minimum length of that axis.
         zeroed: zero rows of weight 0; if False, the caller does, unless the weights require a gradient.
-        fewest: on a CPU drop masked rows if there are no weights and at least this many rows are left; None: never.
+        fewest: on a CPU drop masked rows if there are no weights and at least this many rows are left; None: never. On
+            an accelerator counting them would synchronise.
 
     Returns:
         Rows (n, d), or (n,) without a feature axis; and row weights (n,), None if all are one. Rows of weight 0 are
@@ -49,17 +50,13 @@ def as_rows(
     check_rows(caller, argument, x, mask, weight, prefix=prefix, axis=axis, least=least)
     rows = x.to(dtype) if axis is not None else x.to(dtype).unsqueeze(-1)
     if not torch.compiler.is_compiling() and rows.is_neg():
-        rows = (
-            rows.resolve_neg()
-        )  # a lazily negated view, whose memory the compiled loops would read with the wrong sign
-    if mask is not None and weight is None and fewest is not None:
-        kept = _kept_rows(rows, mask)
-        if kept is not None and kept.shape[0] >= fewest:
-            return kept, None
+        rows = rows.resolve_neg()  # the compiled loops would read the memory of a negated view with the wrong sign
+    kept = mask if weight is None and x.device.type == "cpu" else None
+    if kept is not None and fewest is not None and values_are_known(rows, kept) and int(kept.sum()) >= fewest:
+        return rows[kept], None
     counts = None if weight is None else weight.to(dtype)
     if mask is not None:
-        zero = torch.zeros((), dtype=dtype, device=x.device)
-        counts = mask.to(dtype) if counts is None else torch.where(mask, counts, zero)
+        counts = mask.to(dtype) if counts is None else torch.where(mask, counts, counts.new_zeros(()))
     if counts is not None:
         if zeroed or carries_slope(counts):
             rows = zero_uncounted(rows, counts, mask)
@@ -67,12 +64,6 @@ def as_rows(
     if axis is None:
         return rows.reshape(-1), counts
     return rows if rows.ndim == 2 else rows.reshape(-1, rows.shape[-1]), counts
-
-
-def _kept_rows(rows: Tensor, mask: Tensor) -> Tensor | None:
-    """The rows (k, d) that a mask keeps; None where their number is not to be known, which on an accelerator would
-    synchronise."""
-    return rows[mask] if rows.device.type == "cpu" and values_are_known(rows, mask) else None
 
 
 def two_samples(

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmda._core.checks import (
-    check_at_weights,
     check_count,
     check_floating,
     check_mask,
@@ -22,6 +21,7 @@ from mmda._core.checks import (
     shape_text,
 )
 from mmda._core.masking import full_precision, safe_divide, working_dtype
+from mmda._core.module_checks import check_at_weights
 from mmda._core.transforms import is_eager
 
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from mmda._core.checks import (
-    check_at_weights,
     check_count,
     check_floating,
     check_number,
@@ -17,6 +16,7 @@ from mmda._core.checks import (
     fail,
     shape_text,
 )
+from mmda._core.module_checks import check_at_weights
 
 
 class DomainDiscriminator(nn.Module):

@@ -8,14 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from mmda._core.checks import (
-    check_at_weights,
     check_count,
     check_features,
-    check_no_float8,
     check_same_device,
     fail,
     shape_text,
 )
+from mmda._core.module_checks import check_at_weights, check_no_float8
 
 
 def multilinear_map(features: Tensor, probabilities: Tensor) -> Tensor:

@@ -8,14 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmda._core.checks import (
-    check_at_weights,
-    check_count,
-    check_features,
-    check_mask,
-    fail,
-)
+from mmda._core.checks import check_count, check_features, check_mask, fail
 from mmda._core.masking import full_precision, safe_divide, working_dtype, zero_padding
+from mmda._core.module_checks import check_at_weights
 from mmda._core.reductions import masked_softmax
 
 

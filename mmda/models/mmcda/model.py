@@ -27,8 +27,8 @@ class MMCDAOutput(NamedTuple):
         joint_query: (b, joint), unit rows.
         similarity: (b, t), cosine of frame and query over the temperature; undefined on padding.
         logits: (b, t) each: start, end and inside.
-        cosine: (b, t), cosine of frame and query; undefined on padding.
         frame_mask: (b, t), the mask of the batch.
+        cosine: (b, t), cosine of frame and query; undefined on padding.
     """
 
     frames: Tensor
@@ -37,8 +37,8 @@ class MMCDAOutput(NamedTuple):
     joint_query: Tensor
     similarity: Tensor
     logits: MomentLogits
-    cosine: Tensor
     frame_mask: Tensor
+    cosine: Tensor
 
 
 class MMCDA(nn.Module):
@@ -126,7 +126,7 @@ class MMCDA(nn.Module):
             logits = self.localizer(similarity, batch.frame_mask)
         else:
             logits = MomentLogits(*[torch.full_like(similarity, torch.nan)] * 3)
-        return MMCDAOutput(frames, query, joint_frames, joint_query, similarity, logits, cosine, batch.frame_mask)
+        return MMCDAOutput(frames, query, joint_frames, joint_query, similarity, logits, batch.frame_mask, cosine)
 
     if TYPE_CHECKING:
         __call__ = forward
