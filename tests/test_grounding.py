@@ -69,7 +69,7 @@ def test_scores_read_no_moment_of_the_target(domains: tuple[Domain, Domain], mon
         grounding_checkpoints.checkpoints(source.opened("train"), source.opened("val"), rest, held.without_moments())
     )
     assert [r["family"] for r in found].count("towers") == 3 * 2
-    assert len(found) == 6 + 2 + 6
+    assert len(found) == 6 * len(grounding_checkpoints.SETTINGS) + 2 + 6
     for record in found:
         assert record["spans"].shape == (len(held), 2)
         assert all(np.isfinite(v) for v in record["scores"].values())

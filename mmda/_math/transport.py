@@ -34,6 +34,16 @@ _LONGER = (1, 2, 4, 8)
 _RANGE, _MOVED = (1e9, math.inf), 1e-9
 
 
+def without_common_parts(x: Tensor, y: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Squared cost minus a part per row and a part per column, >= 0 for rows that count; and these parts."""
+    rest = -2 * (x @ y.T)
+    of_rows = torch.where(b > 0, rest.detach(), torch.inf).amin(1)
+    rest = rest - of_rows.unsqueeze(1)
+    of_columns = torch.where((a > 0).unsqueeze(1), rest.detach(), torch.inf).amin(0)
+    rest = rest - of_columns
+    return rest, of_rows + x.square().sum(1), of_columns + y.square().sum(1)
+
+
 def transport_cost(cost: Tensor, a: Tensor, b: Tensor, *, regularisation: float, iterations: int) -> Tensor:
     """min over plans P of <P, cost> + eps KL(P | a b^T), for weights a (n,) and b (m,) that each sum to one.
 

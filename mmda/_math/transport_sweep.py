@@ -30,7 +30,7 @@ from torch import Tensor
 from mmda._core.checks import fail
 from mmda._core.counts import median_centre
 from mmda._engine.scaffold import Needed, Sweep, edges
-from mmda._math.transport import FLOAT32, transport_cost, transport_potential
+from mmda._math.transport import FLOAT32, transport_cost, transport_potential, without_common_parts
 from mmda.kernels import distances_about, safe_sqrt
 
 #: Largest number of entries of a stored matrix, and rows and columns per tile for larger ones.
@@ -78,16 +78,6 @@ def _costs(x: Tensor, y: Tensor, cost: str, *, same: bool = False) -> Tensor:
     return squared if cost == "squared" else safe_sqrt(squared)
 
 
-def _without_common_parts(x: Tensor, y: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Squared cost minus a part per row and a part per column, >= 0 for rows that count; and these parts."""
-    rest = -2 * (x @ y.T)
-    of_rows = torch.where(b > 0, rest.detach(), torch.inf).amin(1)
-    rest = rest - of_rows.unsqueeze(1)
-    of_columns = torch.where((a > 0).unsqueeze(1), rest.detach(), torch.inf).amin(0)
-    rest = rest - of_columns
-    return rest, of_rows + x.square().sum(1), of_columns + y.square().sum(1)
-
-
 def _dense(inputs: Inputs, settings: Settings) -> Tensor:
     """In plain float64 operations, for second derivatives and transforms, where values cannot be inspected."""
     x, y, a, b, centre = (t.double() for t in inputs)
@@ -98,7 +88,7 @@ def _dense(inputs: Inputs, settings: Settings) -> Tensor:
 
     if settings.cost == "squared":
         near = median_centre(x, y, a, b)
-        rest, of_rows, of_columns = _without_common_parts(x - near, y - near, a, b)
+        rest, of_rows, of_columns = without_common_parts(x - near, y - near, a, b)
         across = transport(rest, a, b) + a @ of_rows + b @ of_columns
     else:
         across = transport(_costs(x, y, settings.cost), a, b)
@@ -373,7 +363,7 @@ def _run(inputs: Inputs, settings: Settings, needed: Needed) -> tuple[Tensor, tu
     if wide:
         near = median_centre(x, y, a, b)
         x, y = x - near, y - near
-        rest, of_rows, of_columns = _without_common_parts(x, y, a, b)
+        rest, of_rows, of_columns = without_common_parts(x, y, a, b)
         value = value + a @ of_rows + b @ of_columns
     gradients: list[Tensor | None] = [None, None]
 

@@ -108,7 +108,7 @@ def mmd_loss(
             source_mask,
             target_mask,
             unbiased=unbiased,
-            dropped=True,
+            dropped=estimator != "linear",
         )
         if estimator == "linear":
             if x_weight is not None or y_weight is not None:

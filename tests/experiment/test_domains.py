@@ -46,11 +46,12 @@ def test_two_folders_give_the_same_table(
     capsys.readouterr()
     ask = [*folders(tmp_path), "--output", str(tmp_path / "out"), "--video", "v3"]
     assert run([*ask, "--predict", "Query  3"]) == 0  # blanks and case do not matter
-    answer = capsys.readouterr().out
+    model, answer = capsys.readouterr().out.split("\n", 1)
+    assert model.startswith("model: ")
     assert answer.startswith("v3 (")
     monkeypatch.chdir(tmp_path.parent)
     assert run([*ask[4:], "--predict", "query 3"]) == 0  # the checkpoint knows its data
-    assert capsys.readouterr().out.splitlines()[1:] == answer.splitlines()[1:]
+    assert capsys.readouterr().out.splitlines()[2:] == answer.splitlines()[1:]
     assert run([*ask, "--predict", "another sentence"]) == 2
     assert "must hold the sentence: others than the target's queries have no features" in capsys.readouterr().err
 

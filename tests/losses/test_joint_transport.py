@@ -35,3 +35,16 @@ def test_labels_decide_where_features_cannot() -> None:
     joint_transport_loss(rows, rows, torch.tensor([0, 0, 0, 1]), logits).backward()
     assert (logits.grad[:, 0] < 0).all()
     torch.testing.assert_close(logits.grad.sum(0), torch.tensor([-0.25, 0.25]))
+
+
+@pytest.mark.parametrize("far", [1e3, 1e5, 1e7])
+def test_the_plan_does_not_depend_on_a_shift_of_one_sample(far: float) -> None:
+    """A shift adds terms of rows and of columns to the cost, at 1e7 larger than float64 holds beside the rest."""
+    rows, others = torch.randint(-3, 4, (2, 12, 4), generator=torch.Generator().manual_seed(0)).float()
+    labels, start = torch.arange(12) % 3, torch.linspace(-2, 2, 36).reshape(12, 3)
+    gradients = []
+    for source in (rows, rows + far):  # integers below 2^24: exact in float32
+        logits = start.clone().requires_grad_()
+        joint_transport_loss(source, others, labels, logits).backward()
+        gradients.append(logits.grad)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-6)

@@ -134,6 +134,7 @@ class TestHighlights:
         for changed in (
             {"relevant_clip_ids": [3]},
             {"saliency_scores": 5},
+            {"duration": 1e10},
             {"relevant_clip_ids": [-1]},
             {"duration": "x"},
         ):

@@ -31,6 +31,8 @@ LENGTHS: Mapping[str, tuple[float, float]] = {
 }
 #: Minimum score (0 to 4) of a clip that counts as a highlight.
 HIGHLIGHTS: Mapping[str, int] = {"Fair": 2, "Good": 3, "VeryGood": 4}
+#: A wrong duration must not take all memory.
+_MOST_CLIPS = 1_000_000
 
 
 def average_precision(
@@ -182,7 +184,7 @@ def read_saliency(path: str | Path, *, clip_seconds: float = 2.0) -> dict[str, F
         Arrays (clips, annotators) by query id, with scores 0 to 4; 0 for clips without annotation.
 
     Raises:
-        VMRDataError: if a line has no scores, or they do not match the video.
+        VMRDataError: if a line has no scores, they do not match the video, or it is of more than a million clips.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -202,9 +204,10 @@ def read_saliency(path: str | Path, *, clip_seconds: float = 2.0) -> dict[str, F
             try:
                 clips = np.asarray(row["relevant_clip_ids"], dtype=np.int64)
                 scores = np.asarray(row["saliency_scores"], dtype=np.float64)
-                table = np.zeros((int(row["duration"] / clip_seconds), scores.shape[1]))
-                if (clips < 0).any() or len(clips) != len(scores):
+                count = int(row["duration"] / clip_seconds)
+                if (clips < 0).any() or len(clips) != len(scores) or count > _MOST_CLIPS:
                     raise ValueError
+                table = np.zeros((count, scores.shape[1]))
                 table[clips] = scores
             except (KeyError, TypeError, ValueError, IndexError, OverflowError):
                 rule = "have `relevant_clip_ids` within its `duration` and as many rows of `saliency_scores`"
