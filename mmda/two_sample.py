@@ -475,9 +475,6 @@ def optimised_power_test(
         return _permute(z, x_test.shape[0], kernel, bandwidth, estimator, permutations, generator, method)
 
 
-# Shared parts
-
-
 class InceptionDistance(NamedTuple):
     """Outcome of :func:`kernel_inception_distance`.
 
@@ -564,6 +561,9 @@ def kernel_inception_distance(
     ]
     values = torch.stack(draws)
     return InceptionDistance(values.mean().item(), values.std(correction=0).item(), values)
+
+
+# Shared parts
 
 
 def _check_bandwidth(caller: str, kernel: Kernel) -> None:
