@@ -90,6 +90,13 @@ class TestMomentScores:
         assert scores["middle"]["mAP"] == pytest.approx(0.7)
         assert scores["full"]["mAP@0.5"] == pytest.approx((1 + 1 + 0.5) / 3)
 
+    def test_bounds_of_the_lengths(self) -> None:
+        ends = (10.0, 10.5, 30.0, 30.5, 150.0, 150.5)
+        queries = [query(str(end), (0, end)) for end in ends]
+        scores = moment_scores({str(end): Prediction(str(end), ((0.0, 9.0, 1.0),)) for end in ends}, queries)
+        counts = {name: row["queries"] for name, row in scores.items()}
+        assert counts == {"short": 1, "middle": 2, "long": 2, "full": 6}
+
     def test_the_first_ten_of_the_file_count(self) -> None:
         spans = (*((100.0, 101.0 + k, 0.1) for k in range(10)), (0.0, 10.0, 0.9))
         found = {"a": Prediction("a", spans)}
