@@ -17,6 +17,9 @@ import math
 import torch
 from torch import Tensor
 
+from mmda._core.counts import median_centre
+from mmda.kernels import distances_about
+
 #: Up to this ratio of cost to regularisation a float32 plan is accurate to 1e-4; above it, float32 inputs are computed
 #: in float64.
 FLOAT32 = 500.0
@@ -42,6 +45,18 @@ def without_common_parts(x: Tensor, y: Tensor, a: Tensor, b: Tensor) -> tuple[Te
     of_columns = torch.where((a > 0).unsqueeze(1), rest.detach(), torch.inf).amin(0)
     rest = rest - of_columns
     return rest, of_rows + x.square().sum(1), of_columns + y.square().sum(1)
+
+
+def reduced_cost(x: Tensor, y: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`without_common_parts` about the median, and the parts, which have no gradient.
+
+    The first has that of the squared distances: P (x - y) keeps its digits where the marginals of P do not cancel
+    coordinates as large as those of x and y.
+    """
+    near = median_centre(x, y, a, b)
+    rest, of_rows, of_columns = without_common_parts(*(t.detach() for t in (x - near, y - near, a, b)))
+    distance = distances_about(None, x, y)
+    return rest + (distance - distance.detach()), of_rows, of_columns
 
 
 def transport_cost(cost: Tensor, a: Tensor, b: Tensor, *, regularisation: float, iterations: int) -> Tensor:

@@ -30,7 +30,7 @@ from torch import Tensor
 from mmda._core.checks import fail
 from mmda._core.counts import median_centre
 from mmda._engine.scaffold import Needed, Sweep, edges
-from mmda._math.transport import FLOAT32, transport_cost, transport_potential, without_common_parts
+from mmda._math.transport import FLOAT32, reduced_cost, transport_cost, transport_potential, without_common_parts
 from mmda.kernels import distances_about, safe_sqrt
 
 #: Largest number of entries of a stored matrix, and rows and columns per tile for larger ones.
@@ -87,8 +87,7 @@ def _dense(inputs: Inputs, settings: Settings) -> Tensor:
         return transport_cost(cost, p, q, regularisation=settings.regularisation, iterations=settings.iterations)
 
     if settings.cost == "squared":
-        near = median_centre(x, y, a, b)
-        rest, of_rows, of_columns = without_common_parts(x - near, y - near, a, b)
+        rest, of_rows, of_columns = reduced_cost(x, y, a, b)
         across = transport(rest, a, b) + a @ of_rows + b @ of_columns
     else:
         across = transport(_costs(x, y, settings.cost), a, b)

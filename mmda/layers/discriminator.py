@@ -8,14 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from mmda._core.checks import (
-    check_count,
-    check_floating,
-    check_number,
-    check_sequence,
-    fail,
-    shape_text,
-)
+from mmda._core.checks import check_count, check_floating, check_number, check_sequence, fail, shape_text
 from mmda._core.module_checks import check_at_weights
 
 

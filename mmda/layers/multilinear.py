@@ -7,13 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from mmda._core.checks import (
-    check_count,
-    check_features,
-    check_same_device,
-    fail,
-    shape_text,
-)
+from mmda._core.checks import check_count, check_features, check_same_device, fail, shape_text
 from mmda._core.module_checks import check_at_weights, check_no_float8
 
 

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from mmda._core.checks import check_count, check_integers, check_number, check_same_device, check_tensor
-from mmda._core.counts import median_centre, pooled_centre, total_weight
+from mmda._core.counts import pooled_centre, total_weight
 from mmda._core.masking import full_precision, working_dtype
 from mmda._core.rows import two_samples
 from mmda._core.transforms import values_are_known
 from mmda._core.weighted import row_shares
 from mmda._math.logits import as_logit_rows
-from mmda._math.transport import FLOAT32, transport_cost, without_common_parts
+from mmda._math.transport import FLOAT32, reduced_cost, transport_cost
 from mmda.kernels import distances_about
 from mmda.losses._modules import LossModule
 from mmda.losses._sample_modules import of_sides
@@ -117,13 +117,10 @@ def joint_transport_loss(
         if not (values_are_known(cost, a, b) and float(cost.detach().amax()) <= FLOAT32 * regularisation):
             # Costs much larger than the regularisation need float64 from the rows on, without what all of a row share.
             x, y, a, b = x.double(), y.double(), a.double(), b.double()
-            near = median_centre(x, y, a, b)
-            distance, of_rows, of_columns = without_common_parts(x - near, y - near, a, b)
+            distance, of_rows, of_columns = reduced_cost(x, y, a, b)
             missed = -logits.double().log_softmax(1).transpose(0, 1).index_select(0, label)
-            cost, common = (
-                feature_weight * distance + label_weight * missed,
-                feature_weight * (a @ of_rows + b @ of_columns),
-            )
+            cost = feature_weight * distance + label_weight * missed
+            common = feature_weight * (a @ of_rows + b @ of_columns)
         least = transport_cost(cost, a, b, regularisation=float(regularisation), iterations=iterations)
         value = (least + common).to(dtype)
         if x_weight is None and y_weight is None:

@@ -48,3 +48,17 @@ def test_the_plan_does_not_depend_on_a_shift_of_one_sample(far: float) -> None:
         joint_transport_loss(source, others, labels, logits).backward()
         gradients.append(logits.grad)
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("far", [1e4, 1e6, 1e7])
+def test_far_groups_of_both_samples(far: float) -> None:
+    """Half of each sample moves by as much: no mass crosses, and no gradient changes once it is far enough."""
+    rows, others = torch.randint(-3, 4, (2, 12, 4), generator=torch.Generator().manual_seed(0)).float()
+    labels, logits = torch.arange(12) % 3, torch.linspace(-2, 2, 36).reshape(12, 3)
+    gradients = []
+    for shift in (1e3, far):  # integers below 2^24: exact in float32
+        moved = torch.tensor([shift] * 6 + [0.0] * 6).unsqueeze(1)
+        source = (rows + moved).requires_grad_()
+        joint_transport_loss(source, others + moved, labels, logits).backward()
+        gradients.append(source.grad)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-5)
