@@ -131,9 +131,9 @@ def info_nce_at_once(problem: Problem) -> Made:
     both, sides = how.kind == "symmetric", Sides(pairs, how.unit, wanted)
     s = torch.mm(sides.u, sides.v.T).mul_(scale)
     count = pairs.a_count
-    if count is not None and count is pairs.b_count and pairs.own and pairs.negative_mask is None:
-        if _at_least_one(count):
-            return sides.made(*_counted(s, count, both, any(wanted)), wanted, scale)
+    alone = count is pairs.b_count and pairs.own and pairs.negative_mask is None
+    if count is not None and alone and _at_least_one(count):
+        return sides.made(*_counted(s, count, both, any(wanted)), wanted, scale)
     q = positive_share(pairs, s.dtype)
     out = None if pairs.negative_mask is None else ~pairs.negative_mask
     if out is not None and q is not None:

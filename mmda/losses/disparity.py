@@ -87,7 +87,7 @@ def margin_disparity_loss(
     def chosen(
         side: str, logits: Tensor, adversary: Tensor, mask: Tensor | None, weight: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """The adversary's logits, the classifier's predictions, where those are NaN (None: nowhere), the row weights."""
+        """The adversary's logits, the classifier's predictions, where they are NaN (None: nowhere), and row weights."""
 
         def rows(argument: str, x: Tensor) -> tuple[Tensor, Tensor | None]:
             return as_logit_rows(caller, argument, x, dtype=dtype, mask=mask, weight=weight, prefix=side + "_")
