@@ -19,17 +19,15 @@ from mmda._core.transforms import values_are_known
 from mmda._engine.scaffold import edges, usable
 from mmda.kernels import Kernel, distances_about
 
-#: Rows per tile.
-BLOCK = 512
-#: Up to this many rows the matrices are made at once.
-FEW = 1024
+#: Rows per tile; tiles of 512 rows take as long and three times the memory.
+BLOCK = 256
 
-Tile = Callable[[slice, slice, Sequence[Tensor]], Tensor]
+Tile = Callable[[slice, slice, Sequence[tuple[Tensor, Tensor]]], Tensor]
 
 
-def can_tile(count: int, rows: Sequence[Tensor], constants: Sequence[Tensor | None]) -> bool:
-    """Whether :func:`tile_sum` pays and may be used: many rows, ordinary reverse mode, no gradient for constants."""
-    if count <= FEW or not values_are_known(*rows, *constants):
+def can_tile(rows: Sequence[Tensor], constants: Sequence[Tensor | None]) -> bool:
+    """Whether :func:`tile_sum` may be used: ordinary reverse mode, no gradient for constants."""
+    if not values_are_known(*rows, *constants):
         return False
     return not (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in constants))
 

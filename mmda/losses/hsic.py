@@ -23,6 +23,8 @@ from mmda.losses._pair_modules import PairedModule
 
 #: Root mean square of a centred float32 matrix of similarities below which rounding is too large a part of it.
 SPREAD = 1e-3
+#: Up to this many rows matrices of all pairs are faster than tiles, where each kernel is evaluated twice.
+FEW = 1536
 
 Estimator = Literal["biased", "unbiased"]
 _ESTIMATORS = ("biased", "unbiased")
@@ -74,7 +76,9 @@ def hsic_loss(
         TypeError: a mask that is not bool, features that are not floating point.
 
     Notes:
-        O(n^2 (d + e)) time, O(n^2) memory. The first paper divides by (n - 1)^2 instead of n^2.
+        O(n^2 (d + e)) time; O(n (d + e)) memory above some 1,500 rows, which are compared tile by tile, O(n^2) below.
+        Second derivatives, function transforms, compiled graphs, and bandwidths and weights that require a gradient
+        always use O(n^2). The first paper divides by (n - 1)^2 instead of n^2.
 
     Example:
         >>> import torch
@@ -116,7 +120,7 @@ def hsic_loss(
             if look and not bounded:
                 return None
             settled = [_settled(x, w, kernel), _settled(z, w, other)]
-            if can_tile(x.shape[0], [x, z], [w, *(one[2] for one in settled)]):
+            if x.shape[0] > FEW and can_tile([x, z], [w, *(one[2] for one in settled)]):
                 value, spread = _by_tiles(x, z, w, settled, estimator)
                 lost = look and estimator == "biased" and w is None and min(spread) <= SPREAD
                 size = sum(spread) if estimator == "biased" and w is None else 1.0

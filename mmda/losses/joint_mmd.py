@@ -31,6 +31,9 @@ from mmda.kernels import Gaussian, Kernel, settle_bandwidth
 from mmda.losses._modules import LossModule
 from mmda.losses._sample_modules import of_sides
 
+#: Up to this many pooled rows a matrix of all pairs is as fast as tiles.
+FEW = 1000
+
 Estimator = Literal["biased", "unbiased", "linear"]
 _ESTIMATORS = ("biased", "unbiased", "linear")
 
@@ -89,9 +92,10 @@ def joint_mmd_loss(
             point.
 
     Notes:
-        O((n + m)^2 (d_1 + ... + d_L)) time, O((n + m)^2) memory: a product of kernels does not fit the tiled
-        computation of :func:`mmda.losses.mmd_loss`. Differs from the paper: each layer's bandwidths are averaged, not
-        summed, and set from the pooled sample; the paper trains with the linear estimator.
+        O((n + m)^2 (d_1 + ... + d_L)) time; O((n + m) (d_1 + ... + d_L)) memory above some 1,000 pooled rows, which are
+        compared tile by tile, O((n + m)^2) below. Second derivatives, function transforms, compiled graphs, and
+        bandwidths and weights that require a gradient always use O((n + m)^2). Differs from the paper: each layer's
+        bandwidths are averaged, not summed, and set from the pooled sample; the paper trains with the linear estimator.
 
     Example:
         >>> import torch
@@ -180,7 +184,7 @@ def joint_mmd_loss(
             return tile_sum(pooled, tile, whole, first=n) - (at_zero * sum(own) if unbiased else 0.0)
 
         def by_means(dtype: torch.dtype) -> Tensor:
-            if can_tile(n + m, [*xs, *ys], [*bandwidths, a, b]):
+            if n + m > FEW and can_tile([*xs, *ys], [*bandwidths, a, b]):
                 return by_tiles(dtype)
             p, q, similar = a.to(dtype), b.to(dtype), gram(dtype)
             across = safe_divide(_bilinear(similar[:n, n:], p, q), p.sum() * q.sum())
