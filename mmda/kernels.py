@@ -453,7 +453,8 @@ def formula_of(kernel: Kernel) -> Formula | None:
 
 def is_built_in(kernel: Kernel) -> bool:
     """Whether :func:`formula_of` knows the kernel."""
-    return getattr(type(kernel), "evaluate", None) in (_Radial.evaluate, Energy.evaluate)
+    replaced = "evaluate" in getattr(kernel, "__dict__", ())  # set on this object
+    return not replaced and getattr(type(kernel), "evaluate", None) in (_Radial.evaluate, Energy.evaluate)
 
 
 def settle_bandwidth(kernel: Kernel, x: Tensor, y: Tensor, x_weight: Tensor | None, y_weight: Tensor | None) -> Tensor:

@@ -102,7 +102,7 @@ def samples(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("formula", [*RECORDED, *CALLED], ids=lambda f: f.__name__)
 def test_value_and_gradient(formula: Any, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of the dense formula; a recorded kernel is called a few times, any other once a tile."""
-    monkeypatch.setattr(own_kernels, "LARGE", 1)
+    monkeypatch.setattr(own_kernels, "LARGE", 900)
     x, y = samples(dtype)
     kernel: Kernel = Own(formula)
     found = mmd_loss(x, y, kernel=kernel, block_size=40)
@@ -131,6 +131,22 @@ def test_a_program_computes_the_same_bits() -> None:
             own_value, own_slope = own_kernels.OwnKernelOnTiles(kernel, bandwidth)._on(t[:rows], True)
             assert torch.equal(value, own_value)
             assert torch.equal(slope, own_slope)
+
+
+def test_a_formula_set_on_an_object_counts() -> None:
+    x, y = samples(torch.float64)
+    kernel = Gaussian(3.0)
+    kernel.evaluate = matern  # type: ignore[method-assign]
+    assert mmd_loss(x, y, kernel=kernel) == mmd_loss(x, y, kernel=Own(matern))
+
+
+def test_a_compiled_part_is_recorded_as_its_code() -> None:
+    compiled = torch.compile(five, backend="eager")
+    t, bandwidth = -torch.rand(8, 9), torch.tensor(3.0)
+    compiled(t, bandwidth)
+    program = own_kernels.record_kernel(Own(compiled), bandwidth, t, True)
+    assert program is not None
+    assert torch.equal(program(t)[0], five(-t, bandwidth))
 
 
 def test_an_error_of_the_kernel_reaches_the_user() -> None:

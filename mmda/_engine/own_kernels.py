@@ -9,7 +9,9 @@ but elementwise operations, reads a value (a branch on the distances, say), or i
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,7 +22,7 @@ from mmda._core.transforms import values_are_known
 from mmda._engine.kernel_tiles import FormulaOnTiles, Found, KernelOnTiles, formula_on_tiles
 from mmda.kernels import Distances, Formula, Kernel
 
-#: Tiles with fewer elements do not repay the recording, about a millisecond.
+#: Tiles with fewer elements do not repay the recording, about a millisecond; a kernel is called on no more at once.
 LARGE = 1 << 17
 
 #: Operations that change nothing with this number as their second argument.
@@ -68,6 +70,9 @@ class OwnKernelOnTiles(KernelOnTiles):
 
     def _on(self, t: Tensor, need_slope: bool) -> list[Tensor]:
         """Values (and slopes) at the squared distances ``-t``, in new tensors."""
+        if t.numel() > LARGE and t.shape[0] > 1:  # what autograd keeps for the backward pass is halved
+            halves = [self._on(half, need_slope) for half in t.chunk(2)]
+            return [torch.cat(both) for both in zip(*halves)]
         squared = -t
         with torch.set_grad_enabled(need_slope):
             value = self.kernel.evaluate(squared.requires_grad_(need_slope), self.bandwidth)
@@ -283,12 +288,17 @@ class Program:
         return squared, calls, [at[slot] for slot in self.results]
 
 
+def _uncompiled() -> AbstractContextManager[Any]:
+    """A compiled function that the kernel calls is recorded as its Python code, not compiled again for tiles."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+
+
 def record_kernel(kernel: Kernel, bandwidth: Tensor, t: Tensor, need_slope: bool) -> Program | None:
     """Values (and slopes) of a kernel at squared distances ``-t`` as a program; None if it cannot be recorded."""
     record = Record(t[:2, :3].neg())
     first = record.first.requires_grad_(need_slope)
     try:
-        with torch.set_grad_enabled(need_slope):
+        with _uncompiled(), torch.set_grad_enabled(need_slope):
             value = kernel.evaluate(first, bandwidth)
             found = [value]
             if need_slope:
