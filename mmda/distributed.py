@@ -368,8 +368,10 @@ class DistributedLoss(nn.Module):
 
     def forward(self, *inputs: Any, **keywords: Any) -> Tensor:
         """The loss of the gathered ``inputs`` and ``keywords``."""
-        if _world(self.group) == 1:
-            return self.loss(*inputs, **keywords)
+        return self.loss(*inputs, **keywords) if _world(self.group) == 1 else self._over_ranks(inputs, keywords)
+
+    def _over_ranks(self, inputs: Sequence[Any], keywords: dict[str, Any]) -> Tensor:
+        """The loss by communication, whatever the number of ranks."""
         if self._named is None or self._named[0] is not self.loss:
             self._named = (self.loss, _name(self.loss), _positions(self.loss))
         _, loss, positions = self._named
