@@ -93,7 +93,7 @@ def test_videos_without_captions_are_an_error_or_left_out(tmp_path: Path, capsys
     with np.load(tmp_path / "out" / "one_query.npz") as content:
         assert content["qids"].tolist() == ["0", "1", "2"]
     notes.write_text(json.dumps(more))
-    with pytest.raises(SystemExit, match="`silent` must have captions, got none for 1 videos of 1$"):
+    with pytest.raises(SystemExit, match=r"`silent` must have captions, got none for 1 videos of 1$"):
         main([*arguments, "--drop"])
 
 
