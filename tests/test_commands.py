@@ -80,6 +80,13 @@ def test_checks_and_shifts(tmp_path: Path) -> None:
     assert mmda("check", "--annotations", "notes.jsonl", cwd=tmp_path).endswith(
         "no fault found; not looked at without --video and --query or --glove\n"
     )
+    folder = tmp_path / "own"
+    (folder / "video").mkdir(parents=True)
+    (folder / "notes.jsonl").write_text(json.dumps(row))
+    np.save(folder / "video" / "v.npy", np.ones((5, 3)))
+    assert mmda("check", "own", cwd=tmp_path).endswith("no fault found; not looked at without --query or --glove\n")
+    np.savez(folder / "query.npz", text_0=np.ones((2, 4)))
+    assert mmda("check", "own", "--clip-seconds", "2", cwd=tmp_path).endswith("ready for training\n")
     for name in ("a", "b"):
         np.save(tmp_path / f"{name}.npy", np.random.default_rng(0).standard_normal((30, 3)))
     assert "MMD^2" in mmda("shift", "a.npy", "b.npy", "--permutations", "10", cwd=tmp_path)
@@ -100,6 +107,10 @@ def test_what_is_no_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     assert main(["tabel"]) == 2
     assert "the command must be one of table, train, predict, evaluate, check, shift, got 'tabel'" in (
+        capsys.readouterr().err
+    )
+    assert main(["check", "own"]) == 2
+    assert "own: must be a folder or a file of annotations, got nothing there, nor at own.jsonl" in (
         capsys.readouterr().err
     )
     assert main(["--version"]) == 0

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -20,15 +19,16 @@ def working_dtype(*tensors: Tensor) -> torch.dtype:
     return torch.float64 if torch.float64 in [getattr(t, "dtype", None) for t in tensors] else torch.float32
 
 
-@contextmanager
-def full_precision(tensor: Tensor) -> Iterator[None]:
+def full_precision(tensor: Tensor) -> AbstractContextManager[object]:
     """Disable autocast for this tensor's device. Inputs that are not tensors are left to the caller's checks."""
     device = tensor.device.type if isinstance(tensor, Tensor) else "meta"
     if device != "meta" and torch.is_autocast_enabled(device):
-        with torch.autocast(device_type=device, enabled=False):
-            yield
-    else:
-        yield
+        return torch.autocast(device_type=device, enabled=False)
+    return _NOTHING
+
+
+#: Without state, so that one serves all.
+_NOTHING = nullcontext()
 
 
 def zero_padding(x: Tensor, mask: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ normalisation.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -143,9 +143,13 @@ def _present(pairs: Pairs) -> tuple[Pairs, tuple[Tensor | None, Tensor | None], 
     if a.device.type != "cpu":
         return without_padding(pairs), (None, None), paired
     same = a_count is b_count
-    here = [None if count is None else count > 0 for count in (a_count, b_count)[: 1 if same else 2]]
-    if all(some is None or bool(some.all()) for some in here):
+    each = (a_count, b_count)[: 1 if same else 2]
+    least, most = _bounds(each)
+    if least == most == 1:
+        return pairs._replace(a_count=None, b_count=None), (None, None), paired
+    if least > 0:
         return _without_ones(pairs), (None, None), paired
+    here = [None if count is None else count > 0 for count in each]
     if any(mask is not None for mask in pairs[6:]):
         return _without_ones(without_padding(pairs)), (None, None), paired
     if same:
@@ -165,6 +169,13 @@ def _present(pairs: Pairs) -> tuple[Pairs, tuple[Tensor | None, Tensor | None], 
         place = whole
     pairs = pairs._replace(a=a[places[0]], b=b[places[1]], a_count=a_count, b_count=b_count)
     return _without_ones(pairs), (places[0], places[1]), place.shape[0]
+
+
+def _bounds(counts: Sequence[Tensor | None]) -> tuple[float, float]:
+    """The least and the largest weight; NaN if there is one."""
+    given = [count for count in counts if count is not None]
+    least, most = (given[0] if len(given) == 1 else torch.cat(given)).aminmax()
+    return float(least), float(most)
 
 
 def _without_ones(pairs: Pairs) -> Pairs:

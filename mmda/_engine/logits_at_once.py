@@ -96,9 +96,11 @@ class Softmax(NamedTuple):
         n, k = self.logits.shape[1 - self.dim], each.shape[0]
         if weight is None and self.rows is None and k == n:
             return self.factor / n
-        kept = torch.ones_like(each) if weight is None else (weight > 0).to(each.dtype)
-        if self.rows is not None:
-            kept = kept * self.rows[:k]
+        if weight is not None:
+            kept = (weight > 0).to(each.dtype)
+            kept = kept if self.rows is None else kept.mul_(self.rows[:k])
+        else:
+            kept = torch.ones_like(each) if self.rows is None else self.rows[:k]
         kept = kept * (self.factor / kept.sum().clamp_min_(torch.finfo(each.dtype).tiny))
         return kept if k == n else F.pad(kept, (0, n - k))
 
@@ -120,7 +122,7 @@ def logarithm(count: Tensor) -> Tensor:
 
 def _at_least_one(count: Tensor) -> bool:
     """Whether all weights are at least 1; False on accelerators, where the check would synchronise."""
-    return count.device.type == "cpu" and bool((count >= 1).all())
+    return count.device.type == "cpu" and float(count.min()) >= 1
 
 
 def info_nce_at_once(problem: Problem) -> Made:
@@ -128,6 +130,10 @@ def info_nce_at_once(problem: Problem) -> Made:
     pairs, how, scale, paired, wanted = problem
     both, sides = how.kind == "symmetric", Sides(pairs, how.unit, wanted)
     s = torch.mm(sides.u, sides.v.T).mul_(scale)
+    count = pairs.a_count
+    alone = count is pairs.b_count and pairs.own and pairs.negative_mask is None
+    if count is not None and alone and _at_least_one(count):
+        return sides.made(*_counted(s, count, both, any(wanted)), wanted, scale)
     q = positive_share(pairs, s.dtype)
     out = None if pairs.negative_mask is None else ~pairs.negative_mask
     if out is not None and q is not None:
@@ -161,6 +167,28 @@ def info_nce_at_once(problem: Problem) -> Made:
         if slopes is not None:
             g = slopes if g is None else g.add_(slopes)
     return sides.made(value, g, wanted, scale)
+
+
+def _counted(s: Tensor, count: Tensor, both: bool, gradient: bool) -> tuple[Tensor, Tensor | None]:
+    """InfoNCE and its gradient for the logits where each pair counts at least once and there are no pair masks.
+
+    The partner and its copies are the candidates of weight w, so that the logarithms of the weights are all there is to
+    add.
+    """
+    level, share = count.log(), count * ((0.5 if both else 1.0) / count.sum())
+    p = torch.log_softmax(s + level, 1)
+    own = p.diagonal() - level
+    if both:
+        q = torch.log_softmax(s + level.unsqueeze(1), 0)
+        own += q.diagonal() - level
+    value = -(own @ share)
+    if not gradient:
+        return value, None
+    g = p.exp_().mul_(share.unsqueeze(1))
+    if both:
+        g.addcmul_(q.exp_(), share)
+    g.diagonal().sub_(share, alpha=2 if both else 1)
+    return value, g
 
 
 class Sides:

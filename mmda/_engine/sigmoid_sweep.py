@@ -23,10 +23,12 @@ def _at_once(problem: Problem) -> Made:
     pairs, how, scale, paired, wanted = problem
     sides, q = Sides(pairs, how.unit, wanted), pairs.positive_mask
     bias = None if pairs.bias is None else pairs.bias.to(pairs.a)
-    s = torch.mm(sides.u, sides.v.T).mul_(scale)
-    if bias is not None:
-        s.add_(bias)
-    sign, slopes, value = None, None, s.new_zeros((), dtype=torch.float64)
+    s = torch.mm(sides.u, sides.v.T)
+    if bias is None:
+        s.mul_(scale)
+    else:
+        s = torch.add(bias, s, alpha=scale) if isinstance(scale, float) else s.mul_(scale).add_(bias)
+    sign, slopes, value = None, None, None
     own = s.diagonal()[:paired] if q is None else s[:0, 0]
     if q is not None:
         sign = q.to(s.dtype).mul_(-2).add_(1)
@@ -40,18 +42,21 @@ def _at_once(problem: Problem) -> Made:
         out, kept = (~pairs.negative_mask if q is None else (q | pairs.negative_mask).logical_not_()), own.clone()
         s.masked_fill_(out, floor(s))
         own.copy_(kept)
-    weighted = pairs.a_count is not None or pairs.b_count is not None
-    a_count, b_count = counts(pairs.a, pairs.a_count), counts(pairs.b, pairs.b_count)
-    value = value + _losses(s, None, (a_count, b_count) if weighted else None)[0]
+    a_count, b_count, weights, total = pairs.a_count, pairs.b_count, None, None
+    if a_count is not None or b_count is not None:
+        weights = (counts(pairs.a, a_count), counts(pairs.b, b_count))
+        total = weights[0].sum(dtype=torch.float64).clamp_min_(torch.finfo(s.dtype).tiny)
+    found = _losses(s, None, weights)[0]
+    value = found if value is None else value + found
     if sign is not None:
         s.mul_(sign)
     elif slopes is None:
         own.neg_()
     else:
         own.copy_(slopes)
-    total = a_count.sum(dtype=torch.float64).clamp_min_(torch.finfo(s.dtype).tiny)
-    g = s.mul_((1 / total).to(s))
-    made = sides.made(value / total, g if any(wanted) else None, wanted, scale)
+    share = 1 / s.shape[0] if total is None else 1 / total
+    g = s.mul_(share if isinstance(share, float) else share.to(s))
+    made = sides.made(value * share, g if any(wanted) else None, wanted, scale)
     return made if bias is None else made._replace(of_bias=g.sum())
 
 

@@ -37,9 +37,9 @@ def add_asking(parser: argparse._ActionsContainer) -> None:
 def check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Exit with a usage error if options contradict each other."""
     if options.predict is not None and options.predict_all is not None:
-        parser.error("--predict and --predict-all exclude each other")
+        parser.error("one sentence and a file of queries exclude each other")
     if options.predict is not None and (options.video is None) == (options.corpus is None):
-        parser.error("--predict needs --video or --corpus")
+        parser.error("a sentence needs --video or --corpus")
     if options.predict_all is not None and options.corpus is not None:
         parser.error("--corpus goes with one sentence")
     alone = ("target_video", "target_query", "clip_seconds", "target_clip_seconds")

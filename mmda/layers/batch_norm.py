@@ -22,7 +22,7 @@ from mmda._core.checks import (
 )
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.module_checks import check_at_weights
-from mmda._core.transforms import is_eager
+from mmda._core.transforms import is_eager, values_are_known
 
 
 class Moments(NamedTuple):
@@ -186,6 +186,8 @@ class DomainSpecificBatchNorm(nn.Module):
             return self._one_domain(x, domain)
         dtype = working_dtype(x)
         with full_precision(x):
+            if isinstance(domain, Tensor) and mask is None and self.training and self._known(x, domain):
+                return self._by_parts(x.to(dtype), domain).to(x.dtype)
             rows, kept = self._flat(x, mask)
             if self.training or self.running_mean is None or self.running_var is None:
                 if kept is None and is_eager(rows, self.weight, self.bias):
@@ -213,6 +215,42 @@ class DomainSpecificBatchNorm(nn.Module):
 
     if TYPE_CHECKING:
         __call__ = forward
+
+    def _known(self, x: Tensor, domain: Tensor) -> bool:
+        """Whether a CPU may read the domains, and PyTorch's batch norm has the types of this layer."""
+        held = self.running_mean if self.running_mean is not None else self.weight
+        if x.device.type != "cpu" or (held is not None and held.dtype != working_dtype(x)):
+            return False
+        return values_are_known(x, domain) and is_eager(self.weight, self.bias)
+
+    def _by_parts(self, x: Tensor, domain: Tensor) -> Tensor:
+        """Training forward by PyTorch's batch norm of each domain's rows, minus the first of them for accuracy."""
+        ordered, order = domain.sort(stable=True)
+        if int(ordered[0]) < 0 or int(ordered[-1]) >= self.domains:
+            raise IndexError(f"{type(self).__name__}: `domain` is out of range 0 .. {self.domains - 1}")
+        sizes = ordered.bincount(minlength=self.domains).tolist()
+        nothing: list[Tensor | None] = [None] * self.domains
+        weights, biases = (nothing if t is None else t.unbind(0) for t in (self.weight, self.bias))
+        # Updated in place past PyTorch's check for earlier graphs, which do not read them.
+        means, variances = (nothing if t is None else t.data.unbind(0) for t in (self.running_mean, self.running_var))
+        parts, momentum, seen = [], self.momentum or 0.0, [size * x[0, 0].numel() > 1 for size in sizes]
+        if self.num_batches_tracked is not None:
+            tracked = self.num_batches_tracked.add_(self.num_batches_tracked.new_tensor(seen)).tolist()
+        for k, part in enumerate(x.index_select(0, order).split(sizes)):  # type: ignore[no-untyped-call]
+            if sizes[k] == 0:
+                continue
+            first = part.detach().view(sizes[k], self.features, -1)[0, :, 0]
+            running, mean = means[k] if seen[k] else None, None
+            if running is not None:
+                mean = running - first
+                momentum = 1 / tracked[k] if self.momentum is None else momentum
+            part = part - first.view(-1, *(1,) * (x.ndim - 2))
+            held = (mean, None if mean is None else variances[k])
+            parts.append(torch.batch_norm(part, weights[k], biases[k], *held, True, momentum, self.eps, False))
+            if running is not None and mean is not None:
+                torch.add(mean, first, out=running)
+        back = torch.empty_like(order).scatter_(0, order, torch.arange(order.shape[0]))
+        return torch.cat(parts).index_select(0, back)
 
     def _by_batch(self, rows: Tensor, domain: Tensor | int) -> Tensor:
         """Training forward by a custom autograd function, which halves the passes over the rows."""
@@ -277,6 +315,8 @@ class DomainSpecificBatchNorm(nn.Module):
             fail(name, "x", "hold more than one value per channel in training", shape_text(x))
         if not isinstance(domain, Tensor):
             return int(domain)
+        if mask is None and self.training and self._known(x, domain):
+            return domain
         index = domain.long()
         index = torch.where(index < 0, self.domains, index)
         return index if mask is None else torch.where(mask.reshape(mask.shape[0], -1).any(1), index, 0)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from mmda._core.checks import check_number, check_same_shape, check_same_width
 from mmda._core.masking import full_precision, working_dtype
+from mmda._core.transforms import values_are_known
 from mmda._math.logits import as_logit_rows, log_one_minus, weighted_mean
 from mmda.losses._modules import LossModule
 from mmda.losses._sample_modules import of_sides
@@ -85,26 +86,35 @@ def margin_disparity_loss(
 
     def chosen(
         side: str, logits: Tensor, adversary: Tensor, mask: Tensor | None, weight: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """The adversary's logits, the classifier's predictions, their logits and the row weights."""
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """The adversary's logits, the classifier's predictions, where they are NaN (None: nowhere), and row weights."""
 
         def rows(argument: str, x: Tensor) -> tuple[Tensor, Tensor | None]:
             return as_logit_rows(caller, argument, x, dtype=dtype, mask=mask, weight=weight, prefix=side + "_")
 
         classifier_rows = rows(f"{side}_logits", logits)[0].detach()
         adversary_rows, counts = rows(f"{side}_adversary_logits", adversary)
-        choice = classifier_rows.argmax(1)
-        return adversary_rows, choice, classifier_rows.gather(1, choice.unsqueeze(1)).squeeze(1), counts
+        top, choice = classifier_rows.max(1)
+        known = top.device.type == "cpu" and values_are_known(top)
+        missing = None if known and not math.isnan(float(top.sum())) else top.isnan()
+        return adversary_rows, choice, missing, counts
 
-    def mean(values: Tensor, top: Tensor, counts: Tensor | None) -> Tensor:
+    def mean(values: Tensor, missing: Tensor | None, counts: Tensor | None) -> Tensor:
         """Mean that propagates NaN logits, which the arg max would hide."""
-        return weighted_mean(values.masked_fill(top.isnan(), math.nan), counts)
+        return weighted_mean(values if missing is None else values.masked_fill(missing, math.nan), counts)
 
     with full_precision(source_logits):
-        rows, choice, top, counts = chosen("source", source_logits, source_adversary_logits, source_mask, source_weight)
-        agreement = mean(F.cross_entropy(rows, choice, reduction="none"), top, counts)
-        rows, choice, top, counts = chosen("target", target_logits, target_adversary_logits, target_mask, target_weight)
-        return margin * agreement + mean(-log_one_minus(rows, choice), top, counts)
+        rows, choice, missing, counts = chosen(
+            "source", source_logits, source_adversary_logits, source_mask, source_weight
+        )
+        if missing is None and counts is None:
+            agreement = F.cross_entropy(rows, choice)
+        else:
+            agreement = mean(F.cross_entropy(rows, choice, reduction="none"), missing, counts)
+        rows, choice, missing, counts = chosen(
+            "target", target_logits, target_adversary_logits, target_mask, target_weight
+        )
+        return margin * agreement - mean(log_one_minus(rows, choice), missing, counts)
 
 
 class MarginDisparityLoss(LossModule):

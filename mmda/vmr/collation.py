@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -120,12 +122,46 @@ def collate(examples: Sequence[VMRExample]) -> VMRBatch:
         >>> batch.frames.shape, batch.frame_mask.sum(1).tolist(), batch.windows
         (torch.Size([2, 5, 3]), [2, 5], None)
     """
+    return _collate(examples)
+
+
+class _Memory:
+    """Memory for tensors, used again once nothing refers to the tensor, its views or its NumPy arrays any more.
+
+    The system clears each page of a large tensor anew, which takes longer than to fill it. ``spare`` blocks are kept.
+    """
+
+    def __init__(self, spare: int) -> None:
+        self._free: deque[Tensor] = deque(maxlen=spare)
+
+    def empty(self, *shape: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        size = math.prod(shape) * dtype.itemsize
+        if device.type != "cpu" or not size:
+            return torch.empty(shape, dtype=dtype, device=device)
+        try:
+            block = self._free.pop()
+        except IndexError:
+            block = None
+        if block is None or block.numel() < size:
+            block = torch.empty(size, dtype=torch.uint8)
+        lease = block.numpy()[:size]  # held by the tensor's storage, and with it by all that shares this storage
+        weakref.finalize(lease, self._returned, weakref.ref(self), block).atexit = False
+        return torch.from_numpy(lease).view(dtype).view(shape)
+
+    @staticmethod
+    def _returned(memory: weakref.ref[_Memory], block: Tensor) -> None:
+        owner = memory()
+        if owner is not None:  # the iteration is not over
+            owner._free.append(block)
+
+
+def _collate(examples: Sequence[VMRExample], empty: Callable[..., Tensor] = torch.empty) -> VMRBatch:
     if not examples:
         raise ValueError("collate: `examples` must hold at least one example, got none")
     closed = {example.windows is None for example in examples}
     if len(closed) > 1:
         raise ValueError("collate: `examples` must all have their moments or all have them hidden, got both")
-    frames, frame_mask = pad_rows("frames", [example.frames for example in examples])
+    frames, frame_mask = pad_rows("frames", [example.frames for example in examples], empty)
     words, word_mask = pad_rows("words", [example.words for example in examples])
     clip_times, _ = pad_rows("clip_times", [example.clip_times for example in examples])
     windows = window_mask = None
@@ -217,24 +253,25 @@ class VMRLoader:
             drop_last=self.drop_last,
         )
         mine = (share_of(batch, self.rank, self.ranks) for batch in batches)
-        makers = (partial(self._batch, batch) for batch in mine)
+        memory = _Memory(self.prefetch + 2)  # of this iteration: the last batches keep only their own
+        makers = (partial(self._batch, batch, memory) for batch in mine)
         return _ahead(makers, self.prefetch) if self.prefetch else (make() for make in makers)
 
-    def _batch(self, indices: Sequence[int]) -> VMRBatch:
-        return collate([self.dataset.as_stored(i) for i in indices])
+    def _batch(self, indices: Sequence[int], memory: _Memory) -> VMRBatch:
+        return _collate([self.dataset.as_stored(i) for i in indices], memory.empty)
 
 
-def pad_rows(name: str, rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def pad_rows(name: str, rows: Sequence[Tensor], empty: Callable[..., Tensor] = torch.empty) -> tuple[Tensor, Tensor]:
     """Rows ``(t_i, d)`` as ``(b, t, d)`` padded with zeros, and the mask ``(b, t)`` of the valid rows.
 
-    Half precision is widened to float32, in the same pass over memory.
+    Half precision is widened to float32, in the same pass over memory. ``empty`` gives the memory.
     """
     widths = {row.shape[1] for row in rows}
     if len(widths) > 1:
         raise ValueError(f"collate: `{name}` must have the same width in a batch, got {sorted(widths)}")
     lengths = torch.tensor([len(row) for row in rows])
     dtype = torch.float32 if rows[0].dtype == torch.float16 else rows[0].dtype
-    padded = torch.empty(len(rows), int(lengths.max()), widths.pop(), dtype=dtype, device=rows[0].device)
+    padded = empty(len(rows), int(lengths.max()), widths.pop(), dtype=dtype, device=rows[0].device)
     for place, row in zip(padded, rows):
         place[: len(row)] = row
         place[len(row) :] = 0

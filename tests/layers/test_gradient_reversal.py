@@ -47,6 +47,14 @@ def test_gradient_is_minus_the_strength(dtype: torch.dtype) -> None:
     assert torch.equal(x.grad, -0.5 * g)
 
 
+@pytest.mark.parametrize("strength", [1.0, torch.tensor(1.0), 2.0, torch.tensor(0.5)])
+def test_gradient_of_a_plain_sum(strength: float | Tensor) -> None:
+    """The gradient of a sum is one number for all entries, and a strength of one is only a change of sign."""
+    x = torch.tensor([1.0, 2.0, 3.0], requires_grad=True)
+    gradient_reversal(x, strength).sum().backward()
+    assert x.grad.tolist() == [-float(strength)] * 3
+
+
 @pytest.mark.parametrize("shape", [(4,), (4, 3), (4, 3, 2)])
 def test_one_strength_a_sample(shape: tuple[int, ...]) -> None:
     x = torch.randn(shape, requires_grad=True)

@@ -78,6 +78,15 @@ def test_an_adversary_that_descends_it_departs_on_the_target_only() -> None:
     assert (target.argmax(1) != classifier.argmax(1)).all()
 
 
+@pytest.mark.parametrize("side", range(4))
+def test_logits_that_are_not_numbers_are_not_hidden(side: int) -> None:
+    """An arg max would take the first class of such a row."""
+    logits = [torch.zeros(3, 4) for _ in range(4)]
+    assert margin_disparity_loss(*logits).isfinite()
+    logits[side][1, 2] = torch.nan
+    assert margin_disparity_loss(*logits).isnan()
+
+
 def test_errors_name_the_argument() -> None:
     good = torch.zeros(3, 4)
     with pytest.raises(ValueError, match=r"`source_adversary_logits` must have the shape of `source_logits` \(3, 4\)"):

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -261,6 +261,33 @@ class TestLoader:
         again = pickle.loads(pickle.dumps(packed))
         del packed
         assert torch.equal(one, again.pages("a"))  # the file stays mapped for as long as the rows are held
+
+    @pytest.mark.parametrize("prefetch", [0, 3])
+    def test_what_the_user_holds_stays(self, data: VMRDataset, prefetch: int) -> None:
+        """A batch, a view, a NumPy array, what autograd keeps: memory is used again only when all of them are gone."""
+        expected = {batch.qids: batch.frames.clone() for batch in VMRLoader(data, 4, seed=3, prefetch=0)}
+        weight = torch.ones((), requires_grad=True)
+        kept: dict[tuple[str, ...], Any] = {}
+        for number, batch in enumerate(VMRLoader(data, 4, seed=3, prefetch=prefetch)):
+            loss = (weight * batch.frames).sum()
+            kept[batch.qids] = (batch, batch.frames[:, 1:], batch.frames.numpy(), loss)[number % 4]
+        del batch, loss
+        batches, views, arrays, losses = ([(q, kept[q]) for q in list(kept)[start::4]] for start in range(4))
+        assert len(kept) == 7
+        assert all(torch.equal(batch.frames, expected[qids]) for qids, batch in batches)
+        assert all(torch.equal(view, expected[qids][:, 1:]) for qids, view in views)
+        assert all(np.array_equal(array, expected[qids].numpy()) for qids, array in arrays)
+        assert all(torch.equal(torch.autograd.grad(loss, weight)[0], expected[qids].sum()) for qids, loss in losses)
+
+    def test_memory_is_used_again(self) -> None:
+        notes = validate_queries([VMRQuery(f"q{k}", "v", f"text {k}", 9.0, ((1.0, 2.0),)) for k in range(12)])
+        data = VMRDataset(
+            notes, ArrayStore({"v": np.ones((5, 3))}), ArrayStore({q.qid: np.ones((2, 5)) for q in notes})
+        )
+        places = [batch.frames.data_ptr() for batch in VMRLoader(data, 1, prefetch=0)]
+        assert len(places) == 12
+        assert len(set(places)) <= 2  # the one that the loop still holds while the next is made, and this one
+        assert all(place % 64 == 0 for place in places)
 
     def test_order_is_seed_and_epoch(self, data: VMRDataset) -> None:
         loader = VMRLoader(data, 4, seed=3)

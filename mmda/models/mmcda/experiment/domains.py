@@ -292,7 +292,7 @@ def annotation_files(place: Place) -> dict[str, Path]:
     if not path.is_dir():
         file = path if path.is_file() else Path(f"{path}.jsonl")
         if not file.exists():
-            raise VMRDataError(file, None, "exist as annotations", "no such file or folder")
+            raise VMRDataError(path, None, "be a folder or a file of annotations", f"nothing there, nor at {file}")
         return {"": file}
     found = [p for p in sorted(path.iterdir()) if p.suffix in NOTES and not BESIDE_NOTES.match(p.name)]
     if len(found) == 1:
@@ -337,15 +337,21 @@ def numbered(file: Path) -> dict[str, int]:
     return {str(qid): qid for row in rows if isinstance(qid := row.get("qid"), int) and not isinstance(qid, bool)}
 
 
+def features_beside(folder: Path) -> tuple[list[str], list[str]]:
+    """Paths of the video features and of the query features in a folder, by the beginning of their names."""
+    names = [path for path in sorted(folder.iterdir()) if path.suffix not in NOTES]
+    video, query = ([str(path) for path in names if path.name.startswith(kind)] for kind in ("video", "query"))
+    return video, query
+
+
 def read_datasets(place: Place, files: dict[str, Path]) -> dict[str, VMRDataset]:
     """Annotations with their moments hidden, and features: `video*` and `query*` in the folder or PREFIX_*.npz."""
     path = Path(place.path)
     notes = {split: read_place(place, file, closed=True) for split, file in files.items()}
     video, query = place.video, place.query
     if path.is_dir():
-        beside = [p for p in sorted(path.iterdir()) if p.suffix not in NOTES]
-        video = video or tuple(str(p) for p in beside if p.name.startswith("video"))
-        queries = [str(p) for p in beside if p.name.startswith("query")]
+        found, queries = features_beside(path)
+        video = video or tuple(found)
         if query is None and len(queries) > 1 and place.glove is None:
             rule = "hold query features once (or --source-query, --target-query must name them)"
             raise VMRDataError(path, None, rule, ", ".join(queries))

@@ -67,7 +67,7 @@ def train_all(jobs: Sequence[Job], workers: int, run: Run, *, ranks: Ranks | Non
     """
     total = sum(job.training.steps for job in jobs)
     together = ranks is not None and ranks.size > 1
-    with _bar(total, f"{len(jobs)} runs", shown=ranks is None or ranks.rank == 0) as bar:
+    with _bar(total, f"{len(jobs)} run{'s' * (len(jobs) > 1)}", shown=ranks is None or ranks.rank == 0) as bar:
         if workers == 1:
             return _here(jobs, run, Progress(jobs, bar), together=together)
         return _Pool(workers, jobs, run, bar).results()

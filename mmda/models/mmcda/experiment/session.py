@@ -291,5 +291,5 @@ def _run_training(problem: Problem, plan: Plan, seed: int, recipe: Recipe, tell:
     examples = examples_of(job, data.load(problem, seed)[1]) if why is None else []
     write(report, training_report(result, environment(), examples))
     tell(f"report: {report}")
-    tell(f"step {result['chosen_step']} of {job.training.steps}, {result['seconds']:.0f} s: {job.model_path}")
+    tell(f"kept: step {result['chosen_step']} of {job.training.steps}, {result['seconds']:.0f} s: {job.model_path}")
     return job.model_path
