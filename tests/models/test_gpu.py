@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,12 +34,17 @@ def draw() -> Simulation:
     return simulate(World(videos=24, test_videos=4, video_width=12, query_width=10), seed=3)
 
 
-def train(draw: Simulation, device: str, config: TrainingConfig, *, dropout: float = 0.0, **more: Any) -> MMCDA:
+def train(
+    draw: Simulation, device: str, config: TrainingConfig, *, dropout: float = 0.0, seed: int = 0, **more: Any
+) -> MMCDA:
+    """``seed``: of the device's random numbers."""
     torch.manual_seed(0)
     sizes = MMCDAConfig(12, 10, hidden=8, joint=4, localizer_channels=4, localizer_layers=1, dropout=dropout)
     model = build_mmcda(sizes).to(device)
     source = ResidentLoader(draw.source_train, 8, drop_last=True)
     target = ResidentLoader(draw.target_train, 8, seed=1, labels=False, drop_last=True)
+    if device == DEVICE:
+        torch.cuda.manual_seed(seed)
     fit(model, MMCDAObjective().to(device), source, target, config=config, device=device, **more)
     return model
 
@@ -53,12 +59,13 @@ def difference(a: MMCDA, b: MMCDA) -> float:
 
 def test_the_same_as_on_a_processor(draw: Simulation) -> None:
     host, device = (train(draw, place, CONFIG) for place in ("cpu", DEVICE))
-    assert difference(host, device) < 1e-3
-    answers = [
+    short = train(draw, DEVICE, replace(CONFIG, steps=6))
+    assert difference(host, device) < 0.1 * difference(host, short)
+    found = [
         predict_split(model.eval(), ResidentLoader(draw.target_test, 8, shuffle=False, labels=False))[0]
-        for model, place in ((host, "cpu"), (host.to(DEVICE), DEVICE))
+        for model in (copy.deepcopy(host), host.to(DEVICE))
     ]
-    torch.testing.assert_close(answers[1].windows.cpu(), answers[0].windows.cpu())
+    torch.testing.assert_close(found[1].scores, found[0].scores, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
@@ -81,9 +88,11 @@ def test_it_goes_on_after_a_stop(draw: Simulation, tmp_path: Path, precision: st
     with pytest.raises(TrainingStopped):
         train(draw, DEVICE, config, dropout=0.2, resume=tmp_path / "run.pt", on_step=stop)
     again = train(draw, DEVICE, config, dropout=0.2, resume=tmp_path / "run.pt")
-    assert difference(whole, again) < 1e-5  # sums on a GPU have no fixed order
+    other = train(draw, DEVICE, config, dropout=0.2, seed=1)
+    assert difference(whole, again) < 0.1 * difference(whole, other)  # sums on a GPU have no fixed order
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_compiled(draw: Simulation) -> None:
-    assert difference(train(draw, DEVICE, CONFIG), train(draw, DEVICE, replace(CONFIG, compile=True))) < 1e-3
+    whole, short = train(draw, DEVICE, CONFIG), train(draw, DEVICE, replace(CONFIG, steps=6))
+    assert difference(whole, train(draw, DEVICE, replace(CONFIG, compile=True))) < 0.1 * difference(whole, short)
