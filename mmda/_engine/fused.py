@@ -23,8 +23,8 @@ from mmda._engine.native_kernels import KernelSteps
 _PROGRAMS = 2
 #: Of products: three products of TensorFloat-32, about as accurate as one of float32 and several times faster.
 _PRECISION = "tf32x3"
-#: The largest rank of C per pair of samples.
-MOST_RANKS = 64
+#: The widest rows, and the largest rank of C per pair of samples. Beyond, products of tiles in memory are faster.
+MOST_WIDTH, MOST_RANKS = 256, 64
 
 
 def serves(*tensors: Tensor) -> bool:

@@ -213,7 +213,8 @@ def _run(samples: Samples, how: KernelSum | OwnKernelSum, needed: Needed) -> tup
 def _loops_for(kernel: KernelOnTiles, numbers: Sequence[Tensor]) -> type[_Loops]:
     if kernel.steps is not None and native.serves(*numbers):
         return _Compiled
-    return _Fused if kernel.steps is not None and fused.serves(*numbers) else _Operations
+    narrow = numbers[0].shape[1] <= fused.MOST_WIDTH
+    return _Fused if kernel.steps is not None and narrow and fused.serves(*numbers) else _Operations
 
 
 def _ways(samples: Samples) -> Iterator[tuple[Samples, float, float]]:
@@ -611,7 +612,7 @@ class _Fused(_Operations):
 
     def sweep(self, needed: Needed) -> tuple[Tensor, Gradients]:
         left, right, n, wanted = self.samples.left, self.samples.right, self.n, any(needed)
-        if right is not None and right.shape[-1] > fused.MOST_RANKS and self.low_rank:
+        if self.low_rank and right is not None and right.shape[1] > fused.MOST_RANKS:
             return super().sweep(needed)
         z, norms = self.prepare()
         assert self.kernel.steps is not None

@@ -17,16 +17,16 @@ from torch.nn import functional as F
 from mmda._engine.logit_loops import LOG2_E
 from mmda._engine.logit_pairs import Pairs, positive_share, twins
 from mmda._engine.logit_sweep import Made, Problem, Rows
-from mmda._engine.scaffold import ACCELERATOR_BLOCK
 
-#: On a CPU the full matrix is used up to the square of this many logits; for larger ones tiles are as fast. On
-#: accelerators, where a single operator call takes as long as a small tile, up to the size of a tile there.
+#: The full matrix is used up to the square of this many logits; for larger ones tiles are as fast. On accelerators an
+#: operator call takes as long as a small tile; a softmax over the columns of a large matrix is slow there.
 MOST = {"plain": 512, "masked": 256, "list": 400, "sigmoid": 512}
+MOST_ON_ACCELERATORS = {"plain": 1024, "masked": 1024, "list": 1024, "sigmoid": 4096}
 
 
 def are_few(kind: str, like: Tensor, n: int, m: int, block: int) -> bool:
     """Whether to use the full n x m matrix on this device, where a tile has at most ``block`` rows (0: no limit)."""
-    most = MOST[kind] if like.device.type == "cpu" else ACCELERATOR_BLOCK
+    most = (MOST if like.device.type == "cpu" else MOST_ON_ACCELERATORS)[kind]
     return n * m <= min(most, block or most) ** 2
 
 

@@ -90,9 +90,3 @@ def test_it_goes_on_after_a_stop(draw: Simulation, tmp_path: Path, precision: st
     again = train(draw, DEVICE, config, dropout=0.2, resume=tmp_path / "run.pt")
     other = train(draw, DEVICE, config, dropout=0.2, seed=1)
     assert difference(whole, again) < 0.1 * difference(whole, other)  # sums on a GPU have no fixed order
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_compiled(draw: Simulation) -> None:
-    whole, short = train(draw, DEVICE, CONFIG), train(draw, DEVICE, replace(CONFIG, steps=6))
-    assert difference(whole, train(draw, DEVICE, replace(CONFIG, compile=True))) < 0.1 * difference(whole, short)
