@@ -399,6 +399,14 @@ def _subsample(n: int, weight: Tensor | None, size: int, device: torch.device) -
     return key.topk(size, largest=False).indices
 
 
+class Distances(Tensor):
+    """Squared distances on which the engine records a user's kernel; a formula called by it is recorded as one step."""
+
+    def evaluate(self, formula: Formula) -> Tensor:
+        """The formula's values here."""
+        raise NotImplementedError
+
+
 class Formula(NamedTuple):
     r"""A kernel's formula as plain numbers, a function of q = :math:`\lVert x - y \rVert^2` over the squared bandwidth.
 
@@ -418,6 +426,8 @@ class Formula(NamedTuple):
 
     def evaluate(self, q: Tensor) -> Tensor:
         """The kernel's values."""
+        if isinstance(q, Distances):
+            return q.evaluate(self)
         if self.kind == "distance":
             return -safe_power(q, self.exponent / 2)
         if self.kind == "rational_quadratic":
@@ -443,7 +453,8 @@ def formula_of(kernel: Kernel) -> Formula | None:
 
 def is_built_in(kernel: Kernel) -> bool:
     """Whether :func:`formula_of` knows the kernel."""
-    return getattr(type(kernel), "evaluate", None) in (_Radial.evaluate, Energy.evaluate)
+    replaced = "evaluate" in getattr(kernel, "__dict__", ())  # set on this object
+    return not replaced and getattr(type(kernel), "evaluate", None) in (_Radial.evaluate, Energy.evaluate)
 
 
 def settle_bandwidth(kernel: Kernel, x: Tensor, y: Tensor, x_weight: Tensor | None, y_weight: Tensor | None) -> Tensor:

@@ -27,7 +27,8 @@ from torch import Tensor
 from mmda._core.digits import LOST, with_enough_digits
 from mmda._core.transforms import is_plain, values_are_known
 from mmda._engine import fused, native, native_kernels
-from mmda._engine.kernel_tiles import Found, KernelOnTiles, OwnKernelOnTiles, formula_on_tiles
+from mmda._engine.kernel_tiles import Found, KernelOnTiles, formula_on_tiles
+from mmda._engine.own_kernels import OwnKernelOnTiles
 from mmda._engine.scaffold import ACCELERATOR_BLOCK, Gradients, Needed, Sweep, edges
 from mmda.kernels import NEAR, NEAR_FLOAT32, NEAR_WIDENED, Formula, Kernel, distances_about, formula_of, is_built_in
 

@@ -1,7 +1,7 @@
 """Kernel values and their derivatives on a tile of squared distances, in place, or as steps for the compiled loops.
 
-Built-in kernels are given as a :class:`mmda.kernels.Formula`, which :class:`FormulaOnTiles` evaluates. Any other kernel
-is evaluated by its own code and differentiated by autograd on the tile.
+Built-in kernels are given as a :class:`mmda.kernels.Formula`, which :class:`FormulaOnTiles` evaluates. For a user's own
+kernel see :mod:`mmda._engine.own_kernels`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mmda._engine import native_kernels
-from mmda.kernels import Formula, Kernel
+from mmda.kernels import Formula
 
 
 class KernelOnTiles:
@@ -190,44 +190,6 @@ class FormulaOnTiles(KernelOnTiles):
             found.add(power)
             if slope is not None:
                 slope.addcmul_(base, power, value=rate)
-
-
-class OwnKernelOnTiles(KernelOnTiles):
-    """Any kernel: values from its own code, slopes from autograd on the tile."""
-
-    slope_factor = -1.0
-
-    def __init__(self, kernel: Kernel, bandwidth: Tensor) -> None:
-        self.kernel, self.bandwidth = kernel, bandwidth
-
-    def learns(self) -> bool:
-        """Whether the kernel's values require a gradient for anything other than the distances."""
-        probe = self.kernel.evaluate(self.bandwidth.new_ones(1, 1), self.bandwidth)
-        return torch.is_grad_enabled() and probe.requires_grad
-
-    def add(self, found: Found, t: Tensor, work: Sequence[Tensor], *, same: bool, need_slope: bool) -> Tensor | None:
-        value, slope = self._on(t, same, need_slope)
-        found.add(value)
-        return slope
-
-    def both(self, t: Tensor) -> Tensor:
-        value, slope = self._on(t, True, True)
-        assert slope is not None
-        return torch.stack((value, slope))
-
-    def _on(self, t: Tensor, same: bool, need_slope: bool) -> tuple[Tensor, Tensor | None]:
-        squared, slope = t.neg_().detach(), None
-        if need_slope:
-            with torch.enable_grad():
-                value = self.kernel.evaluate(squared.requires_grad_(), self.bandwidth)
-                (slope,) = torch.autograd.grad(value, squared, torch.ones_like(value))
-        else:
-            value = self.kernel.evaluate(squared, self.bandwidth)
-        value = value.detach().to(t.dtype)
-        if same:
-            value = value.clone().fill_diagonal_(0)
-            slope = None if slope is None else slope.fill_diagonal_(0)
-        return value, slope
 
 
 formula_on_tiles = lru_cache(maxsize=64)(FormulaOnTiles)  # immutable
