@@ -236,9 +236,9 @@ def _check_layers(caller: str, name: str, layers: object, mask: Tensor | None, w
             rule = f"have the rows of `{name}[0]` {tuple(layers[0].shape[:-1])}"
             fail(caller, f"{name}[{position}]", rule, shape_text(layer))
     if mask is not None:
-        check_mask(caller, f"{name}_mask", mask, layers[0].shape[:-1])
+        check_mask(caller, f"{name}_mask", mask, layers[0].shape[:-1], device=layers[0].device)
     if weight is not None:
-        check_weight(caller, f"{name}_weight", weight, layers[0].shape[:-1])
+        check_weight(caller, f"{name}_weight", weight, layers[0].shape[:-1], device=layers[0].device)
 
 
 def _kernel_each(caller: str, kernel: Kernel | Sequence[Kernel], layers: int) -> Sequence[Kernel]:
