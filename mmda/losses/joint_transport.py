@@ -93,7 +93,7 @@ def joint_transport_loss(
     dtype = working_dtype(source, target, target_logits)
     with full_precision(source):
         x, y, x_weight, y_weight = two_samples(
-            caller, source, target, source_weight, target_weight, source_mask, target_mask, dtype=dtype
+            caller, source, target, (source_weight, target_weight), (source_mask, target_mask), dtype=dtype
         )
         check_tensor(caller, "target_logits", target_logits)
         check_same_device(caller, "source", source, "target_logits", target_logits)
