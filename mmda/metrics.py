@@ -173,7 +173,7 @@ def temporal_nms(
     check_count(caller, "top_n", top_n)
     check_choice(caller, "union", union, _UNIONS)
     if mask is not None:
-        check_mask(caller, "mask", mask, scores.shape)
+        check_mask(caller, "mask", mask, scores.shape, device=scores.device)
     batch, count = scores.shape
     indices = torch.zeros((batch, top_n), dtype=torch.int64, device=spans.device)
     keep = torch.zeros((batch, top_n), dtype=torch.bool, device=spans.device)

@@ -50,6 +50,38 @@ def test_the_first_norm_is_folded_into_the_linear_map() -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-11)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_terms_under_autocast_compute_in_full_precision(draw: Simulation, precision: str) -> None:
+    """The model runs in half precision; what the losses share between them does not."""
+    batch = padded(draw.source_train.slice(range(12)), 3, 2, math.nan)
+    model, negatives = model_for(batch), negative_pairs(batch)
+    attention = FrameQueryAttention(temperature=0.1, detach_weights=True)
+    with torch.autocast("cpu", dtype=getattr(torch, precision), enabled=precision != "float32"):
+        out = model(batch)
+        view, labels = View(out, batch), View(out, batch).labels
+        found = [
+            term(view)
+            for term in (
+                PairTerm(AttendedContrastiveLoss()),
+                PairTerm(AttendedContrastiveLoss(), known_moment=True),
+                FrameQueryTerm(FrameQueryLoss()),
+                JointDistributionTerm(CORALLoss()),
+            )
+        ]
+        torch.autograd.grad(sum(found), out.joint_frames, retain_graph=True)
+    rows, queries, mask = out.joint_frames.float(), out.joint_query.float(), out.frame_mask
+    contrast = partial(AttendedContrastiveLoss(), rows, queries, negative_mask=negatives)
+    expected = [
+        contrast(frame_mask=mask),
+        contrast(frame_mask=mask & labels.inside),
+        FrameQueryLoss()(rows, queries, labels.inside, frame_mask=mask),
+        CORALLoss()(attention(rows, queries, frame_mask=mask)[0], queries),
+    ]
+    for ours, theirs in zip(found, expected):
+        assert ours.dtype == torch.float32
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
 def test_terms_on_shared_similarities_equal_the_losses(draw: Simulation) -> None:
     batch = padded(draw.source_train.slice(range(12)), 3, 2, math.nan)
     out = model_for(batch)(batch)

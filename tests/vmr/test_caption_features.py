@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import sys
+import types
 import zipfile
 from pathlib import Path
 
@@ -63,6 +65,66 @@ def test_captioned_spans_are_means_by_how_short_they_are(tmp_path: Path) -> None
     assert read_captions(path, 2.0) == {"v": [[long, short], [long], [long], [late]]}  # centres 1, 3, 5 and 7
 
 
+def test_spans_in_a_text_file_are_those_of_json_lines(tmp_path: Path) -> None:
+    from benchmarks.caption_features import read_captions
+
+    rows = [{"vid": v, "duration": 9.0, "spans": [[0.0, 4.0, f"{v} a"], [3.5, 9.0, "b ## c"]]} for v in ("x", "y")]
+    path, text = tmp_path / "spans.jsonl", tmp_path / "spans.txt"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    lines = [f"{row['vid']} {start} {end}##{said}" for row in rows for start, end, said in row["spans"]]
+    text.write_text("\n".join([*lines, "unannotated 0.0 3.0##d"]))
+    assert read_captions(text, 2.0, {"x": 9.0, "y": 9.0}) == read_captions(path, 2.0)
+    text.write_text("x 0.0##a")
+    with pytest.raises(SystemExit, match="line 1 must be `VID START END##text`"):
+        read_captions(text, 2.0, {"x": 9.0})
+
+
+def test_videos_without_captions_are_an_error_or_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from benchmarks.caption_features import main
+
+    captions, notes = write(tmp_path, "one", layout="moments")
+    more = {"qid": 7, "vid": "silent", "query": "A cat.", "duration": 22, "relevant_windows": [[0, 4]]}
+    notes.write_text(notes.read_text() + "\n" + json.dumps(more))
+    arguments = ["--out", str(tmp_path / "out"), "--width", "4", "--set", "one", str(captions), str(notes), "2"]
+    with pytest.raises(SystemExit, match=r"`silent` must have captions, got none for 1 videos of 4 \(--drop"):
+        main(arguments)
+    assert main([*arguments, "--drop"]) == 0
+    assert capsys.readouterr().out.startswith("one: 1 videos of 4 have no captions and are left out\n")
+    with np.load(tmp_path / "out" / "one_query.npz") as content:
+        assert content["qids"].tolist() == ["0", "1", "2"]
+    notes.write_text(json.dumps(more))
+    with pytest.raises(SystemExit, match=r"`silent` must have captions, got none for 1 videos of 1$"):
+        main([*arguments, "--drop"])
+
+
+def test_sentence_embeddings_keep_their_cosines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An encoder in place of tf-idf; all of its energy lies in two directions."""
+    from benchmarks.caption_features import main
+
+    class Encoder:
+        def __init__(self, name: str) -> None:
+            assert name == "some/model"
+
+        def encode(self, texts: list[str]) -> np.ndarray:
+            angles = np.array([hash_of(text) for text in texts])
+            return 3 * np.stack([0 * angles, np.cos(angles), 0 * angles, np.sin(angles)], 1)
+
+    def hash_of(text: str) -> float:
+        return sum(text.encode()) % 7 / 7
+
+    module = types.ModuleType("sentence_transformers")
+    module.SentenceTransformer = Encoder  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "sentence_transformers", module)
+    captions, notes = write(tmp_path, "one", layout="moments")
+    arguments = ["--width", "2", "--encoder", "some/model", "--set", "one", str(captions), str(notes), "2"]
+    assert main(["--out", str(tmp_path / "out"), *arguments]) == 0
+    video = open_features(tmp_path / "out" / "one_video.npz")["v0"]
+    query = open_features(tmp_path / "out" / "one_query.npz", kind="query")["0"][0]
+    wanted = [np.cos(hash_of(SCENES[t % 4]) - hash_of("The dog runs.")) for t in range(11)]
+    np.testing.assert_allclose(video @ query, wanted, atol=0.02)
+    assert video.shape == (11, 2)
+
+
 def test_clips_of_spans_are_unit_means(tmp_path: Path) -> None:
     from benchmarks.caption_features import main
 
@@ -84,9 +146,7 @@ def test_clips_of_spans_are_unit_means(tmp_path: Path) -> None:
         np.testing.assert_allclose(mixed[clip], wanted, atol=0.03)
 
 
-def test_features_are_like_themselves_and_unlike_shuffled_ones(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_features_are_like_themselves_and_unlike_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from benchmarks.caption_features import main
 
     captions, notes = write(tmp_path, "one", layout="moments")
@@ -97,6 +157,12 @@ def test_features_are_like_themselves_and_unlike_shuffled_ones(
     assert capsys.readouterr().out.splitlines()[-1] == same
     path = tmp_path / "a" / "one_video.npz"
     content = dict(np.load(path))
-    np.savez(path, **{**content, "feat_int8": content["feat_int8"][:, ::-1]})
+    other = np.random.default_rng(0).integers(-127, 128, size=content["feat_int8"].shape, dtype=np.int8)
+    np.savez(path, **{**content, "feat_int8": other})
     assert main(["--out", str(tmp_path / "b"), *arguments, "--like", str(tmp_path / "a")]) == 0
     assert capsys.readouterr().out.splitlines()[-1] != same
+    few = tmp_path / "few.jsonl"
+    few.write_text(notes.read_text().splitlines()[0])
+    arguments[-2] = str(few)
+    with pytest.raises(SystemExit, match="features of the same queries, 1, got 3"):
+        main(["--out", str(tmp_path / "b"), *arguments, "--like", str(tmp_path / "a")])

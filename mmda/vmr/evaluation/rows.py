@@ -278,7 +278,7 @@ def evaluate_windows(
     count = found.shape[0]
     mask = torch.ones(found.shape[:2], dtype=torch.bool)
     if prediction_mask is not None:
-        check_mask(caller, "prediction_mask", prediction_mask, found.shape[:2])
+        check_mask(caller, "prediction_mask", prediction_mask, found.shape[:2], device=prediction_mask.device)
         mask = prediction_mask.cpu()
     finite = torch.isfinite(found).all(dim=-1) | ~mask
     if not bool(finite.all()):
@@ -291,7 +291,7 @@ def evaluate_windows(
         fail(caller, "windows", f"have shape ({count}, windows, 2)", shape_text(windows))
     labelled = torch.full((count,), truth.shape[1] > 0)
     if window_mask is not None:
-        check_mask(caller, "window_mask", window_mask, truth.shape[:2])
+        check_mask(caller, "window_mask", window_mask, truth.shape[:2], device=window_mask.device)
         windows_mask = window_mask.cpu()
         labelled = windows_mask.any(dim=1)
     if not bool(labelled.all()) and no_moment == "raise":
