@@ -73,6 +73,17 @@ def imports_of(path: Path) -> Iterator[tuple[str, int]]:
                 yield (inner if is_module else node.module), node.lineno
 
 
+def lines_read(*modules: str) -> int:
+    """Lines of the modules that the first one and the others import, transitively, and of the others."""
+    waiting, seen = list(modules), dict[str, int]()
+    while waiting:
+        path = (ROOT / Path(*(name := waiting.pop()).split("."))).with_suffix(".py")
+        if name not in seen and name.startswith("mmda") and path.exists():  # not the packages' __init__
+            seen[name] = len(path.read_text(encoding="utf-8").splitlines())
+            waiting += [other for other, _ in imports_of(path)]
+    return sum(seen.values()) - seen[modules[0]]
+
+
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_imports_go_one_way(path: Path) -> None:
     module = name_of(path)
@@ -145,3 +156,9 @@ def test_what_a_visitor_sees_first_is_public() -> None:
     private = {name for name in shown if name.startswith("_") and not name.startswith("__")}
     assert private == {"_core", "_engine", "_math"}, "private modules live in _core, _math or _engine"
     assert len(shown) <= 22, f"{len(shown)} entries: {sorted(shown)}"
+
+
+if __name__ == "__main__":  # the table in docs/design.rst
+    print("coral_loss", lines_read("mmda.losses.coral"))
+    print("info_nce_loss", lines_read("mmda.losses.info_nce"))
+    print("with its passes", lines_read("mmda.losses.info_nce", "mmda._engine.info_nce_sweep"))

@@ -133,6 +133,18 @@ def test_a_program_computes_the_same_bits() -> None:
             assert torch.equal(slope, own_slope)
 
 
+def test_infinite_slopes_are_recorded() -> None:
+    """The slope of a root at distance 0; the other entries are still compared."""
+    t = -torch.rand(64, 33, generator=torch.Generator().manual_seed(1))
+    t[3, 4] = 0
+    kernel = own_kernels.OwnKernelOnTiles(Own(lambda squared, bandwidth: 1 - squared.sqrt()), torch.tensor(3.0))
+    program = kernel._record(t, True)
+    assert program is not None
+    assert program(t)[1][3, 4].isinf()
+    other = Own(lambda squared, bandwidth: 1 - squared.sqrt() * (2 if squared.shape[0] > 2 else 1))
+    assert own_kernels.OwnKernelOnTiles(other, torch.tensor(3.0))._record(t, True) is None
+
+
 def test_a_formula_set_on_an_object_counts() -> None:
     x, y = samples(torch.float64)
     kernel = Gaussian(3.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import shlex
 from pathlib import Path
 from typing import Any
@@ -76,3 +77,20 @@ def test_the_commands_and_the_six_lines(
     assert "--checkpoint must name one" in capsys.readouterr().err
     assert main([*asked, "--source", "source", "--target", "elsewhere"]) in (0, None)
     assert capsys.readouterr().out.startswith(f"model: {model}\ntarget-3 (24.0 s)")
+
+
+def test_frames_of_a_video_become_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("av", reason="PyAV decodes the video")
+    h5py = pytest.importorskip("h5py")
+    monkeypatch.chdir(tmp_path)
+    Path("target").mkdir()
+    runpy.run_path(str(PAGE.parents[2] / "examples" / "find_moment.py"))["write_video"](
+        "shots.mp4", [("blue", 6), ("red", 4)]
+    )
+    # the mean colour of each clip stands for an encoder
+    names = {"paths": [Path("shots.mp4")], "extractor": lambda clips: clips.float().mean((1, 2))}
+    exec(compile(blocks("python")[1], str(PAGE), "exec"), names)
+    with h5py.File("target/video.h5") as file:
+        features = file["shots"][:]
+    assert features.shape == (5, 3)  # ten seconds, a clip every two
+    assert features.argmax(1).tolist() == [2, 2, 2, 0, 0]

@@ -342,3 +342,44 @@ def test_round_trip_equals_a_loop_and_sees_rows_between_the_classes(block_size: 
         torch.from_numpy(x), torch.from_numpy(labels), torch.from_numpy(z), block_size=block_size
     )
     assert value.item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("share", [0.55, 0.8])
+@pytest.mark.parametrize("block_size", [5, 1024])
+def test_mixed_samples_equal_a_loop(share: float, block_size: int) -> None:
+    weight = np.random.default_rng(3).standard_normal((4, 3))
+
+    def classifier(x: Tensor) -> Tensor:
+        return (x @ torch.from_numpy(weight)).sin()  # bent, so that mixtures within a class may leave it
+
+    order = torch.randperm(len(ROWS), generator=torch.Generator().manual_seed(5)).tolist()
+    expected = reference.mixed_accuracies(lambda row: int(np.sin(row @ weight).argmax()), ROWS, order, share)
+    assert all(part is not None and part < 1 for part in expected)
+    for pairs, value in (("within", expected[0]), ("across", expected[1]), ("both", sum(expected) / 2)):
+        found = validators.mixed_sample_accuracy(
+            classifier,
+            torch.from_numpy(ROWS),
+            pairs=pairs,
+            share=share,
+            generator=torch.Generator().manual_seed(5),
+            block_size=block_size,
+        )
+        assert found.item() == pytest.approx(value, rel=1e-6)
+
+
+def test_mixed_samples_are_the_same_at_every_call_and_see_no_collapse() -> None:
+    x = torch.from_numpy(ROWS)
+    assert validators.mixed_sample_accuracy(torch.sin, x) == validators.mixed_sample_accuracy(torch.sin, x)
+    collapsed = torch.tensor([[1.0, 0.0]])
+    assert validators.mixed_sample_accuracy(lambda x: collapsed.expand(len(x), 2), x) == 1
+    assert validators.mixed_sample_accuracy(lambda x: collapsed.expand(len(x), 2), x, pairs="across").isnan()
+
+
+def test_mixed_samples_name_their_errors() -> None:
+    x = torch.from_numpy(ROWS)
+    with pytest.raises(ValueError, match=r"mixed_sample_accuracy: `share` must be .* > 0.5 and < 1, got 0.5"):
+        validators.mixed_sample_accuracy(torch.sin, x, share=0.5)
+    with pytest.raises(ValueError, match=r"`classifier` must return logits \(23, K\) .*, got \(23,\)"):
+        validators.mixed_sample_accuracy(lambda x: x.sum(1), x)
+    with pytest.raises(ValueError, match=r"`inputs` must hold at least 2 samples, got \(1, 4\)"):
+        validators.mixed_sample_accuracy(torch.sin, x[:1])

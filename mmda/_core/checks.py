@@ -79,20 +79,16 @@ def check_finite(caller: str, argument: str, value: Tensor) -> None:
         fail(caller, argument, "be finite", "NaN or infinity")
 
 
-def check_mask(
-    caller: str, argument: str, mask: Tensor, shape: Sequence[int], *, device: torch.device | None = None
-) -> None:
-    """Require a bool tensor of exactly this shape (True = keep), on this device if given."""
+def check_mask(caller: str, argument: str, mask: Tensor, shape: Sequence[int], *, device: torch.device) -> None:
+    """Require a bool tensor of exactly this shape (True = keep), on this device."""
     check_tensor(caller, argument, mask)
     if str(mask.dtype) != "torch.bool":
         raise TypeError(f"{caller}: `{argument}` must be a bool tensor (True = keep), got {mask.dtype}")
     _check_place(caller, argument, mask, shape, device)
 
 
-def check_weight(
-    caller: str, argument: str, weight: Tensor, shape: Sequence[int], *, device: torch.device | None = None
-) -> None:
-    """Require a real tensor of exactly this shape, on this device if given.
+def check_weight(caller: str, argument: str, weight: Tensor, shape: Sequence[int], *, device: torch.device) -> None:
+    """Require a real tensor of exactly this shape, on this device.
 
     Its values must be >= 0, which is not checked.
     """
@@ -102,20 +98,18 @@ def check_weight(
     _check_place(caller, argument, weight, shape, device)
 
 
-def check_integers(
-    caller: str, argument: str, value: Tensor, shape: Sequence[int], *, device: torch.device | None = None
-) -> None:
-    """Require an integer tensor (labels, indices) of exactly this shape, on this device if given."""
+def check_integers(caller: str, argument: str, value: Tensor, shape: Sequence[int], *, device: torch.device) -> None:
+    """Require an integer tensor (labels, indices) of exactly this shape, on this device."""
     check_tensor(caller, argument, value)
     if value.is_floating_point() or value.is_complex() or str(value.dtype) == "torch.bool":
         raise TypeError(f"{caller}: `{argument}` must be an integer tensor, got {value.dtype}")
     _check_place(caller, argument, value, shape, device)
 
 
-def _check_place(caller: str, argument: str, value: Tensor, shape: Sequence[int], device: torch.device | None) -> None:
+def _check_place(caller: str, argument: str, value: Tensor, shape: Sequence[int], device: torch.device) -> None:
     if tuple(value.shape) != tuple(shape):
         fail(caller, argument, f"have shape {tuple(shape)}", shape_text(value))
-    if device is not None and value.device != device:
+    if value.device != device:
         fail(caller, argument, f"be on the device of the features ({device})", value.device)
 
 

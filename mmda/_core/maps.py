@@ -30,10 +30,10 @@ def as_map_rows(
     if isinstance(x, Tensor) and x.ndim == 4:
         places = (x.shape[0], *x.shape[2:])
         if mask is not None:
-            check_mask(caller, prefix + "mask", mask, places)
+            check_mask(caller, prefix + "mask", mask, places, device=x.device)
             mask = mask.reshape(-1)
         if weight is not None:
-            check_weight(caller, prefix + "weight", weight, places)
+            check_weight(caller, prefix + "weight", weight, places, device=x.device)
             weight = weight.reshape(-1)
         x = channels_last(x).reshape(-1, x.shape[1])
     return as_rows(caller, argument, x, mask=mask, weight=weight, dtype=dtype, prefix=prefix)

@@ -19,7 +19,7 @@ def make(problem: Problem) -> Made:
     pairs, how = problem.pairs, problem.how
     n, m = pairs.a.shape[0], pairs.b.shape[0]
     plain = pairs.plain and n == m == problem.paired
-    if not are_few("plain" if plain else "masked", n, m, how.block):
+    if not are_few("plain" if plain else "masked", pairs.a, n, m, how.block):
         return _by_tiles(problem)
     return _at_once(problem) if plain else info_nce_at_once(problem)
 

@@ -81,7 +81,7 @@ def squared_mmd(
             rows.new_ones(rows.shape[0], dtype=torch.float64) if weight is None else weight.detach().double()
             for rows, weight in ((x, x_weight), (y, y_weight))
         )
-        left, right, plus = _weighted_coefficients(a, b, unbiased)
+        left, right, plus = weighted_coefficients(a, b, unbiased)
         centre = pooled_centre(x, y, x_weight, y_weight)
         samples = samples._replace(left=left, right=right, centre=centre, plus=kernel.at_zero * plus)
     return pair_sum(samples, kernel, estimator="unbiased" if unbiased else "biased", block_size=block_size)
@@ -110,7 +110,7 @@ def absorb_bandwidth(kernel: Kernel, x: Tensor, y: Tensor, bandwidth: Tensor) ->
     return x + (x - centre) * more, y + (y - centre) * more, constant
 
 
-def _weighted_coefficients(a: Tensor, b: Tensor, unbiased: bool) -> tuple[Tensor, Tensor, Tensor]:
+def weighted_coefficients(a: Tensor, b: Tensor, unbiased: bool) -> tuple[Tensor, Tensor, Tensor]:
     """C of the squared MMD with these row weights, as two factors, and the total coefficient of k(z, z).
 
     With ``unbiased`` the latter is not zero for weights above one, because a row of weight 2 is a pair of equal rows.

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from mmda._core.digits import LOST, with_enough_digits
 from mmda._core.transforms import is_plain, values_are_known
-from mmda._engine import native, native_kernels
+from mmda._engine import fused, native, native_kernels
 from mmda._engine.kernel_tiles import Found, KernelOnTiles, formula_on_tiles
 from mmda._engine.own_kernels import OwnKernelOnTiles
 from mmda._engine.scaffold import ACCELERATOR_BLOCK, Gradients, Needed, Sweep, edges
@@ -197,8 +197,7 @@ def _run(samples: Samples, how: KernelSum | OwnKernelSum, needed: Needed) -> tup
         else:
             kernel = formula_on_tiles(Formula(how.kind, tuple(how.rates), how.exponent))
         numbers = [t for t in tried[:4] if t is not None]
-        kind = _Compiled if kernel.steps is not None and native.serves(*numbers) else _Operations
-        loops: _Loops = kind(tried, kernel, how, share, few)
+        loops: _Loops = _loops_for(kernel, numbers)(tried, kernel, how, share, few)
         try:
             value, gradients = loops.sweep(needed)
         except _TooManyNear:
@@ -210,6 +209,13 @@ def _run(samples: Samples, how: KernelSum | OwnKernelSum, needed: Needed) -> tup
             gradients = [None if g is None else g.to(dtype) for g in gradients]
         return value.to(dtype), gradients
     raise AssertionError("the last attempt accepts any number of near pairs")  # pragma: no cover
+
+
+def _loops_for(kernel: KernelOnTiles, numbers: Sequence[Tensor]) -> type[_Loops]:
+    if kernel.steps is not None and native.serves(*numbers):
+        return _Compiled
+    narrow = numbers[0].shape[1] <= fused.MOST_WIDTH
+    return _Fused if kernel.steps is not None and narrow and fused.serves(*numbers) else _Operations
 
 
 def _ways(samples: Samples) -> Iterator[tuple[Samples, float, float]]:
@@ -598,6 +604,45 @@ class _Operations(_Loops):
         gradient = slope @ z
         for pairs, slopes in apart:
             gradient.index_add_(0, pairs.i, pairs.differences * slopes)
+        gradient.mul_(self.inverse * (4 * self.kernel.slope_factor))
+        return self.result(), (gradient[:n] if needed[0] else None, gradient[n:] if needed[1] else None)
+
+
+class _Fused(_Operations):
+    """A sweep in one program on a GPU, without tiles in memory; with near pairs, in operations."""
+
+    def sweep(self, needed: Needed) -> tuple[Tensor, Gradients]:
+        left, right, n, wanted = self.samples.left, self.samples.right, self.n, any(needed)
+        if self.low_rank and right is not None and right.shape[1] > fused.MOST_RANKS:
+            return super().sweep(needed)
+        z, norms = self.prepare()
+        assert self.kernel.steps is not None
+        found = fused.row_sums(
+            self.kernel.steps,
+            z,
+            norms,
+            n,
+            factors=self.factors,
+            left=left,
+            right=right,
+            share=self.share if self.look else None,
+            gradient=wanted,
+        )
+        if found.near is not None and bool(found.near):
+            return super().sweep(needed)
+        values = found.values
+        if self.weighted and left is not None:
+            values = values * left.T
+        elif not self.low_rank:
+            within_x, across, within_y = self.factors
+            values[0, :n] *= within_x
+            values[0, n:] *= across
+            values[1, :n] *= across
+            values[1, n:] *= within_y
+        self.value.add_(values.sum(), alpha=1.0 if wanted else 2.0)
+        if found.products is None or found.slopes is None:
+            return self.result(), (None, None)
+        gradient = found.products.addcmul_(found.slopes.unsqueeze(1), z, value=-1)
         gradient.mul_(self.inverse * (4 * self.kernel.slope_factor))
         return self.result(), (gradient[:n] if needed[0] else None, gradient[n:] if needed[1] else None)
 

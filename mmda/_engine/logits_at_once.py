@@ -18,13 +18,16 @@ from mmda._engine.logit_loops import LOG2_E
 from mmda._engine.logit_pairs import Pairs, positive_share, twins
 from mmda._engine.logit_sweep import Made, Problem, Rows
 
-#: The full matrix is used up to the square of this many logits; for larger ones tiles are as fast.
+#: The full matrix is used up to the square of this many logits; for larger ones tiles are as fast. On accelerators an
+#: operator call takes as long as a small tile; a softmax over the columns of a large matrix is slow there.
 MOST = {"plain": 512, "masked": 256, "list": 400, "sigmoid": 512}
+MOST_ON_ACCELERATORS = {"plain": 1024, "masked": 1024, "list": 1024, "sigmoid": 4096}
 
 
-def are_few(kind: str, n: int, m: int, block: int) -> bool:
-    """Whether to use the full n x m matrix, where a tile has at most ``block`` rows (0: no limit)."""
-    return n * m <= min(MOST[kind], block or MOST[kind]) ** 2
+def are_few(kind: str, like: Tensor, n: int, m: int, block: int) -> bool:
+    """Whether to use the full n x m matrix on this device, where a tile has at most ``block`` rows (0: no limit)."""
+    most = (MOST if like.device.type == "cpu" else MOST_ON_ACCELERATORS)[kind]
+    return n * m <= min(most, block or most) ** 2
 
 
 class Softmax(NamedTuple):

@@ -28,6 +28,8 @@ class KernelSteps:
     """A kernel as steps. In each, e is a new 2^(rate t) or the square of the previous e, added with given factors."""
 
     def __init__(self, kind: str, steps: Sequence[tuple[float, float, float]]) -> None:
+        #: The steps, as numbers.
+        self.numbers = tuple(steps)
         fresh, counts, slopes = zip(*steps)
         chain = kind == "gaussian" and fresh[0] == 1 and not any(fresh[1:]) and len(fresh) <= MOST_DOUBLINGS
         # Not tensors, which would be created on the default device or under an active mode.

@@ -43,7 +43,7 @@ class _ListGrid(Grid):
 
 def make(problem: Problem) -> Made:
     length = problem.pairs.a.shape[0] * copies_of(problem.pairs)
-    if are_few("list", length, length, problem.how.block):
+    if are_few("list", problem.pairs.a, length, length, problem.how.block):
         return nt_xent_at_once(problem, copies_of(problem.pairs))
     pairs, how, scale, _, wanted = problem
     a, n, copies = pairs.a, pairs.a.shape[0], copies_of(pairs)

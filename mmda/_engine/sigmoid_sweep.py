@@ -62,7 +62,7 @@ def _at_once(problem: Problem) -> Made:
 
 def make(problem: Problem) -> Made:
     n, m = problem.pairs.a.shape[0], problem.pairs.b.shape[0]
-    if are_few("sigmoid", n, m, problem.how.block):
+    if are_few("sigmoid", problem.pairs.a, n, m, problem.how.block):
         return _at_once(problem)
     pairs, how, scale, paired, wanted = problem
     a, b, bias = pairs.a, pairs.b, None if pairs.bias is None else pairs.bias.to(pairs.a)

@@ -296,7 +296,7 @@ class DomainSpecificBatchNorm(nn.Module):
             if held is not None:
                 check_at_weights(name, "x", x, held)
         if mask is not None:
-            check_mask(name, "mask", mask, (x.shape[0], *x.shape[2:]))
+            check_mask(name, "mask", mask, (x.shape[0], *x.shape[2:]), device=x.device)
         if isinstance(domain, Tensor):
             check_tensor(name, "domain", domain)
             check_same_device(name, "x", x, "domain", domain)

@@ -90,7 +90,7 @@ def adaptive_feature_norm_loss(
         if reference_norm is None:
             reference = norm.detach()
         else:
-            check_weight(caller, "reference_norm", reference_norm, features.shape[:-1])
+            check_weight(caller, "reference_norm", reference_norm, features.shape[:-1], device=features.device)
             reference = reference_norm.detach().to(wide).reshape(-1)
             if counts is not None:
                 reference = torch.where(counts != 0, reference, torch.zeros_like(reference))

@@ -71,9 +71,9 @@ def frame_query_loss(
     check_frames_and_queries("frame_query_loss", frames, queries, frame_mask)
     if frames.shape[0] != queries.shape[0]:
         fail("frame_query_loss", "queries", f"have one row per video ({frames.shape[0]})", shape_text(queries))
-    check_mask("frame_query_loss", "moment_mask", moment_mask, frames.shape[:2])
+    check_mask("frame_query_loss", "moment_mask", moment_mask, frames.shape[:2], device=frames.device)
     if weight is not None:
-        check_weight("frame_query_loss", "weight", weight, frames.shape[:1])
+        check_weight("frame_query_loss", "weight", weight, frames.shape[:1], device=frames.device)
     check_temperature("frame_query_loss", temperature)
     dtype = working_dtype(frames, queries)
     with full_precision(frames):

@@ -24,10 +24,15 @@ from mmda._core.digits import with_enough_digits
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import as_rows
 from mmda._engine.dense_kernels import kernel_matrix
+from mmda._engine.kernel_products import can_tile, gram_tile, tile_sum
+from mmda._engine.kernel_sums import weighted_coefficients
 from mmda._math.kernel_tensors import current_kernel, register_bandwidth
 from mmda.kernels import Gaussian, Kernel, settle_bandwidth
 from mmda.losses._modules import LossModule
 from mmda.losses._sample_modules import of_sides
+
+#: Up to this many pooled rows a matrix of all pairs is as fast as tiles.
+FEW = 1000
 
 Estimator = Literal["biased", "unbiased", "linear"]
 _ESTIMATORS = ("biased", "unbiased", "linear")
@@ -87,9 +92,10 @@ def joint_mmd_loss(
             point.
 
     Notes:
-        O((n + m)^2 (d_1 + ... + d_L)) time, O((n + m)^2) memory: a product of kernels does not fit the tiled
-        computation of :func:`mmda.losses.mmd_loss`. Differs from the paper: each layer's bandwidths are averaged, not
-        summed, and set from the pooled sample; the paper trains with the linear estimator.
+        O((n + m)^2 (d_1 + ... + d_L)) time; O((n + m) (d_1 + ... + d_L)) memory above some 1,000 pooled rows, which are
+        compared tile by tile, O((n + m)^2) below. Second derivatives, function transforms, compiled graphs, and
+        bandwidths and weights that require a gradient always use O((n + m)^2). Differs from the paper: each layer's
+        bandwidths are averaged, not summed, and set from the pooled sample; the paper trains with the linear estimator.
 
     Example:
         >>> import torch
@@ -157,7 +163,29 @@ def joint_mmd_loss(
                 return safe_divide(summed - total * at_zero, total.square() - total)
             return safe_divide(summed, total.square())
 
+        def by_tiles(dtype: torch.dtype) -> Tensor:
+            pooled = [torch.cat([x, y]).to(dtype) for x, y in zip(xs, ys)]
+            left, right, _ = weighted_coefficients(a.double(), b.double(), unbiased)
+            settled = [
+                (k, centre.to(dtype), bandwidth.detach().to(dtype))
+                for k, centre, bandwidth in zip(kernels, centres, bandwidths)
+            ]
+
+            def tile(i: slice, j: slice, rows: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+                grams = [gram_tile(k, c, pair, sigma) for (k, c, sigma), pair in zip(settled, rows)]
+                return left[i, int(j.start >= n)] @ (_product(grams) @ right[j].to(dtype)).double()
+
+            def whole(*rows: Tensor) -> Tensor:
+                grams = [gram_tile(k, c, (one, one), sigma) for (k, c, sigma), one in zip(settled, rows)]
+                matrix = torch.cat((left[:, :1] * right[:n], left[:, 1:] * right[n:]), 1)
+                return (_product(grams) * matrix).sum()
+
+            own = [safe_divide(t.sum(), t.sum().square() - t.sum()) for t in (a.double(), b.double())]
+            return tile_sum(pooled, tile, whole, first=n) - (at_zero * sum(own) if unbiased else 0.0)
+
         def by_means(dtype: torch.dtype) -> Tensor:
+            if n + m > FEW and can_tile([*xs, *ys], [*bandwidths, a, b]):
+                return by_tiles(dtype)
             p, q, similar = a.to(dtype), b.to(dtype), gram(dtype)
             across = safe_divide(_bilinear(similar[:n, n:], p, q), p.sum() * q.sum())
             return mean_within(similar[:n, :n], p) + mean_within(similar[n:, n:], q) - 2 * across
@@ -178,7 +206,7 @@ def _product(factors: list[Tensor]) -> Tensor:
 
 
 def _bilinear(gram: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """Bilinear form of a matrix of similarities, in float64 from the sums of its rows on."""
+    """left^T gram right, the outer sum in float64."""
     return left.double() @ (gram @ right).double()
 
 
@@ -198,7 +226,7 @@ def _linear(xs: list[Tensor], ys: list[Tensor], kernels: Sequence[Kernel], bandw
 
 
 def _check_layers(caller: str, name: str, layers: object, mask: Tensor | None, weight: Tensor | None) -> None:
-    if not isinstance(layers, Sequence):  # a tensor is not one
+    if not isinstance(layers, Sequence):  # a tensor is not a Sequence
         fail_type(caller, name, "be a sequence of tensors, one per layer", layers)
     if len(layers) == 0:
         fail(caller, name, "hold at least one layer", "none")
@@ -208,9 +236,9 @@ def _check_layers(caller: str, name: str, layers: object, mask: Tensor | None, w
             rule = f"have the rows of `{name}[0]` {tuple(layers[0].shape[:-1])}"
             fail(caller, f"{name}[{position}]", rule, shape_text(layer))
     if mask is not None:
-        check_mask(caller, f"{name}_mask", mask, layers[0].shape[:-1])
+        check_mask(caller, f"{name}_mask", mask, layers[0].shape[:-1], device=layers[0].device)
     if weight is not None:
-        check_weight(caller, f"{name}_weight", weight, layers[0].shape[:-1])
+        check_weight(caller, f"{name}_weight", weight, layers[0].shape[:-1], device=layers[0].device)
 
 
 def _kernel_each(caller: str, kernel: Kernel | Sequence[Kernel], layers: int) -> Sequence[Kernel]:

@@ -73,8 +73,8 @@ def moment_targets(windows: Tensor, window_mask: Tensor, clip_times: Tensor, fra
         fail(caller, "windows", "have shape (batch, windows, 2)", shape_text(windows))
     if clip_times.shape[-1] != 2:
         fail(caller, "clip_times", "have shape (batch, clips, 2)", shape_text(clip_times))
-    check_mask(caller, "window_mask", window_mask, windows.shape[:2])
-    check_mask(caller, "frame_mask", frame_mask, clip_times.shape[:2])
+    check_mask(caller, "window_mask", window_mask, windows.shape[:2], device=windows.device)
+    check_mask(caller, "frame_mask", frame_mask, clip_times.shape[:2], device=clip_times.device)
     if windows.shape[0] != clip_times.shape[0]:
         fail(caller, "windows", f"have as many rows as `clip_times` ({clip_times.shape[0]})", shape_text(windows))
     with full_precision(windows):
@@ -159,9 +159,9 @@ def moment_localization_loss(
     for name, target in zip(targets._fields, targets):
         check_same_shape(caller, "start_logits", start_logits, f"targets.{name}", target)
     if frame_mask is not None:
-        check_mask(caller, "frame_mask", frame_mask, start_logits.shape)
+        check_mask(caller, "frame_mask", frame_mask, start_logits.shape, device=start_logits.device)
     if weight is not None:
-        check_weight(caller, "weight", weight, start_logits.shape[:1])
+        check_weight(caller, "weight", weight, start_logits.shape[:1], device=start_logits.device)
     dtype = working_dtype(start_logits, end_logits, inside_logits)
     with full_precision(start_logits):
         keep = frame_mask

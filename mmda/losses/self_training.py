@@ -75,7 +75,7 @@ def self_training_loss(
         loss = F.cross_entropy(rows, torch.where(labelled, label, 0), reduction="none", label_smoothing=smoothing)
         zero = torch.zeros((), dtype=dtype, device=rows.device)
         if confidence is not None:
-            check_weight(caller, "confidence", confidence, logits.shape[:-1])
+            check_weight(caller, "confidence", confidence, logits.shape[:-1], device=logits.device)
             sure = torch.where(labelled, confidence.detach().to(dtype).reshape(-1), zero)
             loss = loss * sure
         return weighted_mean(torch.where(labelled, loss, zero), counts)

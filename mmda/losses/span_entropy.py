@@ -64,7 +64,7 @@ def span_entropy_loss(
         if mask is None:
             kept = span.expand(u.shape[0], -1, -1)
         else:
-            check_mask(caller, "mask", mask, start_logits.shape)
+            check_mask(caller, "mask", mask, start_logits.shape, device=start_logits.device)
             zero = torch.zeros((), dtype=u.dtype, device=u.device)
             u, v = torch.where(mask, u, zero), torch.where(mask, v, zero)
             kept = span & mask.unsqueeze(2) & mask.unsqueeze(1)

@@ -11,6 +11,7 @@ function                                    better when   needs
 :func:`information_maximisation_score`      higher        target logits
 :func:`nuclear_norm_score`                  higher        target logits
 :func:`matrix_norm_score`                   higher        target logits
+:func:`mixed_sample_accuracy`               higher        the classifier and target samples
 :func:`round_trip_accuracy`                 higher        features of both domains, source labels
 :func:`mmd_score`                           higher        features of both domains
 :func:`importance_weighted_risk`            lower         losses on held-out source rows, their density ratios
@@ -34,6 +35,7 @@ from mmda.validators.classifiers import (
     entropy_score,
     information_maximisation_score,
     matrix_norm_score,
+    mixed_sample_accuracy,
     nuclear_norm_score,
     soft_neighbourhood_density,
 )
@@ -55,6 +57,7 @@ __all__ = [
     "importance_weighted_risk",
     "information_maximisation_score",
     "matrix_norm_score",
+    "mixed_sample_accuracy",
     "mmd_score",
     "nuclear_norm_score",
     "pair_retrieval_recall",

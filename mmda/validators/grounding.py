@@ -64,7 +64,7 @@ def span_entropy(
     check_same_shape(caller, "start_logits", start_logits, "end_logits", end_logits)
     keep = torch.ones_like(start_logits, dtype=torch.bool)
     if mask is not None:
-        check_mask(caller, "mask", mask, start_logits.shape)
+        check_mask(caller, "mask", mask, start_logits.shape, device=start_logits.device)
         keep = mask[mask.any(1)]
         start_logits, end_logits = start_logits[mask.any(1)], end_logits[mask.any(1)]
         if keep.shape[0] == 0:
@@ -147,7 +147,7 @@ def span_constancy(
             fail(caller, "duration", f"have shape {tuple(spans.shape[:1])}", shape_text(duration))
         relative = relative / duration.detach().double().unsqueeze(1)
     if mask is not None:
-        check_mask(caller, "mask", mask, spans.shape[:1])
+        check_mask(caller, "mask", mask, spans.shape[:1], device=spans.device)
         relative = relative[mask]
     n = relative.shape[0]
     if n < 2:

@@ -76,8 +76,8 @@ class VMRBatch:
         b, t, _ = self.frames.shape
         if self.words.shape[0] != b:
             fail(caller, "words", f"have as many rows as `frames` ({b})", shape_text(self.words))
-        check_mask(caller, "frame_mask", self.frame_mask, (b, t))
-        check_mask(caller, "word_mask", self.word_mask, (b, self.words.shape[1]))
+        check_mask(caller, "frame_mask", self.frame_mask, (b, t), device=self.frames.device)
+        check_mask(caller, "word_mask", self.word_mask, (b, self.words.shape[1]), device=self.words.device)
         shapes = {"clip_times": (b, t, 2), "duration": (b,), "video_index": (b,), "text_index": (b,)}
         for name, shape in shapes.items():
             if tuple(getattr(self, name).shape) != shape:
@@ -88,7 +88,7 @@ class VMRBatch:
             check_floating(caller, "windows", self.windows)
             if self.windows.ndim != 3 or self.windows.shape[0] != b or self.windows.shape[2] != 2:
                 fail(caller, "windows", f"have shape ({b}, w, 2)", shape_text(self.windows))
-            check_mask(caller, "window_mask", self.window_mask, self.windows.shape[:2])
+            check_mask(caller, "window_mask", self.window_mask, self.windows.shape[:2], device=self.windows.device)
         if len(self.qids) != b:
             fail(caller, "qids", f"name every row ({b})", len(self.qids))
 

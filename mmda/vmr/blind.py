@@ -281,7 +281,7 @@ def zero_shot_spans(
         fail(caller, "width", "be odd", width)
     check_number(caller, "level", level, at_least=0, at_most=1)
     if frame_mask is not None:
-        check_mask(caller, "frame_mask", frame_mask, (batch, time))
+        check_mask(caller, "frame_mask", frame_mask, (batch, time), device=frames.device)
     with full_precision(frames):
         dtype = working_dtype(frames, queries)
         mask = frames.new_ones((batch, time), dtype=torch.bool) if frame_mask is None else frame_mask

@@ -70,7 +70,7 @@ class ResidentSplit:
         caller, b = "ResidentSplit", len(self.qids)
         if self.frames.ndim != 3:
             fail(caller, "frames", "have shape (v, t, d_v)", shape_text(self.frames))
-        check_mask(caller, "frame_mask", self.frame_mask, self.frames.shape[:2])
+        check_mask(caller, "frame_mask", self.frame_mask, self.frames.shape[:2], device=self.frames.device)
         if tuple(self.clip_times.shape) != (*self.frames.shape[:2], 2):
             fail(caller, "clip_times", f"have shape {(*self.frames.shape[:2], 2)}", shape_text(self.clip_times))
         if tuple(self.frame_row.shape) != (b,):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from mmda._engine import kernel_products
 from mmda.kernels import Energy, Gaussian
-from mmda.losses import HSICLoss, hsic_loss
+from mmda.losses import HSICLoss, hsic, hsic_loss
 from tests.losses._samples import unequal_sample
 from tests.reference import hsic as reference
 
@@ -103,3 +104,32 @@ def test_module_is_the_function() -> None:
     x, z = _pairs()
     loss = HSICLoss(kernel=KERNEL, positive_kernel=OTHER)
     assert loss(x, z) == hsic_loss(x, z, kernel=KERNEL, positive_kernel=OTHER)
+
+
+@pytest.mark.parametrize("estimator", ["biased", "unbiased"])
+@pytest.mark.parametrize("kernel", [Gaussian(1.5), Gaussian(), Energy()])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_tiles_equal_the_matrices(
+    monkeypatch: pytest.MonkeyPatch, estimator: str, kernel: Gaussian | Energy, weighted: bool
+) -> None:
+    x, z = (side.requires_grad_() for side in _pairs(50))
+    weight = torch.arange(50).double().remainder(4) if weighted else None
+    found = []
+    for few in (10**6, 10):
+        monkeypatch.setattr(hsic, "FEW", few)
+        monkeypatch.setattr(kernel_products, "BLOCK", 16)
+        value = hsic_loss(x, z, kernel=kernel, estimator=estimator, weight=weight)
+        made = torch.autograd.grad(value, (x, z), retain_graph=True)  # in the pass
+        first = torch.autograd.grad(value, (x, z), create_graph=True)
+        found.append([value, *made, *first, *torch.autograd.grad(sum(g.square().sum() for g in first), (x, z))])
+    for dense, tiled in zip(*found):
+        torch.testing.assert_close(tiled, dense, rtol=1e-9, atol=1e-12)
+
+
+def test_tiles_keep_the_digits_of_a_weak_dependence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32 the value of nearly constant kernels is rounding alone, so the tiles are computed again in float64."""
+    x, z = (side.float() for side in _pairs(50))
+    exact = hsic_loss(x.double(), z.double(), kernel=Gaussian(300.0))
+    monkeypatch.setattr(hsic, "FEW", 10)
+    monkeypatch.setattr(kernel_products, "BLOCK", 16)
+    torch.testing.assert_close(hsic_loss(x, z, kernel=Gaussian(300.0)).double(), exact, rtol=1e-4, atol=0)

@@ -1,4 +1,4 @@
-"""Joint MMD against loops over pairs, its single-layer limit, and a case that marginals cannot see."""
+"""Joint MMD against loops over pairs, its single-layer limit, and equal marginals with different joints."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from mmda._engine import kernel_products
 from mmda.kernels import Energy, Gaussian
-from mmda.losses import JointMMDLoss, joint_mmd_loss, mmd_loss
+from mmda.losses import JointMMDLoss, joint_mmd, joint_mmd_loss, mmd_loss
 from tests.losses._samples import reference_sample, unequal_sample
 from tests.reference import joint_mmd as reference
 
@@ -122,3 +123,30 @@ def test_module_is_the_function() -> None:
     source, target = _layers(7, 5)
     loss = JointMMDLoss(kernel=list(KERNELS), estimator="unbiased")
     assert loss(source, target) == joint_mmd_loss(source, target, kernel=KERNELS, estimator="unbiased")
+
+
+@pytest.mark.parametrize("unbiased", [False, True])
+@pytest.mark.parametrize("kernels", [KERNELS, Gaussian(), Energy()])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_tiles_equal_the_matrix(
+    monkeypatch: pytest.MonkeyPatch, unbiased: bool, kernels: tuple[Gaussian, ...] | Gaussian | Energy, weighted: bool
+) -> None:
+    source, target = _layers(37, 24)
+    rows = [side.requires_grad_() for side in (*source, *target)]
+    given = {"source_weight": torch.arange(37).double().remainder(3), "target_mask": torch.arange(24) % 5 > 0}
+    monkeypatch.setattr(kernel_products, "BLOCK", 16)
+    found = []
+    for few in (10**6, 10):
+        monkeypatch.setattr(joint_mmd, "FEW", few)
+        value = joint_mmd_loss(
+            rows[:2],
+            rows[2:],
+            kernel=kernels,
+            estimator="unbiased" if unbiased else "biased",
+            **(given if weighted else {}),
+        )
+        made = torch.autograd.grad(value, rows, retain_graph=True)  # in the pass
+        first = torch.autograd.grad(value, rows, create_graph=True)
+        found.append([value, *made, *first, *torch.autograd.grad(sum(g.square().sum() for g in first), rows)])
+    for dense, tiled in zip(*found):
+        torch.testing.assert_close(tiled, dense, rtol=1e-9, atol=1e-12)

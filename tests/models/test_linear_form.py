@@ -1,4 +1,4 @@
-"""The linear form: maps in closed form, what is learned on top, neighbours, votes; and the objective as a list."""
+"""The linear form: closed-form maps, learned heads, neighbours, votes; and the objective as a list."""
 
 from __future__ import annotations
 
@@ -137,12 +137,12 @@ def test_the_vote_is_the_span_of_the_largest_mean_iou() -> None:
     order = spans.scores.masked_fill(~spans.mask, -1e9)
     assert (order[:, :-1] >= order[:, 1:]).all()
     again = temporal_iou(spans.windows[:, :1], spans.windows[:, 1:])
-    assert (again[spans.mask[:, 1:]] <= 0.5).all()  # further spans lie elsewhere
+    assert (again[spans.mask[:, 1:]] <= 0.5).all()  # further spans do not overlap
 
 
 @pytest.mark.parametrize("threshold", [0.2, 0.5, 1.0])
 def test_fewer_spans_are_the_first_of_more(threshold: float) -> None:
-    """As many as were asked for while clips are left for another one, each unlike those before it."""
+    """As many spans as requested while clips are left, each different from those before it."""
     s, mask, times = profile(7, 40, 40)
     most = vote_spans(s, mask, times, n=6, nms_threshold=threshold)
     for n in (1, 2, 3, 5):
@@ -156,7 +156,7 @@ def test_fewer_spans_are_the_first_of_more(threshold: float) -> None:
 
 @pytest.mark.parametrize("clips", [3, 6, 8])
 def test_short_videos_are_voted_on_by_windows_of_a_third(clips: int) -> None:
-    """As wide a window as the video would make its profile flat, and every span the whole video."""
+    """A window as wide as the video would give a flat profile, and the whole video for every span."""
     times = torch.arange(clips + 1.0).unfold(0, 2, 1).unsqueeze(0)
     s = torch.zeros(1, clips).index_fill(1, torch.tensor([1]), 1.0)
     found = vote_spans(s, s >= 0, times, n=1, widths=(11, 21)).windows[0, 0]
@@ -166,7 +166,7 @@ def test_short_videos_are_voted_on_by_windows_of_a_third(clips: int) -> None:
 
 
 def test_a_flat_profile_has_one_span_and_ends() -> None:
-    """Every vote is the whole video: nothing differs from it, and what is left is not asked for ever."""
+    """Every vote is the whole video: no other span is found, and the search ends."""
     times = torch.arange(31.0).unfold(0, 2, 1).unsqueeze(0)
     spans = vote_spans(torch.ones(1, 30), torch.ones(1, 30, dtype=torch.bool), times, n=5)
     assert spans.mask.tolist() == [[True, False, False, False, False]]
@@ -382,9 +382,9 @@ def test_stacked_weights_are_the_minimum_over_non_negative_ones() -> None:
 
     grid = np.linspace(0, 4, 81)
     best = min((loss(np.array([a, b, 0.0])), a, b) for a in grid for b in grid)
-    assert loss(np.array([best[1], best[2], 0.05])) > best[0]  # the third is better left out
+    assert loss(np.array([best[1], best[2], 0.05])) > best[0]  # leaving out the third is better
     np.testing.assert_allclose(found.numpy(), np.array([best[1], best[2], 0]) / (best[1] + best[2]), atol=0.02)
-    assert stacked_weights(-scores[:2], own).tolist() == [0.5, 0.5]  # nothing is told: alike
+    assert stacked_weights(-scores[:2], own).tolist() == [0.5, 0.5]  # no moments: equal weights
 
 
 def test_a_source_of_strangers_counts_little(splits: tuple[ResidentSplit, ResidentSplit]) -> None:
@@ -431,7 +431,7 @@ def test_few_pairs_weigh_no_map_of_their_own(splits: tuple[ResidentSplit, Reside
 
     nothing = torch.tensor([0.0, 0.5, 0.5, 0.0], dtype=torch.float64)
     assert torch.equal(shares(7), nothing)
-    told = shares(20, _ENOUGH=1)  # as if 20 were enough
+    told = shares(20, _ENOUGH=1)  # as if 20 videos sufficed
     assert (told - nothing).abs().max() > 0.05
     torch.testing.assert_close(shares(20), nothing.lerp(told, 20 / 32), rtol=1e-5, atol=1e-6)
 

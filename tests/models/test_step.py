@@ -1,4 +1,4 @@
-"""What a training step makes once and shares, and what it leaves out: the numbers stay those of the parts."""
+"""What a training step computes once and shares, and what it skips: the numbers are those of the parts."""
 
 from __future__ import annotations
 
@@ -50,6 +50,38 @@ def test_the_first_norm_is_folded_into_the_linear_map() -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-11)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_terms_under_autocast_compute_in_full_precision(draw: Simulation, precision: str) -> None:
+    """The model runs in half precision; what the losses share between them does not."""
+    batch = padded(draw.source_train.slice(range(12)), 3, 2, math.nan)
+    model, negatives = model_for(batch), negative_pairs(batch)
+    attention = FrameQueryAttention(temperature=0.1, detach_weights=True)
+    with torch.autocast("cpu", dtype=getattr(torch, precision), enabled=precision != "float32"):
+        out = model(batch)
+        view, labels = View(out, batch), View(out, batch).labels
+        found = [
+            term(view)
+            for term in (
+                PairTerm(AttendedContrastiveLoss()),
+                PairTerm(AttendedContrastiveLoss(), known_moment=True),
+                FrameQueryTerm(FrameQueryLoss()),
+                JointDistributionTerm(CORALLoss()),
+            )
+        ]
+        torch.autograd.grad(sum(found), out.joint_frames, retain_graph=True)
+    rows, queries, mask = out.joint_frames.float(), out.joint_query.float(), out.frame_mask
+    contrast = partial(AttendedContrastiveLoss(), rows, queries, negative_mask=negatives)
+    expected = [
+        contrast(frame_mask=mask),
+        contrast(frame_mask=mask & labels.inside),
+        FrameQueryLoss()(rows, queries, labels.inside, frame_mask=mask),
+        CORALLoss()(attention(rows, queries, frame_mask=mask)[0], queries),
+    ]
+    for ours, theirs in zip(found, expected):
+        assert ours.dtype == torch.float32
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
 def test_terms_on_shared_similarities_equal_the_losses(draw: Simulation) -> None:
     batch = padded(draw.source_train.slice(range(12)), 3, 2, math.nan)
     out = model_for(batch)(batch)
@@ -79,7 +111,7 @@ def test_terms_on_shared_similarities_equal_the_losses(draw: Simulation) -> None
             tangent = ours - (ours * (frames if ours.ndim == 3 else queries)).sum(-1, keepdim=True) * (
                 frames if ours.ndim == 3 else queries
             )
-            assert along.abs().max() < 1e-4  # a loss that normalises has no slope along its rows
+            assert along.abs().max() < 1e-4  # the gradient of a loss that normalises is orthogonal to its rows
             torch.testing.assert_close(tangent, theirs, rtol=1e-3, atol=1e-5)
 
 

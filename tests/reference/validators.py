@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,3 +87,16 @@ def span_constancy(spans: Array, tolerance: float) -> float:
         for i, a in enumerate(spans)
     ]
     return max(followers) / (len(spans) - 1)
+
+
+def mixed_accuracies(
+    predict: Callable[[Array], int], rows: Array, order: list[int], share: float
+) -> tuple[float | None, float | None]:
+    """Hu et al.: the accuracy on mixtures with a partner predicted alike, and with one predicted otherwise."""
+    found: dict[bool, list[bool]] = {True: [], False: []}
+    for i, j in enumerate(order):
+        if i != j:
+            own, other = predict(rows[i]), predict(rows[j])
+            found[own == other].append(predict(share * rows[i] + (1 - share) * rows[j]) == own)
+    within, across = (sum(f) / len(f) if f else None for f in (found[True], found[False]))
+    return within, across

@@ -144,7 +144,7 @@ class Corpus:
         if words.ndim != 2 or 0 in words.shape:
             fail(caller, "words", "have shape (words, features)", shape_text(words))
         mask = torch.ones(len(words), dtype=torch.bool) if word_mask is None else word_mask
-        check_mask(caller, "word_mask", mask, words.shape[:1])
+        check_mask(caller, "word_mask", mask, words.shape[:1], device=words.device)
         device = self.common.device
         words, mask = words.to(device).unsqueeze(0), mask.to(device).unsqueeze(0)
         query = self.model.embed_query(words.to(self.common.dtype), mask)[1][0]

@@ -135,7 +135,7 @@ def span_scores(logits: MomentLogits, similarity: Tensor, frame_mask: Tensor, *,
         >>> divmod(scores.argmax().item(), 3)  # clips 1 to 2
         (1, 2)
     """
-    check_mask("span_scores", "frame_mask", frame_mask, similarity.shape)
+    check_mask("span_scores", "frame_mask", frame_mask, similarity.shape, device=similarity.device)
     check_same_shape("span_scores", "similarity", similarity, "logits.start", logits.start)
     start = masked_log_softmax(logits.start, frame_mask, 1)
     end = masked_log_softmax(logits.end, frame_mask, 1)

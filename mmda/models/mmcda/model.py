@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmda._core.checks import check_number
-from mmda._core.masking import zero_padding
+from mmda._core.masking import full_precision, working_dtype, zero_padding
 from mmda._core.reductions import masked_mean
 from mmda._core.unit_rows import normalized_rows
 from mmda.models.mmcda.linear_head import FrameAgreement, NeighbourScaling, QueryFeedback
@@ -120,7 +120,8 @@ class MMCDA(nn.Module):
         """
         frames, joint_frames = self.embed_frames(batch.frames, batch.frame_mask)
         query, joint_query = self.embed_query(batch.words, batch.word_mask)
-        cosine = torch.bmm(joint_frames, joint_query.unsqueeze(2)).squeeze(2)
+        with full_precision(joint_frames):  # the losses read these cosines
+            cosine = torch.bmm(joint_frames, joint_query.unsqueeze(2)).squeeze(2)
         similarity = cosine / self.temperature
         if localize:
             logits = self.localizer(similarity, batch.frame_mask)
@@ -137,7 +138,7 @@ class MMCDA(nn.Module):
         joint = self.video_head(encoded)
         if self.shared_space:
             joint = joint + normalized_rows(zero_padding(frames, frame_mask))
-        return encoded, normalized_rows(joint)
+        return encoded, normalized_rows(joint.to(working_dtype(joint)))
 
     def embed_query(self, words: Tensor, word_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Sentence features (b, hidden), and their unit rows in the joint space (b, joint)."""
@@ -145,7 +146,7 @@ class MMCDA(nn.Module):
         joint = self.query_head(encoded)
         if self.shared_space:
             joint = joint + normalized_rows(masked_mean(words, word_mask.unsqueeze(-1).expand_as(words), 1))
-        return encoded, normalized_rows(joint)
+        return encoded, normalized_rows(joint.to(working_dtype(joint)))
 
     @torch.no_grad()
     def predict(self, batch: VMRBatch, *, n: int = 5, mix: float = 0.4, nms_threshold: float = 0.5) -> Spans:

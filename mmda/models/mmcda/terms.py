@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmda._core.checks import check_choice, check_count, check_number, fail, fail_type
 from mmda._core.components import check_callable
+from mmda._core.masking import full_precision
 from mmda._core.reductions import masked_softmax
 from mmda._math.pair_logits import PairedFrames, frame_cosines
 from mmda.kernels import Gaussian
@@ -95,7 +96,7 @@ class View:
 
     def __init__(self, output: MMCDAOutput, batch: VMRBatch) -> None:
         self.output, self.batch = output, batch
-        # each is made when a term first asks for it; the lock of functools.cached_property would break compiled graphs
+        # computed when a term first needs it; the lock of functools.cached_property would break compiled graphs
         self._labels: MomentTargets | None = None
         self._negatives: Tensor | None = None
         self._pairs: PairedFrames | None = None
@@ -127,7 +128,8 @@ class View:
     def _paired(self) -> PairedFrames:
         out = self.output
         counts = out.frame_mask.any(1).to(out.joint_frames.dtype)
-        similarity = frame_cosines(out.joint_frames, out.joint_query)
+        with full_precision(out.joint_frames):
+            similarity = frame_cosines(out.joint_frames, out.joint_query)
         return PairedFrames(out.joint_frames, similarity, out.frame_mask, self.negatives, counts)
 
 

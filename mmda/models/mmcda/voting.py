@@ -109,7 +109,7 @@ def _check_runs(
     for level in levels:
         check_number("high_runs", "level", level, at_least=0, at_most=1)
     check_floating("high_runs", "similarity", similarity)
-    check_mask("high_runs", "frame_mask", frame_mask, similarity.shape)
+    check_mask("high_runs", "frame_mask", frame_mask, similarity.shape, device=similarity.device)
     if tuple(clip_times.shape) != (*similarity.shape, 2):
         fail("high_runs", "clip_times", f"have shape {(*similarity.shape, 2)}", tuple(clip_times.shape))
 

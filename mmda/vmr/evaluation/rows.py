@@ -278,7 +278,7 @@ def evaluate_windows(
     count = found.shape[0]
     mask = torch.ones(found.shape[:2], dtype=torch.bool)
     if prediction_mask is not None:
-        check_mask(caller, "prediction_mask", prediction_mask, found.shape[:2])
+        check_mask(caller, "prediction_mask", prediction_mask, found.shape[:2], device=prediction_mask.device)
         mask = prediction_mask.cpu()
     finite = torch.isfinite(found).all(dim=-1) | ~mask
     if not bool(finite.all()):
@@ -291,7 +291,7 @@ def evaluate_windows(
         fail(caller, "windows", f"have shape ({count}, windows, 2)", shape_text(windows))
     labelled = torch.full((count,), truth.shape[1] > 0)
     if window_mask is not None:
-        check_mask(caller, "window_mask", window_mask, truth.shape[:2])
+        check_mask(caller, "window_mask", window_mask, truth.shape[:2], device=window_mask.device)
         windows_mask = window_mask.cpu()
         labelled = windows_mask.any(dim=1)
     if not bool(labelled.all()) and no_moment == "raise":
@@ -314,34 +314,15 @@ def evaluate_windows(
         mask=mask,
         duration=None if duration is None else duration.detach().to("cpu", torch.float64),
     )
-    recall = recall_at_iou(
-        ranked,
-        truth,
-        n=n,
-        iou=iou,
-        strict=preset.strict,
-        tolerance=preset.tolerance,
-        union=preset.union,
-        prediction_mask=keep,
-        window_mask=windows_mask,
-    )
+    how: dict[str, Any] = {"n": n, "iou": iou, "prediction_mask": keep, "window_mask": windows_mask}
+    how |= {"strict": preset.strict, "tolerance": preset.tolerance, "union": preset.union}
+    recall = recall_at_iou(ranked, truth, **how)
     discounts = None
     if discounted:
         if duration is None:
             fail(caller, "duration", "be given if `discounted` is True", "none")
         lengths = duration.detach().to("cpu", torch.float64)
-        discounts = discounted_recall_at_iou(
-            ranked,
-            truth,
-            lengths,
-            n=n,
-            iou=iou,
-            strict=preset.strict,
-            tolerance=preset.tolerance,
-            union=preset.union,
-            prediction_mask=keep,
-            window_mask=windows_mask,
-        ).numpy()
+        discounts = discounted_recall_at_iou(ranked, truth, lengths, **how).numpy()
     first = best_iou(ranked[:, :1], truth, prediction_mask=keep[:, :1], window_mask=windows_mask, union=preset.union)
     return Evaluation(
         name=name,

@@ -60,7 +60,12 @@ def check_error_tensors(case: Case) -> None:
     for name in (*case.names("mask"), *case.names("weight")):
         right = torch.ones([case.length(problem, axis) for axis in case.roles[name].axes], dtype=torch.bool)
         wrong, right = (right.float(), right) if case.roles[name].use == "mask" else (right, right.float())
-        for what, value in ((f"a {wrong.dtype} `{name}`", wrong), (f"a short `{name}`", right[:-1])):
+        wrongs = {
+            f"a {wrong.dtype} `{name}`": wrong,
+            f"a short `{name}`": right[:-1],
+            f"`{name}` on another device": right.to("meta"),
+        }
+        for what, value in wrongs.items():
             assert_refused(case, functools.partial(case.call, problem.with_values(**{name: value})), what)
 
 
