@@ -203,6 +203,11 @@ class VMRLoader:
         ValueError: if a count is out of range, labels are requested from a data set with hidden moments, or a batch has
             fewer pairs than there are ranks.
 
+    Notes:
+        The memory of a batch's frames serves a later batch once nothing refers to it: no tensor or view of one, no
+        NumPy array, no graph of autograd. An address alone (``data_ptr``) is no reference. At most ``prefetch + 2``
+        free blocks are kept, until the pass ends.
+
     Example:
         >>> from mmda.vmr import load_packed
         >>> data = load_packed("video.npz", "query.npz", "train.jsonl")  # doctest: +SKIP

@@ -109,6 +109,20 @@ def test_longer_videos_are_smoothed_over_as_large_a_share() -> None:
     assert torch.allclose(wide[:, 7:-7], expected)
 
 
+@pytest.mark.parametrize(("seconds", "window"), [(0.5, 29), (1.0, 15), (2.0, 7), (4.0, 7)])
+def test_wide_windows_are_no_longer_in_seconds_than_those_of_75_clips(seconds: float, window: int) -> None:
+    """300 clips: of half a second a video of 75 clips of 2 s seen finer, of 2 s one four times as long."""
+    s = torch.randn(2, 300, dtype=torch.float64)
+    there = torch.ones_like(s, dtype=torch.bool)
+    times = (seconds * torch.arange(301.0)).unfold(0, 2, 1).expand(2, -1, -1)
+    expected = torch.nn.functional.avg_pool1d(s, window, 1)
+    half = window // 2
+    assert torch.allclose(smoothed(s, there, 7, clip_times=times)[:, half:-half], expected)
+    s = torch.zeros(1, 300).index_fill(1, torch.arange(140, 152), 1.0)
+    run = high_runs(s, there[:1], times[:1], width=7, level=0.5)[0].tolist()
+    assert (run == [140 * seconds, 152 * seconds]) == (window == 7)  # wider ones blur twelve clips
+
+
 def test_the_vote_is_the_span_of_the_largest_mean_iou() -> None:
     s, mask, times = profile(0, 60, 25)
     s, mask, times = (each[mask.sum(1) >= 15] for each in (s, mask, times))  # no window is wider than a third
@@ -387,12 +401,25 @@ def test_a_source_of_strangers_counts_little(splits: tuple[ResidentSplit, Reside
     assert shares[1] < 0.1 < 0.3 < shares[0]
 
 
+def test_a_source_of_the_same_domain_is_taken_as_it_is(splits: tuple[ResidentSplit, ResidentSplit]) -> None:
+    """The last map has the larger weight where both domains are one, and a smaller one for a moved source."""
+    every, shares = splits[1], []
+    source, pairs = (every.select((every.frame_row % 2 == side).nonzero().flatten()) for side in (0, 1))
+    pairs = pairs.without_moments()
+    moved = replace(source, frames=source.frames @ torch.randn(12, 12, generator=torch.Generator().manual_seed(3)))
+    for known in (source, moved):
+        model = build_mmcda(replace(CONFIG, members=4))
+        start_linear(model, known, pairs, domain=pairs)
+        shares.append(model.video_head.share.tolist())  # type: ignore[union-attr]
+    assert shares[1][3] < 0.2 < 0.4 < shares[0][3]
+
+
 def test_few_pairs_weigh_no_map_of_their_own(splits: tuple[ResidentSplit, ResidentSplit]) -> None:
     """Below 8 videos the maps fitted with moments have equal weights; up to 32 the weights are shrunk towards that."""
     source, pairs = splits[0], splits[1].without_moments()
 
     def shares(videos: int, **change: Any) -> Tensor:
-        model = build_mmcda(replace(CONFIG, members=3))
+        model = build_mmcda(replace(CONFIG, members=4))
         kept = pairs.select((pairs.frame_row < videos).nonzero().flatten())
         with pytest.MonkeyPatch.context() as patch:
             for name, value in change.items():
@@ -402,7 +429,7 @@ def test_few_pairs_weigh_no_map_of_their_own(splits: tuple[ResidentSplit, Reside
         assert isinstance(share, Tensor)
         return share.double()
 
-    nothing = torch.tensor([0.0, 0.5, 0.5], dtype=torch.float64)
+    nothing = torch.tensor([0.0, 0.5, 0.5, 0.0], dtype=torch.float64)
     assert torch.equal(shares(7), nothing)
     told = shares(20, _ENOUGH=1)  # as if 20 videos sufficed
     assert (told - nothing).abs().max() > 0.05
