@@ -370,7 +370,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "few": efficiency_table(held.get("few", []), FEW),
             "selection": selection_table(held.get("selection", [])),
             "selection_towers": selection_table(held.get("selection", []), "towers"),
-            "selection_linear": selection_table(held.get("selection", []), "linear"),
             "shift": shift_table(held.get("shift", [])),
         }
         for name, lines in tables.items():

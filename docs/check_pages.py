@@ -1,8 +1,8 @@
 """Look over the built site as a reader without a network would: ``python docs/check_pages.py docs/_build/html``.
 
-Links and their anchors lead somewhere and say where, images exist and say what they show, headings are in order,
-formulas have their renderer beside them, nothing is fetched from elsewhere, wide tables scroll by themselves, pages are
-light, and the search knows the names in papers.
+Links and their anchors lead somewhere and say where, images exist, say what they show and are turned over in the dark,
+headings are in order, formulas have their renderer beside them, nothing is fetched from elsewhere, wide tables scroll
+by themselves, pages are light, and the search knows the names in papers.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "met
 QUOTED = {"code", "pre", "script", "style", "svg", "textarea", "title"}
 #: Tables of an index, a name a row.
 NARROW = {"genindextable", "modindextable", "indextable", "domainindex-table"}
+#: Pictures whose lightness is turned over in the dark, and a sign that needs no more than its lines.
+FRAMED = {"framed", "sphx-glr-single-img", "sphx-glr-multi-img", "toggler"}
 #: Marks of text that was written for the builder and reached the reader.
 RAW = re.compile(r"\\\(|\\\[|\\begin\{|\$\$|:(?:func|class|mod|meth|ref|doc|math|attr|data):`|``\w")
 #: Coloured words of listings, half of all elements: nothing is asked of them.
@@ -125,6 +127,8 @@ class Page(HTMLParser):
                 self.faults.append(f"the image {found.get('src')} has no alternative text")
             elif re.search(r"\.(png|svg|jpe?g|gif|webp)$|/", found["alt"]):
                 self.faults.append(f"the image {found.get('src')} has a file name for its alternative text")
+            if not (self._card or classes & FRAMED):
+                self.faults.append(f"the image {found.get('src')} stays white in the dark")
             if self._link_text is not None:
                 self._link_text += found.get("alt", "")
         if tag == "link" and set(found.get("rel", "").split()) & {"stylesheet", "preload", "icon", "preconnect"}:

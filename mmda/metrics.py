@@ -457,6 +457,16 @@ def _best_iou(
     return value if prediction_mask is None else torch.where(prediction_mask, value, zero)
 
 
+def _check_thresholds(caller: str, n: Sequence[int], iou: Sequence[float], tolerance: float) -> None:
+    check_sequence(caller, "n", n, "count")
+    check_sequence(caller, "iou", iou, "threshold")
+    for count in n:
+        check_count(caller, "n", count)
+    for level in iou:
+        check_number(caller, "iou", level, above=0, at_most=1)
+    check_number(caller, "tolerance", tolerance, at_least=0)
+
+
 def _check_pairs(
     caller: str,
     predictions: Tensor,
@@ -580,13 +590,7 @@ def discounted_recall_at_iou(
         Yuan et al., "A Closer Look at Temporal Sentence Grounding in Videos: Datasets and Metrics", HUMA 2021, sec. 4.
     """
     caller = "discounted_recall_at_iou"
-    check_sequence(caller, "n", n, "count")
-    check_sequence(caller, "iou", iou, "threshold")
-    for count in n:
-        check_count(caller, "n", count)
-    for level in iou:
-        check_number(caller, "iou", level, above=0, at_most=1)
-    check_number(caller, "tolerance", tolerance, at_least=0)
+    _check_thresholds(caller, n, iou, tolerance)
     _check_pairs(caller, predictions, windows, prediction_mask, window_mask, union)
     check_floating(caller, "duration", duration)
     if duration.shape != predictions.shape[:1]:
@@ -662,13 +666,7 @@ def recall_at_iou(
         R@1, IoU=0.3 50.0  R@1, IoU=0.7 0.0  R@2, IoU=0.3 100.0  R@2, IoU=0.7 100.0
     """
     caller = "recall_at_iou"
-    check_sequence(caller, "n", n, "count")
-    check_sequence(caller, "iou", iou, "threshold")
-    for count in n:
-        check_count(caller, "n", count)
-    for level in iou:
-        check_number(caller, "iou", level, above=0, at_most=1)
-    check_number(caller, "tolerance", tolerance, at_least=0)
+    _check_thresholds(caller, n, iou, tolerance)
     check_tensor(caller, "predictions", predictions)
     check_tensor(caller, "windows", windows)
     _check_masks(caller, predictions, windows, prediction_mask, window_mask)

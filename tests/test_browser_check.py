@@ -42,7 +42,7 @@ def look(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     browser = next(filter(None, map(shutil.which, names["BROWSERS"])), None)
     if browser is None:
         pytest.skip("no Chromium or Chrome")
-    return lambda site, pages, words: names["look"](site, browser, pages, words, timeout=120)
+    return lambda site, pages, words: names["look"](site, browser, pages, words, timeout=600)
 
 
 def test_every_fault_is_seen(tmp_path: Path, look: Callable[..., list[str]]) -> None:
@@ -56,3 +56,15 @@ def test_every_fault_is_seen(tmp_path: Path, look: Callable[..., list[str]]) -> 
     for name, body in list(pages.items())[1:]:
         assert f"{name}: {FAULTS[body]}" in found
     assert len([line for line in found if "search" in line]) == 1
+
+
+def test_some_pages_of_the_built_site(look: Callable[..., list[str]]) -> None:
+    """Where ``make docs`` has built it, as ``make test`` does first; ``make look`` opens every page."""
+    site = DOCS / "_build" / "html"
+    names = ["index", "losses", "grid", "guide/which_alignment", "auto_gallery/index", "api/generated/mmda.linear.CCA"]
+    pages = [f"{name}.html" for name in names]
+    if not all((site / page).exists() for page in pages):
+        pytest.skip("make docs builds the pages")
+    if any(each.stat().st_mtime > (site / "index.html").stat().st_mtime for each in (DOCS / "_static").iterdir()):
+        pytest.skip("built before the last change of the sheets")
+    assert look(site, pages, {"DANN": "losses.domain_adversarial_loss", "memory bank": "layers.MemoryBank"}) == []

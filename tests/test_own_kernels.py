@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmda._engine import own_kernels
+from mmda._engine import native, own_kernels
 from mmda._engine.kernel_sums import pair_means
 from mmda.kernels import Gaussian, Kernel, Laplacian, RationalQuadratic
 from mmda.losses import mmd_loss
@@ -99,10 +99,13 @@ def samples(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("formula", [*RECORDED, *CALLED], ids=lambda f: f.__name__)
-def test_value_and_gradient(formula: Any, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_value_and_gradient(formula: Any, compiled: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of the dense formula; a recorded kernel is called a few times, any other once a tile."""
     monkeypatch.setattr(own_kernels, "LARGE", 900)
+    if not compiled:
+        monkeypatch.setattr(native, "_sweeps", None)
     x, y = samples(dtype)
     kernel: Kernel = Own(formula)
     found = mmd_loss(x, y, kernel=kernel, block_size=40)
@@ -131,6 +134,33 @@ def test_a_program_computes_the_same_bits() -> None:
             own_value, own_slope = own_kernels.OwnKernelOnTiles(kernel, bandwidth)._on(t[:rows], True)
             assert torch.equal(value, own_value)
             assert torch.equal(slope, own_slope)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_built_in_steps_of_wide_tiles(dtype: torch.dtype) -> None:
+    """More columns than the compiled loops take at once."""
+    t = -20 * torch.rand(90, 700, generator=torch.Generator().manual_seed(1), dtype=dtype)
+    bandwidth = torch.tensor(3.0, dtype=dtype)
+    for formula in (summed, nested):
+        program = own_kernels.record_kernel(Own(formula), bandwidth, t, True)
+        assert program is not None
+        own = own_kernels.OwnKernelOnTiles(Own(formula), bandwidth)._on(t, True)
+        for ours, wanted in zip(program(t), own):
+            torch.testing.assert_close(
+                ours, wanted, rtol=0, atol=50 * torch.finfo(dtype).eps * float(wanted.abs().max())
+            )
+
+
+def test_infinite_slopes_are_recorded() -> None:
+    """The slope of a root at distance 0; the other entries are still compared."""
+    t = -torch.rand(64, 33, generator=torch.Generator().manual_seed(1))
+    t[3, 4] = 0
+    kernel = own_kernels.OwnKernelOnTiles(Own(lambda squared, bandwidth: 1 - squared.sqrt()), torch.tensor(3.0))
+    program = kernel._record(t, True)
+    assert program is not None
+    assert program(t)[1][3, 4].isinf()
+    other = Own(lambda squared, bandwidth: 1 - squared.sqrt() * (2 if squared.shape[0] > 2 else 1))
+    assert own_kernels.OwnKernelOnTiles(other, torch.tensor(3.0))._record(t, True) is None
 
 
 def test_a_formula_set_on_an_object_counts() -> None:

@@ -23,7 +23,8 @@ HEAD = (
 )
 BODY = (
     '<h1 id="top">A</h1><h2>B</h2><p>C <span class="math">\\(x\\)</span> <code>``x``</code> <a href="#top">up</a>'
-    ' <a href="b.html#there">b</a> <a href="https://example.org">out</a></p><img src="_images/i.png" alt="a curve">'
+    ' <a href="b.html#there">b</a> <a href="https://example.org">out</a></p>'
+    '<img class="framed" src="_images/i.png" alt="a curve">'
     '<div class="table-wrapper" id="t"><table id="t"></table></div><pre><span class="k">$$</span></pre>'
     '<div class="sphx-glr-thumbcontainer"><img src="_images/i.png" alt=""></div>'
 )
@@ -57,6 +58,7 @@ def test_a_sound_page_has_no_fault(tmp_path: Path) -> None:
         (' alt="a curve"', "", "the image _images/i.png has no alternative text"),
         ("a curve", "_images/i.png", "the image _images/i.png has a file name for its alternative text"),
         (' alt="">', ">", "the image _images/i.png has no alternative text"),
+        (' class="framed"', "", "the image _images/i.png stays white in the dark"),
         ("h1", "h2", "0 headings of level 1"),
         ("<h2>B</h2>", "<h1>B</h1>", "2 headings of level 1"),
         ("h2", "h3", "a heading of level 3 follows one of level 1"),

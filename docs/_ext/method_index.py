@@ -149,7 +149,7 @@ class MethodIndex(SphinxDirective):
             self.env.note_dependency(str(ROOT / "benchmarks" / "results" / name))
         head = ["in papers", "here", "needs", "gain on digits (weight)"]
         head += ["gain on Office-Caltech (weight)"] if features else []
-        widths = "20 42 14 12 12" if features else "20 48 16 16"
+        widths = "16 46 14 12 12" if features else "18 50 16 16"
         lines = [".. list-table::", "   :header-rows: 1", "   :class: prose names", f"   :widths: {widths}", ""]
         lines += [f"   {'*' if k == 0 else ' '} - {cell}" for k, cell in enumerate(head)]
         for papers, place, needs, row in (*METHODS, *(("", f"losses.{name}", "", None) for name in unnamed)):

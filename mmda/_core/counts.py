@@ -33,3 +33,14 @@ def median_centre(x: Tensor, y: Tensor, x_weight: Tensor | None, y_weight: Tenso
 def total_weight(x: Tensor, weight: Tensor | None) -> Tensor:
     """Sum of the row weights, or the number of rows."""
     return torch.full((), float(x.shape[0]), dtype=x.dtype, device=x.device) if weight is None else weight.sum()
+
+
+def zero_if_empty(
+    value: Tensor, x: Tensor, y: Tensor, weights: tuple[Tensor | None, Tensor | None], unbiased: bool
+) -> Tensor:
+    """``value``, or 0 if the total weight of a sample is 0 (at most 1 for an unbiased estimator)."""
+    if weights[0] is None and weights[1] is None:
+        return value
+    least = 1 if unbiased else 0
+    both = (total_weight(x, weights[0]) > least) & (total_weight(y, weights[1]) > least)
+    return torch.where(both, value, 0 * value)

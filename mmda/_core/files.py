@@ -20,13 +20,13 @@ else:
     import fcntl
 
 
-#: Bytes that one array of a compressed file may take in memory, unless its file is as large itself.
+#: Limit in bytes on an unpacked array of a compressed file, unless the file itself is as large.
 MAX_BYTES = 1 << 30
 
 
 @contextmanager
 def named(path: str | Path) -> Iterator[None]:
-    """An ``OSError`` from inside names ``path``: a full disk does not say of which file."""
+    """Add ``path`` to any ``OSError`` raised inside; errors of a full disk have no file name."""
     try:
         yield
     except OSError as error:
@@ -36,8 +36,8 @@ def named(path: str | Path) -> Iterator[None]:
 def write_file(path: str | Path, content: bytes) -> None:
     """Write atomically: to a temporary file in the same folder, flushed and renamed. A failure keeps the old file.
 
-    A symbolic link stays one: the file that it leads to is written. An ``OSError`` names ``path``; what is there and
-    no regular file, a device say, is one.
+    Through a symbolic link the file that it points to is written. Errors are ``OSError`` and name ``path``; a path to a
+    device or pipe is an error.
     """
     with named(path):
         target = _written_to(Path(path))
@@ -135,7 +135,7 @@ def lock(handle: int) -> bool:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except PermissionError:  # how Windows says it
+    except PermissionError:  # the error on Windows
         return False
     return True
 

@@ -70,10 +70,8 @@ def two_samples(
     caller: str,
     source: Tensor,
     target: Tensor,
-    source_weight: Tensor | None,
-    target_weight: Tensor | None,
-    source_mask: Tensor | None,
-    target_mask: Tensor | None,
+    weights: tuple[Tensor | None, Tensor | None] = (None, None),
+    masks: tuple[Tensor | None, Tensor | None] = (None, None),
     *,
     dtype: torch.dtype | None = None,
     fewest: int = 1,
@@ -88,8 +86,8 @@ def two_samples(
     dtype = working_dtype(source, target) if dtype is None else dtype
     fewest, why = (2, " for estimator='unbiased'") if unbiased else (fewest, "")
     least = fewest if dropped else None
-    x, x_weight = as_rows(caller, "source", source, mask=source_mask, weight=source_weight, dtype=dtype, fewest=least)
-    y, y_weight = as_rows(caller, "target", target, mask=target_mask, weight=target_weight, dtype=dtype, fewest=least)
+    x, x_weight = as_rows(caller, "source", source, mask=masks[0], weight=weights[0], dtype=dtype, fewest=least)
+    y, y_weight = as_rows(caller, "target", target, mask=masks[1], weight=weights[1], dtype=dtype, fewest=least)
     check_same_width(caller, "source", x, "target", y)
     for name, rows in (("source", x), ("target", y)):
         if rows.shape[0] < fewest:

@@ -5,7 +5,7 @@
    Arguments are addresses and numbers; the caller is responsible for sizes. On x86, denormal numbers of a tile are
    flushed to zero. Loops are compiled for several instruction sets, of which the best supported one is used. */
 
-#define INTERFACE 5 /* increase with any change of arguments, here and in native.py */
+#define INTERFACE 6 /* increase with any change of arguments, here and in native.py */
 #define Py_LIMITED_API 0x030A0000
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -43,7 +43,7 @@ typedef struct {
     Py_ssize_t split, rows, columns, stride, matrix_stride;
     void *t;
     const void *na, *nb, *matrix, *value_left, *value_right, *sum_left, *sum_right;
-    void *row_sums, *column_sums;
+    void *row_sums, *column_sums, *kept; /* kept: the values (rows, columns) are written here, if not null */
     /* Pairs whose squared distance is below `near` times the sum of their squared lengths (0: none) are recomputed from
        the difference of the unscaled rows, times `inverse`; their gradients are added directly. */
     double near, inverse;
@@ -373,7 +373,7 @@ static int expect(Py_ssize_t given, Py_ssize_t wanted)
 /* tile(double, threads, kernel, groups, products, norms, matrix, value weights, sum weights, sums, near)
    -> value, or None if more than `most` pairs are near. Groups of arguments are tuples, rows before columns:
    kernel: kind, doublings, steps, fresh, counts, slopes; groups: factor within the first, across, within the second,
-   split, same; products: address, stride, rows, columns; matrix: address, stride; near: share, inverse, rows, columns,
+   split, same; products: address, stride, rows, columns, and where values are kept; matrix: address, stride; near: share, inverse, rows, columns,
    width, most, gradient of rows, of columns. */
 static PyObject *py_tile(PyObject *self, PyObject *const *values, Py_ssize_t given)
 {
@@ -397,12 +397,13 @@ static PyObject *py_tile(PyObject *self, PyObject *const *values, Py_ssize_t giv
         t.factors[k] = number(&of);
     t.split = count(&of);
     t.same = (int)count(&of);
-    if (!group(&a, 4, &of))
+    if (!group(&a, 5, &of))
         return NULL;
     t.t = address(&of);
     t.stride = count(&of);
     t.rows = count(&of);
     t.columns = count(&of);
+    t.kept = address(&of);
     if (!group(&a, 2, &of))
         return NULL;
     t.na = address(&of);

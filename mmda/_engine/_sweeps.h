@@ -224,8 +224,8 @@ static inline __attribute__((always_inline)) double NAME(tile_body)(
     const REAL *na = tile->na, *nb = tile->nb, *matrix = tile->matrix;
     const REAL *value_left = tile->value_left, *value_right = tile->value_right;
     const REAL *sum_left = tile->sum_left, *sum_right = tile->sum_right;
-    REAL *row_sums = tile->row_sums;
-    int plain = doublings && columns && row_sums && !tile->same && !matrix && !value_left && !sum_left;
+    REAL *row_sums = tile->row_sums, *kept = tile->kept;
+    int plain = !kept && doublings && columns && row_sums && !tile->same && !matrix && !value_left && !sum_left;
     double total = 0;
     for (Py_ssize_t i = first; i < last; i++) {
         double value = 0, sum = 0;
@@ -249,6 +249,8 @@ static inline __attribute__((always_inline)) double NAME(tile_body)(
                 NAME(settle_near)(tile, kind, doublings, by, i, begin, g, v, found, close, near);
             if (tile->same && i >= begin && i < begin + length)
                 v[i - begin] = g[i - begin] = 0;
+            if (kept)
+                memcpy(kept + i * tile->columns + begin, v, (size_t)length * sizeof(REAL));
             if (matrix) {
                 const REAL *restrict m = matrix + i * tile->matrix_stride + begin;
 #pragma omp simd

@@ -23,7 +23,7 @@ try:
         raise ImportError("switched off")
     from mmda._engine import _sweeps
 
-    if _sweeps.interface != 5:
+    if _sweeps.interface != 6:
         raise ImportError("compiled from another version of the source")
 except ImportError:
     _sweeps = None  # type: ignore[assignment]

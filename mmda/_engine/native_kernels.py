@@ -72,6 +72,7 @@ class Tile:
         sum_weights: weights of rows (in the columns' sums) and of columns (in the rows' sums).
         sums: accumulators of the slopes, summed over columns and over rows.
         near: settings for near pairs, if there may be any.
+        values: contiguous (rows, columns), to which the kernel's values are written.
     """
 
     norms: tuple[Tensor, Tensor]
@@ -83,6 +84,7 @@ class Tile:
     sum_weights: tuple[Tensor | None, Tensor | None] = (None, None)
     sums: tuple[Tensor | None, Tensor | None] = (None, None)
     near: Near | None = None
+    values: Tensor | None = None
 
 
 def tile(steps: KernelSteps, products: Tensor, of: Tile) -> float | None:
@@ -97,7 +99,7 @@ def tile(steps: KernelSteps, products: Tensor, of: Tile) -> float | None:
         torch.get_num_threads(),
         steps.described,
         (*of.factors, columns if of.split is None else of.split, of.same),
-        (products.data_ptr(), products.stride(0), rows, columns),
+        (products.data_ptr(), products.stride(0), rows, columns, _at(of.values)),
         _places(of.norms),
         (_at(of.matrix), 0 if of.matrix is None else of.matrix.stride(0)),
         _places(of.value_weights),

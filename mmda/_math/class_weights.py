@@ -103,7 +103,7 @@ def class_discrepancy(
     dtype = working_dtype(source, target)
     with full_precision(source):
         x, y, x_weight, y_weight = two_samples(
-            caller, source, target, source_weight, target_weight, source_mask, target_mask
+            caller, source, target, (source_weight, target_weight), (source_mask, target_mask)
         )
         labels = (source_labels, target_probabilities)
         names = ("source_labels", "target_probabilities")

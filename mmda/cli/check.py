@@ -1,4 +1,4 @@
-"""``mmda check``: :mod:`mmda.vmr.check`, and the same of a folder as ``mmda table`` takes it."""
+"""``mmda check``: :mod:`mmda.vmr.check`, for files or for a folder in the layout of ``mmda table``."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _named(folder: str, *options: str) -> list[list[str]]:
-    """The options that a folder stands for, once for each file of its annotations; given ones come first."""
+    """The options equivalent to a folder, for each of its annotation files; options given explicitly come first."""
     files = annotation_files(Place(folder)).values()
     video, query = features_beside(Path(folder)) if Path(folder).is_dir() else ([], [])
     found: list[str] = []

@@ -71,7 +71,7 @@ def block_mmd_loss(source: Tensor, target: Tensor, *, kernel: Kernel = Gaussian(
     check_kernel(caller, "kernel", kernel)
     dtype = working_dtype(source, target)
     with full_precision(source):
-        x, y, _, _ = two_samples(caller, source, target, None, None, None, None, fewest=2)
+        x, y, _, _ = two_samples(caller, source, target, fewest=2)
         bandwidth = settle_bandwidth(kernel, x, y, None, None)
         centre = pooled_centre(x, y, None, None)
         blocks = max(min(x.shape[0], y.shape[0]) // block_rows, 1)
@@ -209,7 +209,7 @@ def random_feature_mmd_loss(
     dtype = working_dtype(source, target)
     with full_precision(source):
         x, y, x_weight, y_weight = two_samples(
-            caller, source, target, source_weight, target_weight, source_mask, target_mask, fewest=2
+            caller, source, target, (source_weight, target_weight), (source_mask, target_mask), fewest=2
         )
         if projections is not None:
             check_features(caller, "projections", projections, axes="(projections, features)")

@@ -80,7 +80,7 @@ def central_moment_discrepancy_loss(
     dtype = working_dtype(source, target)
     with full_precision(source):
         x, y, x_weight, y_weight = two_samples(
-            caller, source, target, source_weight, target_weight, source_mask, target_mask
+            caller, source, target, (source_weight, target_weight), (source_mask, target_mask)
         )
         centre = pooled_centre(x, y, x_weight, y_weight)
         near = (x - centre) / width, (y - centre) / width

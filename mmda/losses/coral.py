@@ -83,9 +83,8 @@ def coral_loss(
     """
     dtype = working_dtype(source, target)
     with full_precision(source):
-        x, y, x_weight, y_weight = two_samples(
-            "coral_loss", source, target, source_weight, target_weight, source_mask, target_mask, fewest=2, dropped=True
-        )
+        weights, masks = (source_weight, target_weight), (source_mask, target_mask)
+        x, y, x_weight, y_weight = two_samples("coral_loss", source, target, weights, masks, fewest=2, dropped=True)
         compute = partial(_value, match_mean=match_mean)
         value = widened_where_lost(compute, x, y, x_weight, y_weight, dtype=dtype)
         if x_weight is None and y_weight is None:

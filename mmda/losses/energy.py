@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from mmda._core.checks import check_choice, check_number
-from mmda._core.counts import total_weight
+from mmda._core.counts import zero_if_empty
 from mmda._core.masking import full_precision
 from mmda._core.rows import two_samples
 from mmda._engine.kernel_sums import squared_mmd
@@ -101,24 +100,11 @@ def energy_distance_loss(
     check_choice(caller, "estimator", estimator, _ESTIMATORS)
     with full_precision(source):
         unbiased = estimator == "unbiased"
-        x, y, x_weight, y_weight = two_samples(
-            caller,
-            source,
-            target,
-            source_weight,
-            target_weight,
-            source_mask,
-            target_mask,
-            unbiased=unbiased,
-            dropped=True,
-        )
+        weights, masks = (source_weight, target_weight), (source_mask, target_mask)
+        x, y, x_weight, y_weight = two_samples(caller, source, target, weights, masks, unbiased=unbiased, dropped=True)
         kernel = _kernel(exponent)
         value = squared_mmd(x, y, x_weight, y_weight, kernel=kernel, unbiased=unbiased) / 2
-        if x_weight is None and y_weight is None:
-            return value
-        least = 1 if unbiased else 0
-        both = (total_weight(x, x_weight) > least) & (total_weight(y, y_weight) > least)
-        return torch.where(both, value, 0 * value)
+        return zero_if_empty(value, x, y, (x_weight, y_weight), unbiased)
 
 
 class EnergyDistanceLoss(DiscrepancyModule):

@@ -92,7 +92,7 @@ def higher_order_moment_loss(
     dtype = working_dtype(source, target)
     with full_precision(source):
         x, y, x_weight, y_weight = two_samples(
-            caller, source, target, source_weight, target_weight, source_mask, target_mask
+            caller, source, target, (source_weight, target_weight), (source_mask, target_mask)
         )
         if indices is not None:
             indices = _checked_indices(caller, indices, order, x.shape[1])

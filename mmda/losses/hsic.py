@@ -130,7 +130,7 @@ def hsic_loss(
             if w is None and estimator == "biased":
                 k, l = _about_means(k).flatten(), _about_means(l).flatten()  # noqa: E741
                 value = torch.linalg.vecdot(k, l) / x.shape[0] ** 2
-                if look:  # rounding of similarities is some 1e-7, of one centred matrix and times the other
+                if look:  # the rounding error of similarities, some 1e-7, times the other centred matrix
                     spread = [float(torch.linalg.vector_norm(t.detach())) / x.shape[0] for t in (k, l)]
                     size = sum(spread) if min(spread) > SPREAD else math.inf
             elif estimator == "unbiased":

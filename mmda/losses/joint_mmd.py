@@ -206,7 +206,7 @@ def _product(factors: list[Tensor]) -> Tensor:
 
 
 def _bilinear(gram: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """Bilinear form of a matrix of similarities, in float64 from the sums of its rows on."""
+    """left^T gram right, the outer sum in float64."""
     return left.double() @ (gram @ right).double()
 
 
@@ -226,7 +226,7 @@ def _linear(xs: list[Tensor], ys: list[Tensor], kernels: Sequence[Kernel], bandw
 
 
 def _check_layers(caller: str, name: str, layers: object, mask: Tensor | None, weight: Tensor | None) -> None:
-    if not isinstance(layers, Sequence):  # a tensor is not one
+    if not isinstance(layers, Sequence):  # a tensor is not a Sequence
         fail_type(caller, name, "be a sequence of tensors, one per layer", layers)
     if len(layers) == 0:
         fail(caller, name, "hold at least one layer", "none")

@@ -93,7 +93,7 @@ def joint_transport_loss(
     dtype = working_dtype(source, target, target_logits)
     with full_precision(source):
         x, y, x_weight, y_weight = two_samples(
-            caller, source, target, source_weight, target_weight, source_mask, target_mask, dtype=dtype
+            caller, source, target, (source_weight, target_weight), (source_mask, target_mask), dtype=dtype
         )
         check_tensor(caller, "target_logits", target_logits)
         check_same_device(caller, "source", source, "target_logits", target_logits)
@@ -115,7 +115,7 @@ def joint_transport_loss(
         missed = -logits.log_softmax(1).transpose(0, 1).index_select(0, label)
         cost, common = feature_weight * distance + label_weight * missed, torch.zeros_like(missed[0, 0])
         if not (values_are_known(cost, a, b) and float(cost.detach().amax()) <= FLOAT32 * regularisation):
-            # Costs much larger than the regularisation need float64 from the rows on, without what all of a row share.
+            # Costs much larger than the regularisation: in float64, without the parts common to rows or columns.
             x, y, a, b = x.double(), y.double(), a.double(), b.double()
             distance, of_rows, of_columns = reduced_cost(x, y, a, b)
             missed = -logits.double().log_softmax(1).transpose(0, 1).index_select(0, label)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from mmda._core.checks import check_choice, check_count, fail, shape_text
 from mmda._core.components import check_kernel
-from mmda._core.counts import total_weight
+from mmda._core.counts import zero_if_empty
 from mmda._core.masking import full_precision
 from mmda._core.rows import two_samples
 from mmda._engine.kernel_sums import squared_mmd
@@ -99,27 +98,16 @@ def mmd_loss(
     check_kernel("mmd_loss", "kernel", kernel)
     caller, unbiased = "mmd_loss", estimator == "unbiased"
     with full_precision(source):
+        weights, masks = (source_weight, target_weight), (source_mask, target_mask)
         x, y, x_weight, y_weight = two_samples(
-            caller,
-            source,
-            target,
-            source_weight,
-            target_weight,
-            source_mask,
-            target_mask,
-            unbiased=unbiased,
-            dropped=estimator != "linear",
+            caller, source, target, weights, masks, unbiased=unbiased, dropped=estimator != "linear"
         )
         if estimator == "linear":
             if x_weight is not None or y_weight is not None:
                 fail("mmd_loss", "estimator", "be 'biased' or 'unbiased' with weights or masks", "'linear'")
             return _linear(x, y, kernel)
         value = squared_mmd(x, y, x_weight, y_weight, kernel=kernel, unbiased=unbiased, block_size=block_size)
-        if x_weight is None and y_weight is None:
-            return value
-        least = 1 if unbiased else 0
-        both = (total_weight(x, x_weight) > least) & (total_weight(y, y_weight) > least)
-        return torch.where(both, value, 0 * value)
+        return zero_if_empty(value, x, y, (x_weight, y_weight), unbiased)
 
 
 def _linear(x: Tensor, y: Tensor, kernel: Kernel) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mmda._core.checks import check_choice, check_count, check_number
-from mmda._core.counts import total_weight
+from mmda._core.counts import total_weight, zero_if_empty
 from mmda._core.masking import full_precision, safe_divide, working_dtype
 from mmda._core.rows import two_samples
 from mmda.losses._sample_modules import DiscrepancyModule
@@ -77,17 +77,8 @@ def polynomial_mmd_loss(
     _check_settings(caller, degree, scale, offset, estimator)
     with full_precision(source):
         unbiased = estimator == "unbiased"
-        x, y, x_weight, y_weight = two_samples(
-            caller,
-            source,
-            target,
-            source_weight,
-            target_weight,
-            source_mask,
-            target_mask,
-            unbiased=unbiased,
-            dropped=True,
-        )
+        weights, masks = (source_weight, target_weight), (source_mask, target_mask)
+        x, y, x_weight, y_weight = two_samples(caller, source, target, weights, masks, unbiased=unbiased, dropped=True)
         x, y = x.double(), y.double()
         factor = 1.0 / x.shape[1] if scale is None else scale
 
@@ -100,7 +91,7 @@ def polynomial_mmd_loss(
         def within(rows: Tensor, weight: Tensor | None) -> Tensor:
             count, total = shares(rows, weight), total_weight(rows, weight).to(rows.dtype)
             every = count @ kernel(rows, rows) @ count
-            if estimator == "biased":
+            if not unbiased:
                 return safe_divide(every, total.square())
             itself = count @ (factor * rows.square().sum(1) + offset).pow(degree)
             return safe_divide(every - itself, total * (total - 1))
@@ -108,10 +99,7 @@ def polynomial_mmd_loss(
         across = shares(x, x_weight) @ kernel(x, y) @ shares(y, y_weight)
         sizes = total_weight(x, x_weight).double() * total_weight(y, y_weight).double()
         value = within(x, x_weight) + within(y, y_weight) - 2 * safe_divide(across, sizes)
-        least = 1 if estimator == "unbiased" else 0
-        totals = [weight.sum() for weight in (x_weight, y_weight) if weight is not None]
-        if totals:
-            value = torch.where((torch.stack(totals) > least).all(), value, 0 * value)
+        value = zero_if_empty(value, x, y, (x_weight, y_weight), unbiased)
         return value.to(working_dtype(source, target))
 
 

@@ -103,7 +103,7 @@ def prototype_contrastive_loss(
     dtype = working_dtype(source, target)
     with full_precision(source):
         x, y, x_count, y_count = two_samples(
-            caller, source, target, source_weight, target_weight, source_mask, target_mask
+            caller, source, target, (source_weight, target_weight), (source_mask, target_mask)
         )
         names, labels = ("source_assignment", "target_assignment"), (source_assignment, target_assignment)
         size = count_classes(caller, names[0], labels[0], names[1], labels[1], classes)

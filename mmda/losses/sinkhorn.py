@@ -97,7 +97,7 @@ def sinkhorn_divergence_loss(
     _check_options(caller, regularisation, cost, iterations)
     with full_precision(source):
         x, y, x_weight, y_weight = two_samples(
-            caller, source, target, source_weight, target_weight, source_mask, target_mask
+            caller, source, target, (source_weight, target_weight), (source_mask, target_mask)
         )
         centre = pooled_centre(x, y, x_weight, y_weight)
         inputs = Inputs(x, y, row_shares(x, x_weight), row_shares(y, y_weight), centre)

@@ -100,7 +100,7 @@ def sliced_wasserstein_loss(
     dtype = working_dtype(source, target)
     with full_precision(source):
         x, y, x_weight, y_weight = two_samples(
-            caller, source, target, source_weight, target_weight, source_mask, target_mask
+            caller, source, target, (source_weight, target_weight), (source_mask, target_mask)
         )
         if projections is None:
             directions = _draw(n_projections, x, draws, generator)

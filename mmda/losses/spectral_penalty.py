@@ -67,7 +67,7 @@ def batch_spectral_penalty_loss(
     check_count(caller, "singular_values", singular_values)
     with full_precision(source):
         x, y, x_weight, y_weight = two_samples(
-            caller, source, target, source_weight, target_weight, source_mask, target_mask
+            caller, source, target, (source_weight, target_weight), (source_mask, target_mask)
         )
         value = largest_squares(x, x_weight, singular_values) + largest_squares(y, y_weight, singular_values)
         totals = [weight.sum() for weight in (x_weight, y_weight) if weight is not None]

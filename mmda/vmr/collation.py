@@ -128,7 +128,7 @@ def collate(examples: Sequence[VMRExample]) -> VMRBatch:
 class _Memory:
     """Memory for tensors, used again once nothing refers to the tensor, its views or its NumPy arrays any more.
 
-    The system clears each page of a large tensor anew, which takes longer than to fill it. ``spare`` blocks are kept.
+    New memory is cleared page by page by the system, which takes longer than filling it. ``spare`` blocks are kept.
     """
 
     def __init__(self, spare: int) -> None:
@@ -203,6 +203,11 @@ class VMRLoader:
         ValueError: if a count is out of range, labels are requested from a data set with hidden moments, or a batch has
             fewer pairs than there are ranks.
 
+    Notes:
+        The memory of a batch's frames serves a later batch once nothing refers to it: no tensor or view of one, no
+        NumPy array, no graph of autograd. An address alone (``data_ptr``) is no reference. At most ``prefetch + 2``
+        free blocks are kept, until the pass ends.
+
     Example:
         >>> from mmda.vmr import load_packed
         >>> data = load_packed("video.npz", "query.npz", "train.jsonl")  # doctest: +SKIP
@@ -253,7 +258,7 @@ class VMRLoader:
             drop_last=self.drop_last,
         )
         mine = (share_of(batch, self.rank, self.ranks) for batch in batches)
-        memory = _Memory(self.prefetch + 2)  # of this iteration: the last batches keep only their own
+        memory = _Memory(self.prefetch + 2)  # one per iteration, so that the last batches keep only its memory
         makers = (partial(self._batch, batch, memory) for batch in mine)
         return _ahead(makers, self.prefetch) if self.prefetch else (make() for make in makers)
 

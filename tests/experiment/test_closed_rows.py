@@ -1,4 +1,4 @@
-"""Rows without training: the plain decoder, what clips allow, and what each row may see."""
+"""Rows without training: the plain decoder, the best that clips allow, and the data that each row may read."""
 
 from __future__ import annotations
 

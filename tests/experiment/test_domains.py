@@ -50,14 +50,14 @@ def test_two_folders_give_the_same_table(
     assert model.startswith("model: ")
     assert answer.startswith("v3 (")
     monkeypatch.chdir(tmp_path.parent)
-    assert run([*ask[4:], "--predict", "query 3"]) == 0  # the checkpoint knows its data
+    assert run([*ask[4:], "--predict", "query 3"]) == 0  # the checkpoint names its data
     assert capsys.readouterr().out.splitlines()[2:] == answer.splitlines()[1:]
     assert run([*ask, "--predict", "another sentence"]) == 2
     assert "must hold the sentence: others than the target's queries have no features" in capsys.readouterr().err
 
 
 def test_the_targets_training_boundaries_are_closed(tmp_path: Path) -> None:
-    """Moving every boundary of the target's training videos moves no number of the adapted rows."""
+    """Changing every moment of the target's training videos changes no number of the adapted rows."""
     tables = []
     for shift in (0.0, 2.0):
         here = tmp_path / str(shift)
@@ -240,7 +240,7 @@ def test_shuffled_pairs_share_no_video() -> None:
         orders = set()
         for seed in range(20):
             mixed = shuffled(named, seed)
-            assert torch.equal(mixed.words, batch.words[mixed.text_index])  # a text's index goes with its words
+            assert torch.equal(mixed.words, batch.words[mixed.text_index])  # equal texts have equal indices
             assert sorted(mixed.text_index.tolist()) == list(range(9))
             assert not (named.video_index[mixed.text_index] == named.video_index).any()
             orders.add(tuple(mixed.text_index.tolist()))
@@ -255,7 +255,7 @@ def test_a_moment_after_the_end_is_dropped_and_reported(tmp_path: Path) -> None:
     kept = [qid for split in SPLITS for qid in domain.opened(split).qids]
     assert sorted(kept, key=int) == [str(i) for i in range(24) if i != 2]
     pairs = [qid for split in SPLITS for qid in domain.pairs[split].qids]
-    assert "2" in pairs  # without its boundaries the pair is as good as any
+    assert "2" in pairs  # without its moment the pair is valid
 
 
 def moment_after_the_end(prefix: Path) -> None:

@@ -1,4 +1,4 @@
-"""`mmda train` under torchrun: one of the processes is killed, all start again and go on, and the model is the same."""
+"""`mmda train` under torchrun: after one process is killed, all are restarted and resume, and the model is the same."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mmda.models.mmcda import load_model
 
 OPTIONS = ["--world", "language", "--smoke", "--batch-size", "15", "--target-batch-size", "9", "--save-steps", "1"]
 
-#: Rank 1 dies after its second step, in the first life of the launch alone.
+#: Rank 1 is killed after its second step, only the first time that it runs.
 SCRIPT = """
 import functools, os, signal, sys
 from mmda.cli.train import main
@@ -64,7 +64,7 @@ def test_a_killed_process_is_started_again_and_the_run_goes_on(tmp_path: Path) -
     name = "models/world-language-full-i-ii-iii-0.pt"
     two, one = (dict(load_model(tmp_path / run / name)[0].named_parameters()) for run in ("two", "one"))
     for each, value in one.items():
-        # the first two of this bias stand in front of a softmax: no loss depends on them, they follow rounding alone
+        # the first two entries of this bias precede a softmax: no loss depends on them, so they change only by rounding
         kept = slice(2, None) if each == "localizer.leave.bias" else ...
         apart = (two[each] - value).detach()[kept]
         assert float(apart.norm()) <= 1e-5 * float(value.detach()[kept].norm()), each

@@ -1,4 +1,4 @@
-"""The linear form in a table: what each row may see, and what is planned by default."""
+"""The linear form in a table: the data that each row may read, and the default plan."""
 
 from __future__ import annotations
 
@@ -68,5 +68,5 @@ def test_rows_that_would_be_equal_are_planned_only_where_something_is_trained(ep
     jobs = plan_jobs(WORLD, Plan(form="linear", ablation=True, epochs=epochs))
     names = {each.row.name for each in jobs}
     assert (CONTROL in names) is there
-    assert "(iii) specific alignment" in names  # pools frames otherwise than (ii)
+    assert "(iii) specific alignment" in names  # pools frames in another way than (ii)
     assert "(ii) cross-modal alignment" in names

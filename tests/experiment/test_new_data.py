@@ -88,7 +88,7 @@ def charades(folder: Path, seed: int) -> Path:
 
 
 def test_lengths_are_given_as_to_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The other domain's layout holds its lengths, and is left alone."""
+    """The other domain's layout holds durations, which are not changed."""
     lengths = charades(tmp_path / "a", 0)
     publish(tmp_path / "b", 1, {"train": 12, "test": 4})
     command = ["--source", str(tmp_path / "a"), "--target", str(tmp_path / "b"), "--smoke", "--rows", "source-only"]

@@ -1,4 +1,4 @@
-"""Worker processes: signals, failures, and one end for all."""
+"""Worker processes: signals, failures, and termination."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals")
 @contextmanager
 def started(folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
     """A table in training, in a process group of its own."""
-    # A shell starts what runs in its background with the signal ignored, and programs hand that on.
+    # A shell starts background jobs with the signal ignored, and child processes inherit that.
     ours = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [*SCRIPT, *(options or MANY_JOBS), "--output", str(folder)],
@@ -55,7 +55,7 @@ def wait_for(what: Callable[[], object], seconds: float = 240.0) -> None:
 
 
 def workers_of(pid: int) -> list[int]:
-    """Processes that train for this one: its children but for the tracker of shared resources."""
+    """The worker processes: the children without the resource tracker."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -73,16 +73,16 @@ def alive(pid: int) -> bool:
 
 
 def test_an_interrupt_ends_every_job(tmp_path: Path) -> None:
-    """Ctrl-C, which the whole process group gets, ends workers and the jobs still waiting, without a trace."""
+    """Ctrl-C, sent to the whole process group, ends workers and pending jobs without a traceback."""
     with started(tmp_path) as process:
         wait_for(lambda: job_files(tmp_path))
         before = job_files(tmp_path)
         os.killpg(process.pid, signal.SIGINT)
-        _, told = process.communicate(timeout=240)  # only one that hangs takes so long
+        _, told = process.communicate(timeout=240)  # a longer time means that it hangs
     assert process.returncode == 130
     assert "Traceback" not in told
     assert told.splitlines()[-1].startswith("interrupted; --resume keeps")
-    assert len(job_files(tmp_path) - before) <= 4  # what was in its last moments
+    assert len(job_files(tmp_path) - before) <= 4  # what was still exiting
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc")
@@ -102,7 +102,7 @@ def test_workers_end_with_their_parent_by_whatever_death(tmp_path: Path, capsys:
     time.sleep(0.5)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == written
     (tmp_path / "runs" / ".half.pt.1-2.part").write_bytes(b"what a killed write leaves")
-    assert run(["--smoke", "--rows", "source-only", "--output", str(tmp_path)]) == 0  # nobody holds it any more
+    assert run(["--smoke", "--rows", "source-only", "--output", str(tmp_path)]) == 0  # the lock is free
     assert not list(tmp_path.glob("**/.*"))
 
 
@@ -134,7 +134,7 @@ def test_a_run_that_was_terminated_goes_on_to_the_same_numbers(tmp_path: Path, w
     assert len(job_files(tmp_path / "a")) < len(rows)
     steps = [load_file(path, "mmcda run")["state"]["step"] for path in begun]
     assert all(0 < step < 60 for step in steps)
-    here = [*options[:-1], "1", "--output"]  # in one process: the same numbers, sooner
+    here = [*options[:-1], "1", "--output"]  # in one process: the same numbers, faster
     assert run([*here, str(tmp_path / "a"), "--resume"]) == 0
     assert run([*here, str(tmp_path / "b")]) == 0
     tables = [json.loads((tmp_path / name / "table.json").read_text())["runs"] for name in "ab"]
@@ -162,7 +162,7 @@ def test_a_failing_job_ends_the_others(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no terminals that are closed")
 def test_a_closed_terminal_asks_to_stop_unless_it_is_ignored() -> None:
-    """``nohup`` ignores the signal, and so it stays."""
+    """A signal that ``nohup`` ignores stays ignored."""
     before = signal.getsignal(signal.SIGHUP)
     try:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)

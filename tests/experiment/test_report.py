@@ -1,4 +1,4 @@
-"""The report: one file, with the numbers of the JSON, the answers of the run, and nothing that a name can break."""
+"""The report: one file with the numbers of the JSON and the answers of the run; names are escaped."""
 
 from __future__ import annotations
 

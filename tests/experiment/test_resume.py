@@ -1,4 +1,4 @@
-"""What --resume takes over, and what it refuses."""
+"""What --resume reuses, and what it refuses."""
 
 from __future__ import annotations
 
@@ -111,5 +111,5 @@ def test_resume_refuses_a_begun_run_of_other_settings(
     assert "world-language-source-only-0.pt: the checkpoint must be an undamaged file of fit(resume=...)" in refused(
         capsys, *command
     )
-    assert run([word for word in command if word != "--resume"]) == 0  # which begins anew
+    assert run([word for word in command if word != "--resume"]) == 0  # which starts from the beginning
     assert not begun.exists()

@@ -44,7 +44,7 @@ def test_every_term_is_logged_raw_weighted_and_with_its_gradient(finished: Path)
 
 
 def test_rows_of_worlds_are_compared_seed_by_seed(finished: Path) -> None:
-    """Each seed draws videos of its own, whose names say nothing: two seeds have no video in common."""
+    """Each seed simulates other videos under the same names: seeds have no video in common."""
     table = json.loads((finished / "table.json").read_text())
     (each,) = table["tables"]
     assert all(set(row["interval"][MIOU]) == {"seeds"} for row in each["rows"])

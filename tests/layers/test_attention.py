@@ -1,4 +1,4 @@
-"""Frame-query attention against loops over the frames that are there."""
+"""Frame-query attention against loops over the valid frames."""
 
 from __future__ import annotations
 

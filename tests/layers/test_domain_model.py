@@ -40,7 +40,7 @@ def test_gradients_reach_the_domains_own_and_the_shared_parameters() -> None:
     assert all(p.grad is not None for p in model.domains[1].parameters())
     assert all(p.grad is None for p in model.domains[0].parameters())
     assert model.model[0].weight.grad.abs().max() > 0
-    assert not model.model[1].weight.requires_grad  # in nobody's place any more
+    assert not model.model[1].weight.requires_grad  # not part of the model any more
     assert sum(p.requires_grad for p in model.parameters()) == 2 * 4 + 4
 
 

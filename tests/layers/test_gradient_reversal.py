@@ -49,7 +49,7 @@ def test_gradient_is_minus_the_strength(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("strength", [1.0, torch.tensor(1.0), 2.0, torch.tensor(0.5)])
 def test_gradient_of_a_plain_sum(strength: float | Tensor) -> None:
-    """The gradient of a sum is one number for all entries, and a strength of one is only a change of sign."""
+    """The gradient of a sum is an expanded number, and a strength of one only changes its sign."""
     x = torch.tensor([1.0, 2.0, 3.0], requires_grad=True)
     gradient_reversal(x, strength).sum().backward()
     assert x.grad.tolist() == [-float(strength)] * 3

@@ -15,7 +15,7 @@ SIZE = 5
 
 
 def written(slots: list[tuple[int, Tensor] | None], place: int, names: list[int], rows: Tensor) -> int:
-    """What the bank has to hold after a push; the next place."""
+    """The expected contents after a push, and the next place."""
     for i, slot in enumerate(slots):
         if slot is not None and slot[0] in names:
             slots[i] = None
@@ -26,7 +26,7 @@ def written(slots: list[tuple[int, Tensor] | None], place: int, names: list[int]
 
 
 def test_the_loss_is_that_of_the_listed_candidates() -> None:
-    """With identities that come again: each anchor against its own rows, the batch's others and the list's others."""
+    """With repeated identities: each anchor with its own rows, the others of the batch and those of the list."""
     generator = torch.Generator().manual_seed(0)
     bank = MemoryBank(SIZE, 3).double()
     slots: list[tuple[int, Tensor] | None] = [None] * SIZE
@@ -64,7 +64,7 @@ def test_the_loss_is_that_of_the_listed_candidates() -> None:
         bank.push(positive, torch.tensor(names))
         place = written(slots, place, names, positive)
         assert bank.held.tolist() == [slot is not None for slot in slots]
-    assert any(slot is None for slot in slots)  # an older self was taken out
+    assert any(slot is None for slot in slots)  # the older row of this identity was removed
 
 
 def test_forward_changes_nothing_and_the_state_is_saved() -> None:
@@ -83,7 +83,7 @@ def test_a_push_of_more_rows_than_entries_keeps_the_last() -> None:
     bank.push(torch.arange(7.0).unsqueeze(1), torch.arange(7))
     assert sorted(bank.identities.tolist()) == sorted(bank.rows.flatten().tolist()) == [4, 5, 6]
     bank.push(torch.tensor([[9.0]]), torch.tensor([9]))
-    assert sorted(bank.identities.tolist()) == [5, 6, 9]  # over the oldest one
+    assert sorted(bank.identities.tolist()) == [5, 6, 9]  # overwrites the oldest row
 
 
 def test_errors() -> None:

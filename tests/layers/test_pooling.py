@@ -1,4 +1,4 @@
-"""Pooling over time, against NumPy on the steps that are there."""
+"""Pooling over time, against NumPy on the valid steps."""
 
 from __future__ import annotations
 

@@ -37,12 +37,12 @@ class Videos:
         return torch.from_numpy(out), torch.from_numpy(self.queries.copy()), torch.from_numpy(mask)
 
     def pick(self, index: Sequence[int]) -> Videos:
-        """These pairs, in this order, repeated where named twice."""
+        """The pairs at these indices, in this order; an index may repeat."""
         return Videos([self.frames[i] for i in index], self.queries[list(index)])
 
 
 def draw_videos(lengths: Sequence[int] = (4, 2, 7, 1), d: int = 3, seed: int = 0) -> Videos:
-    """Normal frames, and queries that lean to one frame of their video."""
+    """Normally distributed frames, and queries close to one frame of their video."""
     rng = np.random.default_rng(seed)
     frames = [rng.normal(size=(length, d)) for length in lengths]
     queries = np.stack([rows[len(rows) // 2] for rows in frames]) + 0.7 * rng.normal(size=(len(lengths), d))
@@ -50,12 +50,12 @@ def draw_videos(lengths: Sequence[int] = (4, 2, 7, 1), d: int = 3, seed: int = 0
 
 
 def repeated(counts: Sequence[int]) -> list[int]:
-    """Row i, ``counts[i]`` times."""
+    """Row i repeated ``counts[i]`` times."""
     return [i for i, count in enumerate(counts) for _ in range(count)]
 
 
 def negatives_of(index: Sequence[int], allowed: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
-    """What may be a negative among repeated pairs: what may be among the pairs, and never a pair's own twin."""
+    """The negative mask for repeated pairs: that of the pairs, without copies of the same pair."""
     rows = np.array(index)
     different = rows[:, None] != rows[None]
     return different if allowed is None else different & allowed[np.ix_(rows, rows)]

@@ -120,7 +120,7 @@ def test_features_ascend_what_the_discriminator_descends(strength: float) -> Non
 
 
 def test_training_with_weight_one_aligns_and_with_weight_zero_does_not() -> None:
-    """One optimiser, one backward: a learned shift of the source moves onto the target only if the term counts."""
+    """A learned shift, one optimiser and one backward pass: it moves onto the target only with this term."""
 
     def train(weight: float) -> float:
         torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Approximate MMD: against the exact estimators in the limit, and the decay of the error that each promises."""
+"""Approximate MMD: the exact estimators in the limit, and the rate at which each error decreases."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_features_approach_the_exact_number_with_their_count() -> None:
             for s in range(20)
         ]
         error[count] = (torch.stack(values) - exact).square().mean().sqrt().item()
-    # sixteen times the features, a quarter of the error (loosely: 20 draws)
+    # sixteen times the features give a quarter of the error; a loose bound, from 20 draws
     assert error[480] < error[30] / 2.2
     assert error[7680] < error[480] / 2.2
     assert error[7680] < 0.02 * exact.item()
@@ -68,7 +68,7 @@ def test_features_approach_the_exact_number_with_their_count() -> None:
 
 @pytest.mark.parametrize(("scales", "count"), [((1.0,), 7), ((0.25, 1.0, 4.0), 4), ((0.25, 0.5, 1.0, 2.0, 4.0), 6)])
 def test_features_are_unbiased_whatever_their_number(scales: tuple[float, ...], count: int) -> None:
-    """Every scale counts the same, also where one has a frequency more: the mean over draws is the exact number."""
+    """Scales have equal weight even if one has more frequencies: the mean over draws is the exact value."""
     x, y = samples(4, 30, 20)
     kernel = Gaussian(1.0, scales=scales)
     exact = mmd_loss(x, y, kernel=kernel, estimator="unbiased")

@@ -108,7 +108,7 @@ def test_no_negative_gives_zero() -> None:
 
 
 def test_absent_pairs_may_hold_anything() -> None:
-    """A pair that is masked, has no frame or weight 0: neither its frames nor its query enter, as negatives either."""
+    """A pair that is masked, has no frame or has weight 0 does not affect the loss, not as a negative either."""
     videos = draw_videos((4, 2, 7, 1, 3))
     frames, queries, mask = videos.padded()
     expected = attended_contrastive_loss(frames[:2], queries[:2], frame_mask=mask[:2])
@@ -206,7 +206,7 @@ def _differences(videos: Videos, attend_by: Videos | None) -> tuple[NDArray[np.f
 
 
 def test_derivatives_where_the_attention_is_flat() -> None:
-    """A hot attention hardly moves, so finite differences see what autograd sees; temperature included."""
+    """At a high attention temperature the weights are nearly constant, so finite differences agree with autograd."""
     frames, queries, mask = draw_videos((3, 1), d=2).padded()
     temperature = torch.tensor(0.7, dtype=torch.float64)
     leaves = tuple(leaf.requires_grad_() for leaf in (frames, queries, temperature))

@@ -75,6 +75,6 @@ def test_moments_that_float32_can_hold_are_right_at_any_scale(scale: float) -> N
     wide = x.detach().double().requires_grad_()
     exact = central_moment_discrepancy_loss(wide, y.double())
     assert value.item() == pytest.approx(exact.item(), rel=1e-5)
-    if scale < 1e7:  # there the powers of the scale leave float32 on the way back
+    if scale < 1e7:  # the powers of the scale overflow float32 in the backward pass
         (gradient,), (slope,) = torch.autograd.grad(value, x), torch.autograd.grad(exact, wide)
         torch.testing.assert_close(gradient.double(), slope, rtol=1e-4, atol=1e-5 * slope.abs().max().item())

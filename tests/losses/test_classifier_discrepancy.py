@@ -21,7 +21,7 @@ def test_is_symmetric_and_zero_on_the_diagonal() -> None:
     a, b = torch.from_numpy(FIRST), torch.from_numpy(SECOND)
     assert classifier_discrepancy_loss(a, b) == classifier_discrepancy_loss(b, a)
     assert classifier_discrepancy_loss(a, a.clone()) == 0
-    assert classifier_discrepancy_loss(a, a + 3).item() == pytest.approx(0, abs=1e-15)  # softmax forgets an offset
+    assert classifier_discrepancy_loss(a, a + 3).item() == pytest.approx(0, abs=1e-15)  # softmax ignores an offset
 
 
 @pytest.mark.parametrize("classes", [2, 5])

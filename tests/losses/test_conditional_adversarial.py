@@ -160,7 +160,7 @@ def test_a_side_left_empty_gives_a_connected_zero() -> None:
 
 
 def test_derivatives_at_strength_minus_one() -> None:
-    """There the reversal is the identity in both directions, and numerical differentiation agrees."""
+    """With strength -1 the reversal is the identity forward and backward, so numerical differentiation applies."""
     x, y, p, q = problem()
     loss = module(strength=-1.0)
     x.requires_grad_()

@@ -1,4 +1,4 @@
-"""Margin disparity against a loop, at certainty, and by its game."""
+"""Margin disparity against a loop, for certain predictions, and in adversarial training."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_equals_minus_the_papers_discrepancy(margin: float) -> None:
 
 
 def test_gathers_one_class_a_row() -> None:
-    # Rows count alone: the loss of a batch is the mean of the losses of its rows, paired with any one source row.
+    # The loss of a batch is the mean of the losses of its rows, each computed with any one source row.
     source = (torch.from_numpy(SOURCE[:1]), torch.from_numpy(SOURCE_ADVERSARY[:1]))
     target = (torch.from_numpy(TARGET), torch.from_numpy(TARGET_ADVERSARY))
     rows = [margin_disparity_loss(*source, target[0][i : i + 1], target[1][i : i + 1]) for i in range(5)]
@@ -101,7 +101,7 @@ def test_errors_name_the_argument() -> None:
 
 @pytest.mark.parametrize("gap", [-700.0, -40.0, -1.0, 0.0, 1.0, 40.0, 700.0])
 def test_one_minus_a_probability_keeps_value_and_slope_at_both_ends(gap: float) -> None:
-    """log(1 - p) of two classes is the log-sigmoid of the other's lead."""
+    """For two classes log(1 - p) is the log-sigmoid of the other class's logit minus this one's."""
     logits = torch.tensor([[gap, 0.0]], dtype=torch.float64, requires_grad=True)
     value = log_one_minus(logits, torch.tensor([0]))
     value.sum().backward()

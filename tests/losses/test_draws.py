@@ -1,4 +1,4 @@
-"""Losses that draw: fresh numbers while they train, repeatable, the same wherever one step is computed twice."""
+"""Losses with random draws: new draws at each training step, repeatable, and equal when a step is computed twice."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_fixed_in_evaluation_or_on_request(name: str, samples: tuple[Tensor, Ten
 
 @every
 def test_fresh_draws_estimate_the_same_number(name: str, samples: tuple[Tensor, Tensor]) -> None:
-    """The mean over many calls is what many directions give."""
+    """The mean over many calls equals the value with many directions."""
     torch.manual_seed(4)
     loss = LOSSES[name][0]()
     values = torch.stack([loss(*samples) for _ in range(600)])

@@ -48,7 +48,7 @@ def test_certain_rows_keep_small_entropies_in_float32(margin: float) -> None:
 
 
 def test_mean_prediction_stays_in_the_log_domain() -> None:
-    # A class at probability exp(-200) underflows float32; its log does not, and neither does its slope.
+    # A probability of exp(-200) underflows float32; its logarithm and gradient do not.
     logits = torch.tensor([[200.0, 0.0], [200.0, 0.0]], requires_grad=True)
     value = information_maximisation_loss(logits)
     value.backward()

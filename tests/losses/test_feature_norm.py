@@ -1,4 +1,4 @@
-"""Adaptive feature norm: values, the detached step, and what descent does to the norms."""
+"""Adaptive feature norm: values, the detached step, and the norms after gradient descent."""
 
 from __future__ import annotations
 

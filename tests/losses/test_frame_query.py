@@ -33,14 +33,14 @@ def moment_mask(moments: list[list[int]], longest: int) -> Tensor:
     filler=st.sampled_from(FILLERS),
 )
 def test_against_loops_whatever_padding_holds(lengths, seed, temperature, filler) -> None:
-    """Moments of any frames, also several; a video without one is absent."""
+    """Moments of any set of frames; a video without a moment frame does not count."""
     videos = draw_videos(lengths, seed=seed)
     rng = np.random.default_rng(seed)
     moments = [[t for t in range(length) if rng.random() < 0.4] for length in lengths]
     moments[0] = moments[0] or [0]
     frames, queries, mask = videos.padded(filler, extra=1)
     frames.requires_grad_()
-    inside = moment_mask(moments, frames.shape[1]) | ~mask  # what the moment says of padding does not matter either
+    inside = moment_mask(moments, frames.shape[1]) | ~mask  # nor do the values of the moment mask in padding
     value = frame_query_loss(frames, queries, inside, temperature=temperature, frame_mask=mask)
     expected = reference.frame_query(videos.frames, videos.queries, moments, temperature)
     assert value.item() == pytest.approx(expected, rel=1e-9)
@@ -50,7 +50,7 @@ def test_against_loops_whatever_padding_holds(lengths, seed, temperature, filler
 
 
 def test_least_value_is_log_of_the_moments_length() -> None:
-    """Three frames along the query, two against it, and a cold temperature: the three share all of the mass."""
+    """Three frames along the query, two opposite, a low temperature: the three share all of the probability."""
     frames = torch.tensor([[[1.0, 0], [2, 0], [5, 0], [-1, 0], [-3, 0]]])
     inside = torch.tensor([[True, True, True, False, False]])
     value = frame_query_loss(frames, torch.tensor([[4.0, 0]]), inside, temperature=0.05)
@@ -79,7 +79,7 @@ def test_weights_are_counts(counts) -> None:
 
 
 def test_absent_rows_may_hold_anything() -> None:
-    """A row without a moment frame, without a frame, or of weight 0: its frames and its query enter nothing."""
+    """A row without a moment frame, without a frame, or of weight 0 does not affect the loss."""
     videos = draw_videos()
     frames, queries, mask = videos.padded()
     inside = moment_mask(MOMENTS, 7)

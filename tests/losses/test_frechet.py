@@ -19,7 +19,7 @@ def test_against_covariances(sample) -> None:
 
 
 def test_shift_and_scale_in_closed_form() -> None:
-    """W(x, s x + t) of centred x: |t|^2 + (s - 1)^2 tr C, but for the smoothing."""
+    """For centred x the distance of x and s x + t is |t|^2 + (s - 1)^2 tr C, apart from the smoothing."""
     x, _ = unequal_sample()
     x = x - x.mean(0)
     shift = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)

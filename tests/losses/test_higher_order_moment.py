@@ -30,7 +30,7 @@ def test_float32_far_from_the_origin(order: int, offset: float, samples: int | N
     x, y = ((rows + offset).float() for rows in reference_sample())
     value = higher_order_moment_loss(x, y, order=order, samples=samples)
     exact = higher_order_moment_loss(x.double(), y.double(), order=order, samples=samples)
-    if samples is None and order < 4:  # the reference itself has digits to spare only in few and small powers
+    if samples is None and order < 4:  # the reference is accurate enough only for few and low powers
         assert exact.item() == pytest.approx(
             higher_order_moment(x.double().numpy(), y.double().numpy(), order), rel=1e-4
         )
@@ -42,7 +42,7 @@ def test_given_entries_are_the_ones_compared() -> None:
     indices = torch.tensor([[0, 0, 2], [1, 2, 0], [2, 2, 2], [1, 1, 1]])
     value = higher_order_moment_loss(x, y, indices=indices)
     for dtype in (torch.uint8, torch.int16, torch.int32):
-        for rows in (indices, indices[:3]):  # as many entries as features: an index of bytes would be a mask
+        for rows in (indices, indices[:3]):  # as many entries as features: a uint8 index would be read as a mask
             narrow = higher_order_moment_loss(x, y, indices=rows.to(dtype))
             torch.testing.assert_close(narrow, higher_order_moment_loss(x, y, indices=rows))
     assert value.item() == pytest.approx(sampled(x.numpy(), y.numpy(), indices.numpy()), rel=1e-12)

@@ -125,7 +125,7 @@ def test_gradient_of_the_hardest_pairs_does_not_vanish(temperature: float) -> No
 
 
 def test_weights_are_counts() -> None:
-    """A repeated pair is a further row: its twin is a negative."""
+    """A repeated pair is a row of its own, and a negative for its copy."""
     x, y = pairs()
     count = torch.tensor([1, 2, 0, 3, 1, 1])
     again = {"anchor": x.repeat_interleave(count, 0), "positive": y.repeat_interleave(count, 0)}
@@ -186,7 +186,7 @@ def test_candidate_mask_leaves_candidates_out() -> None:
 
 
 def test_candidate_mask_takes_the_positive_of_an_anchor_away() -> None:
-    """With one candidate gone its anchor has no positive, but still is a candidate of the way back."""
+    """The anchor of a removed candidate has no positive, but is still a candidate in the other direction."""
     x, y = pairs(n=4)
     keep = torch.tensor([True, True, False, True])
     way_there = oracle(x[keep], y[keep])
@@ -273,7 +273,7 @@ def test_a_tensor_temperature_is_a_buffer_and_compiles_once() -> None:
 
 
 def test_domains_as_negatives() -> None:
-    """Within: each domain's batch by itself, weighted by size. Across: only the other domain's rows push."""
+    """Within domains: each batch alone, weighted by size. Across: only rows of the other domain are negatives."""
     x, y = pairs()
     domain = torch.tensor([0, 0, 1, 1, 1, 1])
     within = info_nce_loss(x, y, temperature=TAU, negative_mask=domain_negative_mask(domain, domain))
@@ -288,7 +288,7 @@ def test_domains_as_negatives() -> None:
 
 
 def test_duplicates_as_no_negatives() -> None:
-    """Two videos under one caption: left out of the negatives, identical captions cost nothing."""
+    """Two videos with the same caption: with each other's rows left out of the negatives the loss is zero."""
     x = torch.eye(3)
     captions = torch.tensor([7, 7, 9])
     same = duplicate_mask(captions)
@@ -316,7 +316,7 @@ def test_errors() -> None:
 
 @pytest.mark.parametrize("loss", [info_nce_loss, sigmoid_contrastive_loss, triplet_ranking_loss])
 def test_a_mask_of_anchors_alone_is_refused_where_candidates_are_other_rows(loss: Callable[..., Tensor]) -> None:
-    """Padded candidates would be negatives without a word; that none is padding has to be said."""
+    """Padded candidates would silently be negatives; the caller must pass a mask that says that none is padding."""
     x, y = unequal_sample(n=4, m=7, d=4)
     keep, positive = torch.tensor([True, True, False, True]), torch.eye(4, 7, dtype=torch.bool)
     with pytest.raises(ValueError, match=f"{loss.__name__}: `candidate_mask` must be given with `mask` if"):
@@ -340,7 +340,7 @@ def test_texts_are_numbered() -> None:
 
 
 def test_copies_among_other_rows() -> None:
-    """A memory bank has ids of its own, and captions are texts."""
+    """Identities of the candidates may be given separately, as tensors or as texts."""
     bank = torch.tensor([8, 7, 7, 1])
     wanted = torch.tensor([[False, True, True, False], [True, False, False, False]])
     assert torch.equal(duplicate_mask(torch.tensor([7, 8]), bank), wanted)

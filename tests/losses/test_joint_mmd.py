@@ -1,4 +1,4 @@
-"""Joint MMD against loops over pairs, its single-layer limit, and a case that marginals cannot see."""
+"""Joint MMD against loops over pairs, its single-layer limit, and equal marginals with different joints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Joint transport against plain Sinkhorn steps, and where its gradient comes from."""
+"""Joint transport against plain Sinkhorn steps, and its gradient."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_the_plan_does_not_depend_on_a_shift_of_one_sample(far: float) -> None:
 
 @pytest.mark.parametrize("far", [1e4, 1e6, 1e7])
 def test_far_groups_of_both_samples(far: float) -> None:
-    """Half of each sample moves by as much: no mass crosses, and no gradient changes once it is far enough."""
+    """Half of each sample is shifted by the same vector: beyond some distance the gradient does not change."""
     rows, others = torch.randint(-3, 4, (2, 12, 4), generator=torch.Generator().manual_seed(0)).float()
     labels, logits = torch.arange(12) % 3, torch.linspace(-2, 2, 36).reshape(12, 3)
     gradients = []

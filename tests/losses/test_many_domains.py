@@ -108,7 +108,7 @@ FIXED = {
 
 
 def _several(size: int = 30) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Five domains, one of a single row and one absent; rows of none and padding hold what must not matter."""
+    """Five domains, one with a single row and one absent; padding and rows of no domain hold arbitrary values."""
     generator = torch.Generator().manual_seed(2)
     features = torch.randn(size, 3, dtype=torch.float64, generator=generator)
     index = torch.tensor([0, 1, 2, 4, 1, 0, -1, 2, 1, 1] * (size // 10))
@@ -163,7 +163,7 @@ def test_one_sum_in_half_of_the_digits_far_from_the_origin() -> None:
 
 @pytest.mark.parametrize("scheme", ["pairwise", "one_vs_rest", "to_mean"])
 def test_rows_that_are_chosen_and_weights_that_choose_agree(scheme: str) -> None:
-    """Each comparison on its own rows, and, where a transform hides the values, on all rows with weights."""
+    """Each comparison uses its own rows, or, under a transform that hides values, all rows with weights."""
     features, index, weight, mask = _several()
     features = features.nan_to_num(0.5)
 

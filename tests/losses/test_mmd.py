@@ -19,7 +19,7 @@ from tests.reference.energy import energy_distance
 
 SINGLE = Gaussian(2.0, scales=(1.0,))
 
-#: Each kernel beside the loop that says what it is.
+#: Each kernel with a loop that computes it.
 KERNELS: dict[str, tuple[Kernel, reference.Similarity]] = {
     "gaussian": (Gaussian(1.5), reference.gaussian(1.5, FIVE_SCALES)),
     "single gaussian": (SINGLE, reference.gaussian(2.0)),
@@ -36,7 +36,7 @@ KERNEL_NAMES = sorted(KERNELS)
 
 
 class Foreign:
-    """The single Gaussian as a kernel that the library does not know: always the dense formula."""
+    """The single Gaussian as a user's kernel."""
 
     at_zero = 1.0
 
@@ -261,7 +261,7 @@ def test_one_row() -> None:
 @pytest.mark.parametrize("kernel", [Gaussian(), Gaussian("mean"), Laplacian(), RationalQuadratic(), Energy()])
 @pytest.mark.parametrize("estimator", ["biased", "unbiased", "linear"])
 def test_constant_batches(kernel, estimator) -> None:
-    """Two times one number, whose mean over the batch is not exact: value and gradient are zero to rounding."""
+    """All rows equal, and their mean inexact: value and gradient are zero up to rounding."""
     row = torch.tensor([7.3, -0.1, 1e3])
     x, y = (row.repeat(6, 1).requires_grad_() for _ in range(2))
     value = mmd_loss(x, y, kernel=kernel, estimator=estimator)

@@ -1,4 +1,4 @@
-"""Targets of moments in seconds, and the loss that places them."""
+"""Targets for moments in seconds, and the localization loss."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_errors_of_targets(windows, window_mask, clips, frame_mask, text) -> Non
 
 
 class Problem:
-    """Logits and targets of rows of their own lengths; row 1 has no moment."""
+    """Logits and targets of rows of different lengths; row 1 has no moment."""
 
     def __init__(self, seed: int = 0, lengths: tuple[int, ...] = LENGTHS) -> None:
         rng = np.random.default_rng(seed)
@@ -197,7 +197,7 @@ def test_cross_entropies_of_the_framework() -> None:
 @settings(max_examples=20, deadline=None)
 @given(counts=st.lists(st.integers(0, 3), min_size=4, max_size=4).filter(lambda c: c[0] + c[2] + c[3]))
 def test_weights_are_counts(counts) -> None:
-    """What a row without a moment weighs does not matter."""
+    """The weight of a row without a moment does not matter."""
     problem = Problem()
     sides, targets, mask = problem.padded()
     value = moment_localization_loss(*sides, targets, frame_mask=mask, weight=torch.tensor(counts))
@@ -232,7 +232,7 @@ def test_no_moment_gives_a_connected_zero() -> None:
 
 
 def test_extreme_logits_stay_exact() -> None:
-    """A certain and right answer costs nothing, a certain and wrong one its margin: no log of 0."""
+    """The loss of a certain, right answer is 0, that of a certain, wrong one its margin, without a logarithm of 0."""
     start, inside = torch.tensor([[1.0, 0.0]]), torch.tensor([[True, False]])
     targets = MomentTargets(start, start, inside)
     right = 1e4 * torch.tensor([[1.0, -1.0]])

@@ -100,7 +100,7 @@ def test_no_negative_gives_zero() -> None:
     assert multiple_instance_loss(frames, queries, frame_mask=mask, negative_mask=alone).item() == pytest.approx(
         0, abs=1e-12
     )
-    # what is left is the contrast inside the videos, over the three that have a rest
+    # what remains is the contrast inside the videos, over the three with further frames
     videos = draw_videos()
     margin = reference.in_video_margin(videos.frames, videos.queries, 0.1, "0.5")
     value = multiple_instance_loss(frames, queries, top=0.5, in_video=0.7, frame_mask=mask, negative_mask=alone)
@@ -108,7 +108,7 @@ def test_no_negative_gives_zero() -> None:
 
 
 def test_absent_pairs_may_hold_anything() -> None:
-    """A pair that is masked, has no frame or weight 0: neither its frames nor its query enter, as negatives either."""
+    """A pair that is masked, has no frame or has weight 0 does not affect the loss, not as a negative either."""
     videos = draw_videos((4, 2, 7, 1, 3))
     frames, queries, mask = videos.padded()
     expected = multiple_instance_loss(frames[:2], queries[:2], frame_mask=mask[:2])
@@ -171,7 +171,7 @@ def test_share_of_the_frames_is_rounded_up_as_decimals_are(dtype) -> None:
 
 
 def test_share_is_of_each_videos_own_frames() -> None:
-    """A half of 4 frames are 2, of 2 frames 1: two best frames and one, then the mean of the best."""
+    """Half of 4 frames are 2, half of 2 frames 1: the mean of the best frames."""
     long = torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, 1]])
     short = torch.tensor([[0.0, 1], [1, 0], [math.nan] * 2, [math.nan] * 2])
     mask = torch.tensor([[True] * 4, [True, True, False, False]])

@@ -1,4 +1,4 @@
-"""Unbiased estimators with no pair left by masks or weights give a zero with a graph."""
+"""Unbiased estimators whose masks or weights leave no pair return a differentiable zero."""
 
 from __future__ import annotations
 

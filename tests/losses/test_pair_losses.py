@@ -68,7 +68,7 @@ def test_sigmoid_against_loops() -> None:
 
 
 def test_nt_xent_is_the_one_of_pytorch_metric_learning() -> None:
-    """Over the views of one batch, labels tell partners; no constant stands between the two."""
+    """Labels mark the two views of a row as positives: both losses are equal, without a constant factor."""
     metric_losses = pytest.importorskip("pytorch_metric_learning.losses")
     x, y = pairs()
     theirs = metric_losses.NTXentLoss(temperature=0.3)(torch.cat([x, y]), torch.arange(len(x)).repeat(2))

@@ -47,9 +47,9 @@ LOSSES: dict[str, Loss] = {
     "feature norm, stepwise": adaptive_feature_norm_loss,
     "feature norm, hard": _hard_norm,
 }
-# What holds part of its input constant has a right gradient that numerical differences of its value do not see.
+# Losses that detach part of their input: numerical differences of the value do not give their gradient.
 DETACHED = {"class confusion", "feature norm, stepwise"}
-# Where a side without rows still has the other side's value.
+# Losses that have a value even if one side has no rows.
 TWO_SIDED = {"disparity, target side", "disparity, source side"}
 each_loss = pytest.mark.parametrize("name", LOSSES)
 
@@ -109,7 +109,7 @@ def test_first_and_second_derivatives(name: str, weighted: bool) -> None:
     loss, x = LOSSES[name], _logits(3).requires_grad_()
     options = {"weight": torch.tensor([1.0, 2.0, 0.0])} if weighted else {}
     if name in DETACHED:
-        # Its Hessian exists and is that of the formula with the constants held; values are tested beside the loss.
+        # The Hessian is that of the formula with the detached parts constant; values: the loss's own test file.
         assert torch.isfinite(torch.autograd.functional.hessian(lambda a: loss(a, **options), x)).all()
         return
     assert torch.autograd.gradcheck(lambda a: loss(a, **options), x)

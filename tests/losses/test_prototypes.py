@@ -161,7 +161,7 @@ def test_errors_and_repr() -> None:
 
 
 def test_rows_below_the_confidence_belong_to_no_class() -> None:
-    """The others to their likeliest. They find no prototype and make none; labels are sure at any gate."""
+    """Rows below the threshold neither contribute to a prototype nor match one; hard labels pass any threshold."""
     x, y, a, _ = problem()
     soft = torch.full((6, K), 0.1, dtype=torch.float64)
     soft[range(6), [0, 1, 2, 3, 0, 1]] = torch.tensor([0.7, 0.4, 0.7, 0.4, 0.9, 0.39], dtype=torch.float64)

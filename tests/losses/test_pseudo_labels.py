@@ -52,7 +52,7 @@ def test_open_set_equals_the_paper(boundary: float) -> None:
 
 
 def test_features_behind_a_reversal_leave_the_boundary() -> None:
-    """A row on the known side is pushed further to it, where the classifier itself would pull it back."""
+    """A row on the known side of the boundary is moved further to that side."""
     logits = torch.tensor([[1.0, 0.0]], requires_grad=True)
     (pulled,) = torch.autograd.grad(open_set_loss(logits), logits)
     (pushed,) = torch.autograd.grad(open_set_loss(gradient_reversal(logits)), logits)
@@ -112,7 +112,7 @@ def test_partial_and_open_set_weights() -> None:
 
 
 def test_kernel_mean_matching_meets_the_conditions_of_the_minimum() -> None:
-    """At the minimum the gradient is equal for free weights, larger at 0, smaller at the bound."""
+    """At the minimum the gradient is equal inside the bounds, larger for weights of 0, smaller at the upper bound."""
     x = torch.from_numpy(RNG.standard_normal((15, 2)))
     y = torch.from_numpy(0.6 * RNG.standard_normal((20, 2)) + 0.7)
     kernel = Gaussian(1.0, scales=(1.0,))

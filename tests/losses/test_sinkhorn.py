@@ -29,7 +29,7 @@ def test_equals_plain_iterations_run_to_convergence(eps: float, cost: str, power
         regularisation=eps,
         cost=cost,  # type: ignore[arg-type]
         source_weight=torch.from_numpy(a),
-        target_weight=torch.from_numpy(b) * 7,  # shares count, not totals
+        target_weight=torch.from_numpy(b) * 7,  # only relative weights matter
     )
     assert value.item() == pytest.approx(expected, rel=1e-9, abs=1e-10)
 
@@ -155,7 +155,9 @@ def test_a_cost_beyond_float64_is_an_error() -> None:
     x = torch.tensor([[0.0], [1e7]])
     with pytest.raises(ValueError, match=r"`regularisation` must be at least .*, 1e-12 of the largest cost"):
         sinkhorn_divergence_loss(x, x + 1, cost="distance", regularisation=1e-6)
-    assert sinkhorn_divergence_loss(x, x + 1).item() == pytest.approx(1.0, rel=1e-9)  # squares that no mass meets
+    assert sinkhorn_divergence_loss(x, x + 1).item() == pytest.approx(
+        1.0, rel=1e-9
+    )  # large squares of pairs without transported mass
 
 
 def test_a_plan_that_is_not_found_is_an_error() -> None:
@@ -203,7 +205,7 @@ def test_the_pass_is_the_dense_formula(cost: str, eps: float) -> None:
 
 
 def test_everyday_regularisation_takes_few_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A twentieth of the cost: the solver that follows the solution down is not called, and products are counted."""
+    """At 5 % of the mean cost the solver for small regularisation is not called; matrix products are counted."""
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(200, 16, generator=generator), 1.3 * torch.randn(200, 16, generator=generator) + 0.4
     eps = 0.05 * torch.cdist(x, y).square().mean().item()

@@ -45,7 +45,7 @@ def test_a_repeated_row_is_a_weight_of_two() -> None:
 def test_tiles_give_the_formula_in_little_memory(watched: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Large batches: value and gradient, with weights of 0 to 3, and no logit matrix larger than a tile.
 
-    What watches takes PyTorch's operations, in the place of the compiled loops.
+    The watched case uses PyTorch's operations instead of the compiled loops.
     """
     monkeypatch.setattr("mmda._engine.nt_xent_sweep.BLOCK", 64)
     monkeypatch.setattr("mmda._engine.logits_at_once.MOST", dict.fromkeys(MOST, 0))

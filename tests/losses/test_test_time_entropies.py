@@ -1,4 +1,4 @@
-"""Entropies that test-time adaptation descends, against loops; which parameters it trains."""
+"""Entropies for test-time adaptation against loops; the parameters that are trained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints: every flipped bit is found, every death leaves a run that goes on to the same weights."""
+"""Checkpoints: every flipped bit is detected, and a run killed at any point resumes to the same weights."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 def train(draw: Simulation, resume: Path | None = None, **options: Any) -> MMCDA:
-    """Six steps of dropout, an adversary-free objective and a running mean, from the same beginning."""
+    """Six steps with dropout, an objective without adversary and a running mean of the weights, from a fixed seed."""
     config = options.pop("config", TrainingConfig(steps=6, evaluations=2, warmup=2, average=0.5))
     torch.manual_seed(0)
     model = build_mmcda(CONFIG)
@@ -83,7 +83,7 @@ def test_every_flipped_bit_is_found(checkpoint: bytes, tmp_path: Path) -> None:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_other_bytes_are_read(checkpoint: bytes, tmp_path: Path, data: st.DataObject) -> None:
-    """Cut, lengthened, overwritten and foreign files."""
+    """Truncated, extended, overwritten and unrelated files."""
     at = data.draw(st.integers(0, len(checkpoint)))
     piece = data.draw(st.binary(max_size=40))
     change: Callable[[], bytes] = data.draw(
@@ -207,7 +207,7 @@ def test_other_code_is_a_warning(draw: Simulation, tmp_path: Path) -> None:
 def test_a_death_at_any_call_of_a_save_changes_no_result(
     draw: Simulation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool
 ) -> None:
-    """The process dies at the k-th system call of its saves, is started again, and ends with the same weights."""
+    """A process killed at the k-th system call of its saves and started again ends with the same weights."""
     config = TrainingConfig(steps=2, evaluations=1, warmup=1)
     whole, deaths = train(draw, config=config), 0
     for at in range(1, 100):
@@ -271,12 +271,12 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(draw: Simulation, tm
     with pytest.raises(TrainingStopped):
         train(draw, tmp_path / "run.pt", on_step=on_step)
     assert load_file(tmp_path / "run.pt", "mmcda run")["state"]["step"] == stop
-    torch.rand(5)  # whatever the process drew meanwhile
+    torch.rand(5)  # whatever random numbers the process drew in between
     assert same(train(draw, tmp_path / "run.pt"), train(draw))
 
 
 def test_a_step_that_is_not_finite_is_told_and_kept(draw: Simulation, tmp_path: Path) -> None:
-    """Term and queries are named; the state before the step makes the same step again."""
+    """The error names term and queries; the saved state before the step repeats the step."""
     frames = draw.source_train.frames.clone()
     frames[5] = math.nan
     broken = replace(draw.source_train, frames=frames)
@@ -294,7 +294,7 @@ def test_a_step_that_is_not_finite_is_told_and_kept(draw: Simulation, tmp_path: 
 
 
 def test_accumulated_batches_are_one_batch(draw: Simulation) -> None:
-    """For a mean over rows: two batches of 8 are a batch of 16, to rounding."""
+    """For a mean over rows two accumulated batches of 8 equal a batch of 16, up to rounding."""
     source = draw.source_train.slice(range(16))
     weights = []
     for size, accumulate in ((16, 1), (8, 2)):
@@ -334,8 +334,7 @@ def test_bfloat16_trains_near_float32(draw: Simulation) -> None:
 
 
 def test_float16_scales_its_loss_and_goes_on_with_the_same_scale(draw: Simulation, tmp_path: Path) -> None:
-    """The first scale is too large for these gradients: steps that overflow are left out, and it is halved until it
-    fits."""
+    """The first loss scale overflows: such steps are skipped and the scale halved until none does."""
     config = TrainingConfig(steps=12, evaluations=2, warmup=2, precision="float16")
     norms: list[float] = []
 
@@ -344,7 +343,9 @@ def test_float16_scales_its_loss_and_goes_on_with_the_same_scale(draw: Simulatio
 
     whole = train(draw, tmp_path / "whole.pt", config=config, log=log, log_steps=1)
     left_out = sum(not math.isfinite(norm) for norm in norms)
-    fits = 1 + max(step for step, norm in enumerate(norms) if not math.isfinite(norm))  # steps after which it fits
+    fits = 1 + max(
+        step for step, norm in enumerate(norms) if not math.isfinite(norm)
+    )  # steps after which none overflows
     assert 1 <= left_out <= fits <= 4
     assert load_file(tmp_path / "whole.pt", "mmcda run")["scaler"]["scale"] == 2.0 ** (16 - left_out)
     plain = train(draw, config=replace(config, precision="float32"))

@@ -53,7 +53,7 @@ def one_by_one(model: MMCDA, videos: ArrayStore, words: Tensor) -> dict[str, tup
             word_mask=torch.ones(1, len(words), dtype=torch.bool),
         )
         later = model.agreement, model.feedback
-        model.agreement = model.feedback = None  # videos are ranked by frames as they are
+        model.agreement = model.feedback = None  # videos are ranked by frames without feedback
         with torch.no_grad():
             profile = model.profile(model(batch))[0] * model.temperature
         model.agreement, model.feedback = later
@@ -89,7 +89,7 @@ def test_ranks_and_moments_are_those_of_each_video_alone(
 
 
 def test_no_row_among_the_best_is_left_out() -> None:
-    """Many rows with one high entry and low means hide the best means from the first look."""
+    """Many rows with one high entry and a low mean, so that the first selection misses the best means."""
     generator = torch.Generator().manual_seed(0)
     profile = torch.rand(400, 8, generator=generator) * 0.3
     profile[:200, 0] = 2.0  # high entry, low mean: 2 + 4 * 0.3 at most, over 5

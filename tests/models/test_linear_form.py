@@ -1,4 +1,4 @@
-"""The linear form: maps in closed form, what is learned on top, neighbours, votes; and the objective as a list."""
+"""The linear form: closed-form maps, learned heads, neighbours, votes; and the objective as a list."""
 
 from __future__ import annotations
 
@@ -109,6 +109,20 @@ def test_longer_videos_are_smoothed_over_as_large_a_share() -> None:
     assert torch.allclose(wide[:, 7:-7], expected)
 
 
+@pytest.mark.parametrize(("seconds", "window"), [(0.5, 29), (1.0, 15), (2.0, 7), (4.0, 7)])
+def test_wide_windows_are_no_longer_in_seconds_than_those_of_75_clips(seconds: float, window: int) -> None:
+    """300 clips: of half a second a video of 75 clips of 2 s seen finer, of 2 s one four times as long."""
+    s = torch.randn(2, 300, dtype=torch.float64)
+    there = torch.ones_like(s, dtype=torch.bool)
+    times = (seconds * torch.arange(301.0)).unfold(0, 2, 1).expand(2, -1, -1)
+    expected = torch.nn.functional.avg_pool1d(s, window, 1)
+    half = window // 2
+    assert torch.allclose(smoothed(s, there, 7, clip_times=times)[:, half:-half], expected)
+    s = torch.zeros(1, 300).index_fill(1, torch.arange(140, 152), 1.0)
+    run = high_runs(s, there[:1], times[:1], width=7, level=0.5)[0].tolist()
+    assert (run == [140 * seconds, 152 * seconds]) == (window == 7)  # wider ones blur twelve clips
+
+
 def test_the_vote_is_the_span_of_the_largest_mean_iou() -> None:
     s, mask, times = profile(0, 60, 25)
     s, mask, times = (each[mask.sum(1) >= 15] for each in (s, mask, times))  # no window is wider than a third
@@ -123,12 +137,12 @@ def test_the_vote_is_the_span_of_the_largest_mean_iou() -> None:
     order = spans.scores.masked_fill(~spans.mask, -1e9)
     assert (order[:, :-1] >= order[:, 1:]).all()
     again = temporal_iou(spans.windows[:, :1], spans.windows[:, 1:])
-    assert (again[spans.mask[:, 1:]] <= 0.5).all()  # further spans lie elsewhere
+    assert (again[spans.mask[:, 1:]] <= 0.5).all()  # further spans do not overlap
 
 
 @pytest.mark.parametrize("threshold", [0.2, 0.5, 1.0])
 def test_fewer_spans_are_the_first_of_more(threshold: float) -> None:
-    """As many as were asked for while clips are left for another one, each unlike those before it."""
+    """As many spans as requested while clips are left, each different from those before it."""
     s, mask, times = profile(7, 40, 40)
     most = vote_spans(s, mask, times, n=6, nms_threshold=threshold)
     for n in (1, 2, 3, 5):
@@ -142,7 +156,7 @@ def test_fewer_spans_are_the_first_of_more(threshold: float) -> None:
 
 @pytest.mark.parametrize("clips", [3, 6, 8])
 def test_short_videos_are_voted_on_by_windows_of_a_third(clips: int) -> None:
-    """As wide a window as the video would make its profile flat, and every span the whole video."""
+    """A window as wide as the video would give a flat profile, and the whole video for every span."""
     times = torch.arange(clips + 1.0).unfold(0, 2, 1).unsqueeze(0)
     s = torch.zeros(1, clips).index_fill(1, torch.tensor([1]), 1.0)
     found = vote_spans(s, s >= 0, times, n=1, widths=(11, 21)).windows[0, 0]
@@ -152,7 +166,7 @@ def test_short_videos_are_voted_on_by_windows_of_a_third(clips: int) -> None:
 
 
 def test_a_flat_profile_has_one_span_and_ends() -> None:
-    """Every vote is the whole video: nothing differs from it, and what is left is not asked for ever."""
+    """Every vote is the whole video: no other span is found, and the search ends."""
     times = torch.arange(31.0).unfold(0, 2, 1).unsqueeze(0)
     spans = vote_spans(torch.ones(1, 30), torch.ones(1, 30, dtype=torch.bool), times, n=5)
     assert spans.mask.tolist() == [[True, False, False, False, False]]
@@ -368,9 +382,9 @@ def test_stacked_weights_are_the_minimum_over_non_negative_ones() -> None:
 
     grid = np.linspace(0, 4, 81)
     best = min((loss(np.array([a, b, 0.0])), a, b) for a in grid for b in grid)
-    assert loss(np.array([best[1], best[2], 0.05])) > best[0]  # the third is better left out
+    assert loss(np.array([best[1], best[2], 0.05])) > best[0]  # leaving out the third is better
     np.testing.assert_allclose(found.numpy(), np.array([best[1], best[2], 0]) / (best[1] + best[2]), atol=0.02)
-    assert stacked_weights(-scores[:2], own).tolist() == [0.5, 0.5]  # nothing is told: alike
+    assert stacked_weights(-scores[:2], own).tolist() == [0.5, 0.5]  # no moments: equal weights
 
 
 def test_a_source_of_strangers_counts_little(splits: tuple[ResidentSplit, ResidentSplit]) -> None:
@@ -387,12 +401,25 @@ def test_a_source_of_strangers_counts_little(splits: tuple[ResidentSplit, Reside
     assert shares[1] < 0.1 < 0.3 < shares[0]
 
 
+def test_a_source_of_the_same_domain_is_taken_as_it_is(splits: tuple[ResidentSplit, ResidentSplit]) -> None:
+    """The last map has the larger weight where both domains are one, and a smaller one for a moved source."""
+    every, shares = splits[1], []
+    source, pairs = (every.select((every.frame_row % 2 == side).nonzero().flatten()) for side in (0, 1))
+    pairs = pairs.without_moments()
+    moved = replace(source, frames=source.frames @ torch.randn(12, 12, generator=torch.Generator().manual_seed(3)))
+    for known in (source, moved):
+        model = build_mmcda(replace(CONFIG, members=4))
+        start_linear(model, known, pairs, domain=pairs)
+        shares.append(model.video_head.share.tolist())  # type: ignore[union-attr]
+    assert shares[1][3] < 0.2 < 0.4 < shares[0][3]
+
+
 def test_few_pairs_weigh_no_map_of_their_own(splits: tuple[ResidentSplit, ResidentSplit]) -> None:
     """Below 8 videos the maps fitted with moments have equal weights; up to 32 the weights are shrunk towards that."""
     source, pairs = splits[0], splits[1].without_moments()
 
     def shares(videos: int, **change: Any) -> Tensor:
-        model = build_mmcda(replace(CONFIG, members=3))
+        model = build_mmcda(replace(CONFIG, members=4))
         kept = pairs.select((pairs.frame_row < videos).nonzero().flatten())
         with pytest.MonkeyPatch.context() as patch:
             for name, value in change.items():
@@ -402,9 +429,9 @@ def test_few_pairs_weigh_no_map_of_their_own(splits: tuple[ResidentSplit, Reside
         assert isinstance(share, Tensor)
         return share.double()
 
-    nothing = torch.tensor([0.0, 0.5, 0.5], dtype=torch.float64)
+    nothing = torch.tensor([0.0, 0.5, 0.5, 0.0], dtype=torch.float64)
     assert torch.equal(shares(7), nothing)
-    told = shares(20, _ENOUGH=1)  # as if 20 were enough
+    told = shares(20, _ENOUGH=1)  # as if 20 videos sufficed
     assert (told - nothing).abs().max() > 0.05
     torch.testing.assert_close(shares(20), nothing.lerp(told, 20 / 32), rtol=1e-5, atol=1e-6)
 

@@ -124,7 +124,7 @@ def test_every_parameter_gets_a_gradient(draw: Simulation) -> None:
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
-        # a softmax over words ignores a common shift, and so the pooling's last bias does not exist; all else moves
+        # a softmax over words does not depend on the pooling's last bias; all other parameters change
         assert parameter.grad.abs().sum() > 0, name
 
 
@@ -153,7 +153,7 @@ def test_the_ramp_scales_target_terms_only(draw: Simulation) -> None:
 
 
 def test_target_windows_are_never_read(draw: Simulation) -> None:
-    """Other windows, or none: the same objective."""
+    """With other windows, or none, the objective is the same."""
     source, target = draw.source_train.slice(range(8)), draw.target_train.slice(range(8))
     assert target.windows is not None
     model, objective = model_for(source), MMCDAObjective(weights={**DEFAULT_WEIGHTS, "pseudo_moment": 1.0})
@@ -387,7 +387,7 @@ def test_resume_refuses_other_weights(draw: Simulation, tmp_path: Path) -> None:
 
 
 def damaged_runs() -> list[Callable[[dict[str, Any]], object]]:
-    """Each spoils one part of a run's file."""
+    """Each case damages one part of a run's file."""
     return [
         lambda run: run["state"].update(surprise=1),
         lambda run: run["state"].update(step=99),
@@ -401,7 +401,7 @@ def damaged_runs() -> list[Callable[[dict[str, Any]], object]]:
 
 
 def write_sealed(path: Path, content: dict[str, Any]) -> None:
-    """A file whose digest is right, whatever it holds."""
+    """A file with these contents and a valid digest."""
     torch.save(content, path)
     path.write_bytes(sealed(path.read_bytes()))
 
@@ -549,7 +549,7 @@ def test_model_files_hold_only_what_can_be_read_again(draw: Simulation, tmp_path
 
 def test_damage_is_told_without_the_text_of_torch(draw: Simulation, tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
-    write_sealed(path, {"kind": "mmcda model", "folder": tmp_path})  # needs code to be read
+    write_sealed(path, {"kind": "mmcda model", "folder": tmp_path})  # cannot be loaded with weights_only
     rule, came = "be an undamaged file of save_model of this version", "another kind of file or a damaged one"
     with pytest.raises(CheckpointError) as caught:
         load_model(path)
@@ -627,7 +627,7 @@ def test_predictions_keep_the_order_of_the_loader(draw: Simulation) -> None:
 
 
 def test_training_learns_its_own_domain(draw: Simulation) -> None:
-    """The smallest world, seen twice a second: the localizer must beat the whole-video span by far."""
+    """The smallest simulated data, two frames a second: the localizer must be far better than the whole-video span."""
     easy = simulate(World(videos=160, test_videos=40, concepts=12, topics=3, noise=0.2, video_width=12, query_width=10))
     model = model_for(easy.source_train, joint=16, hidden=32)
     weights = {"moment": 1.0, "frame_query": 1.0}

@@ -1,4 +1,4 @@
-"""One model trained by several processes: the weights of one process, one run file, one end for all."""
+"""One model trained by several processes: the weights of one process, one run file, a common end."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def train(
             frames[5] = torch.nan
         return replace(batch, frames=frames, words=batch.words.double())
 
-    torch.manual_seed(rank)  # rank 0's weights count
+    torch.manual_seed(rank)  # rank 0's weights are used
     model = build_mmcda(replace(CONFIG, dropout=dropout)).double()
     source = ResidentLoader(double(draw.source_train), 9, drop_last=True, rank=rank, ranks=ranks)
     target = ResidentLoader(double(draw.target_train), 7, seed=1, labels=False, drop_last=True, rank=rank, ranks=ranks)
@@ -120,7 +120,7 @@ def worker(rank: int, ranks: int, folder: str) -> None:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, Any]]]:
-    """What each of two and of four processes found, and the folder of the two."""
+    """The results of two and of four processes, and the folder of the run with two."""
     if not dist.is_available() or not dist.is_gloo_available():
         pytest.skip("this torch has no gloo")
     results = {}
@@ -133,7 +133,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, 
     return results
 
 
-#: Its first two stand in front of a softmax over frames: no loss depends on them, so their gradient is rounding, which
+#: Its first two precede a softmax over frames: no loss depends on them, so their gradient is rounding, which
 #: Adam makes a step of.
 FREE = "localizer.leave.bias"
 
@@ -148,7 +148,7 @@ def check_equal(came: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
 
 
 def test_weights_after_50_steps_are_those_of_one_process(found: dict[int, list[dict[str, Any]]]) -> None:
-    """Uneven shares, an adversary that the first step does not train, a term that reads features, a running mean."""
+    """Uneven shares, an adversary that the first step does not train, a term on features, a running mean."""
     alone = train(0, 1, LONG)
     for results in found.values():
         for result in results:
@@ -156,7 +156,7 @@ def test_weights_after_50_steps_are_those_of_one_process(found: dict[int, list[d
 
 
 def test_sharded_parameters_train_to_the_same_weights(found: dict[int, list[dict[str, Any]]], tmp_path: Path) -> None:
-    """And leave a run that one process can read, with the weights whole."""
+    """The run can be read by one process, with complete weights."""
     alone = train(0, 1, SHORT, own=False)
     for result in found[2]:
         check_equal(result["fsdp"], alone)
@@ -165,7 +165,7 @@ def test_sharded_parameters_train_to_the_same_weights(found: dict[int, list[dict
 
 
 def test_ranks_stop_together_and_go_on_to_the_same_bits(found: dict[int, list[dict[str, Any]]]) -> None:
-    """Dropout differs between the ranks, and its random states are among what is kept."""
+    """Dropout differs between the ranks, and its random states are saved."""
     for result in found[2]:
         assert result["stopped"] == "TrainingStopped: 15"
         assert result["equal"]
@@ -193,7 +193,7 @@ def test_all_ranks_fail_alike(found: dict[int, list[dict[str, Any]]]) -> None:
 
 
 def test_a_share_of_every_batch() -> None:
-    """Shares of all ranks are the batch, whatever their number; a batch that cannot be shared is refused."""
+    """The shares of any number of ranks make up the batch; a batch with too few rows is refused."""
     split = simulate(World(videos=11, test_videos=1), seed=0).source_train
     one = [batch.qids for batch in ResidentLoader(split, 4)]
     shares = [list(ResidentLoader(split, 4, rank=rank, ranks=3)) for rank in range(3)]

@@ -1,4 +1,4 @@
-"""What a training step makes once and shares, and what it leaves out: the numbers stay those of the parts."""
+"""What a training step computes once and shares, and what it skips: the numbers are those of the parts."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_terms_on_shared_similarities_equal_the_losses(draw: Simulation) -> None
             tangent = ours - (ours * (frames if ours.ndim == 3 else queries)).sum(-1, keepdim=True) * (
                 frames if ours.ndim == 3 else queries
             )
-            assert along.abs().max() < 1e-4  # a loss that normalises has no slope along its rows
+            assert along.abs().max() < 1e-4  # the gradient of a loss that normalises is orthogonal to its rows
             torch.testing.assert_close(tangent, theirs, rtol=1e-3, atol=1e-5)
 
 

@@ -211,7 +211,7 @@ class TestRealFigures:
         assert [100 * result[m] for m in R1] == pytest.approx((48.0, 21.2, 12.4), abs=0.06)
 
     def test_five_blind_spans(self, sets, spans):
-        """R@5 says little: five constant spans reach 85.0 at IoU 0.5 on Charades-STA."""
+        """Five constant spans reach R@5 of 85.0 at IoU 0.5 on Charades-STA."""
         test = sets["C"][1]
         assert 100 * evaluate(constant_rows(spans["C"], test), test)["R@5, IoU=0.5"] == pytest.approx(85.0, abs=0.06)
 

@@ -1,4 +1,4 @@
-"""The script that builds caption features: what it writes is what the readers read, and texts keep their likeness."""
+"""The script that builds caption features: the readers read what it writes, and similar texts have similar features."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line: what it says of good and bad folders, and its exit codes."""
+"""The command line: its output for good and bad folders, and its exit codes."""
 
 from __future__ import annotations
 

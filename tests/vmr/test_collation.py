@@ -1,4 +1,4 @@
-"""Batches: every index once, little padding, exact contents, and a loader whose order is its seed and epoch."""
+"""Batches: every index once, little padding, exact contents, and an order set by seed and epoch."""
 
 from __future__ import annotations
 
@@ -264,7 +264,7 @@ class TestLoader:
 
     @pytest.mark.parametrize("prefetch", [0, 3])
     def test_what_the_user_holds_stays(self, data: VMRDataset, prefetch: int) -> None:
-        """A batch, a view, a NumPy array, what autograd keeps: memory is used again only when all of them are gone."""
+        """A batch's memory is reused only when no batch, view, NumPy array or saved tensor refers to it."""
         expected = {batch.qids: batch.frames.clone() for batch in VMRLoader(data, 4, seed=3, prefetch=0)}
         weight = torch.ones((), requires_grad=True)
         kept: dict[tuple[str, ...], Any] = {}
@@ -286,7 +286,7 @@ class TestLoader:
         )
         places = [batch.frames.data_ptr() for batch in VMRLoader(data, 1, prefetch=0)]
         assert len(places) == 12
-        assert len(set(places)) <= 2  # the one that the loop still holds while the next is made, and this one
+        assert len(set(places)) <= 2  # this one, and the one that the loop holds while the next is made
         assert all(place % 64 == 0 for place in places)
 
     def test_order_is_seed_and_epoch(self, data: VMRDataset) -> None:
@@ -308,7 +308,7 @@ class TestLoader:
             VMRLoader(data.without_moments(), 4)
 
     def test_without_labels_never_reads_a_moment(self, data: VMRDataset, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Reading any query's moments after construction raises, and the loader does not notice."""
+        """Reading moments after construction would raise; the loader does not read them."""
 
         def refuse(query: VMRQuery) -> None:
             raise AssertionError("read a moment")

@@ -1,4 +1,4 @@
-"""The joined form: what is dropped, what is raised, times of clips, views, and the real pair."""
+"""The joined data set: dropped queries, errors, clip times, views, and real data."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ class TestFaultsOfTime:
         vids = [f"v{k}" for k in range(6)]
         data = self.joined(dict.fromkeys(vids, 75), dict.fromkeys(vids, 150.0) | {"v2": 126.0}, None)
         assert data.report.findings["odd_length"] == ("v2",)
-        assert data.report.ok  # told, and spread over the length as without a clip length
+        assert data.report.ok  # reported, and clips are spread over the duration as without a clip length
         sampled = dict.fromkeys(vids, 64)  # so many clips of every video, whatever its length
         assert (
             "odd_length"
@@ -205,8 +205,8 @@ class TestFaultsOfTime:
         data = VMRDataset(notes, store, words, on_bad="drop")
         assert data.report.findings["past_features"] == ("late", "both")
         assert not data.report.ok
-        assert len(data) == 12  # kept: an evaluation counts them as they are
-        assert VMRDataset(notes.without_moments(), store, words).report.ok  # closed moments decide nothing
+        assert len(data) == 12  # kept, since an evaluation counts them
+        assert VMRDataset(notes.without_moments(), store, words).report.ok  # with closed=True moments are not read
 
     def test_arrays_on_their_side(self) -> None:
         vids = ["a", "b", "c"]

@@ -162,7 +162,7 @@ class TestBootstrap:
         assert got.high == pytest.approx(np.quantile(draws, 0.975), abs=0.2 * spread)
 
     def test_wider_by_video_than_by_query(self):
-        """Ten identical queries a video carry the information of one."""
+        """Ten identical queries of a video give the interval of one query."""
         values, videos = np.repeat(np.arange(40) % 2, 10), np.repeat(np.arange(40), 10)
         by_video = bootstrap_interval(values, groups=videos)
         by_query = bootstrap_interval(values)
@@ -237,13 +237,13 @@ class TestPaired:
         assert got.p_value == pytest.approx(np.mean(flips), abs=0.045)
 
     def test_whole_videos_flip(self):
-        """Ten copies of a query are one piece of evidence: two videos cannot give a p-value under 1/2."""
+        """Copies of a query add no evidence: with two videos no p-value is below 1/2."""
         a, groups = np.ones(20), np.repeat([0, 1], 10)
         assert paired_test(a, 0 * a, groups=groups).p_value == pytest.approx(0.5, abs=0.03)
         assert paired_test(a, 0 * a).p_value < 0.001
 
     def test_never_zero(self):
-        """No random sign vector in a hundred reaches forty equal differences: p is 1 / (1 + B)."""
+        """None of 100 random sign vectors reaches the statistic of forty equal differences: p is 1 / (1 + B)."""
         assert paired_test(np.ones(40), np.zeros(40), samples=100).p_value == 1 / 101
 
     def test_level_under_the_null(self):

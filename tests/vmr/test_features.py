@@ -240,7 +240,7 @@ class TestBadFiles:
 
     def test_another_width(self, tmp_path: Path) -> None:
         store = open_features(npz_folder(tmp_path / "f", {"a": np.ones((2, 4)), "b": np.ones((2, 5))}))
-        assert (store["a"].shape, store["b"].shape) == ((2, 4), (2, 5))  # a store does not know which of them counts
+        assert (store["a"].shape, store["b"].shape) == ((2, 4), (2, 5))  # the store cannot tell which of them is meant
         with pytest.raises(VMRDataError, match=r"f: `b` must have width 4 like the others, got 5"):
             pack_features(store, tmp_path / "p")
         assert pack_features(store, tmp_path / "p", ids=["b"]).width == 5
@@ -361,7 +361,7 @@ class TestBadFiles:
 
 
 class TestBadHDF5:
-    """Every fault names file and id, and is one that can be dropped."""
+    """Every error names file and id, and is a ``VMRDataError``."""
 
     def told(self, file: Path, id: str, message: str, key: str | None = None) -> None:
         with pytest.raises(VMRDataError, match=rf"f\.h5: `{id}` must {message}") as caught:

@@ -1,4 +1,4 @@
-"""Packed features: every changed bit of what is read is found, and a packing that was stopped goes on."""
+"""Packed features: every flipped bit is detected, and an interrupted packing is resumed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def read_all(folder: Path) -> dict[str, Array]:
 
 class TestDamage:
     def test_every_flipped_bit_is_found_or_harmless(self, tmp_path: Path) -> None:
-        """Of 600 flipped bits none changes a number, an id or a length without a word."""
+        """No flipped bit of 600 changes a number, an id or a length undetected."""
         pack_features(ArrayStore(arrays(), clip_seconds=2.0), tmp_path / "p")
         right = read_all(tmp_path / "p")
         told = 0
@@ -53,7 +53,7 @@ class TestDamage:
         assert told > 500
 
     def test_another_order_of_bytes(self, tmp_path: Path) -> None:
-        """One bit of the header turns every number around and leaves the rows as they are."""
+        """One bit of the header changes the byte order of every number and not the number of rows."""
         pack_features(ArrayStore(arrays()), tmp_path / "p", dtype="float32")
         path = tmp_path / "p" / "features.npy"
         path.write_bytes(path.read_bytes().replace(b"'<f4'", b"'>f4'"))
@@ -93,7 +93,7 @@ class TestDamage:
 
 
 class Stopping(ArrayStore):
-    """Features whose reading ends the process, so to speak, after so many."""
+    """Features that raise after a number of reads, as if the process were killed."""
 
     left = 0
 

@@ -44,7 +44,7 @@ class TestAveragePrecision:
     def test_is_the_definition(self, spans: list[tuple[int, int]], windows: list[tuple[int, int]]) -> None:
         scores = [-float(k) for k in range(len(spans))]
         ours = average_precision(spans, scores, windows)
-        # a span that fits two windows equally may take either: leave such draws out
+        # a span with equal IoU to two windows may match either: such draws are left out
         for span in spans:
             values = [iou(span, window) for window in windows if iou(span, window) >= LEVELS[0]]
             if len(set(values)) != len(values):
@@ -272,7 +272,7 @@ class TestPredictionFiles:
             align_predictions({"a": Prediction("a", (), vid="w")}, [query("a")])
 
     def test_text_of_any_kind_and_null(self, tmp_path: Path) -> None:
-        """Other ends of lines than a line feed may stand in a string; null is no video; one name has two spellings."""
+        """Strings may hold other line ends than a line feed; null is not a video; names have two Unicode forms."""
         row = {**LINE, "qid": "cafe\u0301", "query": "a\u2028b\x85c", "vid": None}
         file = tmp_path / "p.jsonl"
         file.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,6 +1,6 @@
-"""Readers on drawn damage: whatever a file holds, a store or annotations come back, or one line that names the file.
+"""Readers on randomly damaged files: a store or annotations are returned, or an error of one line names the file.
 
-Every base file is a good one; hypothesis draws what is changed in its bytes or values. A few seconds in all.
+Each case starts from a valid file; hypothesis draws the changes of its bytes or values.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ LAYOUTS: dict[str, tuple[str, Any]] = {
 
 
 def swapped(value: Any, path: list[int], new: Any) -> Any:
-    """The value with one of its parts exchanged: the path picks a child at each step, modulo their number."""
+    """The value with one of its parts replaced; ``path`` selects a child at each level, modulo their number."""
     if not path or not isinstance(value, (dict, list)) or not value:
         return new
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Batches of a split in memory: as many as the length says, every pair once, nothing but shared padding left out."""
+"""Batches of a split in memory: their number, every pair once, and only padding common to all rows cut."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What looks like data and is not right: counted or refused with its reason, never accepted without a word."""
+"""Invalid data that could pass for valid is counted or refused with a reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The simulated worlds: the same seed, the knobs, the statistics, and the words."""
+"""The simulator: seeds, settings, statistics and words."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_each_knob_moves_its_modality_alone(what: str, knob: str) -> None:
 def test_rotation_strength_is_in_quarter_turns(strength: float) -> None:
     turn = _rotation(np.random.default_rng(0), 40, strength)
     np.testing.assert_allclose(turn @ turn.T, np.eye(40), atol=1e-10)
-    if strength < 0.5:  # angles are read off where none passes half a turn
+    if strength < 0.5:  # angles are compared where all are below half a turn
         angles = np.angle(np.linalg.eigvals(turn))
         assert np.sqrt((angles**2).mean()) == pytest.approx(strength * np.pi / 2, rel=1e-6)
 

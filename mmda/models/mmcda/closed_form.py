@@ -266,6 +266,7 @@ def _members(known: bool, asked: bool, recoloured: bool, pooling: Pooling) -> li
         _Member(False, True, False, pooling, 1.0),
         _Member(True, True, recoloured, pooling, 0.5),
         _Member(True, False, recoloured, pooling, 0.5),
+        _Member(True, True, False, pooling, 1.0),
     ]
 
 
@@ -281,11 +282,12 @@ def start_linear(
     """Set the linear maps of a linear :class:`MMCDA` in closed form; learned parameters are unchanged.
 
     The members differ in their training data. In order, they are fitted to only the target's pairs, with directions
-    weighted by their correlation; to the source and the pairs, weighted by its square root; and to only the source,
-    also by the square root. The weight of each member comes from the pairs: every map is fitted to half of the target's
+    weighted by their correlation; to the source and the pairs, weighted by its square root; to only the source, also by
+    the square root; and to the source, unchanged by ``domain``, and the pairs by the correlation, the best map where
+    both domains are alike. The weight of each member comes from the pairs: every map is fitted to half of the target's
     videos, and :func:`stacked_weights` finds the weights that best retrieve the videos of the other half's queries. A
     source far from the target gets a small weight this way; boundaries are not read. With fewer than 32 videos the
-    weights are shrunk towards those used without pairs, which leave out the map of only the pairs; with fewer than 8
+    weights are shrunk towards those used without pairs, one half for the second and the third map; with fewer than 8
     they equal those. Without pairs, or without a source, there are two maps, one of each scale, with equal weights.
 
     Args:
@@ -310,7 +312,7 @@ def start_linear(
         >>> model = build_mmcda(MMCDAConfig(video_width=32, query_width=24, joint=8, form="linear"))
         >>> start_linear(model, split, None)
         >>> model(split.slice([0, 1])).joint_query.shape
-        torch.Size([2, 24])
+        torch.Size([2, 32])
     """
     video, query = model.video_head, model.query_head
     for name, head in (("model.video_head", video), ("model.query_head", query)):
@@ -346,7 +348,7 @@ def start_linear(
 
     shares = torch.full((len(members),), 1 / len(members), dtype=torch.float64)
     if pairs is not None and source is not None and len(members) > 1:
-        informed = torch.tensor([float(member.known) for member in members], dtype=torch.float64)
+        informed = torch.tensor([float(member.known and member.scale < 1) for member in members], dtype=torch.float64)
         shares = informed / informed.sum()
         halves, trust = _halves(pairs)
         found = []

@@ -56,7 +56,7 @@ class MMCDAConfig:
     temperature: float = 0.1
     dropout: float = 0.1
     form: str = "towers"
-    members: int = 3
+    members: int = 4
     residual: int = 0
     neighbours: float = 0.25
     feedback: float = 1.0

@@ -1,4 +1,4 @@
-"""One optimiser step: batches, terms, gradients, and what is known of it afterwards."""
+"""One optimiser step: batches, terms, gradients, and its results."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ class View:
 
     def __init__(self, output: MMCDAOutput, batch: VMRBatch) -> None:
         self.output, self.batch = output, batch
-        # each is made when a term first asks for it; the lock of functools.cached_property would break compiled graphs
+        # computed when a term first needs it; the lock of functools.cached_property would break compiled graphs
         self._labels: MomentTargets | None = None
         self._negatives: Tensor | None = None
         self._pairs: PairedFrames | None = None

@@ -20,8 +20,18 @@ LEVELS = (0.15, 0.2, 0.25, 0.3, 0.4)
 #: Widest window of a vote, as a fraction of the video: wider ones would make a short video's profile flat.
 _WIDEST = 1 / 3
 
+#: Longest clips in seconds whose number, not length, makes a video long: see :func:`smoothed`.
+_SECONDS = 2.0
 
-def smoothed(similarity: Tensor, frame_mask: Tensor, width: int, *, widest: float | None = None) -> Tensor:
+
+def smoothed(
+    similarity: Tensor,
+    frame_mask: Tensor,
+    width: int,
+    *,
+    widest: float | None = None,
+    clip_times: Tensor | None = None,
+) -> Tensor:
     """Moving mean over ``width`` clips, truncated at the ends, with longer windows for videos of over 75 clips.
 
     Args:
@@ -29,9 +39,11 @@ def smoothed(similarity: Tensor, frame_mask: Tensor, width: int, *, widest: floa
         frame_mask: bool, True = valid clip.
         width: window size in clips, rounded down to an odd number; for T > 75 clips it is T / 75 times as wide.
         widest: maximum window size as a fraction of the video, if any.
+        clip_times: start and end of each clip in seconds. With them the wider windows span at most ``width`` times 2 s,
+            as those of 75 clips of 2 s do: a longer video has more moments, not longer ones.
 
     Shape:
-        ``similarity`` and ``frame_mask`` (b, t) -> (b, t).
+        ``similarity`` and ``frame_mask`` (b, t), ``clip_times`` (b, t, 2) -> (b, t).
 
     Returns:
         The means in float64, minus infinity on padding.
@@ -42,7 +54,11 @@ def smoothed(similarity: Tensor, frame_mask: Tensor, width: int, *, widest: floa
     """
     clean = torch.where(frame_mask, similarity, torch.zeros_like(similarity)).double()
     length = frame_mask.sum(1, keepdim=True)
-    half = (width * length.clamp(min=REFERENCE_CLIPS) / REFERENCE_CLIPS / 2).long()
+    stretch = length.clamp(min=REFERENCE_CLIPS) / REFERENCE_CLIPS
+    if clip_times is not None:
+        seconds = clip_times[:, :1, 1] - clip_times[:, :1, 0]
+        stretch = torch.minimum(stretch, (_SECONDS / seconds).clamp(min=1.0).to(stretch.dtype))
+    half = (width * stretch / 2).long()
     if widest is not None:
         half = torch.minimum(half, (widest * length / 2).long())
     total = pad(clean.cumsum(1), (1, 0))
@@ -107,7 +123,9 @@ def _runs(
     widest: float | None = None,
 ) -> Tensor:
     """The runs for every width and level, grouped by width; (b, widths * levels, 2)."""
-    profile = torch.stack([smoothed(similarity, frame_mask, width, widest=widest) for width in widths], 1)
+    profile = torch.stack(
+        [smoothed(similarity, frame_mask, width, widest=widest, clip_times=clip_times) for width in widths], 1
+    )
     mask, length = frame_mask.unsqueeze(1), frame_mask.sum(1).clamp(min=1).unsqueeze(1)
     mean = torch.where(mask, profile, torch.zeros_like(profile)).sum(2) / length
     best, at = profile.max(2)

@@ -31,7 +31,7 @@ LENGTHS: Mapping[str, tuple[float, float]] = {
 }
 #: Minimum score (0 to 4) of a clip that counts as a highlight.
 HIGHLIGHTS: Mapping[str, int] = {"Fair": 2, "Good": 3, "VeryGood": 4}
-#: A wrong duration must not take all memory.
+#: Limit on the clips of a video, against wrong durations.
 _MOST_CLIPS = 1_000_000
 
 

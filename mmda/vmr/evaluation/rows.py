@@ -314,34 +314,15 @@ def evaluate_windows(
         mask=mask,
         duration=None if duration is None else duration.detach().to("cpu", torch.float64),
     )
-    recall = recall_at_iou(
-        ranked,
-        truth,
-        n=n,
-        iou=iou,
-        strict=preset.strict,
-        tolerance=preset.tolerance,
-        union=preset.union,
-        prediction_mask=keep,
-        window_mask=windows_mask,
-    )
+    how: dict[str, Any] = {"n": n, "iou": iou, "prediction_mask": keep, "window_mask": windows_mask}
+    how |= {"strict": preset.strict, "tolerance": preset.tolerance, "union": preset.union}
+    recall = recall_at_iou(ranked, truth, **how)
     discounts = None
     if discounted:
         if duration is None:
             fail(caller, "duration", "be given if `discounted` is True", "none")
         lengths = duration.detach().to("cpu", torch.float64)
-        discounts = discounted_recall_at_iou(
-            ranked,
-            truth,
-            lengths,
-            n=n,
-            iou=iou,
-            strict=preset.strict,
-            tolerance=preset.tolerance,
-            union=preset.union,
-            prediction_mask=keep,
-            window_mask=windows_mask,
-        ).numpy()
+        discounts = discounted_recall_at_iou(ranked, truth, lengths, **how).numpy()
     first = best_iou(ranked[:, :1], truth, prediction_mask=keep[:, :1], window_mask=windows_mask, union=preset.union)
     return Evaluation(
         name=name,

@@ -100,7 +100,7 @@ class MappedStore(IndexedStore):
         if row is None or self._rows.dtype not in (np.float16, np.float32):
             return torch.from_numpy(self[id])
         face = self._read(row).__array_interface__
-        face["data"] = (face["data"][0], False)  # as if writable, since PyTorch has no read-only tensors
+        face["data"] = (face["data"][0], False)  # marked writable, since PyTorch has no read-only tensors
         return torch.from_numpy(np.asarray(SimpleNamespace(__array_interface__=face, file=self._rows)))
 
     def __getstate__(self) -> dict[str, Any]:

@@ -250,7 +250,7 @@ class _Pool:
         self.waiting.clear()
         busy = {line for line, (_, at) in self.lines.items() if at is not None}
         for line in busy:
-            with suppress(OSError):  # the worker has just died
+            with suppress(OSError):  # the worker has just ended
                 line.send(None)
         deadline = time.monotonic() + GRACE
         while busy and time.monotonic() < deadline:

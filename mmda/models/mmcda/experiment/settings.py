@@ -55,7 +55,7 @@ def model_settings(given: dict[str, Any]) -> dict[str, Any]:
 
     Example:
         >>> model_settings({"joint": 32})["joint"], model_settings({})["members"]
-        (32, 3)
+        (32, 4)
     """
     widths = ("video_width", "query_width")
     return {each.name: given.get(each.name, each.default) for each in fields(MMCDAConfig) if each.name not in widths}

@@ -119,7 +119,7 @@ def make_table(
             gains = differences(by_row[CEILING], by_row[SOURCE_ONLY], metric, one_test)
             there = all(
                 gain.low > 0 for gain in gains.values()
-            )  # else the gap may be zero, and a fraction of it is noise
+            )  # otherwise the gap may be zero, and a fraction of it noise
             if not there:
                 gap[metric] = _told(gains)
             for row in trained.values():
