@@ -15,6 +15,12 @@ of its forward.
 
     python -m benchmarks.step                     # one to four minutes
     python -m benchmarks.step --rounds 9 --json out.json
+
+``--ours`` times the library's step alone, with batches of 64 pairs of up to 128 clips and of 8 pairs of up to 32;
+``--before TREE`` adds an earlier checkout (built), ``--compile`` the step under ``torch.compile`` as
+``TrainingConfig(compile=True)`` has it. Each runs in a process of its own, in alternating rounds.
+
+    python -m benchmarks.step --ours --before ../earlier --compile
 """
 
 from __future__ import annotations
@@ -22,8 +28,10 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from collections import defaultdict
@@ -38,14 +46,20 @@ from torch.profiler import profile, record_function
 
 from mmda.layers import AttentionPool
 from mmda.models.mmcda import MMCDA, MMCDAConfig, MMCDAObjective, build_mmcda
-from mmda.models.mmcda.parallel import Step
 from mmda.vmr import VMRBatch, VMRExample, bucketed_batches, collate
+
+try:
+    from mmda.models.mmcda.parallel import Step
+except ImportError:  # an earlier checkout
+    Step = None  # type: ignore[assignment,misc]
 
 #: A source batch and a target batch.
 Batches = tuple[VMRBatch, VMRBatch]
 GOALS = {"nn.GRU, packed": 2.2, "nn.GRU, padded": 1.8}
 OURS, ALIKE = "ours", ", lengths alike"
 LABEL = "part: "
+#: Pairs of a batch and clips of the longest video, for ``--ours``.
+SIZES = ((64, 128), (8, 32))
 
 
 class Recurrence(nn.Module):
@@ -138,8 +152,15 @@ class Training:
     def __init__(self, kind: str, config: MMCDAConfig, steps: list[Batches]) -> None:
         self.model, self.objective, self.steps = build(kind, config), MMCDAObjective(), steps
         self.parameters = list(self.model.parameters())
-        self.step = Step(self.model, self.objective, joined=False)
+        self.step: Callable[..., Tensor] = self.plain
+        if Step is not None:
+            self.step = Step(self.model, self.objective, joined=False)
         self.optimizer = torch.optim.AdamW(self.parameters, fused=True)
+
+    def plain(self, source: VMRBatch, target: VMRBatch, progress: float) -> Tensor:
+        """The loss as an earlier checkout computes it."""
+        total: Tensor = self.objective(self.model(source), source, self.model(target), target).total  # type: ignore[call-arg,arg-type]
+        return total
 
     def run(self) -> float:
         """Run one pass; returns the last loss."""
@@ -218,6 +239,12 @@ def attribute(events: Any) -> dict[str, dict[str, float]]:
     return dict(found)
 
 
+def configured(given: argparse.Namespace) -> MMCDAConfig:
+    return MMCDAConfig(
+        video_width=given.video_width, query_width=given.query_width, hidden=given.hidden, joint=given.joint
+    )
+
+
 def seconds(work: Callable[[], object]) -> float:
     begin = time.process_time()
     work()
@@ -226,9 +253,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 def measure(given: argparse.Namespace) -> dict[str, Any]:
     """Time all contestants, then profile ours."""
-    config = MMCDAConfig(
-        video_width=given.video_width, query_width=given.query_width, hidden=given.hidden, joint=given.joint
-    )
+    config = configured(given)
     source, target = pairs(given, 0, 0.0), pairs(given, 1, 0.3)
     steps: dict[bool, list[Batches]] = {}
     for alike in (True, False):
@@ -263,6 +288,66 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "machine": platform.processor() or platform.machine(),
         "torch": torch.__version__,
     }
+
+
+def serve(given: argparse.Namespace) -> None:
+    """Worker loop: for each line of batch size, clips and whether to compile, run a pass and write seconds a step."""
+    made: dict[str, Training] = {}
+    for line in sys.stdin:
+        if line not in made:
+            given.batch, given.frames, compiled = json.loads(line)
+            config = configured(given)
+            both = [batches(pairs(given, k, 0.3 * k), given.batch, alike=True) for k in (0, 1)]
+            made[line] = Training(OURS, config, [(s, t.without_moments()) for s, t in zip(*both)])
+            if compiled:
+                made[line].step = torch.compile(made[line].step, dynamic=True)
+            made[line].run()
+        print(seconds(made[line].run) / len(made[line].steps), flush=True)
+
+
+def ours(given: argparse.Namespace) -> dict[str, Any]:
+    """Our step by size: now, compiled, and in an earlier checkout, taking turns."""
+    from benchmarks.conditions import processor  # the worker of an earlier checkout has none
+
+    here = Path(__file__).resolve()
+    runs = {"now": (here.parent.parent, False)}
+    if given.compile:
+        runs["compiled"] = (here.parent.parent, True)
+    if given.before is not None:
+        runs["before"] = (given.before.resolve(), False)
+    workers = {}
+    for name, (tree, _) in runs.items():
+        options = [f"--{key}={getattr(given, key.replace('-', '_'))}" for key in ("pairs", "words", "hidden", "joint")]
+        options += [f"--video-width={given.video_width}", f"--query-width={given.query_width}"]
+        workers[name] = subprocess.Popen(
+            [sys.executable, str(here), "--serve", *options],
+            env=dict(os.environ, PYTHONPATH=str(tree), OMP_NUM_THREADS="1"),
+            cwd=tree,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+    figures: dict[str, Any] = {"machine": processor(), "torch": torch.__version__, "load": os.getloadavg(), "steps": {}}
+    for batch, frames in given.sizes:
+        times: dict[str, list[float]] = {name: [] for name in runs}
+        for _ in range(given.rounds):
+            for name, worker in workers.items():
+                assert worker.stdin is not None
+                assert worker.stdout is not None
+                worker.stdin.write(json.dumps([batch, frames, runs[name][1]]) + "\n")
+                worker.stdin.flush()
+                times[name].append(float(worker.stdout.readline()))
+        figures["steps"][f"{batch} x {frames}"] = times
+        for name, found in times.items():
+            ratios = [min(found) / min(times["now"]), statistics.median(b / a for a, b in zip(times["now"], found))]
+            print(
+                f"{batch:3} x {frames:3}  {name:9} {1e3 * min(found):8.2f} ms a step at least, "
+                f"{1e3 * statistics.median(found):8.2f} median, {ratios[0]:.2f} ({ratios[1]:.2f}) of now",
+                flush=True,
+            )
+    for worker in workers.values():
+        worker.communicate()
+    return figures
 
 
 def report(figures: dict[str, Any]) -> str:
@@ -304,8 +389,21 @@ def main() -> None:
     parser.add_argument("--joint", type=int, default=96)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--ours", action="store_true", help="only our step, at two sizes or at --batch and --frames")
+    parser.add_argument("--before", type=Path, help="with --ours, an earlier checkout, built")
+    parser.add_argument("--compile", action="store_true", help="with --ours, under torch.compile too")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
+    given.sizes = SIZES if given.batch == 64 else ((given.batch, given.frames),)
     torch.set_num_threads(1)
+    if given.serve:
+        serve(given)
+        return
+    if given.ours:
+        figures = ours(given)
+        if given.json is not None:
+            given.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        return
     figures = measure(given)
     print(report(figures))
     if given.json is not None:

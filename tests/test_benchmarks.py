@@ -41,6 +41,44 @@ def test_a_contestant_that_fails_is_shown_as_such() -> None:
     assert len(result["contestants"]["ours"]["rounds"]) == 1
 
 
+def _run(*arguments: str) -> str:
+    command = [sys.executable, "-m", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_row_of_the_conditions(tmp_path: Path) -> None:
+    out = tmp_path / "rows.json"
+    _run("benchmarks.conditions", "--only=gradient reversal", "--rounds=1", "--seconds=0.01", f"--json={out}")
+    (row,) = json.loads(out.read_text(encoding="utf-8"))["rows"].values()
+    assert 0 < row["now"]["least_ms"][0] <= row["now"]["ours_ms"]
+
+
+def test_memory_beside_the_dense_formulas() -> None:
+    """The script itself compares the values of both."""
+    lines = _run("benchmarks.memory", "--most=256").splitlines()
+    assert [(" ours " in line, " dense " in line) for line in lines] == [(True, False), (False, True)] * 3
+
+
+def test_our_step_beside_another_checkout(tmp_path: Path) -> None:
+    sizes = ["--pairs=6", "--batch=3", "--frames=8", "--words=4", "--video-width=8", "--query-width=6", "--hidden=8"]
+    out = tmp_path / "step.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.step", "--ours", f"--before={ROOT}", *sizes, "--rounds=2", f"--json={out}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text(encoding="utf-8"))["steps"]
+    assert list(found) == ["3 x 8"]
+    assert list(found["3 x 8"]) == ["now", "before"]
+    assert all(len(times) == 2 and min(times) > 0 for times in found["3 x 8"].values())
+    assert "  3 x   8  before" in done.stdout
+
+
 def test_the_training_step(tmp_path: Path) -> None:
     sizes = {"pairs": 6, "batch": 3, "frames": 8, "words": 4}
     sizes |= {"video-width": 8, "query-width": 6, "hidden": 8, "joint": 4}
