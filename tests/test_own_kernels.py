@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable
 from typing import Any
@@ -161,6 +162,17 @@ def test_infinite_slopes_are_recorded() -> None:
     assert program(t)[1][3, 4].isinf()
     other = Own(lambda squared, bandwidth: 1 - squared.sqrt() * (2 if squared.shape[0] > 2 else 1))
     assert own_kernels.OwnKernelOnTiles(other, torch.tensor(3.0))._record(t, True) is None
+
+
+def test_a_recording_leaves_no_cycles() -> None:
+    """Memory is freed without the garbage collector."""
+    gc.collect()
+    gc.disable()
+    try:
+        own_kernels.record_kernel(Own(summed), torch.tensor(3.0), -torch.rand(8, 9), True)
+        assert not any(type(each) is own_kernels.Tile for each in gc.get_objects())
+    finally:
+        gc.enable()
 
 
 def test_a_formula_set_on_an_object_counts() -> None:

@@ -133,11 +133,10 @@ class _Step(NamedTuple):
 class Record:
     """Operations in the order of their calls. Slot 0 holds the distances, every other slot the result of a step."""
 
-    def __init__(self, squared: Tensor) -> None:
+    def __init__(self) -> None:
         self.steps: list[_Step] = []
         self.dtypes: list[torch.dtype] = []
         self.known: dict[Any, Tile] = {}
-        self.first = self.add(squared)
 
     def add(self, example: Tensor) -> Tile:
         """A new slot with this example."""
@@ -312,8 +311,8 @@ def _uncompiled() -> AbstractContextManager[Any]:
 
 def record_kernel(kernel: Kernel, bandwidth: Tensor, t: Tensor, need_slope: bool) -> Program | None:
     """Values (and slopes) of a kernel at squared distances ``-t`` as a program; None if it cannot be recorded."""
-    record = Record(t[:2, :3].neg())
-    first = record.first.requires_grad_(need_slope)
+    record = Record()
+    first = record.add(t[:2, :3].neg()).requires_grad_(need_slope)
     try:
         with _uncompiled(), torch.set_grad_enabled(need_slope):
             value = kernel.evaluate(first, bandwidth)
@@ -323,4 +322,6 @@ def record_kernel(kernel: Kernel, bandwidth: Tensor, t: Tensor, need_slope: bool
             slots = [record.slot(tensor) for tensor in found]
     except Exception:  # of the user's code: it is then called on the tile, and raises there if it should
         return None
+    finally:
+        record.known.clear()  # the tiles refer to the record
     return Program(record, slots) if all(record.dtypes[slot] == t.dtype for slot in slots) else None
