@@ -85,7 +85,8 @@ def central_moment_discrepancy_loss(
         centre = pooled_centre(x, y, x_weight, y_weight)
         near = (x - centre) / width, (y - centre) / width
         known = values_are_known(*near, x_weight, y_weight)
-        top = max(float(side.detach().abs().amax()) for side in near) if known else math.inf
+        bounds = [bound for side in near for bound in side.detach().aminmax()] if known else []
+        top = float(torch.stack(bounds).abs().amax()) if known else math.inf
         if top <= _FAR and _SQUARES[0] <= top ** (2 * orders) <= _SQUARES[1]:
             value = _plain_total(*near, x_weight, y_weight, orders)
         else:
