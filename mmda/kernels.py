@@ -305,8 +305,14 @@ def _median_distance(x: Tensor, weight: Tensor | None) -> Tensor:
     if weight is not None:  # rows of weight zero must not affect the result
         first = (weight > 0).to(x.dtype).argmax().reshape(1, 1).expand(1, x.shape[1])
         x = torch.where((weight > 0).unsqueeze(1), x, x.gather(0, first))
-    # Scaling by a power of two, which is exact, avoids overflow and underflow of squares.
+    # Scaling by a power of two, which is exact, avoids overflow and underflow of squares. Most samples need none.
     spread = (x.amax(0) - x.amin(0)).amax()
+    if x.device.type == "cpu" and 1e-9 < float(spread) < 1e9:
+        pairs = torch.nn.functional.pdist(x)
+        low, high = _middle(pairs) if weight is None else _middle_of_counts(pairs, weight.double())
+        value = (low + high) / 2
+        if float(value) > 1e-9:
+            return value
     exponent = torch.frexp(spread).exponent - _SPREAD[x.dtype]
     pairs = torch.nn.functional.pdist(torch.ldexp(x, -exponent))
     low, high = _middle(pairs) if weight is None else _middle_of_counts(pairs, weight.double())
