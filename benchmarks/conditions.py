@@ -60,10 +60,11 @@ def rows(n: int, d: int, seed: int = 0) -> Tensor:
     return torch.randn(n, d, generator=torch.Generator().manual_seed(seed)).requires_grad_()
 
 
-def gram(x: Tensor, y: Tensor) -> Tensor:
+def gram(x: Tensor, y: Tensor, variance: float = 256.0) -> Tensor:
     """Five Gaussian kernels in plain PyTorch."""
     squared = x.square().sum(1, keepdim=True) + y.square().sum(1) - 2 * x @ y.T
-    return sum((torch.exp(squared / (-2 * s * 256.0)) for s in FIVE_SCALES), start=torch.zeros(())) / len(FIVE_SCALES)
+    kernels = (torch.exp(squared / (-2 * s * variance)) for s in FIVE_SCALES)
+    return sum(kernels, start=torch.zeros(())) / len(FIVE_SCALES)
 
 
 def domains(count: int, each: int, discrepancy: Any) -> tuple[Step, Step]:

@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.conditions import gram
 from benchmarks.work import SCALES, TEMPERATURE, clip_shared, rows, samples, sigma, sigmoid_paper
 from mmda._engine import fused
 from mmda.kernels import Gaussian
@@ -44,13 +45,11 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 def plain_mmd(x: Tensor, y: Tensor, weights: tuple[Tensor, Tensor] | None = None) -> Tensor:
     """Five Gaussian kernels, biased, as usually written."""
     z, n = torch.cat((x, y)), x.shape[0]
-    norms = z.square().sum(1)
-    squared = norms.unsqueeze(1) + norms - 2 * z @ z.T
-    gram = sum((torch.exp(squared / (-2 * s * sigma(x.shape[1]) ** 2)) for s in SCALES), torch.zeros_like(squared)) / 5
+    similar = gram(z, z, sigma(x.shape[1]) ** 2)
     if weights is None:
-        return gram[:n, :n].mean() + gram[n:, n:].mean() - 2 * gram[:n, n:].mean()
+        return similar[:n, :n].mean() + similar[n:, n:].mean() - 2 * similar[:n, n:].mean()
     a = torch.cat((weights[0] / weights[0].sum(), -weights[1] / weights[1].sum()))
-    return a @ gram @ a
+    return a @ similar @ a
 
 
 def plain_energy(x: Tensor, y: Tensor) -> Tensor:

@@ -308,16 +308,18 @@ def _median_distance(x: Tensor, weight: Tensor | None) -> Tensor:
     # Scaling by a power of two, which is exact, avoids overflow and underflow of squares. Most samples need none.
     spread = (x.amax(0) - x.amin(0)).amax()
     if x.device.type == "cpu" and 1e-9 < float(spread) < 1e9:
-        pairs = torch.nn.functional.pdist(x)
-        low, high = _middle(pairs) if weight is None else _middle_of_counts(pairs, weight.double())
-        value = (low + high) / 2
+        value = _middle_distance(x, weight)
         if float(value) > 1e-9:
             return value
     exponent = torch.frexp(spread).exponent - _SPREAD[x.dtype]
-    pairs = torch.nn.functional.pdist(torch.ldexp(x, -exponent))
-    low, high = _middle(pairs) if weight is None else _middle_of_counts(pairs, weight.double())
-    value = _defined(torch.ldexp((low + high) / 2, exponent))
+    value = _defined(torch.ldexp(_middle_distance(torch.ldexp(x, -exponent), weight), exponent))
     return torch.where(spread.isnan(), spread, value)  # the median ignores NaN
+
+
+def _middle_distance(x: Tensor, weight: Tensor | None) -> Tensor:
+    pairs = torch.nn.functional.pdist(x)
+    low, high = _middle(pairs) if weight is None else _middle_of_counts(pairs, weight.double())
+    return (low + high) / 2
 
 
 @torch.library.custom_op("mmda::median_distance", mutates_args=())

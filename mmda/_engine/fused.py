@@ -122,7 +122,7 @@ def row_sums(
         splits = max(1, min(_PROGRAMS * _multiprocessors(z.device.index) // (row_blocks * parts), 16))
     chunk = -(-total // splits)
     splits = -(-total // chunk)
-    values = z.new_zeros(splits, 2, total, dtype=torch.float64)
+    values = z.new_empty(splits, 2, total, dtype=torch.float64)
     slopes = z.new_empty(splits, total) if gradient else z
     products = z.new_empty(splits, total, d) if gradient else z
     near = z if share is None else z.new_empty(splits, total, dtype=torch.int32)

@@ -26,9 +26,8 @@ def _values(t, KIND: tl.constexpr, STEPS: tl.constexpr):
         if KIND == LAPLACIAN:
             inverse = tl.where(t < 0, tl.rsqrt(-t), 0.0)
             at = t * inverse  # minus the distance
-            e = tl.zeros_like(t)
         for k in tl.static_range(len(STEPS)):
-            if STEPS[k][0] != 0.0:
+            if STEPS[k][0] != 0.0:  # as in the first step
                 e = tl.exp2(at * STEPS[k][0])
             else:
                 e = e * e

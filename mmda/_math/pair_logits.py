@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mmda._core.checks import check_mask, check_weight, fail, shape_text
-from mmda._core.masking import safe_divide, working_dtype, zero_padding
+from mmda._core.masking import full_precision, safe_divide, working_dtype, zero_padding
 from mmda._core.unit_rows import normalized_rows
 from mmda._math.contrastive import check_temperature
 from mmda._math.frames import check_frames_and_queries
@@ -89,7 +89,8 @@ def paired_frames(
 
 def frame_cosines(frames: Tensor, queries: Tensor) -> Tensor:
     """Products (n, n, t) of unit rows, by video, query and frame."""
-    return torch.matmul(frames, queries.T).transpose(1, 2)
+    with full_precision(frames):
+        return torch.matmul(frames, queries.T).transpose(1, 2)
 
 
 def check_paired_frames(

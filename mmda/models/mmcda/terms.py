@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from mmda._core.checks import check_choice, check_count, check_number, fail, fail_type
 from mmda._core.components import check_callable
-from mmda._core.masking import full_precision
 from mmda._core.reductions import masked_softmax
 from mmda._math.pair_logits import PairedFrames, frame_cosines
 from mmda.kernels import Gaussian
@@ -128,8 +127,7 @@ class View:
     def _paired(self) -> PairedFrames:
         out = self.output
         counts = out.frame_mask.any(1).to(out.joint_frames.dtype)
-        with full_precision(out.joint_frames):
-            similarity = frame_cosines(out.joint_frames, out.joint_query)
+        similarity = frame_cosines(out.joint_frames, out.joint_query)
         return PairedFrames(out.joint_frames, similarity, out.frame_mask, self.negatives, counts)
 
 
