@@ -103,6 +103,7 @@ class Page(HTMLParser):
         self._card = False
         self._formulas = 0
         self._link_text: str | None = None
+        self._bare_item = False  # inside an item of a list, before anything in it
         self._head: dict[str, str] = {}
         text = path.read_text(encoding="utf-8")
         self.feed(LISTING.sub(lambda found: COLOURS.sub("", found[0]), text))
@@ -113,6 +114,7 @@ class Page(HTMLParser):
         found = {name: value or "" for name, value in attrs}
         classes = set(found.get("class", "").split())
         _, quoted, scrolls = self._open[-1] if self._open else ("", False, False)
+        self._bare_item = tag == "li"
         if "id" in found:
             # the box around a table repeats the table's id
             if found["id"] in self.ids and not (tag == "table" and scrolls):
@@ -161,6 +163,9 @@ class Page(HTMLParser):
         self._level = level
 
     def handle_endtag(self, tag: str) -> None:
+        if tag == "li" and self._bare_item:
+            self.faults.append("an empty item of a list, as of a cell that is a dash")
+        self._bare_item = False
         if tag == "a" and self._link_text is not None:
             text = self._link_text.strip().lower()
             if text in VAGUE:
@@ -171,6 +176,7 @@ class Page(HTMLParser):
                 pass
 
     def handle_data(self, data: str) -> None:
+        self._bare_item = self._bare_item and not data.strip()
         if self._link_text is not None:
             self._link_text += data
         name, quoted, _ = self._open[-1] if self._open else ("", False, False)
