@@ -331,7 +331,7 @@ def gained(direction: str) -> dict[str, str]:
 def shift_table(records: Sequence[Record]) -> list[list[str]]:
     columns = ("squared_mmd", "relative_mean_shift", "scale_ratio", "classifier_error")
     heads = [f"{side}: {what}" for side in ("video", "query") for what in ("MMD^2", "mean / sd", "scale", "error")]
-    lines = [["direction", *heads, "pairs found by source", "by pairs", "(i)", "(ii)", "(iii)"]]
+    lines = [["direction", *heads, "pairs found by source", "by pairs", "module (i)", "module (ii)", "module (iii)"]]
     for direction in DIRECTIONS:
         for record in (r for r in records if r["direction"] == direction):
             numbers = [f"{record['shift'][side][c]:.3f}" for side in ("video", "query") for c in columns]

@@ -164,7 +164,7 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         if tag == "li" and self._bare_item:
-            self.faults.append("an empty item of a list, as of a cell that is a dash")
+            self.faults.append("an empty item of a list, as of a dash or of a letter and a full stop")
         self._bare_item = False
         if tag == "a" and self._link_text is not None:
             text = self._link_text.strip().lower()

@@ -281,7 +281,7 @@ def tllib_warm_start(
         alpha: steepness.
         lo: l, the initial strength.
         hi: h, the strength in the limit.
-        max_iters: N.
+        max_iters: N, the call at which the progress is one.
 
     Returns:
         A number for :meth:`mmda.losses.DomainAdversarialLoss.set_strength`.

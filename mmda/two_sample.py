@@ -228,7 +228,7 @@ def wild_bootstrap_test(
         kernel: any :class:`mmda.kernels.Kernel`; its bandwidth is set once from the pooled rows.
         estimator: ``"unbiased"`` or ``"biased"``.
         dependence: :math:`\ell \ge 0`, correlation length in rows; 0 for independent rows.
-        draws: B.
+        draws: B, the number of draws of the statistic under the null hypothesis.
         generator: CPU generator of the multipliers. Without one they are the same in every call.
 
     Shape:
@@ -511,9 +511,9 @@ def kernel_inception_distance(
     Args:
         source: source features, for the published number of the Inception network's last pooling layer.
         target: target features; the number of rows may differ.
-        subsets: S.
+        subsets: S, the number of subsets.
         subset_size: rows of each sample in a subset.
-        degree: p.
+        degree: p, the degree of the polynomial.
         scale: :math:`\gamma > 0`; None for 1 / d.
         offset: :math:`c \ge 0`.
         generator: source of the draws, on the CPU: first a permutation of the source, then one of the target, for each

@@ -26,7 +26,8 @@ BODY = (
     ' <a href="b.html#there">b</a> <a href="https://example.org">out</a></p>'
     '<img class="framed" src="_images/i.png" alt="a curve">'
     '<div class="table-wrapper" id="t"><table id="t"></table></div><pre><span class="k">$$</span></pre>'
-    '<div class="sphx-glr-thumbcontainer"><img src="_images/i.png" alt=""></div><ul><li>one</li><li><b>two</b></li></ul>'
+    '<div class="sphx-glr-thumbcontainer"><img src="_images/i.png" alt=""></div>'
+    "<ul><li>one</li><li><b>two</b></li></ul>"
 )
 
 
@@ -69,7 +70,7 @@ def test_a_sound_page_has_no_fault(tmp_path: Path) -> None:
         ("_static/s.css", "_static/none.css", "the file _static/none.css is missing"),
         ('class="table-wrapper" id="t"', "", "a table is not in a box that scrolls by itself"),
         ('id="top"', 'id="t"', "two elements have the id 't'"),
-        ("one", "\n", "an empty item of a list, as of a cell that is a dash"),
+        ("one", "\n", "an empty item of a list, as of a dash or of a letter and a full stop"),
         (' lang="en"', "", "no lang"),
         ("<title>T</title>", "", "no title"),
         ("viewport", "other", "no viewport"),

@@ -17,7 +17,7 @@ def multilinear_map(features: Tensor, probabilities: Tensor) -> Tensor:
     .. math:: T(f, p)_{d (k - 1) + i} = f_i\, p_k
 
     Args:
-        features: f.
+        features: f, rows of features.
         probabilities: p; detach them if they should only condition, as in the adversarial loss.
 
     Shape:

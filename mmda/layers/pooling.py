@@ -54,7 +54,7 @@ class AttentionPool(nn.Module):
     .. math:: y = \sum_t a_t x_t, \qquad a = \operatorname{softmax}_{t \in M}(w \cdot \tanh(W x_t + b))
 
     Args:
-        features: d.
+        features: d, the width of the frames.
         hidden: width of W; ``features`` by default.
 
     Shape:

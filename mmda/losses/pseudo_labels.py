@@ -109,7 +109,7 @@ def neighbour_pseudo_labels(
         features: the rows to label.
         bank_features: stored features of the target rows.
         bank_probabilities: q, the stored predictions for them.
-        neighbours: k.
+        neighbours: k, the number of nearest rows of the bank.
         own: index of each row in the bank, excluded from its neighbours; -1 if it is not in the bank.
 
     Shape:
